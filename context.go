@@ -1,0 +1,91 @@
+package redischannels
+
+import (
+	"context"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// What a handler can ask of the context of a message that a Subscriber handed to
+// it, or of any context derived from that. None of it is in the metadata, where
+// it would leak into what the handler publishes.
+
+// EntryIDFromContext returns the ID of the stream entry.
+func EntryIDFromContext(ctx context.Context) (id string, ok bool) {
+	d := deliveryFrom(ctx)
+	if d == nil {
+		return "", false
+	}
+	return d.id, true
+}
+
+// DeliveryCountFromContext returns how often the message was handed to a
+// handler of this group, this time included: 1 on the first delivery.
+func DeliveryCountFromContext(ctx context.Context) (count int, ok bool) {
+	d := deliveryFrom(ctx)
+	if d == nil {
+		return 0, false
+	}
+	return d.count, true
+}
+
+// TopicFromContext returns the topic that the message came from.
+func TopicFromContext(ctx context.Context) (topic string, ok bool) {
+	d := deliveryFrom(ctx)
+	if d == nil {
+		return "", false
+	}
+	return d.sub.topic, true
+}
+
+// ConsumerGroupFromContext returns the consumer group in which the message was
+// delivered; ok is false outside of a group.
+func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
+	d := deliveryFrom(ctx)
+	if d == nil || d.sub.group == "" {
+		return "", false
+	}
+	return d.sub.group, true
+}
+
+// RetryAfter sets the delay after which the message is redelivered once it is
+// nacked, instead of NackBackoff. It takes effect with the Nack, so a router's
+// handler calls it and returns an error. It reports false for a message that no
+// Subscriber of this package handed out, and for a negative delay.
+func RetryAfter(msg *message.Message, delay time.Duration) bool {
+	d := deliveryFrom(msg.Context())
+	if d == nil || delay < 0 {
+		return false
+	}
+	d.verdict.Store(&verdict{delay: delay, retryAfter: true})
+	return true
+}
+
+// Reject marks a message that no retry can help: once it is nacked it goes to
+// the dead-letter stream with this reason, or is passed outside of a group. The
+// reason is stored in Redis (at most 1,024 bytes of it) and must hold no secret.
+// It reports false for a message that no Subscriber of this package handed out.
+func Reject(msg *message.Message, reason string) bool {
+	d := deliveryFrom(msg.Context())
+	if d == nil {
+		return false
+	}
+	d.verdict.Store(&verdict{reject: true, reason: reason})
+	return true
+}
+
+// verdict is what RetryAfter or Reject asks for; the last call counts.
+type verdict struct {
+	retryAfter bool
+	delay      time.Duration
+	reject     bool
+	reason     string
+}
+
+type deliveryKey struct{}
+
+func deliveryFrom(ctx context.Context) *delivery {
+	d, _ := ctx.Value(deliveryKey{}).(*delivery)
+	return d
+}

@@ -1,0 +1,127 @@
+package redischannels
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// The states that a caller may branch on with [errors.Is]. The text of an error
+// names the topic, the field or the argument concerned, and wraps the reply of
+// Redis where there is one.
+var (
+	// ErrInvalidConfig is wrapped by every problem that a constructor finds in
+	// its configuration and by every argument that can never work.
+	ErrInvalidConfig = errors.New("invalid configuration")
+
+	// ErrClosed answers calls on a publisher or subscriber that was closed.
+	ErrClosed = errors.New("closed")
+
+	// ErrOverloaded means that Redis refused a write for want of memory (OOM,
+	// `maxmemory` is reached). Nothing was written. Trying again at once does
+	// not help; reading and acknowledging still work.
+	ErrOverloaded = errors.New("redis is out of memory")
+
+	// ErrOutcomeUnknown means that the command was sent and its reply was lost:
+	// the message may or may not have been appended.
+	ErrOutcomeUnknown = errors.New("outcome unknown: the message may or may not have been appended")
+
+	// ErrUnderReplicated means that the message was appended but fewer replicas
+	// than Durability.Replicas have confirmed it in time (WAIT).
+	ErrUnderReplicated = errors.New("not confirmed by enough replicas")
+
+	// ErrTooLarge means that a message exceeds MaxPayload. It was not sent.
+	ErrTooLarge = errors.New("message too large")
+
+	// ErrPermission means that the Redis user lacks a right (NOPERM). The error
+	// text has the reply of Redis, which names the command or the key.
+	ErrPermission = errors.New("permission denied by redis")
+
+	// ErrWrongType means that the key of a topic holds something else than a
+	// stream (WRONGTYPE). The key is left as it is.
+	ErrWrongType = errors.New("key holds no stream")
+
+	// ErrUnsupportedServer means that the server lacks a command that this
+	// library rests on: it is older than Redis 6.2.
+	ErrUnsupportedServer = errors.New("redis 6.2 or newer is required")
+
+	// ErrUnsupportedClient means that the Redis client is of a type whose
+	// connections cannot be reproduced for blocking reads, such as redis.Ring.
+	ErrUnsupportedClient = errors.New("unsupported redis client")
+
+	// ErrNotOwner means that an entry was settled by a consumer that no longer
+	// owns it: another consumer has claimed it, or it has left the group.
+	ErrNotOwner = errors.New("entry is not owned by this consumer any more")
+)
+
+// DecodeError reports an entry whose fields do not make a message. The entry
+// itself is kept: a consumer group moves it to the dead-letter stream, readers
+// without a group pass it and report this error.
+type DecodeError struct {
+	Topic   string // topic of the entry
+	EntryID string // ID of the entry, empty where it is not known
+	Reason  string // what is wrong, without any payload
+	Err     error  // the cause, or nil
+}
+
+// Error implements error.
+func (e *DecodeError) Error() string {
+	var b strings.Builder
+	b.WriteString("redischannels: cannot decode entry")
+	if e.EntryID != "" {
+		fmt.Fprintf(&b, " %s", e.EntryID)
+	}
+	if e.Topic != "" {
+		fmt.Fprintf(&b, " of topic %q", e.Topic)
+	}
+	b.WriteString(": ")
+	b.WriteString(e.Reason)
+	if e.Err != nil {
+		b.WriteString(": ")
+		b.WriteString(e.Err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// GapError reports that entries between the position that was asked for and the
+// first one that can still be read were trimmed away. It is no end: reading goes
+// on at FirstAvailable.
+type GapError struct {
+	Topic          string
+	Asked          string // entry ID after which reading was to begin
+	FirstAvailable string // ID of the first entry that is left, empty if none is
+}
+
+// Error implements error.
+func (e *GapError) Error() string {
+	first := e.FirstAvailable
+	if first == "" {
+		first = "none"
+	}
+	return fmt.Sprintf("redischannels: topic %q: entries after %s were trimmed away, first available: %s", e.Topic, e.Asked, first)
+}
+
+// redisError gives a Redis error the sentinel that callers branch on. Errors
+// that have none are returned as they are.
+func redisError(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch stream.Classify(err) {
+	case stream.KindNoPerm:
+		return fmt.Errorf("%w: %w", ErrPermission, err)
+	case stream.KindWrongType:
+		return fmt.Errorf("%w: %w", ErrWrongType, err)
+	case stream.KindOOM:
+		return fmt.Errorf("%w: %w", ErrOverloaded, err)
+	case stream.KindUnknownCommand:
+		return fmt.Errorf("%w: %w", ErrUnsupportedServer, err)
+	default:
+		return err
+	}
+}

@@ -1,0 +1,112 @@
+package redischannels
+
+import (
+	"fmt"
+	"time"
+)
+
+// EventKind says what an [Event] reports.
+type EventKind uint8
+
+// The kinds of events. Each says which fields of the Event are set beside Kind,
+// Topic, Group and Consumer.
+const (
+	// EventDisconnected: reading or settling fails and is retried with back-off.
+	// One event per outage. Err has the cause.
+	EventDisconnected EventKind = iota + 1
+	// EventReconnected: the outage is over. Duration tells how long it lasted.
+	EventReconnected
+	// EventGroupLost: the consumer group or its stream vanished (FLUSHALL, DEL,
+	// XGROUP DESTROY, RENAME, eviction) and was created again. Position tells
+	// where, EntryIDs what was put back into the group, Err what Redis answered.
+	EventGroupLost
+	// EventRewound: the last ID of a stream that is read without a group went
+	// back (FLUSHALL, DEL): reading begins again at the oldest entry.
+	EventRewound
+	// EventTrimmed: entries of this group were removed from the stream before
+	// they were acknowledged. EntryIDs names those that were pending here; Count
+	// is their number, or the number of unread ones when it is known.
+	EventTrimmed
+	// EventGap: entries were trimmed away ahead of a reader without a group. Err
+	// is a *GapError.
+	EventGap
+	// EventLeaseLost: another consumer owns entries that were held here. Their
+	// handlers' contexts are cancelled. EntryIDs.
+	EventLeaseLost
+	// EventSettleIgnored: an Ack or Nack came too late, for an entry that is no
+	// longer owned here. EntryIDs, Err (wraps [ErrNotOwner]).
+	EventSettleIgnored
+	// EventSettleFailed: acknowledging failed and is retried. Once per outage of
+	// the command. EntryIDs, Err.
+	EventSettleFailed
+	// EventHandlerTimeout: a handler exceeded HandlerTimeout. EntryIDs.
+	EventHandlerTimeout
+	// EventDeadLettered: an entry was moved to the dead-letter stream. EntryIDs,
+	// Err has the reason.
+	EventDeadLettered
+	// EventDeadLetterFailed: the move failed and is retried; the entry stays
+	// pending. EntryIDs, Err.
+	EventDeadLetterFailed
+	// EventUndecodable: an entry without a group could not be decoded and was
+	// passed. EntryIDs, Err is a *DecodeError.
+	EventUndecodable
+	// EventPassed: a message without a group was nacked MaxDeliveries times and
+	// was passed. EntryIDs.
+	EventPassed
+	// EventHandedBack: entries waited too long for a busy application and were
+	// given back to the group. EntryIDs.
+	EventHandedBack
+	// EventRecovered: entries of another consumer, or of a lost reply, were taken
+	// over. EntryIDs.
+	EventRecovered
+	// EventAbandoned: Close reached DrainTimeout before these entries were
+	// settled. They stay pending for other consumers. EntryIDs.
+	EventAbandoned
+	// EventError: a background duty failed for a reason that retrying may not
+	// mend (NOPERM and the like). It is tried again later. Err.
+	EventError
+)
+
+var eventKindNames = [...]string{
+	EventDisconnected:     "disconnected",
+	EventReconnected:      "reconnected",
+	EventGroupLost:        "group lost",
+	EventRewound:          "stream rewound",
+	EventTrimmed:          "entries trimmed",
+	EventGap:              "gap",
+	EventLeaseLost:        "lease lost",
+	EventSettleIgnored:    "settle ignored",
+	EventSettleFailed:     "settle failed",
+	EventHandlerTimeout:   "handler timeout",
+	EventDeadLettered:     "dead-lettered",
+	EventDeadLetterFailed: "dead letter failed",
+	EventUndecodable:      "undecodable entry",
+	EventPassed:           "message passed",
+	EventHandedBack:       "handed back",
+	EventRecovered:        "recovered",
+	EventAbandoned:        "abandoned",
+	EventError:            "error",
+}
+
+// String returns the name of the kind in plain words.
+func (k EventKind) String() string {
+	if int(k) < len(eventKindNames) && eventKindNames[k] != "" {
+		return eventKindNames[k]
+	}
+	return fmt.Sprintf("event %d", uint8(k))
+}
+
+// Event tells an operator what a subscription lives through. Nothing that the
+// library drops, repeats, moves or gives up happens without one. Events are also
+// written to the logger, without payloads.
+type Event struct {
+	Kind     EventKind
+	Topic    string
+	Group    string // empty without a consumer group
+	Consumer string // consumer name in Redis, empty without a consumer group
+	EntryIDs []string
+	Count    int
+	Position string
+	Duration time.Duration
+	Err      error
+}

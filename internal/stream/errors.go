@@ -1,0 +1,121 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Kind is what a reply of Redis, or the lack of one, means for the caller.
+type Kind uint8
+
+// The kinds of errors.
+const (
+	// KindOther is an error reply that no other kind covers.
+	KindOther Kind = iota
+	// KindNetwork is no reply: refused, cut, timed out. What was sent may have
+	// been executed.
+	KindNetwork
+	// KindCanceled is the caller's own context.
+	KindCanceled
+	// KindUnavailable is a server that cannot serve now and will later: LOADING,
+	// READONLY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, MOVED, ASK, BUSY, NOREPLICAS
+	// and a blocked call that a role change ended.
+	KindUnavailable
+	// KindNoGroup is a consumer group or a stream that is not there (any more).
+	KindNoGroup
+	// KindWrongType is a key that holds something else than a stream.
+	KindWrongType
+	// KindNoPerm is a right that the user lacks.
+	KindNoPerm
+	// KindOOM is a write refused for want of memory.
+	KindOOM
+	// KindBusyGroup is a group that exists already.
+	KindBusyGroup
+	// KindNoScript is a script that the server does not have (any more).
+	KindNoScript
+	// KindUnknownCommand is a command that the server does not know.
+	KindUnknownCommand
+)
+
+// replyKinds maps the beginning of an error reply to its kind. The texts are
+// those of Redis 6.2 to 8 and of Valkey; only the prefix is stable.
+var replyKinds = []struct {
+	prefix string
+	kind   Kind
+}{
+	{"NOGROUP", KindNoGroup},
+	{"UNBLOCKED the stream key no longer exists", KindNoGroup},
+	{"UNBLOCKED force unblock", KindUnavailable},
+	{"UNBLOCKED", KindUnavailable},
+	{"ERR no such key", KindNoGroup},
+	{"WRONGTYPE", KindWrongType},
+	{"NOPERM", KindNoPerm},
+	{"NOAUTH", KindNoPerm},
+	{"WRONGPASS", KindNoPerm},
+	{"OOM", KindOOM},
+	{"BUSYGROUP", KindBusyGroup},
+	{"NOSCRIPT", KindNoScript},
+	{"ERR unknown command", KindUnknownCommand},
+	{"ERR unknown subcommand", KindUnknownCommand},
+	{"ERR Unknown subcommand", KindUnknownCommand},
+	{"LOADING", KindUnavailable},
+	{"READONLY", KindUnavailable},
+	{"MASTERDOWN", KindUnavailable},
+	{"CLUSTERDOWN", KindUnavailable},
+	{"TRYAGAIN", KindUnavailable},
+	{"MOVED", KindUnavailable},
+	{"ASK", KindUnavailable},
+	{"BUSY ", KindUnavailable},
+	{"NOREPLICAS", KindUnavailable},
+	{"MISCONF", KindUnavailable},
+	{"EXECABORT", KindOther},
+}
+
+// Classify is the only place where replies of Redis are told apart.
+func Classify(err error) Kind {
+	switch {
+	case err == nil:
+		return KindOther
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return KindCanceled
+	}
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return KindNetwork
+	}
+	text := reply.Error()
+	for _, r := range replyKinds {
+		if strings.HasPrefix(text, r.prefix) {
+			return r.kind
+		}
+	}
+	// Inside a script an error keeps its words but loses its place: before Redis
+	// 7 as `ERR Error running script (...): @user_script:7: WRONGTYPE ...`, and a
+	// missing right as `ERR The user executing the script can't run this command`.
+	if strings.Contains(text, "user executing the script") || strings.Contains(text, "can't run this command") ||
+		strings.Contains(text, "can't access at least one of the keys") {
+		return KindNoPerm
+	}
+	if strings.HasPrefix(text, "ERR ") {
+		for _, r := range replyKinds {
+			if !strings.HasPrefix(r.prefix, "ERR") && strings.Contains(text, ": "+r.prefix) {
+				return r.kind
+			}
+		}
+		if strings.Contains(text, "Unknown Redis command") {
+			return KindUnknownCommand
+		}
+		if strings.Contains(text, "command not allowed when used memory") {
+			return KindOOM
+		}
+	}
+	return KindOther
+}
+
+// Retryable reports whether trying the same again later can help.
+func (k Kind) Retryable() bool {
+	return k == KindNetwork || k == KindUnavailable || k == KindOOM
+}
