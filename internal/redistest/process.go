@@ -182,7 +182,7 @@ func (p *process) start() error {
 func (p *process) awaitReady(pid int, done <-chan struct{}) error {
 	opts := p.options()
 	opts.Username, opts.Password, opts.DB = adminUser, p.adminPassword, 0
-	opts.MaxRetries = -1
+	opts.MaxRetries, opts.DialerRetries = -1, 1 // the loop below retries sooner
 	client := redis.NewClient(opts)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)

@@ -35,7 +35,7 @@ func TestProxyForwards(t *testing.T) {
 				t.Parallel()
 				p, through, _ := proxied(t, func(o *redis.Options) { o.Protocol = protocol })
 				p.ByteWise(byteWise)
-				big := strings.Repeat("0123456789", 20_000)
+				big := strings.Repeat("0123456789", 5_000)
 				key := Key(t)
 				pipe := through.Pipeline()
 				for i := range 100 {
@@ -109,9 +109,9 @@ func TestDropReplyInPipeline(t *testing.T) {
 	third := pipe.XAdd(ctx, add(key, "third"))
 	_, err := pipe.Exec(ctx)
 	require.Error(t, err)
-	require.NoError(t, first.Err())
-	require.Error(t, second.Err())
-	require.Error(t, third.Err())
+	require.NotEmpty(t, first.Val(), "its reply has come, although go-redis sets the error of all")
+	require.Empty(t, second.Val())
+	require.Empty(t, third.Val())
 	require.EqualValues(t, 2, direct.XLen(ctx, key).Val(), "the third is not forwarded")
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -83,7 +84,7 @@ func TestPausedServerIsSilent(t *testing.T) {
 	s := Start(t)
 	client := s.Client(t, func(o *redis.Options) {
 		o.MaxRetries = -1
-		o.ReadTimeout = 100 * 1e6
+		o.ReadTimeout = 100 * time.Millisecond
 	})
 	ctx := testContext(t)
 	require.NoError(t, client.Ping(ctx).Err())
