@@ -105,6 +105,7 @@ func run(r *recordedFailure, fn func()) {
 func TestMissingServerSkipsOrFails(t *testing.T) {
 	t.Setenv("PATH", "")
 	t.Setenv("REDIS_SERVER", "")
+	t.Setenv("REDIS_ADDR", "")
 	for _, require1 := range []bool{false, true} {
 		t.Setenv("REQUIRE_REDIS", map[bool]string{true: "1"}[require1])
 		var got recordedFailure

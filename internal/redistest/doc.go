@@ -21,7 +21,8 @@
 //     place of a process of its own. It is never flushed; the keys made by [Key] are removed
 //     at the end. [Start] does not use it, because it must be able to stop its server.
 //   - REDIS_DB: number of the database that every client of the kit selects; 0 without it.
-//   - REQUIRE_REDIS=1: a missing server fails a test that would otherwise be skipped.
+//   - REQUIRE_REDIS=1: a missing server fails a test that would otherwise be skipped. With
+//     REDIS_ADDR the tests that need [Start] are skipped all the same.
 //
 // All functions and methods may be called from several goroutines, unless they say otherwise.
 // Those that take a [testing.TB] end the test when they fail, so they belong into the

@@ -182,29 +182,32 @@ func (p *process) start() error {
 func (p *process) awaitReady(pid int, done <-chan struct{}) error {
 	opts := p.options()
 	opts.Username, opts.Password, opts.DB = adminUser, p.adminPassword, 0
-	opts.MaxRetries, opts.DialerRetries = -1, 1 // the loop below retries sooner
+	opts.MaxRetries = -1
 	client := redis.NewClient(opts)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 
 	want := strconv.Itoa(pid)
-	last := errors.New("no reply yet")
 	for {
-		info, err := client.Info(ctx, "server").Result()
-		switch {
-		case err != nil:
-			last = err
-		case infoField(info, "process_id") != want:
-			last = errPortTaken
-		default:
+		// go-redis logs every failed dial and waits 100 ms after it.
+		conn, err := net.DialTimeout("tcp", p.addr(), startTimeout)
+		info := ""
+		if err == nil {
+			_ = conn.Close()
+			info, err = client.Info(ctx, "server").Result()
+		}
+		if err == nil && infoField(info, "process_id") == want {
 			return nil
+		}
+		if err == nil {
+			err = errPortTaken
 		}
 		select {
 		case <-done:
 			return errors.New("it ended")
 		case <-ctx.Done():
-			return fmt.Errorf("it does not answer within %s: %w", startTimeout, last)
+			return fmt.Errorf("it does not answer within %s: %w", startTimeout, err)
 		case <-time.After(pollInterval):
 		}
 	}
