@@ -1,0 +1,65 @@
+# Needs Go and, except for lint, a redis-server, which scripts/redis.sh finds or installs.
+
+# Every module of the repository that has code. tools/ only pins the tools of lint.
+MODULES := . examples benchmarks
+
+# Each module is built by its own go.mod, as its users do; go.work is for editors.
+export GOWORK := off
+
+RACE        ?= -race
+TESTTIMEOUT ?= 15m
+FUZZTIME    ?= 30s
+SOAK        ?= 60s
+
+# A shell command that sets REDIS_SERVER, or ends the recipe with words that tell what to
+# install. A server that exists only at REDIS_ADDR leaves it empty.
+REDIS := REDIS_SERVER="$$(scripts/redis.sh)" && export REDIS_SERVER
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: test
+test: ## run the tests of all modules with the race detector (RACE= without, TESTTIMEOUT=15m)
+	@$(REDIS) && export REQUIRE_REDIS=1 && failed= && \
+	for module in $(MODULES); do \
+		echo "go test $(RACE) ./... ($$module)"; \
+		(cd $$module && go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) ./...) || failed="$$failed $$module"; \
+	done && \
+	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
+
+.PHONY: lint
+lint: ## check the format, go vet and staticcheck of all modules
+	@unformatted="$$(gofmt -l .)" && \
+	if [ -n "$$unformatted" ]; then echo "not in the form of gofmt:"; echo "$$unformatted"; exit 1; fi
+	@root="$$PWD" && failed= && \
+	for module in $(MODULES); do \
+		echo "go vet, staticcheck ($$module)"; \
+		(cd $$module && go vet ./... && go tool -modfile="$$root/tools/go.mod" staticcheck ./...) || failed="$$failed $$module"; \
+	done && \
+	if [ -n "$$failed" ]; then echo "lint failed in:$$failed"; exit 1; fi
+
+.PHONY: bench
+bench: ## measure against watermill-redisstream and bare go-redis (BENCHFLAGS=...)
+	@$(REDIS) && cd benchmarks && go run . $(BENCHFLAGS)
+
+.PHONY: soak
+soak: ## run the soak tests for SOAK=60s
+	@$(REDIS) && REQUIRE_REDIS=1 SOAK=$(SOAK) go test -run '^TestSoak' -count=1 -timeout 0 -v ./tests
+
+.PHONY: fuzz
+fuzz: ## run every fuzz test for FUZZTIME=30s
+	@for module in $(MODULES); do \
+		cd "$(CURDIR)/$$module" || exit 1; \
+		for package in $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do \
+			names="$$(go test -list '^Fuzz' "$$package")" || { echo "$$names"; exit 1; }; \
+			for name in $$(echo "$$names" | grep '^Fuzz'); do \
+				echo "$$package $$name"; \
+				go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; \
+			done; \
+		done; \
+	done
+
+.PHONY: redis
+redis: ## find or install the redis-server of the tests and print its path
+	@scripts/redis.sh
