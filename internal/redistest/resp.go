@@ -3,6 +3,7 @@ package redistest
 import (
 	"bytes"
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -42,15 +43,16 @@ func replyLen(buf []byte) (int, error) {
 			if err != nil {
 				return 0, errNotRESP
 			}
-			if n >= 0 {
-				pos += n + len(crlf)
+			if n < 0 {
+				continue
 			}
-			if pos > len(buf) {
+			if n > len(buf)-pos-len(crlf) {
 				return 0, nil
 			}
+			pos += n + len(crlf)
 		case '*', '~', '>', '%', '|': // values follow; -1 is null
 			n, err := strconv.Atoi(head)
-			if err != nil {
+			if err != nil || n > math.MaxInt32 {
 				return 0, errNotRESP
 			}
 			if kind == '%' || kind == '|' {
@@ -82,7 +84,7 @@ func requestWords(request []byte, n int) []string {
 			break
 		}
 		size, err := strconv.Atoi(string(head[1:]))
-		if err != nil || size < 0 || size+len(crlf) > len(tail) {
+		if err != nil || size < 0 || size > len(tail)-len(crlf) {
 			break
 		}
 		words = append(words, strings.ToLower(string(tail[:size])))

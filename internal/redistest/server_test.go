@@ -35,7 +35,7 @@ func TestServerEndsWithItsTest(t *testing.T) {
 
 func TestArgIsPartOfTheConfiguration(t *testing.T) {
 	t.Parallel()
-	s := Start(t, Arg("maxmemory", "7mb"), Arg("databases", "3"))
+	s := Start(t, Arg("maxmemory", "7mb"), Arg("maxmemory-policy", "noeviction"))
 	got := s.Client(t).ConfigGet(testContext(t), "maxmemory").Val()
 	require.Equal(t, "7340032", got["maxmemory"])
 }
