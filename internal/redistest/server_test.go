@@ -99,7 +99,7 @@ func TestPausedServerIsSilent(t *testing.T) {
 func TestACLSurvivesRestart(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	s := Start(t, WithACL("default off", "alice on >secret ~app:* +get +set +ping"))
+	s := Start(t, WithACL("default off", "alice on >secret ~app:* +get +set +ping +select"))
 	alice := s.Client(t, As("alice", "secret"))
 	for range 2 {
 		require.NoError(t, alice.Set(ctx, "app:key", "1", 0).Err())
