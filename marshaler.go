@@ -43,11 +43,74 @@ type Unmarshaler interface {
 	Unmarshal(entry Entry) (*message.Message, error)
 }
 
-// WatermillMarshaler is the default wire format.
-type WatermillMarshaler struct{}
+// Names of the fields that carry what no payload has room for. The first two are
+// those of watermill-redisstream.
+const (
+	uuidField     = "_watermill_message_uuid"
+	metadataField = "metadata"
+	payloadField  = "payload"
+)
 
-// Marshal implements Marshaler.
-func (WatermillMarshaler) Marshal(string, *message.Message) ([]Field, error) { panic("not yet") }
+// deadPrefix begins the names of the fields that an entry gets on its way to a
+// dead-letter stream.
+const deadPrefix = "_dead_"
 
-// Unmarshal implements Unmarshaler.
-func (WatermillMarshaler) Unmarshal(Entry) (*message.Message, error) { panic("not yet") }
+// Fields that an entry gets on its way to a dead-letter stream, behind its own.
+const (
+	deadReasonField   = deadPrefix + "reason"
+	deadEntryIDField  = deadPrefix + "entry_id"
+	deadTopicField    = deadPrefix + "topic"
+	deadGroupField    = deadPrefix + "group"
+	deadConsumerField = deadPrefix + "consumer"
+	deadCountField    = deadPrefix + "count"
+	deadTimeField     = deadPrefix + "time"
+)
+
+// Metadata keys of a message that was read from a dead-letter stream, beside
+// those of Watermill's PoisonQueue middleware: `reason_poisoned`,
+// `topic_poisoned`, `handler_poisoned` (the consumer group) and
+// `subscriber_poisoned` (the consumer).
+const (
+	DeadEntryIDKey = deadEntryIDField // ID of the entry in its original stream
+	DeadCountKey   = deadCountField   // how often it was handed to a handler, a decimal number
+	DeadTimeKey    = deadTimeField    // when it was given up
+)
+
+// deadKey returns the metadata key under which a dead-letter field is shown, or
+// an empty string for every other field. The names of the poison keys are
+// repeated here because their package would bring dependencies with it.
+func deadKey(field string) string {
+	switch field {
+	case deadReasonField:
+		return "reason_poisoned"
+	case deadTopicField:
+		return "topic_poisoned"
+	case deadGroupField:
+		return "handler_poisoned"
+	case deadConsumerField:
+		return "subscriber_poisoned"
+	case deadEntryIDField:
+		return DeadEntryIDKey
+	case deadCountField:
+		return DeadCountKey
+	case deadTimeField:
+		return DeadTimeKey
+	}
+	return ""
+}
+
+// showDeadLetter adds what the dead-letter fields say to the metadata. Where one
+// occurs twice, because the entry died in a dead-letter stream, the last counts.
+func showDeadLetter(metadata message.Metadata, fields []Field) {
+	for i := range fields {
+		if key := deadKey(fields[i].Name); key != "" {
+			metadata[key] = string(fields[i].Value)
+		}
+	}
+}
+
+// undecodable makes the error of an entry that is no message. The reason must
+// not contain anything that was read from the entry.
+func (e Entry) undecodable(reason string) error {
+	return &DecodeError{Topic: e.Topic, EntryID: e.ID, Reason: reason}
+}
