@@ -1,0 +1,216 @@
+package stream
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// The fields that a dead letter has after those of the entry, in this order. An
+// entry that was a dead letter before keeps its own: the last ones are valid.
+const (
+	DeadReasonField   = "_dead_reason"   // why, at most MaxDeadReason bytes
+	DeadEntryIDField  = "_dead_entry_id" // ID of the entry in its stream
+	DeadTopicField    = "_dead_topic"    // key of that stream
+	DeadGroupField    = "_dead_group"    // consumer group that gave the entry up
+	DeadConsumerField = "_dead_consumer" // consumer that moved it
+	DeadCountField    = "_dead_count"    // how often it was handed to a handler
+	DeadTimeField     = "_dead_time"     // when, as DeadTimeLayout in UTC, by the mover's clock
+)
+
+const (
+	// DeadTimeLayout is RFC 3339 with milliseconds.
+	DeadTimeLayout = "2006-01-02T15:04:05.000Z07:00"
+
+	// MaxDeadReason is the greatest length of a reason in bytes.
+	MaxDeadReason = 1024
+
+	// maxScriptFields is how many names and values a script can pass on to XADD:
+	// Lua's unpack ends at 8,000 values, the call's other arguments included.
+	maxScriptFields = 7900
+)
+
+var (
+	//go:embed lua/dead_common.lua
+	deadCommonLua string
+	//go:embed lua/dead_letter.lua
+	deadLetterLua string
+	//go:embed lua/dead_guard.lua
+	deadGuardLua string
+
+	deadLetterScript = redis.NewScript(deadCommonLua + deadLetterLua)
+)
+
+// DeadLetterMove describes one move to the dead-letter stream.
+type DeadLetterMove struct {
+	Topic     string // stream of the entry
+	DeadTopic string // dead-letter stream, in the same hash slot
+	Group     string
+	Consumer  string // the owner; nothing happens when it is another one
+	EntryID   string
+	Reason    string    // capped; must hold no payload
+	Count     int       // deliveries so far
+	Time      time.Time // zero means now
+
+	// MaxLen or MinID bounds the dead-letter stream while it is appended to. Zero
+	// values trim nothing. Exact trims to the exact bound.
+	MaxLen int64
+	MinID  string
+	Exact  bool
+
+	// Fields, when not nil, writes these names and values (name, value, name, ...)
+	// instead of those in Redis: for an entry of which MoveToDeadLetter has said
+	// DeadLetterGone.
+	Fields []string
+}
+
+// DeadLetterOutcome is what became of a move.
+type DeadLetterOutcome uint8
+
+// The outcomes of MoveToDeadLetter.
+const (
+	// DeadLetterMoved: the entry is in the dead-letter stream and acknowledged.
+	DeadLetterMoved DeadLetterOutcome = iota + 1
+	// DeadLetterOtherOwner: another consumer owns the entry. Nothing was done.
+	DeadLetterOtherOwner
+	// DeadLetterSettled: the entry is not pending, somebody has acknowledged it.
+	// Nothing was done.
+	DeadLetterSettled
+	// DeadLetterGone: the stream does not have the entry any more. Nothing was
+	// done; a second call with Fields writes it from memory.
+	DeadLetterGone
+)
+
+// DeadLetterResult is the answer of MoveToDeadLetter.
+type DeadLetterResult struct {
+	Outcome DeadLetterOutcome
+	ID      string // of the dead letter, with DeadLetterMoved
+	Owner   string // the other consumer, with DeadLetterOtherOwner
+}
+
+// MoveToDeadLetter appends the entry to the dead-letter stream and acknowledges
+// it, in one atomic step and only while the consumer owns it. The fields are
+// copied inside of Redis, in their order and with duplicates. After an error the
+// entry is still pending, unless the reply was lost: then it is not known. Either
+// way the same call can be made again, and at most one dead letter comes of it.
+//
+// With Fields the entry may have left the pending entries list, because Redis
+// sweeps trimmed entries out of it. It is written then all the same, unless one
+// of the newest 100 dead letters is this entry's.
+func MoveToDeadLetter(ctx context.Context, client redis.UniversalClient, m DeadLetterMove) (DeadLetterResult, error) {
+	if m.Fields != nil && (len(m.Fields) == 0 || len(m.Fields)%2 != 0) {
+		return DeadLetterResult{}, fmt.Errorf("dead letter of entry %s: %d names and values in memory make no entry", m.EntryID, len(m.Fields))
+	}
+	if m.Time.IsZero() {
+		m.Time = time.Now()
+	}
+	m.Reason = capReason(m.Reason)
+	if len(m.Fields) > maxScriptFields {
+		return m.transaction(ctx, client, m.Fields, "memory")
+	}
+	reply, err := deadLetterScript.Run(ctx, client, []string{m.Topic, m.DeadTopic}, m.scriptArgs()...).StringSlice()
+	if err != nil {
+		return DeadLetterResult{}, err
+	}
+	if len(reply) > 0 && reply[0] == "large" {
+		return m.transaction(ctx, client, reply[1:], "copy")
+	}
+	return deadLetterResult(reply)
+}
+
+// scriptArgs are the arguments of dead_letter.lua.
+func (m *DeadLetterMove) scriptArgs() []any {
+	args := make([]any, 0, 10+len(m.Fields))
+	args = append(args, m.Group, m.Consumer, m.EntryID, m.Reason, m.Count, deadTime(m.Time))
+	operator := "~"
+	if m.Exact {
+		operator = "="
+	}
+	switch {
+	case m.MaxLen > 0:
+		args = append(args, "MAXLEN", operator, m.MaxLen)
+	case m.MinID != "":
+		args = append(args, "MINID", operator, m.MinID)
+	default:
+		args = append(args, "", "", "")
+	}
+	if m.Fields == nil {
+		return append(args, "copy")
+	}
+	args = append(args, "memory")
+	for _, f := range m.Fields {
+		args = append(args, f)
+	}
+	return args
+}
+
+// transaction moves an entry with more fields than a script can append. The
+// guard is sent whole: an EVALSHA that the server does not know would fail alone,
+// behind an append that has taken place.
+func (m *DeadLetterMove) transaction(ctx context.Context, client redis.UniversalClient, fields []string, mode string) (DeadLetterResult, error) {
+	values := make([]string, 0, len(fields)+14)
+	values = append(values, fields...)
+	values = append(values,
+		DeadReasonField, m.Reason, DeadEntryIDField, m.EntryID, DeadTopicField, m.Topic,
+		DeadGroupField, m.Group, DeadConsumerField, m.Consumer,
+		DeadCountField, strconv.Itoa(m.Count), DeadTimeField, deadTime(m.Time))
+
+	tx := client.TxPipeline()
+	add := tx.XAdd(ctx, &redis.XAddArgs{
+		Stream: m.DeadTopic, Values: values,
+		MaxLen: m.MaxLen, MinID: m.MinID, Approx: !m.Exact,
+	})
+	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Topic, m.DeadTopic}, m.Group, m.Consumer, m.EntryID, mode)
+	_, err := tx.Exec(ctx)
+	if add.Err() != nil {
+		return DeadLetterResult{}, add.Err()
+	}
+	if err != nil {
+		return DeadLetterResult{}, err
+	}
+	reply, err := guard.StringSlice()
+	if err != nil {
+		return DeadLetterResult{}, err
+	}
+	return deadLetterResult(reply)
+}
+
+// deadLetterResult reads the answer of dead_letter.lua or dead_guard.lua.
+func deadLetterResult(reply []string) (DeadLetterResult, error) {
+	switch {
+	case len(reply) == 2 && reply[0] == "moved":
+		return DeadLetterResult{Outcome: DeadLetterMoved, ID: reply[1]}, nil
+	case len(reply) == 2 && reply[0] == "owner":
+		return DeadLetterResult{Outcome: DeadLetterOtherOwner, Owner: reply[1]}, nil
+	case len(reply) == 1 && reply[0] == "settled":
+		return DeadLetterResult{Outcome: DeadLetterSettled}, nil
+	case len(reply) == 1 && reply[0] == "gone":
+		return DeadLetterResult{Outcome: DeadLetterGone}, nil
+	case len(reply) == 1 && reply[0] == "failed":
+		return DeadLetterResult{}, errors.New("dead letter: the append left no trace")
+	default:
+		return DeadLetterResult{}, fmt.Errorf("dead letter: unexpected reply of %d items", len(reply))
+	}
+}
+
+func deadTime(t time.Time) string { return t.UTC().Format(DeadTimeLayout) }
+
+// capReason makes valid UTF-8 of at most MaxDeadReason bytes, cut between runes.
+func capReason(s string) string {
+	s = strings.ToValidUTF8(s, string(utf8.RuneError))
+	if len(s) <= MaxDeadReason {
+		return s
+	}
+	end := MaxDeadReason
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
+}

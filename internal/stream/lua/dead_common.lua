@@ -1,0 +1,48 @@
+-- Shared by dead_letter.lua and dead_guard.lua, which follow this text in one script.
+-- KEYS and ARGV are theirs; nothing here is returned to the client.
+
+-- Whether redis.pcall has failed. A reply that is no table is a number or a text.
+local function failed(reply)
+  return type(reply) == 'table' and reply.err ~= nil
+end
+
+-- The error of redis.pcall in a form that keeps its code in front: Redis 6.2 hands some
+-- errors over with a leading dash and would put another one before it.
+local function failure(reply)
+  return {err = (string.gsub(reply.err, '^%-', ''))}
+end
+
+-- Whether the fields end in the block of a dead letter of this topic, group and entry, and
+-- the consumer that wrote it. Only the last 14 values count: an original that was a dead
+-- letter itself has such a block further ahead.
+local function marked(fields, topic, group, id)
+  local n = #fields
+  if n >= 14 and fields[n - 11] == '_dead_entry_id' and fields[n - 10] == id
+      and fields[n - 9] == '_dead_topic' and fields[n - 8] == topic
+      and fields[n - 7] == '_dead_group' and fields[n - 6] == group
+      and fields[n - 5] == '_dead_consumer' then
+    return fields[n - 4]
+  end
+  return false
+end
+
+-- The ID and the consumer of this entry's dead letter among the newest 100 that stand before
+-- `from`, or false; an error reply as the third result. One entry is read at a time, so that
+-- large payloads do not add up.
+local function find(dead, from, topic, group, id)
+  for _ = 1, 100 do
+    local reply = redis.pcall('XREVRANGE', dead, from, '-', 'COUNT', 1)
+    if failed(reply) then
+      return false, false, reply
+    end
+    if #reply == 0 then
+      return false, false
+    end
+    local consumer = marked(reply[1][2], topic, group, id)
+    if consumer then
+      return reply[1][1], consumer
+    end
+    from = '(' .. reply[1][1]
+  end
+  return false, false
+end

@@ -1,0 +1,108 @@
+-- Moves one pending entry to the dead-letter stream, only while the consumer owns it.
+-- dead_common.lua stands before this text.
+--
+-- KEYS[1] topic, KEYS[2] dead-letter stream (same hash slot)
+-- ARGV[1] group, ARGV[2] consumer, ARGV[3] entry ID
+-- ARGV[4] reason, ARGV[5] delivery count, ARGV[6] time
+-- ARGV[7] 'MAXLEN', 'MINID' or '' for no trimming, ARGV[8] '~' or '=', ARGV[9] threshold
+-- ARGV[10] 'copy': the fields are those of the entry in Redis
+--          'memory': the fields are ARGV[11...], for an entry that was trimmed
+--
+-- Returns one of
+--   {'moved', dead entry ID}   appended and acknowledged, now or by a run of this script whose
+--                              reply was lost
+--   {'owner', consumer}        another consumer owns the entry; nothing was done
+--   {'settled'}                the entry is not pending but still in the stream; nothing was done
+--   {'gone'}                   'copy' only: the stream has no such entry; nothing was done
+--   {'large', name, value...}  'copy' only: too many fields for one call in Lua; the claim was
+--                              renewed, the fields are returned for a transaction (dead_guard.lua)
+--   an error reply             of the command that failed; nothing was acknowledged, and what was
+--                              appended was taken back (XDEL)
+
+local topic, dead = KEYS[1], KEYS[2]
+local group, consumer, id = ARGV[1], ARGV[2], ARGV[3]
+local memory = ARGV[10] == 'memory'
+
+local pending = redis.pcall('XPENDING', topic, group, id, id, 1)
+if failed(pending) then
+  return failure(pending)
+end
+local owner = pending[1] and pending[1][2]
+if owner and owner ~= consumer then
+  return {'owner', owner}
+end
+
+local fields
+if memory then
+  fields = {}
+  for i = 11, #ARGV do
+    fields[i - 10] = ARGV[i]
+  end
+else
+  local entry = redis.pcall('XRANGE', topic, id, id)
+  if failed(entry) then
+    return failure(entry)
+  end
+  if #entry == 0 then
+    return {'gone'}
+  end
+  fields = entry[1][2]
+end
+
+if not owner then
+  -- An earlier run has settled it, or somebody else has, or the trimmed entry was swept out of
+  -- the pending entries list. The dead-letter stream tells the first from the rest.
+  local found, writer, unread = find(dead, '+', topic, group, id)
+  if memory then
+    if unread then
+      return failure(unread)
+    end
+    if found then
+      return {'moved', found}
+    end
+  else
+    if found and writer == consumer then
+      return {'moved', found}
+    end
+    return {'settled'}
+  end
+end
+
+-- unpack fails at about 8,000 values. The caller sends no more than that from memory.
+if #fields > 7900 then
+  local renewed = redis.pcall('XCLAIM', topic, group, consumer, 0, id, 'JUSTID')
+  if failed(renewed) then
+    return failure(renewed)
+  end
+  table.insert(fields, 1, 'large')
+  return fields
+end
+
+local call = {'XADD', dead}
+if ARGV[7] ~= '' then
+  call[3], call[4], call[5] = ARGV[7], ARGV[8], ARGV[9]
+end
+call[#call + 1] = '*'
+for i = 1, #fields do
+  call[#call + 1] = fields[i]
+end
+local block = {
+  '_dead_reason', ARGV[4], '_dead_entry_id', id, '_dead_topic', topic, '_dead_group', group,
+  '_dead_consumer', consumer, '_dead_count', ARGV[5], '_dead_time', ARGV[6],
+}
+for i = 1, #block do
+  call[#call + 1] = block[i]
+end
+
+-- Nothing may be written before this append: Redis checks maxmemory only until a script's first
+-- write.
+local added = redis.pcall(unpack(call))
+if failed(added) then
+  return failure(added)
+end
+local acked = redis.pcall('XACK', topic, group, id)
+if failed(acked) then
+  redis.pcall('XDEL', dead, added)
+  return failure(acked)
+end
+return {'moved', added}
