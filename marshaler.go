@@ -1,7 +1,11 @@
 package redischannels
 
 import (
+	"fmt"
+
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // Field is one field of a stream entry. Redis keeps the order of fields and
@@ -51,19 +55,17 @@ const (
 	payloadField  = "payload"
 )
 
-// deadPrefix begins the names of the fields that an entry gets on its way to a
-// dead-letter stream.
-const deadPrefix = "_dead_"
-
 // Fields that an entry gets on its way to a dead-letter stream, behind its own.
+// All begin with deadPrefix.
 const (
-	deadReasonField   = deadPrefix + "reason"
-	deadEntryIDField  = deadPrefix + "entry_id"
-	deadTopicField    = deadPrefix + "topic"
-	deadGroupField    = deadPrefix + "group"
-	deadConsumerField = deadPrefix + "consumer"
-	deadCountField    = deadPrefix + "count"
-	deadTimeField     = deadPrefix + "time"
+	deadPrefix        = "_dead_"
+	deadReasonField   = stream.DeadReasonField
+	deadEntryIDField  = stream.DeadEntryIDField
+	deadTopicField    = stream.DeadTopicField
+	deadGroupField    = stream.DeadGroupField
+	deadConsumerField = stream.DeadConsumerField
+	deadCountField    = stream.DeadCountField
+	deadTimeField     = stream.DeadTimeField
 )
 
 // Metadata keys of a message that was read from a dead-letter stream, beside
@@ -71,9 +73,9 @@ const (
 // `topic_poisoned`, `handler_poisoned` (the consumer group) and
 // `subscriber_poisoned` (the consumer).
 const (
-	DeadEntryIDKey = deadEntryIDField // ID of the entry in its original stream
-	DeadCountKey   = deadCountField   // how often it was handed to a handler, a decimal number
-	DeadTimeKey    = deadTimeField    // when it was given up
+	DeadEntryIDKey = "_dead_entry_id" // ID of the entry in its original stream
+	DeadCountKey   = "_dead_count"    // how often it was handed to a handler, a decimal number
+	DeadTimeKey    = "_dead_time"     // when it was given up, RFC 3339 in UTC with milliseconds
 )
 
 // deadKey returns the metadata key under which a dead-letter field is shown, or
@@ -109,8 +111,51 @@ func showDeadLetter(metadata message.Metadata, fields []Field) {
 	}
 }
 
+// once is a field that an entry may have at most once.
+type once struct {
+	name  string
+	value []byte
+	count int
+}
+
+func (o *once) set(value []byte) {
+	o.value = value
+	o.count++
+}
+
+// message makes a message with memory of its own from fields that were taken out
+// of the entry. Only dead tells whether to look for dead-letter fields.
+func (e Entry) message(uuid string, metadata, payload []byte, dead bool) (*message.Message, error) {
+	msg := message.NewMessage(uuid, payload)
+	if err := unmarshalMetadata(msg.Metadata, metadata); err != nil {
+		return nil, e.undecodable(err.Error())
+	}
+	if dead {
+		showDeadLetter(msg.Metadata, e.Fields)
+	}
+	return msg, nil
+}
+
 // undecodable makes the error of an entry that is no message. The reason must
-// not contain anything that was read from the entry.
+// not contain anything that was read from the entry: it ends in logs and in
+// dead-letter streams.
 func (e Entry) undecodable(reason string) error {
 	return &DecodeError{Topic: e.Topic, EntryID: e.ID, Reason: reason}
+}
+
+// checkOnce reports the first of the fields that occurs twice. Which of the two
+// values was meant cannot be known.
+func (e Entry) checkOnce(fields ...*once) error {
+	for _, f := range fields {
+		if f.count > 1 {
+			return e.undecodable("field " + f.name + " occurs more than once")
+		}
+	}
+	return nil
+}
+
+// marshalError reports a message that has no wire form. The reason must not
+// contain anything of its payload or metadata.
+func marshalError(topic string, msg *message.Message, reason string) error {
+	return fmt.Errorf("redischannels: cannot marshal message %q for topic %q: %s", msg.UUID, topic, reason)
 }

@@ -96,9 +96,14 @@ func (w *metadataWriter) encode(metadata message.Metadata) error {
 func (w *metadataWriter) release() {
 	clear(w.keys)
 	w.keys = w.keys[:0]
-	if cap(w.buf) <= pooledBytes && cap(w.keys) <= pooledBytes/16 {
+	if w.reusable() {
 		metadataWriters.Put(w)
 	}
+}
+
+// reusable tells whether the writer is small enough to be kept.
+func (w *metadataWriter) reusable() bool {
+	return cap(w.buf) <= pooledBytes && cap(w.keys) <= pooledBytes/16
 }
 
 // metadataReader is a msgpack decoder and the text that it reads.
@@ -190,10 +195,4 @@ func metadataProblem(err error) error {
 		return errMetadataCut
 	}
 	return errMetadataForm
-}
-
-// marshalError reports a message that has no wire form. The reason must not
-// contain anything of its payload or metadata.
-func marshalError(topic string, msg *message.Message, reason string) error {
-	return fmt.Errorf("redischannels: cannot marshal message %q for topic %q: %s", msg.UUID, topic, reason)
 }

@@ -40,40 +40,27 @@ func (WatermillMarshaler) Marshal(topic string, msg *message.Message) ([]Field, 
 // metadata that is anything else than one whole msgpack map of strings (binary
 // and nil are taken as strings) without repeated keys.
 func (WatermillMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
-	var uuid, metadata, payload []byte
-	var hasUUID, hasMetadata, hasPayload, dead bool
+	uuid := once{name: uuidField}
+	metadata := once{name: metadataField}
+	payload := once{name: payloadField}
+	dead := false
 	for i := range entry.Fields {
-		f := &entry.Fields[i]
-		switch f.Name {
+		switch f := &entry.Fields[i]; f.Name {
 		case uuidField:
-			if hasUUID {
-				return nil, entry.undecodable("field " + uuidField + " occurs twice")
-			}
-			uuid, hasUUID = f.Value, true
+			uuid.set(f.Value)
 		case metadataField:
-			if hasMetadata {
-				return nil, entry.undecodable("field " + metadataField + " occurs twice")
-			}
-			metadata, hasMetadata = f.Value, true
+			metadata.set(f.Value)
 		case payloadField:
-			if hasPayload {
-				return nil, entry.undecodable("field " + payloadField + " occurs twice")
-			}
-			payload, hasPayload = f.Value, true
+			payload.set(f.Value)
 		default:
 			dead = dead || strings.HasPrefix(f.Name, deadPrefix)
 		}
 	}
-	if !hasUUID {
+	if uuid.count == 0 {
 		return nil, entry.undecodable("field " + uuidField + " is missing")
 	}
-
-	msg := message.NewMessage(string(uuid), bytes.Clone(payload))
-	if err := unmarshalMetadata(msg.Metadata, metadata); err != nil {
-		return nil, entry.undecodable(err.Error())
+	if err := entry.checkOnce(&uuid, &metadata, &payload); err != nil {
+		return nil, err
 	}
-	if dead {
-		showDeadLetter(msg.Metadata, entry.Fields)
-	}
-	return msg, nil
+	return entry.message(string(uuid.value), metadata.value, bytes.Clone(payload.value), dead)
 }

@@ -1,0 +1,218 @@
+package redischannels
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// flatMetadataField carries the metadata among flat fields. It is not named
+// `metadata` because a producer's own field may well be.
+const flatMetadataField = "_watermill_metadata"
+
+// FieldsMarshaler reads what any producer writes as flat fields, and writes flat
+// JSON objects as such. `XADD orders * id 1 amount 5` is read as
+//
+//	{"id":"1","amount":"5"}
+//
+// Fields have no types, so every value is read as a JSON string. Two further
+// fields are written behind those of the payload, and do not show in it:
+//
+//	_watermill_message_uuid  the UUID, only if there is one
+//	_watermill_metadata      a msgpack map of strings, only if there is metadata
+//
+// It is safe for concurrent use and has no state.
+type FieldsMarshaler struct{}
+
+// Marshal implements [Marshaler]. The payload must be one JSON object in UTF-8
+// without repeated names. Its members become fields in their order: strings as
+// they are, numbers and booleans as their JSON text. null, objects and arrays are
+// errors because no field can hold them, and so are names that this format uses
+// itself (`_watermill_message_uuid`, `_watermill_metadata`, the `_dead_` ones).
+func (FieldsMarshaler) Marshal(topic string, msg *message.Message) ([]Field, error) {
+	fields, err := objectFields(msg.Payload)
+	if err != nil {
+		return nil, marshalError(topic, msg, err.Error())
+	}
+	uuid, metadata, err := marshalIDs(topic, msg)
+	if err != nil {
+		return nil, err
+	}
+	fields = appendPresent(fields, Field{uuidField, uuid}, Field{flatMetadataField, metadata})
+	if len(fields) == 0 {
+		return nil, marshalError(topic, msg, "an empty object without UUID and metadata makes no field")
+	}
+	return fields, nil
+}
+
+// Unmarshal implements [Unmarshaler]. The message has memory of its own, its
+// payload is one JSON object with a string per field in the order of the entry,
+// and its metadata is never nil. Without a UUID the entry ID takes its place.
+// Those of a dead letter become metadata and do not show in the object. Every
+// error is a [*DecodeError]: no fields, a name twice (an object would lose one),
+// a name or value that is not UTF-8 (JSON cannot hold it), or metadata as
+// [WatermillMarshaler] refuses it.
+func (FieldsMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+	uuid := once{name: uuidField}
+	metadata := once{name: flatMetadataField}
+	size, own := len("{}"), 0
+	for i := range entry.Fields {
+		f := &entry.Fields[i]
+		switch {
+		case f.Name == uuidField:
+			uuid.set(f.Value)
+		case f.Name == flatMetadataField:
+			metadata.set(f.Value)
+		case deadKey(f.Name) != "":
+		case !utf8.ValidString(f.Name):
+			return nil, entry.undecodable(fmt.Sprintf("name of field %d is not UTF-8", i+1))
+		case !utf8.Valid(f.Value):
+			return nil, entry.undecodable(fmt.Sprintf("value of field %d is not UTF-8", i+1))
+		default:
+			size += len(`"":"",`) + len(f.Name) + len(f.Value)
+			own++
+		}
+	}
+	if own+uuid.count+metadata.count == 0 {
+		return nil, entry.undecodable("entry has no fields")
+	}
+	if err := entry.checkOnce(&uuid, &metadata); err != nil {
+		return nil, err
+	}
+	if i := repeatedName(entry.Fields); i >= 0 {
+		return nil, entry.undecodable(fmt.Sprintf("field %d has the name of an earlier one", i+1))
+	}
+
+	object := append(make([]byte, 0, size), '{')
+	for i := range entry.Fields {
+		f := &entry.Fields[i]
+		if reservedName(f.Name) {
+			continue
+		}
+		if len(object) > 1 {
+			object = append(object, ',')
+		}
+		object = appendJSONString(object, f.Name)
+		object = append(object, ':')
+		object = appendJSONString(object, f.Value)
+	}
+	object = append(object, '}')
+	dead := len(entry.Fields) > own+uuid.count+metadata.count
+	return entry.message(uuidOrID(uuid, entry), metadata.value, object, dead)
+}
+
+// objectFields turns a JSON object into fields. Its errors name members by their
+// position: names may be as private as values.
+func objectFields(payload []byte) ([]Field, error) {
+	if err := checkJSON(payload); err != nil {
+		return nil, fmt.Errorf("payload %w", err)
+	}
+	// From here on the syntax is known to be right.
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.UseNumber()
+	if token, err := d.Token(); err != nil || token != json.Delim('{') {
+		return nil, errors.New("payload is not a JSON object")
+	}
+	var fields []Field
+	for n := 1; d.More(); n++ {
+		name, err := d.Token()
+		if err != nil {
+			return nil, fmt.Errorf("member %d of the payload cannot be read", n)
+		}
+		f := Field{Name: name.(string)}
+		if reservedName(f.Name) {
+			return nil, fmt.Errorf("member %d of the payload has a reserved name", n)
+		}
+		value, err := d.Token()
+		if err != nil {
+			return nil, fmt.Errorf("member %d of the payload cannot be read", n)
+		}
+		switch value := value.(type) {
+		case string:
+			f.Value = []byte(value)
+		case json.Number:
+			f.Value = []byte(value)
+		case bool:
+			f.Value = fmt.Append(nil, value)
+		case nil:
+			return nil, fmt.Errorf("member %d of the payload is null", n)
+		default:
+			return nil, fmt.Errorf("member %d of the payload is an object or an array", n)
+		}
+		fields = append(fields, f)
+	}
+	if i := repeatedName(fields); i >= 0 {
+		return nil, fmt.Errorf("member %d of the payload has the name of an earlier one", i+1)
+	}
+	return fields, nil
+}
+
+// reservedName tells whether a field is none of the payload.
+func reservedName(name string) bool {
+	return name == uuidField || name == flatMetadataField || deadKey(name) != ""
+}
+
+// repeatedName returns the index of the first field of the payload whose name
+// has occurred before, or -1. Few names are compared with each other; from a
+// certain number on that would be a way to burn the reader's time.
+func repeatedName(fields []Field) int {
+	const few = 16
+	var seen map[string]struct{}
+	if len(fields) > few {
+		seen = make(map[string]struct{}, len(fields))
+	}
+	for i := range fields {
+		name := fields[i].Name
+		if reservedName(name) {
+			continue
+		}
+		if seen != nil {
+			if _, ok := seen[name]; ok {
+				return i
+			}
+			seen[name] = struct{}{}
+			continue
+		}
+		for j := range fields[:i] {
+			if fields[j].Name == name {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+// appendJSONString appends UTF-8 text as a JSON string and escapes only what
+// JSON asks for.
+func appendJSONString[T string | []byte](b []byte, text T) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	from := 0
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, text[from:i]...)
+		from = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\n':
+			b = append(b, `\n`...)
+		case '\r':
+			b = append(b, `\r`...)
+		case '\t':
+			b = append(b, `\t`...)
+		default:
+			b = append(b, `\u00`...)
+			b = append(b, hex[c>>4], hex[c&15])
+		}
+	}
+	b = append(b, text[from:]...)
+	return append(b, '"')
+}

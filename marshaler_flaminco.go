@@ -1,0 +1,117 @@
+package redischannels
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// dataField is the only field of an entry that the .NET library writes and reads.
+const dataField = "data"
+
+// FlamincoMarshaler is the wire format of the .NET library
+// Flaminco.RedisChannels, so that Go and .NET services can share a stream:
+//
+//	data                     the payload, a JSON text
+//	_watermill_message_uuid  the UUID, only if there is one
+//	metadata                 a msgpack map of strings, only if there is metadata
+//
+// The .NET library writes `data` alone and ignores the other two. It also passes
+// the JSON text `null` without a word, so publish none to it.
+//
+// It is safe for concurrent use and has no state.
+type FlamincoMarshaler struct{}
+
+// Marshal implements [Marshaler]. The payload must be one JSON text in UTF-8; it
+// is written as it is, without a copy. A message whose metadata has a value under
+// `_watermill_message_uuid` is an error.
+func (FlamincoMarshaler) Marshal(topic string, msg *message.Message) ([]Field, error) {
+	if err := checkJSON(msg.Payload); err != nil {
+		return nil, marshalError(topic, msg, "payload "+err.Error())
+	}
+	uuid, metadata, err := marshalIDs(topic, msg)
+	if err != nil {
+		return nil, err
+	}
+	fields := append(make([]Field, 0, 3), Field{Name: dataField, Value: msg.Payload})
+	return appendPresent(fields, Field{uuidField, uuid}, Field{metadataField, metadata}), nil
+}
+
+// Unmarshal implements [Unmarshaler]. The message has memory of its own, its
+// payload is one JSON text in UTF-8, and its metadata is never nil. Without a
+// UUID the entry ID takes its place. Further fields are ignored, apart from those
+// of a dead letter, which become metadata. Every error is a [*DecodeError]: no
+// `data`, one of the three fields twice, other content than JSON, or metadata as
+// [WatermillMarshaler] refuses it.
+func (FlamincoMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+	data := once{name: dataField}
+	uuid := once{name: uuidField}
+	metadata := once{name: metadataField}
+	dead := false
+	for i := range entry.Fields {
+		switch f := &entry.Fields[i]; f.Name {
+		case dataField:
+			data.set(f.Value)
+		case uuidField:
+			uuid.set(f.Value)
+		case metadataField:
+			metadata.set(f.Value)
+		default:
+			dead = dead || strings.HasPrefix(f.Name, deadPrefix)
+		}
+	}
+	if data.count == 0 {
+		return nil, entry.undecodable("field " + dataField + " is missing")
+	}
+	if err := entry.checkOnce(&data, &uuid, &metadata); err != nil {
+		return nil, err
+	}
+	if err := checkJSON(data.value); err != nil {
+		return nil, entry.undecodable("field " + dataField + " " + err.Error())
+	}
+	return entry.message(uuidOrID(uuid, entry), metadata.value, bytes.Clone(data.value), dead)
+}
+
+// uuidOrID is the UUID of a message whose producer need not have given it one.
+func uuidOrID(uuid once, entry Entry) string {
+	if len(uuid.value) == 0 {
+		return entry.ID
+	}
+	return string(uuid.value)
+}
+
+// appendPresent appends the fields that have a value.
+func appendPresent(fields []Field, more ...Field) []Field {
+	for _, f := range more {
+		if len(f.Value) > 0 {
+			fields = append(fields, f)
+		}
+	}
+	return fields
+}
+
+// checkJSON reports what keeps text from being one JSON text. Errors of
+// encoding/json quote what they stumble over, so only the place is taken. UTF-8
+// is checked apart from it: encoding/json replaces what is none.
+func checkJSON(text []byte) error {
+	if json.Valid(text) {
+		if !utf8.Valid(text) {
+			return errors.New("is not UTF-8")
+		}
+		return nil
+	}
+	if len(bytes.TrimSpace(text)) == 0 {
+		return errors.New("is not JSON: it is empty")
+	}
+	var syntax *json.SyntaxError
+	var raw json.RawMessage
+	if err := json.Unmarshal(text, &raw); errors.As(err, &syntax) {
+		return fmt.Errorf("is not JSON: byte %d of %d", syntax.Offset, len(text))
+	}
+	return errors.New("is not JSON")
+}
