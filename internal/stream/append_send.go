@@ -1,0 +1,241 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// waitMargin is what the connection of a WAIT waits beyond the timeout that Redis
+// itself keeps, so that in the normal case Redis ends it.
+const waitMargin = time.Second
+
+// ErrReplicas says that fewer replicas than asked for have confirmed.
+var ErrReplicas = errors.New("not enough replicas have confirmed")
+
+// pipeliner is what a client and a single connection have in common.
+type pipeliner interface {
+	Pipeline() redis.Pipeliner
+	TxPipeline() redis.Pipeliner
+	Process(ctx context.Context, cmd redis.Cmder) error
+}
+
+// execute sends a load once and returns an outcome per command, in the order of
+// the jobs. It never sends a command again.
+func (a *Appender) execute(load *appendLoad) []AppendResult {
+	n := 0
+	for _, job := range load.jobs {
+		n += len(job.cmds)
+		for i := range job.cmds {
+			job.cmds[i].prepare(load.ctx)
+		}
+	}
+	var err error
+	if a.conf.Replicas > 0 {
+		var missing error
+		if missing, err = a.sendDurable(load, n); missing != nil {
+			outcomes := a.collect(load, n, err)
+			underReplicated(outcomes, missing)
+			return outcomes
+		}
+	} else {
+		err = guard(func() error { return a.sendPlain(load) })
+	}
+	return a.collect(load, n, err)
+}
+
+// guard turns a panic, for example of a hook, into an error: in this goroutine
+// nobody else could.
+func guard(fn func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in the redis client or a hook of it: %v", p)
+		}
+	}()
+	return fn()
+}
+
+// collect returns the outcomes of all commands. err is what the client said of
+// the whole; it stands in where a command has no error of its own.
+func (a *Appender) collect(load *appendLoad, n int, err error) []AppendResult {
+	withdrawn := errors.Is(context.Cause(load.ctx), errWithdrawn)
+	outcomes := make([]AppendResult, 0, n)
+	for _, job := range load.jobs {
+		for i := range job.cmds {
+			r := job.cmds[i].result(err)
+			if withdrawn && r.Outcome == NotAppended && errors.Is(r.Err, context.Canceled) {
+				r.Err = errWithdrawn
+			}
+			outcomes = append(outcomes, r)
+		}
+	}
+	return outcomes
+}
+
+// sendPlain sends a load of one transaction or of single commands.
+func (a *Appender) sendPlain(load *appendLoad) error {
+	var to pipeliner = a.conf.Client
+	switch {
+	case load.own && a.shorten > 0 && load.jobs[0].bytes > smallWrite:
+		to = a.conf.Client.(*redis.Client).WithTimeout(a.shorten)
+	case a.bound:
+		to = a.conf.Client.(*redis.Client).WithTimeout(a.conf.Timeout)
+	}
+	if len(load.jobs) > 1 {
+		return sendSingles(load.ctx, to, load.jobs)
+	}
+	job := load.jobs[0]
+	if len(job.cmds) == 1 {
+		return to.Process(load.ctx, &job.cmds[0])
+	}
+	if err := a.checkMulti(load.ctx, job.key); err != nil {
+		return err
+	}
+	return sendBatch(load.ctx, to, job)
+}
+
+// sendSingles sends the jobs as one pipeline.
+func sendSingles(ctx context.Context, to pipeliner, jobs []*appendJob) error {
+	cmds := make([]redis.Cmder, 0, len(jobs))
+	for _, job := range jobs {
+		for i := range job.cmds {
+			cmds = append(cmds, &job.cmds[i])
+		}
+	}
+	pipe := to.Pipeline()
+	if err := pipe.BatchProcess(ctx, cmds...); err != nil {
+		return err
+	}
+	_, err := pipe.Exec(ctx)
+	return err
+}
+
+// sendBatch sends a job as one transaction.
+func sendBatch(ctx context.Context, to pipeliner, job *appendJob) error {
+	cmds := make([]redis.Cmder, len(job.cmds))
+	for i := range job.cmds {
+		cmds[i] = &job.cmds[i]
+	}
+	pipe := to.TxPipeline()
+	if err := pipe.BatchProcess(ctx, cmds...); err != nil {
+		return err
+	}
+	_, err := pipe.Exec(ctx)
+	return err
+}
+
+// sendDurable sends a load on one connection and then asks there how many
+// replicas have all of it. missing is not nil when they were too few or nobody
+// knows; err is as for collect.
+//
+// WAIT counts what was written on its own connection. Sent again on another one
+// it would be answered at once with all replicas, so it is never retried; and the
+// sticky connection is not replaced when it fails.
+func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
+	guarded := guard(func() error {
+		node, nodeErr := a.master(load.ctx, load.jobs[0].key)
+		if nodeErr != nil {
+			err = nodeErr
+			return nil
+		}
+		conn := node.WithTimeout(a.conf.WaitTimeout + waitMargin).Conn()
+		defer func() { _ = conn.Close() }()
+		var singles []*appendJob
+		for _, job := range load.jobs {
+			if len(job.cmds) == 1 {
+				singles = append(singles, job)
+				continue
+			}
+			if err = a.checkMulti(load.ctx, job.key); err == nil {
+				err = sendBatch(load.ctx, conn, job)
+			}
+		}
+		if len(singles) > 0 {
+			err = errors.Join(err, sendSingles(load.ctx, conn, singles))
+		}
+		if a.cluster != nil && err != nil {
+			a.cluster.ReloadState(load.ctx) // MOVED is not followed here
+		}
+		outcomes := a.collect(load, n, err)
+		if !underReplicated(outcomes, ErrReplicas) {
+			return nil // nothing was appended
+		}
+		// A caller that gives up from now on is told what is certain already.
+		a.mu.Lock()
+		a.report(load, outcomes)
+		a.mu.Unlock()
+		missing = a.wait(load.ctx, conn)
+		return nil
+	})
+	return missing, errors.Join(guarded, err)
+}
+
+// underReplicated changes what was appended; false means that nothing was.
+func underReplicated(outcomes []AppendResult, reason error) bool {
+	found := false
+	for i := range outcomes {
+		if r := &outcomes[i]; r.Outcome == Appended {
+			r.Outcome, r.Err, found = UnderReplicated, reason, true
+		}
+	}
+	return found
+}
+
+// waitCmd is a WAIT that go-redis never repeats.
+type waitCmd struct{ *redis.IntCmd }
+
+// NoRetry is part of [redis.Cmder].
+func (waitCmd) NoRetry() bool { return true }
+
+func (a *Appender) wait(ctx context.Context, conn pipeliner) error {
+	// Not IntCmd of Wait: that one sets its own read timeout of 10 s more.
+	cmd := waitCmd{redis.NewIntCmd(ctx, "wait", a.conf.Replicas, a.conf.WaitTimeout.Milliseconds())}
+	if err := conn.Process(ctx, cmd); err != nil {
+		return fmt.Errorf("%w: WAIT: %w", ErrReplicas, err)
+	}
+	if n := cmd.Val(); n < int64(a.conf.Replicas) {
+		return fmt.Errorf("%w: %d of %d within %v", ErrReplicas, n, a.conf.Replicas, a.conf.WaitTimeout)
+	}
+	return nil
+}
+
+// master returns the client of the node that a key belongs to.
+func (a *Appender) master(ctx context.Context, key string) (*redis.Client, error) {
+	if a.cluster != nil {
+		return a.cluster.MasterForKey(ctx, key)
+	}
+	return a.conf.Client.(*redis.Client), nil
+}
+
+// multiCheck remembers that the user may send transactions.
+type multiCheck struct{ ok atomic.Bool }
+
+// checkMulti makes sure, once, that the user may send MULTI and EXEC. Without
+// the right to MULTI the XADDs of a transaction are executed one by one, and
+// without that to EXEC the connection goes back to the pool with an open
+// transaction; so this is found out on a connection of its own, which is dropped.
+func (a *Appender) checkMulti(ctx context.Context, key string) error {
+	if a.multi.ok.Load() {
+		return nil
+	}
+	node, err := a.master(ctx, key)
+	if err != nil {
+		return err
+	}
+	conn := node.EphemeralConn()
+	defer func() { _ = conn.Close() }()
+	pipe := conn.Pipeline()
+	multi, exec := pipe.Do(ctx, "multi"), pipe.Do(ctx, "exec")
+	if _, err := pipe.Exec(ctx); err != nil {
+		if multi.Err() != nil {
+			return multi.Err()
+		}
+		return exec.Err()
+	}
+	a.multi.ok.Store(true)
+	return nil
+}

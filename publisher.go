@@ -1,0 +1,238 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// closeGrace is how long Close waits, after the last caller has returned, for a
+// connection that is still silent.
+const closeGrace = 5 * time.Second
+
+// Publisher appends messages to Redis Streams. It is safe for concurrent use.
+//
+// Messages of one call are appended in their order, up to 500 of them (and up to
+// 4 MiB) in one transaction: all or none, without those of others between them.
+// Single messages of concurrent calls share pipelines. No message is sent again
+// unless it is certain that the attempt before has not appended it.
+type Publisher struct {
+	config   PublisherConfig
+	logger   watermill.LoggerAdapter
+	appender *stream.Appender
+
+	// calls counts the calls under way; closedBit is set by Close. One word, so
+	// that no call can slip in between the bit and the count.
+	calls    atomic.Int64
+	idle     chan struct{} // closed when the bit is set and the count is 0
+	idleOnce sync.Once
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+const closedBit = 1 << 62
+
+var _ message.Publisher = (*Publisher)(nil)
+
+// NewPublisher makes a Publisher. It does not talk to Redis. A nil logger logs
+// nothing.
+func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publisher, error) {
+	config = config.withDefaults()
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if logger == nil {
+		logger = watermill.NopLogger{}
+	}
+	return &Publisher{
+		config: config,
+		logger: logger,
+		idle:   make(chan struct{}),
+		appender: stream.NewAppender(stream.AppenderConfig{
+			Client:      config.Client,
+			Timeout:     config.Timeout,
+			Replicas:    config.Durability.Replicas,
+			WaitTimeout: config.Durability.Timeout,
+		}),
+	}, nil
+}
+
+// Publish appends the messages to the stream of the topic and returns when Redis
+// has confirmed all of them. The context of each message and
+// PublisherConfig.Timeout bound the wait: what was not sent by then is withdrawn.
+//
+// All messages are marshalled before the first is sent, so one that cannot be
+// marshalled, or exceeds MaxPayload, prevents all. Otherwise the error is a
+// [*PublishError] with the outcome of each message. More than 500 messages, or
+// 4 MiB, are several transactions; after a failed one the rest is not sent.
+//
+// A payload must not be changed as long as its outcome is unknown.
+func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
+	if err := p.enter(topic); err != nil {
+		return err
+	}
+	defer p.leave()
+	if len(msgs) == 0 {
+		return nil
+	}
+	// Before the contexts are looked at, since one of a nil message has none.
+	batch, err := p.marshal(topic, msgs)
+	if err != nil {
+		return err
+	}
+	ctx, stop := joinContexts(msgs)
+	defer stop()
+	return p.publish(ctx, batch, nil)
+}
+
+// Append is Publish with a context of its own, which alone bounds the wait
+// beside PublisherConfig.Timeout, and returns the IDs of the entries, in the
+// order of the messages. With an error the IDs of messages that were not
+// appended, or whose outcome is unknown, are empty.
+func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.Message) ([]string, error) {
+	if err := p.enter(topic); err != nil {
+		return nil, err
+	}
+	defer p.leave()
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	batch, err := p.marshal(topic, msgs)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(msgs))
+	return ids, p.publish(ctx, batch, ids)
+}
+
+// Close lets the calls under way come to their end, which takes no longer than
+// PublisherConfig.Timeout (with NoPublishTimeout: DefaultPublishTimeout, after
+// which they are ended), and returns when no goroutine of the Publisher is left.
+// Later calls answer [ErrClosed]. The Redis client stays open. Close may be
+// called more than once and at any time; the error tells that a connection is
+// still silent, which only happens when the client has longer timeouts.
+func (p *Publisher) Close() error {
+	p.closeOnce.Do(func() { p.closeErr = p.close() })
+	return p.closeErr
+}
+
+func (p *Publisher) close() error {
+	if p.calls.Or(closedBit) == 0 {
+		p.idleOnce.Do(func() { close(p.idle) })
+	}
+	// The calls end by their own timeouts; this one is for those without.
+	patience := DefaultPublishTimeout
+	if p.config.Timeout > 0 {
+		patience = p.config.Timeout + p.config.Durability.Timeout + time.Second
+	}
+	timer := time.AfterFunc(patience, p.appender.Stop)
+	<-p.idle
+	timer.Stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace+2*max(p.config.Timeout, 0))
+	defer cancel()
+	if err := p.appender.Close(ctx); err != nil {
+		return fmt.Errorf("redischannels: close publisher: a connection to Redis still waits for a reply: %w", err)
+	}
+	return nil
+}
+
+// enter begins a call; leave must follow when it returned nil.
+func (p *Publisher) enter(topic string) error {
+	if p.calls.Add(1)&closedBit != 0 {
+		p.leave()
+		return fmt.Errorf("redischannels: publish to %q: %w", topic, ErrClosed)
+	}
+	if err := validateTopic(topic); err != nil {
+		p.leave()
+		return err
+	}
+	return nil
+}
+
+func (p *Publisher) leave() {
+	if p.calls.Add(-1) == closedBit {
+		p.idleOnce.Do(func() { close(p.idle) })
+	}
+}
+
+// publish sends a batch in chunks and collects the outcomes.
+func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []string) error {
+	var deadline time.Time
+	if p.config.Timeout > 0 {
+		deadline = time.Now().Add(p.config.Timeout)
+	}
+	results := make([]stream.AppendResult, len(batch.cmds))
+	failed := false
+	for start := 0; start < len(batch.cmds); {
+		end, bytes := batch.chunk(start)
+		part := results[start:end]
+		if failed {
+			for i := range part {
+				part[i].Err = errEarlierFailed
+			}
+		} else {
+			p.appender.Do(ctx, deadline, batch.topic, batch.cmds[start:end:end], bytes, part)
+		}
+		for i := range part {
+			failed = failed || part[i].Outcome != stream.Appended
+		}
+		start = end
+	}
+	if ids != nil {
+		for i := range results {
+			ids[i] = results[i].ID
+		}
+	}
+	if !failed {
+		return nil
+	}
+	err := &PublishError{Topic: batch.topic, Results: make([]PublishResult, len(results))}
+	for i, r := range results {
+		err.Results[i] = publishResult(i, batch.uuid(i), r)
+	}
+	return err
+}
+
+var errEarlierFailed = errors.New("not sent, because messages before it failed")
+
+// joinContexts returns a context that ends with the first of the messages'. It
+// costs nothing when none of them can end or all are the same.
+func joinContexts(msgs []*message.Message) (context.Context, func()) {
+	ctx := msgs[0].Context()
+	last := ctx
+	var cancel context.CancelCauseFunc
+	var stops []func() bool
+	for _, msg := range msgs[1:] {
+		other := msg.Context()
+		if other.Done() == nil || other == last {
+			continue
+		}
+		last = other
+		if ctx.Done() == nil && cancel == nil {
+			ctx = other
+			continue
+		}
+		if cancel == nil {
+			ctx, cancel = context.WithCancelCause(ctx)
+		}
+		stops = append(stops, context.AfterFunc(other, func() { cancel(context.Cause(other)) }))
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		if cancel != nil {
+			cancel(nil)
+		}
+	}
+}

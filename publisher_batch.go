@@ -1,0 +1,117 @@
+package redischannels
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// appendOverhead is about what a command costs on the wire beside its fields.
+const appendOverhead = 64
+
+// publishBatch has the messages of one call as commands.
+type publishBatch struct {
+	topic string
+	msgs  []*message.Message
+	cmds  []stream.Append
+	sizes []int // of the fields of each
+}
+
+func (b *publishBatch) uuid(i int) string {
+	if b.msgs[i] == nil {
+		return ""
+	}
+	return b.msgs[i].UUID
+}
+
+// chunk returns the end and the size of the transaction that begins at start.
+func (b *publishBatch) chunk(start int) (end, bytes int) {
+	for end = start; end < len(b.cmds) && end-start < stream.MaxAppends; end++ {
+		size := b.sizes[end] + appendOverhead
+		if end > start && bytes+size > stream.MaxAppendBytes {
+			break
+		}
+		bytes += size
+	}
+	return end, bytes
+}
+
+// marshal makes commands of all messages, or an error that says which message
+// prevents them.
+func (p *Publisher) marshal(topic string, msgs []*message.Message) (*publishBatch, error) {
+	b := &publishBatch{
+		topic: topic,
+		msgs:  msgs,
+		cmds:  make([]stream.Append, len(msgs)),
+		sizes: make([]int, len(msgs)),
+	}
+	head := stream.AppendHead(topic, p.trim(topic))
+	for i, msg := range msgs {
+		if err := p.marshalOne(b, i, msg, head); err != nil {
+			return nil, b.refuse(i, err)
+		}
+	}
+	return b, nil
+}
+
+func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message, head []any) error {
+	if msg == nil {
+		return fmt.Errorf("%w: message is nil", ErrInvalidConfig)
+	}
+	fields, err := p.fields(b.topic, msg)
+	if err != nil {
+		return fmt.Errorf("marshal: %w", err)
+	}
+	if len(fields) == 0 {
+		return fmt.Errorf("%w: the marshaler returned no field, and Redis has no empty entries", ErrInvalidConfig)
+	}
+	cmd := &b.cmds[i]
+	cmd.Start(head, len(fields))
+	for k := range fields {
+		b.sizes[i] += len(fields[k].Name) + len(fields[k].Value)
+		cmd.Field(fields[k].Name, fields[k].Value)
+	}
+	if p.config.MaxPayload > 0 && b.sizes[i] > p.config.MaxPayload {
+		return fmt.Errorf("%w: %d bytes, MaxPayload is %d", ErrTooLarge, b.sizes[i], p.config.MaxPayload)
+	}
+	return nil
+}
+
+// fields calls the marshaler. A panic in it is an error of the message: in a
+// handler's goroutine it would take the whole process with it.
+func (p *Publisher) fields(topic string, msg *message.Message) (fields []Field, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			fields, err = nil, fmt.Errorf("panic in the marshaler: %v", v)
+		}
+	}()
+	return p.config.Marshaler.Marshal(topic, msg)
+}
+
+// refuse returns the error of a batch of which nothing was sent because of one
+// message.
+func (b *publishBatch) refuse(culprit int, cause error) error {
+	err := &PublishError{Topic: b.topic, Results: make([]PublishResult, len(b.msgs))}
+	cause = fmt.Errorf("message %d (UUID %q): %w", culprit, b.uuid(culprit), cause)
+	for i := range b.msgs {
+		err.Results[i] = PublishResult{Index: i, UUID: b.uuid(i), Err: cause}
+	}
+	return err
+}
+
+// trim returns what bounds the stream of the topic at this moment.
+func (p *Publisher) trim(topic string) stream.Trim {
+	r, ok := p.config.TopicRetention[topic]
+	if !ok {
+		r = p.config.Retention
+	}
+	t := stream.Trim{MaxLen: r.MaxLen, Exact: r.Exact}
+	if r.MaxAge > 0 {
+		// An age beyond the epoch trims nothing.
+		t.MinID = max(0, time.Now().Add(-r.MaxAge).UnixMilli())
+	}
+	return t
+}
