@@ -1,16 +1,340 @@
 package redischannels
 
-import "sync/atomic"
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
 
-// delivery is one attempt at handling one message.
-type delivery struct {
-	sub     *subscription
-	id      string
-	count   int
-	verdict atomic.Pointer[verdict]
-}
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
 
-// subscription is one topic consumed by one Subscribe call.
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+const (
+	// drainGrace is what the writing of the last settlements may take after the
+	// handlers are done.
+	drainGrace = 5 * time.Second
+	// wakeInterval is the time between two attempts at waking a blocked read, and
+	// wakeLimit is when its connection is closed instead.
+	wakeInterval = 5 * time.Millisecond
+	wakeLimit    = 100 * time.Millisecond
+)
+
+// subscription is one topic consumed by one Subscribe call. Its goroutines:
+//
+//	run       owns the others; ends the subscription in order
+//	reading   fetches entries into the window (reading.go, fanout.go)
+//	dispatch  hands messages over, one at a time; in strict order it also waits
+//	          for each to be settled (dispatch.go)
+//	watch     with MaxInFlight above 1: one per message in flight
+//	settle    writes acknowledgements and dead letters; groups only (settle.go)
+//	keep      renews leases, claims, removes idle consumers; groups only (keep.go)
+//
+// They share the window, which has the only lock. Redis is never called under it.
 type subscription struct {
 	topic, group string
+	deadTopic    string
+	joined       bool // the consumer exists in Redis
+	cfg          SubscriberConfig
+	log          watermill.LoggerAdapter
+	values       context.Context // values of the Subscribe context, never cancelled
+	out          chan *message.Message
+	decoder      *decoder
+	win          *window.Window
+	reader       *stream.Reader
+	grp          *stream.Group // nil for fan-out
+
+	// fetch ends first, with stop; then abandoned is closed, if handlers are still
+	// running at DrainTimeout; then flushing, when no more settlements can come;
+	// then keeping. settleCtx bounds the calls after stop.
+	fetch      context.Context
+	stop       context.CancelFunc
+	abandoned  chan struct{}
+	flushing   chan struct{}
+	keeping    chan struct{}
+	settleCtx  context.Context
+	settleStop context.CancelFunc
+
+	recall   chan struct{}  // to dispatch: look whether the offered item is to be taken back
+	renewNow chan struct{}  // to keep: leases were voided
+	handlers sync.WaitGroup // dispatch and the watchers
+
+	cursor    stream.ID                 // of reading without a group; reading's own
+	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
+	walk      walk
+	ownLost   atomic.Bool // entries may be assigned to us unseen
+	returned  sync.Map    // stream.ID of entries that were handed back
+	outage    outage
+	settleErr outage
+}
+
+func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill.LoggerAdapter, topic string) *subscription {
+	fields := watermill.LogFields{"topic": topic}
+	if cfg.ConsumerGroup != "" {
+		fields["consumer_group"] = cfg.ConsumerGroup
+	}
+	block := cfg.Tuning.BlockTime
+	if cfg.ConsumerGroup != "" {
+		// A lease runs from the sending of the read: one that blocks for long
+		// would return entries whose lease is over.
+		block = max(min(block, cfg.Tuning.MinIdle/3), minBlockTime)
+	}
+	s := &subscription{
+		topic:   topic,
+		group:   cfg.ConsumerGroup,
+		cfg:     cfg,
+		log:     logger.With(fields),
+		values:  context.WithoutCancel(ctx),
+		out:     make(chan *message.Message), // unbuffered: what is in it would be neither held nor handled
+		decoder: newDecoder(cfg, topic),
+		win: window.New(window.Config{
+			MaxInFlight:   cfg.MaxInFlight,
+			Prefetch:      max(0, cfg.Tuning.Prefetch),
+			PrefetchBytes: cfg.Tuning.PrefetchBytes,
+			Keyed:         cfg.OrderingKey != nil && cfg.MaxInFlight > 1,
+			LeaseTime:     cfg.Tuning.MinIdle - cfg.Tuning.MinIdle/6,
+		}),
+		abandoned: make(chan struct{}),
+		flushing:  make(chan struct{}),
+		keeping:   make(chan struct{}),
+		recall:    make(chan struct{}, 1),
+		renewNow:  make(chan struct{}, 1),
+	}
+	s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
+	if cfg.ConsumerGroup != "" {
+		s.grp = &stream.Group{Client: cfg.Client, Key: topic, Name: cfg.ConsumerGroup}
+	}
+	s.lastSeen.Store(&stream.ID{})
+	s.fetch, s.stop = context.WithCancel(context.Background())
+	s.settleCtx, s.settleStop = context.WithCancel(context.Background())
+	s.outage = outage{sub: s, down: EventDisconnected, up: EventReconnected}
+	s.settleErr = outage{sub: s, down: EventSettleFailed}
+	return s
+}
+
+// open makes the subscription live, or fails for what the caller can mend.
+func (s *subscription) open(ctx context.Context, from Position) error {
+	if s.grp == nil {
+		return s.openFanOut(ctx, from)
+	}
+	var err error
+	if s.deadTopic, err = deadLetterTopic(s.cfg.DeadLetterTopic, s.topic, s.cfg.Client); err != nil {
+		return err
+	}
+	existed, err := s.grp.Ensure(ctx, from.groupStart())
+	if err != nil {
+		return err
+	}
+	if existed && from != Oldest {
+		s.log.Info("The consumer group exists: it goes on where it is, StartFrom is ignored", nil)
+	}
+	if err := s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer); err != nil {
+		return err
+	}
+	s.joined = true
+	if err := s.grp.Probe(ctx); err != nil {
+		return err
+	}
+	s.walk.slot = acquireWalk(walkKey{s.cfg.Client, s.topic, s.group})
+	if err := s.reap(ctx); err != nil {
+		return err
+	}
+	// The first walk begins here, so that its errors have a caller; reading goes
+	// on with it before it asks for new entries.
+	s.walk.begin()
+	return s.stepWalk(ctx)
+}
+
+// abort releases what open has made.
+func (s *subscription) abort() {
+	s.handBack(s.settleCtx, s.win.Close())
+	s.leave()
+	s.reader.Close()
+	s.walk.slot.release()
+	s.stop()
+	s.settleStop()
+}
+
+// run works until stop and then ends everything in order.
+func (s *subscription) run() {
+	defer s.settleStop()
+	var reading, settling, keeping sync.WaitGroup
+	connects := s.reader.Connects()
+	s.handlers.Go(s.dispatch)
+	if s.grp == nil {
+		reading.Go(s.readFanOut)
+	} else {
+		reading.Go(func() { s.readGroup(connects) })
+		settling.Go(s.settle)
+		keeping.Go(s.keep)
+	}
+
+	<-s.fetch.Done()
+	s.wake(&reading)
+	s.handBack(s.settleCtx, s.win.Close())
+	s.drain()
+	s.handBack(s.settleCtx, s.win.Close()) // nacked while draining
+
+	bound := time.AfterFunc(drainGrace, s.settleStop)
+	defer bound.Stop()
+	close(s.flushing)
+	settling.Wait()
+	close(s.keeping)
+	keeping.Wait()
+	s.leave()
+	s.reader.Close()
+	s.walk.slot.release()
+}
+
+// wake ends a blocked read and waits for the reading goroutine. The server is
+// asked first: a closed connection would leave it with a client that it may still
+// send an entry to.
+func (s *subscription) wake(reading *sync.WaitGroup) {
+	left := make(chan struct{})
+	var waking sync.WaitGroup
+	waking.Go(func() {
+		for {
+			s.reader.Wake(s.settleCtx)
+			if !pause(left, wakeInterval) {
+				return
+			}
+		}
+	})
+	waking.Go(func() {
+		for pause(left, wakeLimit) {
+			s.reader.Drop()
+		}
+	})
+	reading.Wait()
+	close(left)
+	waking.Wait()
+}
+
+// drain waits for the handlers, up to DrainTimeout.
+func (s *subscription) drain() {
+	done := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		s.handlers.Wait()
+		close(done)
+	})
+	if pause(done, s.cfg.Tuning.DrainTimeout) {
+		close(s.abandoned)
+		<-done
+		if items := s.win.Active(); len(items) > 0 {
+			s.report(Event{Kind: EventAbandoned, EntryIDs: texts(items)})
+			s.win.Done(items...)
+		}
+	}
+	waiting.Wait()
+}
+
+// leave gives back what was assigned to this consumer unseen and removes the
+// consumer if nothing of it is pending.
+func (s *subscription) leave() {
+	if !s.joined {
+		return
+	}
+	ctx := s.settleCtx
+	if s.ownLost.Load() {
+		if err := s.handBackUnseen(ctx); err != nil {
+			s.log.Debug("Cannot give back entries that were never seen", watermill.LogFields{"err": err})
+		}
+	}
+	if err := s.grp.Leave(ctx); err != nil {
+		s.log.Debug("Cannot remove the consumer, others will", watermill.LogFields{"err": err})
+	}
+}
+
+// retryDelay is the back-off of everything that talks to Redis in the background.
+func retryDelay(attempt int) time.Duration {
+	return Backoff{Min: 50 * time.Millisecond, Max: time.Second, Factor: 2, Jitter: 0.2}.delay(attempt, rand.Float64())
+}
+
+// outage turns a row of failures into one event, and its end into another.
+type outage struct {
+	sub      *subscription
+	down, up EventKind
+
+	mu       sync.Mutex
+	since    time.Time
+	attempts int
+	forgiven bool // one failure was let pass
+}
+
+// failed reports the first failure of a row and returns how many there were.
+func (o *outage) failed(err error, ids ...string) int {
+	o.mu.Lock()
+	o.attempts++
+	attempts := o.attempts
+	if attempts == 1 {
+		o.since = time.Now()
+	}
+	o.mu.Unlock()
+	if attempts == 1 {
+		o.sub.report(Event{Kind: o.down, Err: redisError(err), EntryIDs: ids})
+	}
+	return attempts
+}
+
+// over ends a row of failures.
+func (o *outage) over() {
+	o.mu.Lock()
+	attempts, since := o.attempts, o.since
+	o.attempts, o.forgiven = 0, false
+	o.mu.Unlock()
+	if attempts > 0 && o.up != 0 {
+		o.sub.report(Event{Kind: o.up, Duration: time.Since(since)})
+	}
+}
+
+// report tells OnEvent and the logger.
+func (s *subscription) report(e Event) {
+	e.Topic, e.Group = s.topic, s.group
+	if s.grp != nil {
+		e.Consumer = s.grp.Consumer
+	}
+	if e.Count == 0 {
+		e.Count = len(e.EntryIDs)
+	}
+	fields := watermill.LogFields{}
+	if len(e.EntryIDs) > 0 {
+		fields["entries"] = e.Count
+		fields["first_entry"] = e.EntryIDs[0]
+	}
+	if e.Position != "" {
+		fields["position"] = e.Position
+	}
+	if e.Duration > 0 {
+		fields["duration"] = e.Duration.String()
+	}
+	text := "Redis stream subscription: " + e.Kind.String()
+	switch e.Kind {
+	case EventReconnected, EventRecovered, EventHandedBack:
+		s.log.Info(text, fields)
+	default:
+		s.log.Error(text, e.Err, fields)
+	}
+	if s.cfg.OnEvent == nil {
+		return
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("OnEvent panicked", fmt.Errorf("%v", r), nil)
+		}
+	}()
+	s.cfg.OnEvent(e)
+}
+
+func texts(items []*window.Item) []string {
+	ids := make([]string, len(items))
+	for i, it := range items {
+		ids[i] = it.Text
+	}
+	return ids
 }

@@ -1,0 +1,270 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// dispatch hands messages to the application until the window is closed.
+func (s *subscription) dispatch() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for s.fetch.Err() == nil {
+		it, wait := s.win.Next()
+		if it != nil {
+			s.handOver(it)
+			continue
+		}
+		var due <-chan time.Time
+		if wait > 0 {
+			timer.Reset(wait)
+			due = timer.C
+		}
+		select {
+		case <-s.win.Ready:
+		case <-due:
+		case <-s.fetch.Done():
+		}
+	}
+}
+
+// handOver offers one message and sees to it that its settlement is awaited.
+func (s *subscription) handOver(it *window.Item) {
+	count := it.Handed + 1
+	if s.cfg.MaxDeliveries > 0 && count > s.cfg.MaxDeliveries {
+		s.giveUp(it, fmt.Sprintf("delivered %d times without success", it.Handed))
+		return
+	}
+	msg, _ := it.Message.(*message.Message)
+	if msg == nil {
+		var err error
+		if msg, err = s.decoder.decode(&it.Entry); err != nil {
+			s.undecodable(it, err)
+			return
+		}
+	} else {
+		it.Message = nil // each attempt has a message of its own
+	}
+	if it.Reason != "" { // the ordering key could not be had
+		s.giveUp(it, it.Reason)
+		return
+	}
+	if s.grp != nil && !s.ensureLease(it, count) {
+		return
+	}
+
+	d := &delivery{sub: s, id: it.Text, count: count}
+	if s.cfg.HandlerTimeout > 0 {
+		d.deadline = time.Now().Add(s.cfg.HandlerTimeout)
+	}
+	msg.SetContext(d)
+	s.win.Offer(it, d)
+	for sent := false; !sent; {
+		select {
+		case s.out <- msg:
+			sent = true
+		case <-s.recall:
+			if s.win.Recalled(it) {
+				s.takeBack(it)
+				return
+			}
+		case <-s.fetch.Done():
+			s.handBack(s.settleCtx, []*window.Item{it})
+			s.win.Done(it)
+			return
+		}
+	}
+	if s.win.Started(it) {
+		d.end(ErrNotOwner)
+	}
+	if s.cfg.MaxInFlight == 1 {
+		s.watch(it, msg, d)
+	} else {
+		s.handlers.Go(func() { s.watch(it, msg, d) })
+	}
+}
+
+// takeBack ends an offer that the application did not take up: the entry is
+// somebody else's, or has waited for so long that a peer should have it. In the
+// latter case peers get the time of a claim walk before it is offered again.
+func (s *subscription) takeBack(it *window.Item) {
+	if s.win.Lost(it) {
+		s.win.Done(it)
+		return
+	}
+	s.win.Rest(s.cfg.Tuning.ClaimInterval + s.cfg.Tuning.ClaimInterval/5)
+	s.handBack(s.settleCtx, []*window.Item{it})
+	s.win.Done(it)
+	s.report(Event{Kind: EventHandedBack, EntryIDs: []string{it.Text}})
+}
+
+// ensureLease sees to it that the entry is ours for the time being and that Redis
+// counts the delivery that is about to happen. It reports false when the item
+// cannot be handed over now; the item is then taken care of.
+func (s *subscription) ensureLease(it *window.Item, count int) bool {
+	if it.Counted && s.win.Leased(it) || s.win.Gone(it) {
+		return true
+	}
+	set := stream.KeepCount
+	if !it.Counted {
+		set = count
+	}
+	sent := time.Now()
+	states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, []string{it.Text}, []int{set})
+	if err != nil {
+		attempt := s.outage.failed(err)
+		s.win.Return(it)
+		pause(s.fetch.Done(), retryDelay(attempt))
+		return false
+	}
+	s.outage.over()
+	switch states[0] {
+	case stream.Owned:
+		s.win.Renewed(sent, it)
+		s.win.SetCounted(it)
+		return true
+	case stream.Trimmed:
+		s.trimmed(it)
+		return true
+	default:
+		s.lost(it, states[0])
+		s.win.Done(it)
+		return false
+	}
+}
+
+// watch waits until the application settles a message.
+func (s *subscription) watch(it *window.Item, msg *message.Message, d *delivery) {
+	var timeout <-chan time.Time
+	if s.cfg.HandlerTimeout > 0 {
+		timer := time.NewTimer(time.Until(d.deadline))
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	select {
+	case <-msg.Acked():
+		d.end(context.Canceled)
+		s.acked(it)
+	case <-msg.Nacked():
+		d.end(context.Canceled)
+		s.nacked(it, d.verdict.Load())
+	case <-s.abandoned:
+		d.end(context.Canceled)
+	case <-timeout:
+		s.timedOut(it, msg, d)
+	}
+}
+
+// timedOut counts as a nack. In strict order the next attempt waits until the old
+// handler is done, because two handlers at once have no order.
+func (s *subscription) timedOut(it *window.Item, msg *message.Message, d *delivery) {
+	d.end(context.DeadlineExceeded)
+	s.report(Event{Kind: EventHandlerTimeout, EntryIDs: []string{it.Text}})
+	id, strict := it.Text, s.cfg.MaxInFlight == 1
+	if !strict {
+		s.nacked(it, d.verdict.Load())
+	}
+	select {
+	case <-msg.Acked():
+		s.report(Event{Kind: EventSettleIgnored, EntryIDs: []string{id},
+			Err: errors.New("acknowledged after HandlerTimeout")})
+	case <-msg.Nacked():
+	case <-s.abandoned:
+		return
+	}
+	if strict {
+		s.nacked(it, d.verdict.Load())
+	}
+}
+
+func (s *subscription) acked(it *window.Item) {
+	switch {
+	case s.grp == nil || s.win.Gone(it):
+		s.win.Finish(it)
+	case s.win.Lost(it):
+		s.settledLate(it.Text)
+		s.win.Finish(it)
+	default:
+		s.win.Settle(it)
+	}
+}
+
+func (s *subscription) nacked(it *window.Item, v *verdict) {
+	switch {
+	case s.win.Lost(it):
+		s.settledLate(it.Text)
+		s.win.Finish(it)
+	case v != nil && v.reject:
+		s.giveUp(it, v.reason)
+	case s.cfg.MaxDeliveries > 0 && it.Handed >= s.cfg.MaxDeliveries:
+		s.giveUp(it, fmt.Sprintf("delivered %d times without success", it.Handed))
+	case v != nil && v.retryAfter:
+		s.win.Backoff(it, v.delay)
+	default:
+		s.win.Backoff(it, s.cfg.NackBackoff.delay(it.Handed, rand.Float64()))
+	}
+}
+
+// giveUp ends the attempts at a message: by a dead letter in a group, by passing
+// it elsewhere.
+func (s *subscription) giveUp(it *window.Item, reason string) {
+	if s.grp != nil {
+		if reason == "" {
+			reason = "rejected"
+		}
+		it.Reason = reason
+		s.win.Settle(it)
+		return
+	}
+	s.report(Event{Kind: EventPassed, EntryIDs: []string{it.Text}, Err: errors.New(reason)})
+	s.win.Finish(it)
+}
+
+// undecodable ends an entry that makes no message.
+func (s *subscription) undecodable(it *window.Item, err error) {
+	if s.grp != nil {
+		s.giveUp(it, err.Error())
+		return
+	}
+	s.report(Event{Kind: EventUndecodable, EntryIDs: []string{it.Text}, Err: err})
+	s.win.Finish(it)
+}
+
+func (s *subscription) settledLate(ids ...string) {
+	s.report(Event{Kind: EventSettleIgnored, EntryIDs: ids, Err: ErrNotOwner})
+}
+
+// lost handles an entry that a script found to be somebody else's, or nobody's.
+func (s *subscription) lost(it *window.Item, state stream.State) {
+	value, first := s.win.Lose(it, state == stream.NotPending)
+	if !first {
+		return
+	}
+	err := fmt.Errorf("%w: another consumer has claimed it", ErrNotOwner)
+	if state == stream.NotPending {
+		err = fmt.Errorf("%w: it is not pending in the group", ErrNotOwner)
+	}
+	s.report(Event{Kind: EventLeaseLost, EntryIDs: []string{it.Text}, Err: err})
+	if d, ok := value.(*delivery); ok {
+		d.end(ErrNotOwner)
+		select {
+		case s.recall <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// trimmed handles an entry that the stream no longer has. It lives on in memory.
+func (s *subscription) trimmed(it *window.Item) {
+	if s.win.SetGone(it) {
+		s.report(Event{Kind: EventTrimmed, EntryIDs: []string{it.Text}})
+	}
+}

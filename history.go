@@ -1,0 +1,98 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// historyPage is how many entries History reads at once.
+const historyPage = 100
+
+// History yields the messages of a topic after from, up to and including to, in
+// stream order, and ends. Zero positions mean Oldest and Latest; Latest is the end
+// of the stream when the iteration begins, whatever is published meanwhile. It
+// reads pages of 100 entries (XRANGE), belongs to no consumer group and changes
+// nothing in Redis; Ack and Nack of its messages have no effect.
+//
+// An entry that cannot be decoded is yielded as a *[DecodeError], and a from that
+// was trimmed away as a *[GapError] first; the iteration goes on after both. Any
+// other error is the last thing yielded.
+func (s *Subscriber) History(ctx context.Context, topic string, from, to Position) iter.Seq2[*message.Message, error] {
+	return func(yield func(*message.Message, error) bool) {
+		if err := s.history(ctx, topic, from.or(Oldest), to.or(Latest), yield); err != nil {
+			yield(nil, fmt.Errorf("redischannels: history of topic %q: %w", topic, redisError(err)))
+		}
+	}
+}
+
+// history returns the error that ends the iteration, or nil when the loop's body
+// has ended it or nothing is left.
+func (s *Subscriber) history(ctx context.Context, topic string, from, to Position, yield func(*message.Message, error) bool) error {
+	if err := validateTopic(topic); err != nil {
+		return err
+	}
+	for name, p := range map[string]Position{"from": from, "to": to} {
+		if err := p.validate(); err != nil {
+			return fmt.Errorf("%s: %w: %w", name, ErrInvalidConfig, err)
+		}
+	}
+	sub := &subscription{topic: topic, values: context.WithoutCancel(ctx), decoder: newDecoder(s.cfg, topic)}
+	info, err := stream.Stat(ctx, s.cfg.Client, topic)
+	if err != nil {
+		return err
+	}
+	cursor, last := from.id, to.id
+	if from.kind == positionLatest {
+		cursor = info.Last
+	}
+	if to.kind == positionLatest {
+		last = info.Last
+	}
+	for first := true; cursor.Less(last); first = false {
+		if err := errors.Join(ctx.Err(), s.isClosed()); err != nil {
+			return err
+		}
+		if !first {
+			if info, err = stream.Stat(ctx, s.cfg.Client, topic); err != nil {
+				return err
+			}
+		}
+		if !cursor.IsZero() && info.Gap(cursor) {
+			gap := &GapError{Topic: topic, Asked: cursor.String()}
+			if info.First.IsZero() {
+				yield(nil, gap)
+				return nil
+			}
+			gap.FirstAvailable = info.First.String()
+			cursor = info.First.Prev()
+			if !yield(nil, gap) {
+				return nil
+			}
+		}
+		entries, err := stream.Range(ctx, s.cfg.Client, topic, cursor, last, historyPage)
+		if err != nil {
+			return err
+		}
+		for i := range entries {
+			e := &entries[i]
+			cursor = e.ID
+			msg, err := sub.decoder.decode(e)
+			if msg != nil {
+				msg.SetContext(context.WithValue(ctx, deliveryKey{}, &delivery{sub: sub, id: e.Text, count: 1}))
+			}
+			if !yield(msg, err) {
+				return nil
+			}
+		}
+		if len(entries) < historyPage {
+			return nil
+		}
+	}
+	return nil
+}

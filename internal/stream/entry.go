@@ -1,0 +1,288 @@
+package stream
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+)
+
+// Entry is one stream entry. Its fields stay in the form in which they arrived,
+// as a part of the reply that a whole batch shares, until they are decoded.
+type Entry struct {
+	ID   ID
+	Text string // the ID as Redis wrote it
+	Size int    // bytes of all names and values
+
+	raw    []byte   // RESP bulk strings: name, value, name, value, ...
+	values []string // the same when it came from a script's reply
+}
+
+// Fields calls yield with each name and value in order. The slices are valid
+// only during the call.
+func (e *Entry) Fields(yield func(name, value []byte)) {
+	if e.values != nil {
+		for i := 0; i+1 < len(e.values); i += 2 {
+			yield([]byte(e.values[i]), []byte(e.values[i+1]))
+		}
+		return
+	}
+	p := parser{b: e.raw}
+	for p.i < len(p.b) {
+		name, err := p.bulk()
+		if err != nil {
+			return
+		}
+		value, err := p.bulk()
+		if err != nil {
+			return
+		}
+		yield(name, value)
+	}
+}
+
+// NewEntry makes an entry of names and values in turn.
+func NewEntry(id ID, values []string) Entry {
+	size := 0
+	for _, v := range values {
+		size += len(v)
+	}
+	return Entry{ID: id, Text: id.String(), Size: size, values: values}
+}
+
+// ReplyError is an error reply that was read as raw bytes. It implements
+// redis.Error, so it classifies as one.
+type ReplyError string
+
+// Error implements error.
+func (e ReplyError) Error() string { return string(e) }
+
+// RedisError implements redis.Error.
+func (ReplyError) RedisError() {}
+
+var errReply = errors.New("redischannels: malformed reply of redis")
+
+// parseReply parses the reply of XREAD or XREADGROUP over one stream, in RESP2
+// or RESP3. No entries is an empty result. Entries that were trimmed away before
+// they were read (a nil instead of fields) are left out: reads by `>` never
+// return such.
+func parseReply(raw []byte) ([]Entry, error) {
+	p := parser{b: raw}
+	kind, n, err := p.header()
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case '-', '!':
+		if kind == '-' {
+			return nil, ReplyError(p.text)
+		}
+		return nil, errReply
+	case '_':
+		return nil, nil
+	case '*':
+		if n <= 0 {
+			return nil, nil
+		}
+		if kind, m, err := p.header(); err != nil || kind != '*' || m != 2 {
+			return nil, errReply
+		}
+	case '%':
+		if n <= 0 {
+			return nil, nil
+		}
+	default:
+		return nil, errReply
+	}
+	if _, err := p.bulk(); err != nil { // the key
+		return nil, err
+	}
+	return p.entries()
+}
+
+// parser walks over a complete RESP reply in memory without copying.
+type parser struct {
+	b    []byte
+	i    int
+	text []byte // the line of the last header after its first byte
+}
+
+// header reads one type line. n is its length or count, -1 for a nil.
+func (p *parser) header() (kind byte, n int, err error) {
+	end := bytes.IndexByte(p.b[p.i:], '\n')
+	if end < 2 {
+		return 0, 0, errReply
+	}
+	line := p.b[p.i : p.i+end-1]
+	p.i += end + 1
+	kind, p.text = line[0], line[1:]
+	switch kind {
+	case '*', '$', '%', '~', '>', '|':
+		n, err = atoi(p.text)
+		if err != nil {
+			return 0, 0, err
+		}
+		if kind == '|' { // attributes stand before the reply they belong to
+			for range 2 * n {
+				if err := p.skip(); err != nil {
+					return 0, 0, err
+				}
+			}
+			return p.header()
+		}
+		if n < 0 {
+			return '_', -1, nil
+		}
+	case '-', '_', '+', ':', '!':
+	default:
+		return 0, 0, errReply
+	}
+	return kind, n, nil
+}
+
+func (p *parser) bulk() ([]byte, error) {
+	kind, n, err := p.header()
+	if err != nil {
+		return nil, err
+	}
+	if kind != '$' || n > len(p.b)-p.i-2 {
+		return nil, errReply
+	}
+	v := p.b[p.i : p.i+n : p.i+n]
+	p.i += n + 2
+	return v, nil
+}
+
+func (p *parser) skip() error {
+	kind, n, err := p.header()
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case '$':
+		if n > len(p.b)-p.i-2 {
+			return errReply
+		}
+		p.i += n + 2
+	case '%':
+		n *= 2
+		fallthrough
+	case '*', '~', '>':
+		for range n {
+			if err := p.skip(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *parser) entries() ([]Entry, error) {
+	kind, n, err := p.header()
+	if err != nil || kind != '*' || n > len(p.b) {
+		return nil, errReply
+	}
+	entries := make([]Entry, 0, n)
+	// One string holds the IDs of the whole batch.
+	ids := make([]byte, 0, 24*n)
+	for range n {
+		if kind, m, err := p.header(); err != nil || kind != '*' || m != 2 {
+			return nil, errReply
+		}
+		text, err := p.bulk()
+		if err != nil {
+			return nil, err
+		}
+		id, err := parseIDBytes(text)
+		if err != nil {
+			return nil, err
+		}
+		kind, m, err := p.header()
+		if err != nil {
+			return nil, err
+		}
+		if kind == '_' {
+			continue
+		}
+		if kind != '*' || m%2 != 0 {
+			return nil, errReply
+		}
+		e := Entry{ID: id}
+		start := p.i
+		for range m {
+			v, err := p.bulk()
+			if err != nil {
+				return nil, err
+			}
+			e.Size += len(v)
+		}
+		e.raw = p.b[start:p.i:p.i]
+		ids = append(ids, text...)
+		entries = append(entries, e)
+	}
+	all := string(ids)
+	at := 0
+	for i := range entries {
+		n := idLen(entries[i].ID)
+		entries[i].Text = all[at : at+n]
+		at += n
+	}
+	return entries, nil
+}
+
+// parseIDBytes parses an ID as Redis writes it.
+func parseIDBytes(b []byte) (ID, error) {
+	dash := bytes.IndexByte(b, '-')
+	if dash < 0 {
+		return ID{}, errReply
+	}
+	ms, err := atou(b[:dash])
+	if err != nil {
+		return ID{}, err
+	}
+	seq, err := atou(b[dash+1:])
+	return ID{Ms: ms, Seq: seq}, err
+}
+
+func idLen(id ID) int { return decimals(id.Ms) + 1 + decimals(id.Seq) }
+
+func decimals(n uint64) int {
+	d := 1
+	for n >= 10 {
+		n /= 10
+		d++
+	}
+	return d
+}
+
+func atou(b []byte) (uint64, error) {
+	if len(b) == 0 || len(b) > 20 {
+		return 0, errReply
+	}
+	if len(b) == 20 { // may overflow: leave it to strconv
+		n, err := strconv.ParseUint(string(b), 10, 64)
+		if err != nil {
+			return 0, errReply
+		}
+		return n, nil
+	}
+	var n uint64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, errReply
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n, nil
+}
+
+func atoi(b []byte) (int, error) {
+	if len(b) > 1 && b[0] == '-' {
+		n, err := atou(b[1:])
+		return -int(n), err
+	}
+	n, err := atou(b)
+	if n > 1<<40 {
+		return 0, errReply
+	}
+	return int(n), err
+}

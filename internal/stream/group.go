@@ -1,0 +1,343 @@
+package stream
+
+import (
+	"context"
+	_ "embed" // the scripts
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/hold.lua
+var holdSource string
+
+//go:embed lua/ack.lua
+var ackSource string
+
+//go:embed lua/own.lua
+var ownSource string
+
+//go:embed lua/fetch.lua
+var fetchSource string
+
+//go:embed lua/reap.lua
+var reapSource string
+
+//go:embed lua/leave.lua
+var leaveSource string
+
+//go:embed lua/restore.lua
+var restoreSource string
+
+var (
+	holdScript    = redis.NewScript(holdSource)
+	ackScript     = redis.NewScript(ackSource)
+	ownScript     = redis.NewScript(ownSource)
+	fetchScript   = redis.NewScript(fetchSource)
+	reapScript    = redis.NewScript(reapSource)
+	leaveScript   = redis.NewScript(leaveSource)
+	restoreScript = redis.NewScript(restoreSource)
+)
+
+// State is what a script found out about an entry of a consumer.
+type State int64
+
+// The states of an entry.
+const (
+	// Owned: the entry is pending for this consumer and the script did its work.
+	Owned State = 1
+	// OtherOwner: the entry is pending for another consumer.
+	OtherOwner State = 0
+	// NotPending: the entry is not pending in the group (any more).
+	NotPending State = -1
+	// Trimmed: the entry was pending here and is gone from the stream; it is
+	// not pending any more.
+	Trimmed State = -2
+)
+
+// KeepCount leaves the delivery count as it is.
+const KeepCount = -1
+
+// KeepIdle starts the idle time of entries anew.
+const KeepIdle time.Duration = -1
+
+// Group is one consumer of one group of one stream. It is safe for concurrent use.
+// Every command is bounded by the client's own timeouts and retried by the client:
+// all of them may be executed twice without harm.
+type Group struct {
+	Client   redis.UniversalClient
+	Key      string
+	Name     string
+	Consumer string
+}
+
+// Ensure creates the group, and the stream, after the given ID unless it exists.
+// (XGROUP CREATE key group id MKSTREAM)
+func (g *Group) Ensure(ctx context.Context, start string) (existed bool, err error) {
+	err = g.Client.XGroupCreateMkStream(ctx, g.Key, g.Name, start).Err()
+	if Classify(err) == KindBusyGroup {
+		return true, nil
+	}
+	return false, err
+}
+
+// probeID is an ID that no entry has in practice; commands on it do nothing.
+const probeID = "0-1"
+
+// Probe fails where one of the commands that a consumer needs would be refused.
+func (g *Group) Probe(ctx context.Context) error {
+	if _, err := g.hold(ctx, KeepIdle, []any{probeID, KeepCount}); err != nil {
+		return err
+	}
+	if _, err := g.AckOwned(ctx, []string{probeID}); err != nil {
+		return err
+	}
+	if _, err := g.Fetch(ctx, []string{probeID}); err != nil {
+		return err
+	}
+	// The scripts stop at XPENDING for an ID that is not pending.
+	pipe := g.Client.Pipeline()
+	pipe.Do(ctx, "XCLAIM", g.Key, g.Name, g.Consumer, 0, probeID, "JUSTID")
+	pipe.XAck(ctx, g.Key, g.Name, probeID)
+	cmds, _ := pipe.Exec(ctx)
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Ack acknowledges entries without asking who owns them and returns how many were
+// pending. ids point at entry IDs. (XACK)
+func (g *Group) Ack(ctx context.Context, ids []*string) (int64, error) {
+	args := make([]any, 3, 3+len(ids))
+	args[0], args[1], args[2] = "XACK", &g.Key, &g.Name
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	cmd := redis.NewIntCmd(ctx, args...)
+	err := g.Client.Process(ctx, cmd)
+	return cmd.Val(), err
+}
+
+// AckOwned acknowledges the entries that this consumer still owns.
+func (g *Group) AckOwned(ctx context.Context, ids []string) ([]State, error) {
+	args := make([]any, 0, 2+len(ids))
+	args = append(args, g.Name, g.Consumer)
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	return states(ackScript.Run(ctx, g.Client, []string{g.Key}, args...), len(ids))
+}
+
+// Hold starts the idle time of owned entries anew, or sets it to idle, and sets
+// the delivery count of each unless it is KeepCount. The count is never raised by
+// it. (XCLAIM ... IDLE ms RETRYCOUNT n JUSTID, after XPENDING)
+func (g *Group) Hold(ctx context.Context, idle time.Duration, ids []string, counts []int) ([]State, error) {
+	pairs := make([]any, 0, 2*len(ids))
+	for i, id := range ids {
+		count := KeepCount
+		if counts != nil {
+			count = counts[i]
+		}
+		pairs = append(pairs, id, count)
+	}
+	return g.hold(ctx, idle, pairs)
+}
+
+func (g *Group) hold(ctx context.Context, idle time.Duration, pairs []any) ([]State, error) {
+	ms := int64(-1)
+	if idle >= 0 {
+		ms = idle.Milliseconds()
+	}
+	args := append([]any{g.Name, g.Consumer, ms}, pairs...)
+	return states(holdScript.Run(ctx, g.Client, []string{g.Key}, args...), len(pairs)/2)
+}
+
+// Pending is an entry of the PEL.
+type Pending struct {
+	ID    ID
+	Text  string
+	Count int // delivery count
+}
+
+// Own lists up to limit entries after an ID that are pending for this consumer.
+// (XPENDING key group start + limit consumer)
+func (g *Group) Own(ctx context.Context, after ID, limit int) ([]Pending, error) {
+	start := "-"
+	if !after.IsZero() {
+		start = "(" + after.String()
+	}
+	flat, err := ownScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer, start, limit).Slice()
+	if err != nil {
+		return nil, err
+	}
+	pending := make([]Pending, 0, len(flat)/2)
+	for i := 0; i+1 < len(flat); i += 2 {
+		text, _ := flat[i].(string)
+		id, err := ParseID(text)
+		if err != nil {
+			return nil, errReply
+		}
+		pending = append(pending, Pending{ID: id, Text: text, Count: int(toInt(flat[i+1]))})
+	}
+	return pending, nil
+}
+
+// Fetched is an entry that was read again.
+type Fetched struct {
+	State State
+	Count int // delivery count in Redis
+	Entry Entry
+}
+
+// Fetch reads owned entries again without counting it as a delivery. Trimmed ones
+// leave the group. (XPENDING and XRANGE per entry)
+func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
+	args := make([]any, 0, 2+len(ids))
+	args = append(args, g.Name, g.Consumer)
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	reply, err := fetchScript.Run(ctx, g.Client, []string{g.Key}, args...).Slice()
+	if err != nil {
+		return nil, err
+	}
+	if len(reply) != len(ids) {
+		return nil, errReply
+	}
+	out := make([]Fetched, len(ids))
+	for i, item := range reply {
+		parts, _ := item.([]any)
+		if len(parts) == 0 {
+			return nil, errReply
+		}
+		out[i].State = State(toInt(parts[0]))
+		id, err := ParseID(ids[i])
+		if err != nil {
+			return nil, err
+		}
+		if out[i].State != Owned {
+			out[i].Entry = Entry{ID: id, Text: ids[i]}
+			continue
+		}
+		if len(parts) != 3 {
+			return nil, errReply
+		}
+		out[i].Count = int(toInt(parts[1]))
+		out[i].Entry = NewEntry(id, toStrings(parts[2]))
+	}
+	return out, nil
+}
+
+// Claim takes over up to count entries that nobody has touched for minIdle, from
+// cursor on, without counting it as a delivery. deleted names entries that were
+// trimmed from the stream and have left the group (Redis 7; older servers return
+// them as claimed). next is where to go on, zero at the end.
+// (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID)
+func (g *Group) Claim(ctx context.Context, minIdle time.Duration, cursor ID, count int) (ids, deleted []string, next ID, err error) {
+	reply, err := g.Client.Do(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
+		minIdle.Milliseconds(), cursor.String(), "COUNT", count, "JUSTID").Slice()
+	if err != nil {
+		return nil, nil, ID{}, err
+	}
+	if len(reply) < 2 {
+		return nil, nil, ID{}, errReply
+	}
+	text, _ := reply[0].(string)
+	if next, err = ParseID(text); err != nil {
+		return nil, nil, ID{}, errReply
+	}
+	ids = toStrings(reply[1])
+	if len(reply) > 2 {
+		deleted = toStrings(reply[2])
+	}
+	return ids, deleted, next, nil
+}
+
+// Reap removes consumers that were idle for timeout and have nothing pending, and
+// returns how many other consumers are left and the group's last delivered ID.
+// (XINFO CONSUMERS, XINFO GROUPS, XGROUP DELCONSUMER)
+func (g *Group) Reap(ctx context.Context, timeout time.Duration) (others int, lastDelivered ID, err error) {
+	reply, err := reapScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer, timeout.Milliseconds()).Slice()
+	if err != nil {
+		return 0, ID{}, err
+	}
+	if len(reply) < 2 {
+		return 0, ID{}, errReply
+	}
+	text, _ := reply[1].(string)
+	last, err := ParseID(text)
+	if err != nil {
+		return 0, ID{}, errReply
+	}
+	return int(toInt(reply[0])), last, nil
+}
+
+// Leave removes this consumer from the group if it has nothing pending.
+func (g *Group) Leave(ctx context.Context) error {
+	return leaveScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer).Err()
+}
+
+// Restore creates a lost group again after the ID `delivered`, or at the beginning
+// if the stream's own last ID is less, and puts the held entries back into it.
+// created is false if somebody else was faster. start is where the group stands.
+func (g *Group) Restore(ctx context.Context, delivered ID, held []Pending) (created bool, start string, restored []string, err error) {
+	args := make([]any, 0, 3+2*len(held))
+	args = append(args, g.Name, g.Consumer, delivered.String())
+	for _, h := range held {
+		args = append(args, h.Text, h.Count)
+	}
+	reply, err := restoreScript.Run(ctx, g.Client, []string{g.Key}, args...).Slice()
+	if err != nil {
+		return false, "", nil, err
+	}
+	if len(reply) < 2 {
+		return false, "", nil, errReply
+	}
+	start, _ = reply[1].(string)
+	return toInt(reply[0]) == 1, start, toStrings(reply[2:]), nil
+}
+
+func states(cmd *redis.Cmd, want int) ([]State, error) {
+	reply, err := cmd.Slice()
+	if err != nil {
+		return nil, err
+	}
+	if len(reply) != want {
+		return nil, fmt.Errorf("%w: %d states for %d entries", errReply, len(reply), want)
+	}
+	out := make([]State, want)
+	for i, v := range reply {
+		out[i] = State(toInt(v))
+	}
+	return out, nil
+}
+
+func toInt(v any) int64 {
+	switch v := v.(type) {
+	case int64:
+		return v
+	case string:
+		n, _ := strconv.ParseInt(v, 10, 64)
+		return n
+	}
+	return 0
+}
+
+// toStrings returns the strings of a reply; nils, which Redis 6.2 has in place of
+// trimmed entries, are left out.
+func toStrings(v any) []string {
+	items, _ := v.([]any)
+	out := make([]string, 0, len(items))
+	for _, item := range items {
+		if s, ok := item.(string); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}

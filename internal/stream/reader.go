@@ -1,0 +1,207 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// readGrace is what a blocking read may take beyond its BLOCK time.
+const readGrace = time.Second
+
+// Reader makes blocking reads of one stream on one connection of its own, which
+// can be woken at any time. Its methods but Wake and Drop are for one goroutine.
+type Reader struct {
+	base     redis.UniversalClient
+	key      string
+	block    time.Duration
+	onClient func(*redis.Client)
+
+	client *redis.Client // opened from the options of node
+
+	mu       sync.Mutex
+	node     redis.UniversalClient // who can wake the connection: the client of its server
+	conn     net.Conn
+	clientID int64
+
+	connects atomic.Int64
+}
+
+// NewReader returns a reader of the stream at key. block is the time that one
+// read waits for entries. onClient, if not nil, sees each client that is opened.
+func NewReader(base redis.UniversalClient, key string, block time.Duration, onClient func(*redis.Client)) *Reader {
+	return &Reader{base: base, key: key, block: block, onClient: onClient}
+}
+
+// Connects counts the connections that were made so far.
+func (r *Reader) Connects() int64 { return r.connects.Load() }
+
+// open makes the client for the server that owns the stream now.
+func (r *Reader) open(ctx context.Context) error {
+	if r.client != nil {
+		return nil
+	}
+	var node *redis.Client
+	switch c := r.base.(type) {
+	case *redis.Client:
+		node = c
+	case *redis.ClusterClient:
+		master, err := c.MasterForKey(ctx, r.key)
+		if err != nil {
+			return err
+		}
+		node = master
+	default:
+		return fmt.Errorf("redischannels: client type %T cannot be read from", r.base)
+	}
+	// The caller's options by value, so that nothing about reaching the server
+	// is lost: address, TLS, credentials, database, Sentinel's dialer.
+	opt := *node.Options()
+	opt.MaxRetries = -1 // a read that is repeated blindly loses what the first one took
+	opt.ReadTimeout = r.block + readGrace
+	opt.PoolSize = 1
+	opt.MinIdleConns = 0
+	opt.MaxIdleConns = 0
+	opt.MaxActiveConns = 0
+	opt.ConnMaxIdleTime = -1
+	opt.DialerRetries = 1
+	opt.PipelinePoolSize = -1
+	opt.AutoPipelineOptions = nil
+	opt.ClientSideCache = nil
+	opt.ClientSideCacheConfig = nil
+	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	dial, onConnect := opt.Dialer, opt.OnConnect
+	opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err == nil {
+			r.mu.Lock()
+			r.conn, r.clientID = conn, 0
+			r.mu.Unlock()
+		}
+		return conn, err
+	}
+	opt.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+		if onConnect != nil {
+			if err := onConnect(ctx, cn); err != nil {
+				return err
+			}
+		}
+		r.connects.Add(1)
+		// Without the right to ask for its ID the connection is woken by closing it.
+		if id, err := cn.ClientID(ctx).Result(); err == nil {
+			r.mu.Lock()
+			r.clientID = id
+			r.mu.Unlock()
+		} else if Classify(err) == KindNetwork {
+			return err
+		}
+		return nil
+	}
+	r.client = redis.NewClient(&opt)
+	r.mu.Lock()
+	r.node = node
+	r.mu.Unlock()
+	if r.onClient != nil {
+		r.onClient(r.client)
+	}
+	return nil
+}
+
+// rawCmd is a command whose reply we parse ourselves and that is never sent twice.
+type rawCmd struct{ *redis.RawCmd }
+
+func (rawCmd) NoRetry() bool { return true }
+
+// ReadGroup reads up to count new entries for a consumer, waiting up to the
+// block time for the first. No entries and no error means that there are none.
+// After an error entries may have been assigned to the consumer unseen.
+// (XREADGROUP GROUP group consumer COUNT count BLOCK ms STREAMS key >)
+func (r *Reader) ReadGroup(ctx context.Context, group, consumer string, count int) ([]Entry, error) {
+	return r.read(ctx, "XREADGROUP", "GROUP", group, consumer, "COUNT", count,
+		"BLOCK", max(1, r.block.Milliseconds()), "STREAMS", r.key, ">")
+}
+
+// ProbeGroup fails where reading in the group would fail for want of rights or of
+// the group. It takes nothing: a new consumer has no history to read. (Redis
+// creates the consumer by it.)
+func (r *Reader) ProbeGroup(ctx context.Context, group, consumer string) error {
+	_, err := r.read(ctx, "XREADGROUP", "GROUP", group, consumer, "COUNT", 1, "STREAMS", r.key, "0")
+	return err
+}
+
+// Read reads up to count entries after the given ID, waiting up to the block time
+// for the first. (XREAD COUNT count BLOCK ms STREAMS key id)
+func (r *Reader) Read(ctx context.Context, after ID, count int) ([]Entry, error) {
+	return r.read(ctx, "XREAD", "COUNT", count, "BLOCK", max(1, r.block.Milliseconds()), "STREAMS", r.key, after.String())
+}
+
+// Probe fails where Read would fail for want of rights. (XREAD without BLOCK)
+func (r *Reader) Probe(ctx context.Context) error {
+	_, err := r.read(ctx, "XREAD", "COUNT", 1, "STREAMS", r.key, "$")
+	return err
+}
+
+func (r *Reader) read(ctx context.Context, args ...any) ([]Entry, error) {
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	cmd := rawCmd{redis.NewRawCmd(ctx, args...)}
+	if err := r.client.Process(ctx, cmd); err != nil {
+		if _, cluster := r.base.(*redis.ClusterClient); cluster {
+			r.reset() // another node may own the slot by now
+		}
+		return nil, err
+	}
+	entries, err := parseReply(cmd.Val())
+	if err != nil && (Classify(err) == KindUnavailable || errors.Is(err, errReply)) {
+		// go-redis did not see the error in the raw reply: leave this server.
+		r.reset()
+		if c, cluster := r.base.(*redis.ClusterClient); cluster {
+			c.ReloadState(ctx)
+		}
+	}
+	return entries, err
+}
+
+// Wake ends a blocked read, at once where the server allows it, by closing the
+// connection otherwise. Waking a reader that is not blocked does nothing, so the
+// caller repeats it until the read has returned. (CLIENT UNBLOCK id)
+func (r *Reader) Wake(ctx context.Context) {
+	r.mu.Lock()
+	node, id := r.node, r.clientID
+	r.mu.Unlock()
+	if node == nil {
+		return
+	}
+	if id == 0 || node.ClientUnblock(ctx, id).Err() != nil {
+		r.Drop()
+	}
+}
+
+// Drop closes the connection, if there is one, under whatever read is using it.
+func (r *Reader) Drop() {
+	r.mu.Lock()
+	conn := r.conn
+	r.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close() // the reader sees the error
+	}
+}
+
+// reset drops the client, so that the next read finds the server anew.
+func (r *Reader) reset() {
+	if r.client != nil {
+		_ = r.client.Close()
+		r.client = nil
+	}
+}
+
+// Close closes the connection. The reader must not be reading any more.
+func (r *Reader) Close() { r.reset() }

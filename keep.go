@@ -1,0 +1,339 @@
+package redischannels
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+const (
+	// holdBatch is how many entries one script renews or hands back.
+	holdBatch = 200
+	// claimBatch is how many entries one step of a walk claims at most.
+	claimBatch = 100
+	// staleAfter is how long an entry waits for a busy application before it is
+	// handed back, and staleCheck how often that is looked at.
+	staleAfter = time.Second
+	staleCheck = 250 * time.Millisecond
+	// reapEvery is after how many walks idle consumers are looked for.
+	reapEvery = 4
+)
+
+// keep renews leases until keeping is closed and, until stop, looks for entries
+// and consumers of the dead and hands back what waits too long.
+func (s *subscription) keep() {
+	renew := time.NewTicker(s.cfg.Tuning.MinIdle / 3)
+	defer renew.Stop()
+	claim := time.NewTimer(s.claimDelay())
+	defer claim.Stop()
+	stale := time.NewTicker(staleCheck)
+	defer stale.Stop()
+	stopped := s.fetch.Done()
+	walks := 0
+	for {
+		select {
+		case <-s.keeping:
+			return
+		case <-stopped:
+			stopped = nil
+			claim.Stop()
+			stale.Stop()
+		case <-renew.C:
+			s.renew()
+		case <-s.renewNow:
+			s.renew()
+		case <-stale.C:
+			s.handBackStale()
+		case <-claim.C:
+			claim.Reset(s.claimDelay())
+			if s.walk.slot.due(s.cfg.Tuning.ClaimInterval) {
+				s.walk.begin()
+				s.claimWalk()
+			}
+			if walks++; walks%reapEvery == 0 {
+				if err := s.reap(s.fetch); err != nil {
+					s.backgroundFailed(err)
+				}
+			}
+		}
+	}
+}
+
+func (s *subscription) claimDelay() time.Duration {
+	d := s.cfg.Tuning.ClaimInterval
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
+
+// renew extends the leases of everything that is held.
+func (s *subscription) renew() {
+	items := s.win.Held()
+	for len(items) > 0 {
+		n := min(len(items), holdBatch)
+		batch := items[:n]
+		items = items[n:]
+		sent := time.Now()
+		states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, texts(batch), nil)
+		if err != nil {
+			s.backgroundFailed(err)
+			return
+		}
+		owned := batch[:0:0]
+		for i, it := range batch {
+			switch states[i] {
+			case stream.Owned:
+				owned = append(owned, it)
+			case stream.Trimmed:
+				s.trimmed(it)
+			case stream.OtherOwner, stream.NotPending:
+				s.lost(it, states[i])
+			}
+		}
+		s.win.Renewed(sent, owned...)
+	}
+}
+
+// backgroundFailed handles an error of a duty that comes again by itself.
+func (s *subscription) backgroundFailed(err error) {
+	if s.fetch.Err() != nil {
+		return
+	}
+	switch kind := stream.Classify(err); {
+	case kind == stream.KindNoGroup:
+		// The reader meets the same and restores the group.
+		s.reader.Wake(s.settleCtx)
+	case kind.Retryable(), kind == stream.KindCanceled:
+		s.outage.failed(err)
+	default:
+		s.report(Event{Kind: EventError, Err: redisError(err)})
+	}
+}
+
+// handBackStale gives entries that wait for a busy application to the group's
+// other consumers, if there are any.
+func (s *subscription) handBackStale() {
+	now := time.Now()
+	oldest, ok := s.win.Oldest()
+	if !ok || now.Sub(oldest) < staleAfter || s.walk.alone() {
+		return
+	}
+	items, recalled := s.win.TakeStale(now.Add(-staleAfter), now.Add(-s.cfg.Tuning.MinIdle))
+	if recalled {
+		signal(s.recall)
+	}
+	if len(items) == 0 {
+		return
+	}
+	s.handBack(s.settleCtx, items)
+	s.report(Event{Kind: EventHandedBack, EntryIDs: texts(items)})
+}
+
+// handBack makes entries that are no longer held claimable at once, or when their
+// back-off is over, and takes back the delivery that was counted but did not
+// happen. Entries that it cannot reach become claimable after MinIdle.
+func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
+	if s.grp == nil || len(items) == 0 {
+		return
+	}
+	s.ownLost.Store(true) // some may come back to us
+	// One call per idle time: those that are not in back-off share one.
+	byIdle := make(map[time.Duration][]*window.Item)
+	for _, it := range items {
+		idle := max(0, s.cfg.Tuning.MinIdle-s.win.Due(it)).Truncate(time.Millisecond)
+		byIdle[idle] = append(byIdle[idle], it)
+	}
+	for idle, group := range byIdle {
+		for len(group) > 0 {
+			n := min(len(group), holdBatch)
+			batch := group[:n]
+			group = group[n:]
+			counts := make([]int, n)
+			for i, it := range batch {
+				counts[i] = it.Handed
+				s.returned.Store(it.ID, struct{}{})
+			}
+			if _, err := s.grp.Hold(ctx, idle, texts(batch), counts); err != nil {
+				s.backgroundFailed(err)
+				return
+			}
+		}
+	}
+}
+
+// handBackUnseen hands back what is pending for this consumer and not held.
+func (s *subscription) handBackUnseen(ctx context.Context) error {
+	return s.eachUnseen(ctx, func(page []stream.Pending) error {
+		ids := make([]string, 0, len(page))
+		counts := make([]int, 0, len(page))
+		for _, p := range page {
+			if _, done := s.returned.Load(p.ID); done {
+				continue
+			}
+			if p.Count == 1 {
+				p.Count = 0 // counted by a read whose reply never came
+			}
+			ids, counts = append(ids, p.Text), append(counts, p.Count)
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		_, err := s.grp.Hold(ctx, s.cfg.Tuning.MinIdle, ids, counts)
+		return err
+	})
+}
+
+// reap removes dead consumers and remembers where the group stands.
+func (s *subscription) reap(ctx context.Context) error {
+	others, last, err := s.grp.Reap(ctx, s.cfg.Tuning.ConsumerTimeout)
+	if err != nil {
+		return err
+	}
+	s.walk.setOthers(others)
+	s.sawID(last)
+	return nil
+}
+
+// walk is the search for entries that their consumers have left alone: a cursor
+// that goes once through the group's pending entries, in steps as there is room.
+type walk struct {
+	slot *walkSlot
+
+	mu      sync.Mutex
+	running bool
+	cursor  stream.ID
+	others  int // other consumers of the group, when last seen
+}
+
+func (w *walk) begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.running {
+		w.running, w.cursor = true, stream.ID{}
+	}
+}
+
+func (w *walk) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running = false
+}
+
+func (w *walk) active() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running
+}
+
+func (w *walk) setOthers(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.others = n
+}
+
+func (w *walk) alone() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.others == 0
+}
+
+// claimWalk goes on with the walk while there is room; the reader continues it
+// when there is room again.
+func (s *subscription) claimWalk() {
+	for s.walk.active() && s.win.ClaimRoom() > 0 && s.fetch.Err() == nil {
+		if err := s.stepWalk(s.fetch); err != nil {
+			s.walk.end()
+			s.backgroundFailed(err)
+			return
+		}
+	}
+}
+
+// stepWalk claims the next entries of the walk. Its callers are the reader and the
+// keeper; the lock makes their steps follow each other.
+func (s *subscription) stepWalk(ctx context.Context) error {
+	s.walk.mu.Lock()
+	defer s.walk.mu.Unlock()
+	if !s.walk.running {
+		return nil
+	}
+	count := min(s.win.ClaimRoom(), claimBatch)
+	if count == 0 {
+		return nil
+	}
+	sent := time.Now()
+	ids, deleted, next, err := s.grp.Claim(ctx, s.cfg.Tuning.MinIdle, s.walk.cursor, count)
+	if err != nil {
+		s.ownLost.Store(true)
+		return err
+	}
+	s.walk.cursor = next
+	s.walk.running = !next.IsZero()
+	if len(deleted) > 0 {
+		s.report(Event{Kind: EventTrimmed, EntryIDs: deleted})
+	}
+	err = s.obtain(ctx, ids, sent, func(id stream.ID, count int) int {
+		s.returned.Delete(id)
+		return count
+	})
+	if err != nil {
+		s.ownLost.Store(true)
+	}
+	return err
+}
+
+// walkKey names the walks of one group; subscriptions of one process share them.
+type walkKey struct {
+	client       any
+	topic, group string
+}
+
+// walkSlot sees to it that of all subscriptions of a group in this process only
+// one walks per ClaimInterval.
+type walkSlot struct {
+	key  walkKey
+	refs int
+	last time.Time
+}
+
+var walks = struct {
+	sync.Mutex
+	slots map[walkKey]*walkSlot
+}{slots: make(map[walkKey]*walkSlot)}
+
+func acquireWalk(key walkKey) *walkSlot {
+	walks.Lock()
+	defer walks.Unlock()
+	slot := walks.slots[key]
+	if slot == nil {
+		slot = &walkSlot{key: key}
+		walks.slots[key] = slot
+	}
+	slot.refs++
+	slot.last = time.Now()
+	return slot
+}
+
+// due reports whether it is time for a walk and takes it on.
+func (w *walkSlot) due(interval time.Duration) bool {
+	walks.Lock()
+	defer walks.Unlock()
+	if time.Since(w.last) < interval/2 {
+		return false
+	}
+	w.last = time.Now()
+	return true
+}
+
+func (w *walkSlot) release() {
+	if w == nil {
+		return
+	}
+	walks.Lock()
+	defer walks.Unlock()
+	if w.refs--; w.refs == 0 {
+		delete(walks.slots, w.key)
+	}
+}

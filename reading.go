@@ -1,0 +1,267 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// ownPage is how many of our own pending entries are listed at once.
+const ownPage = 100
+
+// readGroup fetches entries of the group into the window until stop. connects is
+// how many connections the reader had made when the subscription began.
+func (s *subscription) readGroup(connects int64) {
+	for s.fetch.Err() == nil {
+		if n := s.reader.Connects(); n != connects {
+			// Another connection may mean another server, which may not know what
+			// the old one gave us.
+			connects = n
+			s.win.Void()
+			signal(s.renewNow)
+		}
+		if !s.step() {
+			continue
+		}
+		count := s.win.BeginRead()
+		if count == 0 {
+			select {
+			case <-s.win.Room:
+			case <-s.fetch.Done():
+			}
+			continue
+		}
+		sent := time.Now()
+		entries, err := s.reader.ReadGroup(s.fetch, s.group, s.grp.Consumer, count)
+		s.win.EndRead(len(entries))
+		if err != nil {
+			s.readFailed(err)
+			continue
+		}
+		s.outage.over()
+		s.admit(entries, sent)
+	}
+}
+
+// step does what comes before reading new entries, for the sake of order: entries
+// that are ours already, then those that the walk can claim. It reports whether
+// reading may go on.
+func (s *subscription) step() bool {
+	if s.ownLost.Load() && !s.win.Paused() {
+		if err := s.recoverOwn(s.fetch); err != nil {
+			s.readFailed(err)
+			return false
+		}
+	}
+	if !s.walk.active() {
+		return true
+	}
+	if s.win.ClaimRoom() == 0 {
+		select {
+		case <-s.win.Room:
+		case <-s.fetch.Done():
+		}
+		return false
+	}
+	if err := s.stepWalk(s.fetch); err != nil {
+		s.walk.end()
+		s.readFailed(err)
+		return false
+	}
+	return !s.walk.active()
+}
+
+// admit puts new entries into the window.
+func (s *subscription) admit(entries []stream.Entry, sent time.Time) {
+	if len(entries) == 0 {
+		return
+	}
+	items := make([]window.Item, len(entries))
+	for i, e := range entries {
+		items[i] = window.Item{Entry: e, Counted: true}
+		s.decoder.prepare(&items[i])
+	}
+	s.sawID(entries[len(entries)-1].ID)
+	s.win.Admit(items, sent)
+}
+
+// sawID remembers the greatest ID that was delivered to the group.
+func (s *subscription) sawID(id stream.ID) {
+	for {
+		last := s.lastSeen.Load()
+		if !last.Less(id) || s.lastSeen.CompareAndSwap(last, &id) {
+			return
+		}
+	}
+}
+
+// readFailed decides how reading goes on after an error. Whatever the error, the
+// server may have assigned entries to us that we have not seen.
+func (s *subscription) readFailed(err error) {
+	s.ownLost.Store(true)
+	if s.fetch.Err() != nil {
+		return
+	}
+	if timedOut(err) && s.outage.quiet() {
+		// Redis starts BLOCK anew when another consumer was faster, so one timeout
+		// is not an outage yet. The connection is replaced by the next read.
+		return
+	}
+	switch stream.Classify(err) {
+	case stream.KindNoGroup, stream.KindWrongType:
+		if err = s.restore(err); err == nil {
+			s.outage.over()
+			return
+		}
+	}
+	attempt := s.outage.failed(err)
+	pause(s.fetch.Done(), retryDelay(attempt))
+}
+
+// timedOut reports a read that had no answer in time.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout() && !isCanceled(err)
+}
+
+// quiet reports whether there is no outage, once: the next failure is one.
+func (o *outage) quiet() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.attempts > 0 || o.forgiven {
+		return false
+	}
+	o.forgiven = true
+	return true
+}
+
+// recoverOwn fetches entries that are pending for this consumer but not held: the
+// reply that brought them was lost, or they were handed back and nobody took them.
+func (s *subscription) recoverOwn(ctx context.Context) error {
+	s.ownLost.Store(false)
+	err := s.eachUnseen(ctx, func(page []stream.Pending) error {
+		ids := make([]string, len(page))
+		for i, p := range page {
+			ids[i] = p.Text
+		}
+		sent := time.Now()
+		if _, err := s.grp.Hold(ctx, stream.KeepIdle, ids, nil); err != nil {
+			return err
+		}
+		return s.obtain(ctx, ids, sent, func(id stream.ID, count int) int {
+			if _, ok := s.returned.LoadAndDelete(id); ok {
+				return count
+			}
+			if count == 1 {
+				return 0 // counted by a read whose reply never came
+			}
+			return count
+		})
+	})
+	if err != nil {
+		s.ownLost.Store(true)
+	}
+	return err
+}
+
+// eachUnseen calls f with pages of the entries that are pending for this consumer
+// and not held.
+func (s *subscription) eachUnseen(ctx context.Context, f func([]stream.Pending) error) error {
+	var after stream.ID
+	for {
+		page, err := s.grp.Own(ctx, after, ownPage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		after = page[len(page)-1].ID
+		full := len(page) == ownPage
+		held := s.win.IDs()
+		unseen := page[:0]
+		for _, p := range page {
+			if _, ok := held[p.ID]; !ok {
+				unseen = append(unseen, p)
+			}
+		}
+		if len(unseen) > 0 {
+			if err := f(unseen); err != nil {
+				return err
+			}
+		}
+		if !full {
+			return nil
+		}
+	}
+}
+
+// obtain reads the fields of entries that are assigned to this consumer since
+// leased, and admits them. handed tells from an entry's count in Redis how often it
+// was handed to a handler.
+func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Time, handed func(stream.ID, int) int) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	fetched, err := s.grp.Fetch(ctx, ids)
+	if err != nil {
+		return err
+	}
+	held := s.win.IDs()
+	var trimmed, recovered []string
+	items := make([]window.Item, 0, len(fetched))
+	for i, f := range fetched {
+		switch f.State {
+		case stream.Owned:
+			if _, ok := held[f.Entry.ID]; ok {
+				continue
+			}
+			n := handed(f.Entry.ID, f.Count)
+			it := window.Item{Entry: f.Entry, Handed: n, Counted: f.Count == n+1, Alone: n >= 2}
+			s.decoder.prepare(&it)
+			items = append(items, it)
+			recovered = append(recovered, ids[i])
+			s.sawID(f.Entry.ID)
+		case stream.Trimmed:
+			trimmed = append(trimmed, ids[i])
+		case stream.OtherOwner, stream.NotPending:
+			// Somebody was faster; nothing of it is here.
+		}
+	}
+	s.win.Admit(items, leased)
+	if len(recovered) > 0 {
+		s.report(Event{Kind: EventRecovered, EntryIDs: recovered})
+	}
+	if len(trimmed) > 0 {
+		s.report(Event{Kind: EventTrimmed, EntryIDs: trimmed})
+	}
+	return nil
+}
+
+// restore creates the group again after it or its stream vanished.
+func (s *subscription) restore(cause error) error {
+	held := s.win.Pending()
+	created, start, restored, err := s.grp.Restore(s.fetch, *s.lastSeen.Load(), held)
+	if err != nil {
+		return err
+	}
+	if start == "0-0" {
+		s.lastSeen.Store(&stream.ID{})
+	}
+	position := start
+	if !created {
+		position = "" // another consumer has created it
+	}
+	s.report(Event{Kind: EventGroupLost, EntryIDs: restored, Position: position, Err: redisError(cause)})
+	s.win.Void()
+	signal(s.renewNow)
+	return nil
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,212 @@
+package redischannels
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// ackBatch is how many entries one acknowledgement covers at most.
+const ackBatch = 1000
+
+// settle writes settlements until flushing is closed and none is left. Those that
+// arrive while a batch is being written make up the next one, so a single message
+// is acknowledged at once and a flood in batches.
+func (s *subscription) settle() {
+	var (
+		items    []*window.Item
+		flushing = s.flushing
+		wait     time.Duration
+		timer    = time.NewTimer(0)
+	)
+	defer timer.Stop()
+	for {
+		var retry <-chan time.Time
+		if wait > 0 {
+			timer.Reset(wait)
+			retry = timer.C
+		}
+		select {
+		case <-s.win.Flush:
+		case <-retry:
+		case <-flushing:
+			flushing = nil // look once more, then leave when nothing is left
+		case <-s.settleCtx.Done():
+			if items = s.win.Settling(items[:0]); len(items) > 0 {
+				s.report(Event{Kind: EventAbandoned, EntryIDs: texts(items),
+					Err: errors.New("settlements could not be written in time")})
+			}
+			return
+		}
+		items = s.win.Settling(items[:0])
+		wait = s.write(items)
+		clear(items)
+		if flushing == nil {
+			if items = s.win.Settling(items[:0]); len(items) == 0 {
+				return
+			}
+			wait = max(wait, time.Millisecond)
+		}
+	}
+}
+
+// write writes the settlements that are due and returns the time until the next of
+// those that have failed, or 0.
+func (s *subscription) write(items []*window.Item) (wait time.Duration) {
+	now := time.Now()
+	var leased, unsure, dead, late []*window.Item
+	for _, it := range items {
+		switch {
+		case it.Retry.After(now):
+		case s.win.Lost(it):
+			late = append(late, it)
+		case it.Reason != "":
+			dead = append(dead, it)
+		case s.win.Gone(it):
+			s.win.Done(it)
+		case s.win.Leased(it):
+			leased = append(leased, it)
+		default:
+			unsure = append(unsure, it)
+		}
+	}
+	if len(late) > 0 {
+		s.settledLate(texts(late)...)
+		s.win.Done(late...)
+	}
+	for len(leased) > 0 {
+		n := min(len(leased), ackBatch)
+		s.ack(leased[:n])
+		leased = leased[n:]
+	}
+	for len(unsure) > 0 {
+		n := min(len(unsure), ackBatch/10)
+		s.ackOwned(unsure[:n])
+		unsure = unsure[n:]
+	}
+	for _, it := range dead {
+		s.moveToDeadLetter(it)
+	}
+	for _, it := range items {
+		if d := it.Retry.Sub(now); d > 0 && (wait == 0 || d < wait) {
+			wait = d
+		}
+	}
+	return wait
+}
+
+// ack acknowledges entries whose lease holds: nobody else can own them.
+func (s *subscription) ack(items []*window.Item) {
+	ids := make([]*string, len(items))
+	for i, it := range items {
+		ids[i] = &it.Text
+	}
+	n, err := s.grp.Ack(s.settleCtx, ids)
+	if err != nil {
+		s.settleFailed(err, items)
+		return
+	}
+	s.settleErr.over()
+	s.win.Done(items...)
+	if missing := len(items) - int(n); missing > 0 {
+		// The group was lost, or somebody acknowledged them without owning them.
+		e := Event{Kind: EventSettleIgnored, Count: missing,
+			Err: fmt.Errorf("%w: %d of %d acknowledged entries were not pending", ErrNotOwner, missing, len(items))}
+		if missing == len(items) {
+			e.EntryIDs = texts(items)
+		}
+		s.report(e)
+	}
+}
+
+// ackOwned acknowledges entries of which it is not certain who owns them.
+func (s *subscription) ackOwned(items []*window.Item) {
+	states, err := s.grp.AckOwned(s.settleCtx, texts(items))
+	if err != nil {
+		s.settleFailed(err, items)
+		return
+	}
+	s.settleErr.over()
+	var late []string
+	for i, it := range items {
+		if states[i] != stream.Owned {
+			late = append(late, it.Text)
+		}
+	}
+	s.win.Done(items...)
+	if len(late) > 0 {
+		s.settledLate(late...)
+	}
+}
+
+// settleFailed keeps items for a later attempt; their entries stay leased.
+func (s *subscription) settleFailed(err error, items []*window.Item) {
+	s.settleErr.failed(err, texts(items)...)
+	now := time.Now()
+	for _, it := range items {
+		it.Attempts++
+		it.Retry = now.Add(retryDelay(it.Attempts))
+	}
+}
+
+// moveToDeadLetter moves one entry to the dead-letter stream.
+func (s *subscription) moveToDeadLetter(it *window.Item) {
+	trim := s.cfg.DeadLetterRetention
+	move := stream.DeadLetterMove{
+		Topic:     s.topic,
+		DeadTopic: s.deadTopic,
+		Group:     s.group,
+		Consumer:  s.grp.Consumer,
+		EntryID:   it.Text,
+		Reason:    it.Reason,
+		Count:     it.Handed,
+		MaxLen:    trim.MaxLen,
+		MinID:     trim.minID(time.Now()),
+		Exact:     trim.Exact,
+	}
+	if s.win.Gone(it) {
+		move.Fields = namesAndValues(&it.Entry)
+	}
+	result, err := stream.MoveToDeadLetter(s.settleCtx, s.cfg.Client, move)
+	if err == nil && result.Outcome == stream.DeadLetterGone && move.Fields == nil {
+		s.trimmed(it)
+		move.Fields = namesAndValues(&it.Entry)
+		result, err = stream.MoveToDeadLetter(s.settleCtx, s.cfg.Client, move)
+	}
+	if err != nil {
+		s.deadLetterFailed(err, it)
+		return
+	}
+	s.win.Done(it)
+	if result.Outcome == stream.DeadLetterMoved {
+		s.report(Event{Kind: EventDeadLettered, EntryIDs: []string{it.Text}, Err: errors.New(it.Reason)})
+	} else {
+		s.settledLate(it.Text)
+	}
+}
+
+func (s *subscription) deadLetterFailed(err error, it *window.Item) {
+	it.Attempts++
+	it.Retry = time.Now().Add(retryDelay(it.Attempts))
+	if it.Attempts == 1 {
+		s.report(Event{Kind: EventDeadLetterFailed, EntryIDs: []string{it.Text}, Err: redisError(err)})
+	}
+}
+
+// namesAndValues returns names and values in turn.
+func namesAndValues(e *stream.Entry) []string {
+	var flat []string
+	e.Fields(func(name, value []byte) { flat = append(flat, string(name), string(value)) })
+	return flat
+}
+
+// minID is the ID below which XADD MINID trims, or empty.
+func (r Retention) minID(now time.Time) string {
+	if r.MaxAge == 0 {
+		return ""
+	}
+	return stream.ID{Ms: uint64(max(0, now.Add(-r.MaxAge).UnixMilli()))}.String()
+}
