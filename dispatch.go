@@ -120,12 +120,12 @@ func (s *subscription) ensureLease(it *window.Item, count int) bool {
 	sent := time.Now()
 	states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, []string{it.Text}, []int{set})
 	if err != nil {
-		attempt := s.outage.failed(err)
+		attempt := s.outage.failed(dutyControl, err)
 		s.win.Return(it)
 		pause(s.fetch.Done(), retryDelay(attempt))
 		return false
 	}
-	s.outage.over()
+	s.outage.over(dutyControl)
 	switch states[0] {
 	case stream.Owned:
 		s.win.Renewed(sent, it)

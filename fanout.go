@@ -59,7 +59,7 @@ func (s *subscription) readFanOut() {
 			s.fanOutFailed(err)
 			continue
 		}
-		s.outage.over()
+		s.outage.over(dutyRead)
 		if len(entries) == 0 {
 			behind = false
 			continue
@@ -111,6 +111,6 @@ func (s *subscription) fanOutFailed(err error) {
 	if timedOut(err) && s.outage.quiet() {
 		return
 	}
-	attempt := s.outage.failed(err)
+	attempt := s.outage.failed(dutyRead, err)
 	pause(s.fetch.Done(), retryDelay(attempt))
 }

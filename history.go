@@ -11,13 +11,17 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// historyPage is how many entries History reads at once.
-const historyPage = 100
+// History reads pages of this many entries at most, and of this many bytes as far
+// as the sizes seen so far tell.
+const (
+	historyPage  = 1000
+	historyBytes = 4 << 20
+)
 
 // History yields the messages of a topic after from, up to and including to, in
 // stream order, and ends. Zero positions mean Oldest and Latest; Latest is the end
 // of the stream when the iteration begins, whatever is published meanwhile. It
-// reads pages of 100 entries (XRANGE), belongs to no consumer group and changes
+// reads page by page (XRANGE ... COUNT), belongs to no consumer group and changes
 // nothing in Redis; Ack and Nack of its messages have no effect.
 //
 // An entry that cannot be decoded is yielded as a *[DecodeError], and a from that
@@ -54,6 +58,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	if to.kind == positionLatest {
 		last = info.Last
 	}
+	page := 10
 	for first := true; cursor.Less(last); first = false {
 		if err := errors.Join(ctx.Err(), s.isClosed()); err != nil {
 			return err
@@ -75,11 +80,13 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 				return nil
 			}
 		}
-		entries, err := stream.Range(ctx, s.cfg.Client, topic, cursor, last, historyPage)
+		entries, err := stream.Range(ctx, s.cfg.Client, topic, cursor, last, page)
 		if err != nil {
 			return err
 		}
+		largest := 1
 		for i := range entries {
+			largest = max(largest, entries[i].Size)
 			e := &entries[i]
 			cursor = e.ID
 			msg, err := sub.decoder.decode(e)
@@ -90,9 +97,10 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 				return nil
 			}
 		}
-		if len(entries) < historyPage {
+		if len(entries) < page {
 			return nil
 		}
+		page = min(max(1, historyBytes/largest), historyPage, 4*page)
 	}
 	return nil
 }

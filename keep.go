@@ -70,7 +70,7 @@ func (s *subscription) claimDelay() time.Duration {
 
 // renew extends the leases of everything that is held.
 func (s *subscription) renew() {
-	items := s.win.Held()
+	items := s.win.Expiring(s.cfg.Tuning.MinIdle / 6)
 	for len(items) > 0 {
 		n := min(len(items), holdBatch)
 		batch := items[:n]
@@ -93,6 +93,7 @@ func (s *subscription) renew() {
 			}
 		}
 		s.win.Renewed(sent, owned...)
+		s.outage.over(dutyControl)
 	}
 }
 
@@ -106,7 +107,7 @@ func (s *subscription) backgroundFailed(err error) {
 		// The reader meets the same and restores the group.
 		s.reader.Wake(s.settleCtx)
 	case kind.Retryable(), kind == stream.KindCanceled:
-		s.outage.failed(err)
+		s.outage.failed(dutyControl, err)
 	default:
 		s.report(Event{Kind: EventError, Err: redisError(err)})
 	}
@@ -117,8 +118,22 @@ func (s *subscription) backgroundFailed(err error) {
 func (s *subscription) handBackStale() {
 	now := time.Now()
 	oldest, ok := s.win.Oldest()
-	if !ok || now.Sub(oldest) < staleAfter || s.walk.alone() {
+	if !ok || now.Sub(oldest) < staleAfter {
 		return
+	}
+	if s.walk.alone() {
+		// Somebody may have come since. Asked once a second, and only while
+		// something waits.
+		if now.Sub(s.reaped) < staleAfter {
+			return
+		}
+		if err := s.reap(s.fetch); err != nil {
+			s.backgroundFailed(err)
+			return
+		}
+		if s.walk.alone() {
+			return
+		}
 	}
 	items, recalled := s.win.TakeStale(now.Add(-staleAfter), now.Add(-s.cfg.Tuning.MinIdle))
 	if recalled {
@@ -187,6 +202,7 @@ func (s *subscription) handBackUnseen(ctx context.Context) error {
 
 // reap removes dead consumers and remembers where the group stands.
 func (s *subscription) reap(ctx context.Context) error {
+	s.reaped = time.Now()
 	others, last, err := s.grp.Reap(ctx, s.cfg.Tuning.ConsumerTimeout)
 	if err != nil {
 		return err

@@ -42,7 +42,8 @@ func (s *subscription) readGroup(connects int64) {
 			s.readFailed(err)
 			continue
 		}
-		s.outage.over()
+		s.outage.over(dutyRead)
+		s.restores = 0
 		s.admit(entries, sent)
 	}
 }
@@ -114,11 +115,15 @@ func (s *subscription) readFailed(err error) {
 	switch stream.Classify(err) {
 	case stream.KindNoGroup, stream.KindWrongType:
 		if err = s.restore(err); err == nil {
-			s.outage.over()
+			// Something that removes the group again and again must not make this
+			// a hot loop.
+			if s.restores++; s.restores > 1 {
+				pause(s.fetch.Done(), retryDelay(s.restores))
+			}
 			return
 		}
 	}
-	attempt := s.outage.failed(err)
+	attempt := s.outage.failed(dutyRead, err)
 	pause(s.fetch.Done(), retryDelay(attempt))
 }
 
@@ -132,7 +137,7 @@ func timedOut(err error) bool {
 func (o *outage) quiet() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.attempts > 0 || o.forgiven {
+	if o.failing() || o.forgiven {
 		return false
 	}
 	o.forgiven = true
@@ -164,8 +169,10 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 	})
 	if err != nil {
 		s.ownLost.Store(true)
+		return err
 	}
-	return err
+	s.returned.Clear() // the others are somebody else's by now
+	return nil
 }
 
 // eachUnseen calls f with pages of the entries that are pending for this consumer

@@ -109,7 +109,7 @@ func (s *subscription) ack(items []*window.Item) {
 		s.settleFailed(err, items)
 		return
 	}
-	s.settleErr.over()
+	s.settleErr.over(dutySettle)
 	s.win.Done(items...)
 	if missing := len(items) - int(n); missing > 0 {
 		// The group was lost, or somebody acknowledged them without owning them.
@@ -129,7 +129,7 @@ func (s *subscription) ackOwned(items []*window.Item) {
 		s.settleFailed(err, items)
 		return
 	}
-	s.settleErr.over()
+	s.settleErr.over(dutySettle)
 	var late []string
 	for i, it := range items {
 		if states[i] != stream.Owned {
@@ -144,7 +144,7 @@ func (s *subscription) ackOwned(items []*window.Item) {
 
 // settleFailed keeps items for a later attempt; their entries stay leased.
 func (s *subscription) settleFailed(err error, items []*window.Item) {
-	s.settleErr.failed(err, texts(items)...)
+	s.settleErr.failed(dutySettle, err, texts(items)...)
 	now := time.Now()
 	for _, it := range items {
 		it.Attempts++

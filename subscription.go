@@ -23,6 +23,9 @@ const (
 	// wakeLimit is when its connection is closed instead.
 	wakeInterval = 5 * time.Millisecond
 	wakeLimit    = 100 * time.Millisecond
+	// controlMemory is for how long a failed background duty counts as failing
+	// while reading works.
+	controlMemory = time.Second
 )
 
 // subscription is one topic consumed by one Subscribe call. Its goroutines:
@@ -64,10 +67,12 @@ type subscription struct {
 	renewNow chan struct{}  // to keep: leases were voided
 	handlers sync.WaitGroup // dispatch and the watchers
 
+	restores  int                       // of the group since the last read; reading\'s own
 	cursor    stream.ID                 // of reading without a group; reading's own
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
 	walk      walk
 	ownLost   atomic.Bool // entries may be assigned to us unseen
+	reaped    time.Time   // last reap; open\'s and then keep\'s own
 	returned  sync.Map    // stream.ID of entries that were handed back
 	outage    outage
 	settleErr outage
@@ -228,7 +233,6 @@ func (s *subscription) drain() {
 		<-done
 		if items := s.win.Active(); len(items) > 0 {
 			s.report(Event{Kind: EventAbandoned, EntryIDs: texts(items)})
-			s.win.Done(items...)
 		}
 	}
 	waiting.Wait()
@@ -256,6 +260,17 @@ func retryDelay(attempt int) time.Duration {
 	return Backoff{Min: 50 * time.Millisecond, Max: time.Second, Factor: 2, Jitter: 0.2}.delay(attempt, rand.Float64())
 }
 
+// duty is what can fail in the background. An outage begins with the first that
+// fails and ends when none does any more.
+type duty uint8
+
+const (
+	dutyRead    duty = iota // the reading goroutine
+	dutyControl             // everything on the caller's client but settling
+	dutySettle
+	duties
+)
+
 // outage turns a row of failures into one event, and its end into another.
 type outage struct {
 	sub      *subscription
@@ -263,32 +278,46 @@ type outage struct {
 
 	mu       sync.Mutex
 	since    time.Time
-	attempts int
+	last     time.Time
+	attempts [duties]int
 	forgiven bool // one failure was let pass
 }
 
-// failed reports the first failure of a row and returns how many there were.
-func (o *outage) failed(err error, ids ...string) int {
+func (o *outage) failing() bool { return o.attempts != [duties]int{} }
+
+// failed reports the first failure of a row and returns how often this duty has
+// failed in a row.
+func (o *outage) failed(d duty, err error, ids ...string) int {
 	o.mu.Lock()
-	o.attempts++
-	attempts := o.attempts
-	if attempts == 1 {
+	first := !o.failing()
+	if first {
 		o.since = time.Now()
 	}
+	o.attempts[d]++
+	o.last = time.Now()
+	attempts := o.attempts[d]
 	o.mu.Unlock()
-	if attempts == 1 {
+	if first {
 		o.sub.report(Event{Kind: o.down, Err: redisError(err), EntryIDs: ids})
 	}
 	return attempts
 }
 
-// over ends a row of failures.
-func (o *outage) over() {
+// over ends a duty's row of failures.
+func (o *outage) over(d duty) {
 	o.mu.Lock()
-	attempts, since := o.attempts, o.since
-	o.attempts, o.forgiven = 0, false
+	failing, since := o.failing(), o.since
+	o.attempts[d] = 0
+	if d == dutyRead && time.Since(o.last) > controlMemory {
+		// Duties that come seldom would keep a past outage open.
+		o.attempts[dutyControl] = 0
+	}
+	ended := failing && !o.failing()
+	if !o.failing() {
+		o.forgiven = false
+	}
 	o.mu.Unlock()
-	if attempts > 0 && o.up != 0 {
+	if ended && o.up != 0 {
 		o.sub.report(Event{Kind: o.up, Duration: time.Since(since)})
 	}
 }

@@ -16,6 +16,9 @@ import (
 // ahead is for how long the waiting items should keep the handlers busy.
 const ahead = 100 * time.Millisecond
 
+// firstClaim is how many entries are claimed while their size is not known.
+const firstClaim = 8
+
 // Config is fixed for the life of a window.
 type Config struct {
 	MaxInFlight   int
@@ -172,7 +175,13 @@ func (w *Window) ClaimRoom() int {
 	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
 		return 0
 	}
-	return max(0, min(max(1, w.target())-w.waiting.n, w.limit()-w.held()))
+	room := min(max(1, w.target())-w.waiting.n, w.limit()-w.held())
+	if w.largest > 0 {
+		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
+	} else {
+		room = min(room, firstClaim)
+	}
+	return max(0, room)
 }
 
 // Admit puts entries into the window whose lease runs from leased. An entry that
@@ -476,13 +485,15 @@ func (w *Window) each(f func(*Item)) {
 	}
 }
 
-// Held returns every item whose entry is still in Redis as far as is known.
-func (w *Window) Held() []*Item {
+// Expiring returns the items whose lease is older than age or void. Those that are
+// gone or lost have none.
+func (w *Window) Expiring(age time.Duration) []*Item {
+	before := time.Now().Add(-age)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	items := make([]*Item, 0, w.held())
+	var items []*Item
 	w.each(func(it *Item) {
-		if !it.gone && !it.lost {
+		if !it.gone && !it.lost && (it.leased.Before(before) || !it.leased.After(w.voided)) {
 			items = append(items, it)
 		}
 	})
