@@ -1,4 +1,77 @@
-// Command benchmarks measures redischannels against watermill-redisstream and bare go-redis.
+// Command benchmarks measures redischannels against watermill-redisstream and against
+// go-redis without a library, in one run on one redis-server that it starts itself.
+//
+// Only ratios mean something: the repetitions of all peers of a row are interleaved, so
+// that whatever the machine does meanwhile it does to each of them. A figure counts only
+// when every message has arrived exactly once and nothing is pending in the group
+// afterwards; otherwise the run fails.
 package main
 
-func main() {}
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+)
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if err := benchmark(ctx); err != nil {
+		cancel()
+		fmt.Fprintln(os.Stderr, "benchmarks:", err)
+		os.Exit(1)
+	}
+}
+
+func benchmark(ctx context.Context) error {
+	n := flag.Int("n", 5, "`repetitions` of each row")
+	pattern := flag.String("run", "", "run only rows whose names match this `regexp`")
+	quick := flag.Bool("quick", false, "a tenth of the messages: to see that it works, not to compare")
+	file := flag.String("json", "", "write the results to this `file` as well")
+	profiles := flag.String("profiles", "", "write a CPU profile of every repetition into this `directory`")
+	flag.Parse()
+	match, err := regexp.Compile(*pattern)
+	if err != nil {
+		return fmt.Errorf("-run: %w", err)
+	}
+	if *n < 1 || flag.NArg() > 0 {
+		return fmt.Errorf("-n must be at least 1, and there are no arguments beside the flags")
+	}
+
+	s, err := startServer(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	h := &harness{server: s, repetitions: *n, scale: 1, profiles: *profiles, progress: func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, format+"\n", args...)
+	}}
+	if *quick {
+		h.scale = 10
+	}
+	rep := report{Environment: newEnvironment(s)}
+	for _, r := range rows() {
+		if !match.MatchString(r.name) {
+			continue
+		}
+		res, err := h.run(ctx, r)
+		if err != nil {
+			return err
+		}
+		rep.Results = append(rep.Results, res)
+	}
+	if len(rep.Results) == 0 {
+		return fmt.Errorf("-run %q matches no row", *pattern)
+	}
+	if err := rep.text(os.Stdout); err != nil {
+		return err
+	}
+	if *file != "" {
+		return rep.writeJSON(*file)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// trialTimeout bounds one repetition of one peer, its preparation and checks included.
+const trialTimeout = 2 * time.Minute
+
+// harness runs rows on one server.
+type harness struct {
+	server      *server
+	repetitions int
+	scale       int // divides the numbers of messages and the windows
+	profiles    string
+	progress    func(format string, args ...any)
+	trials      int
+}
+
+// result is what a row has shown.
+type result struct {
+	Row         string       `json:"row"`
+	Unit        string       `json:"unit"`
+	Repetitions int          `json:"repetitions"`
+	Most        float64      `json:"most,omitempty"`
+	Peers       []peerResult `json:"peers"`
+}
+
+type peerResult struct {
+	Name     string    `json:"name"`
+	Messages int       `json:"messages"`
+	Values   []float64 `json:"values"` // one per repetition
+	// Per message, medians. They include what the harness itself needs.
+	CPU         float64 `json:"cpu_microseconds_per_message,omitempty"` // of the client
+	Allocations float64 `json:"allocations_per_message,omitempty"`
+	Bytes       float64 `json:"bytes_per_message,omitempty"`
+	Commands    float64 `json:"commands_per_message,omitempty"`
+	// Ratio is that of the first peer to this one: the median of the ratios of the
+	// repetitions. What happens to the machine meanwhile happens to both.
+	Ratio *ratio  `json:"ratio,omitempty"`
+	Least float64 `json:"least,omitempty"`
+}
+
+type ratio struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
+
+// measured are the values of one peer, one per repetition.
+type measured struct{ values, cpu, allocations, bytes, commands []float64 }
+
+// run runs the repetitions of a row, all peers in turn in each of them. Every repetition
+// begins with another peer, so that none has always the same neighbour.
+func (h *harness) run(ctx context.Context, r row) (result, error) {
+	n := h.repetitions
+	if r.repetitions > 0 {
+		n = min(n, r.repetitions)
+	}
+	all := make([]measured, len(r.peers))
+	for rep := range n {
+		for i := range r.peers {
+			k := (rep + i) % len(r.peers)
+			t, err := h.trial(ctx, r, r.peers[k], rep)
+			if err != nil {
+				return result{}, fmt.Errorf("%s, %s, repetition %d: %w", r.name, r.peers[k].name, rep+1, err)
+			}
+			m, count := &all[k], float64(t.n)
+			m.values = append(m.values, t.value)
+			m.cpu = append(m.cpu, float64(t.cpu.Nanoseconds())/1000/count)
+			m.allocations = append(m.allocations, float64(t.mallocs)/count)
+			m.bytes = append(m.bytes, float64(t.allocated)/count)
+			m.commands = append(m.commands, float64(t.commands)/count)
+			h.progress("%s %d/%d %s: %.0f %s", r.name, rep+1, n, r.peers[k].name, t.value, r.unit)
+		}
+	}
+	return r.result(all, h.messages), nil
+}
+
+func (r row) result(all []measured, messages func(peer) int) result {
+	res := result{Row: r.name, Unit: r.unit, Repetitions: len(all[0].values), Most: r.most}
+	for i, p := range r.peers {
+		pr := peerResult{Name: p.name, Messages: messages(p), Values: all[i].values, Least: p.least}
+		if r.window == 0 {
+			pr.CPU, pr.Allocations = median(all[i].cpu), median(all[i].allocations)
+			pr.Bytes, pr.Commands = median(all[i].bytes), median(all[i].commands)
+		}
+		if i > 0 {
+			ratios := make([]float64, len(all[i].values))
+			for k := range ratios {
+				ratios[k] = all[0].values[k] / all[i].values[k]
+			}
+			pr.Ratio = &ratio{median(ratios), slices.Min(ratios), slices.Max(ratios)}
+		}
+		res.Peers = append(res.Peers, pr)
+	}
+	return res
+}
+
+func (h *harness) messages(p peer) int {
+	return max(1, p.messages/h.scale)
+}
+
+// trial runs one peer once on an empty server.
+func (h *harness) trial(ctx context.Context, r row, p peer, rep int) (_ *trial, err error) {
+	ctx, cancel := context.WithTimeout(ctx, trialTimeout)
+	defer cancel()
+	if err := h.server.client.FlushAll(ctx).Err(); err != nil {
+		return nil, err
+	}
+	h.trials++
+	t := &trial{
+		ctx:    ctx,
+		server: h.server,
+		topic:  fmt.Sprintf("bench-%d", h.trials),
+		n:      h.messages(p),
+		window: r.window / time.Duration(h.scale),
+		done:   make(chan struct{}),
+	}
+	if r.window > 0 {
+		t.n = p.messages // these are subscriptions
+	}
+	t.seen = make([]atomic.Bool, t.n)
+	stop, err := h.profile(r, p, rep)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(p.run(t), stop())
+	for _, c := range t.clients {
+		_ = c.Close() // watermill-redisstream has closed its own
+	}
+	return t, err
+}
+
+// profile begins a CPU profile of one trial if profiles are asked for.
+func (h *harness) profile(r row, p peer, rep int) (stop func() error, err error) {
+	if h.profiles == "" {
+		return func() error { return nil }, nil
+	}
+	name := fmt.Sprintf("%s_%s_%d.pprof", r.name, strings.ReplaceAll(p.name, " ", "-"), rep+1)
+	f, err := os.Create(filepath.Join(h.profiles, name))
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
+}
+
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	mid := len(v) / 2
+	if len(v)%2 == 1 {
+		return v[mid]
+	}
+	return (v[mid-1] + v[mid]) / 2
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	// The reader of watermill-redisstream sleeps for half a second after Close.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream.(*Subscriber).read"))
+}
+
+// testServer starts a server for one test. Without one the test is skipped, or fails when
+// REQUIRE_REDIS=1 demands one.
+func testServer(t *testing.T) *server {
+	t.Helper()
+	s, err := startServer(t.Context())
+	if errors.Is(err, errNoServer) && (os.Getenv("REQUIRE_REDIS") != "1" || os.Getenv("REDIS_ADDR") != "") {
+		t.Skipf("skipped: %v", err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func TestEveryRow(t *testing.T) {
+	h := &harness{server: testServer(t), repetitions: 1, scale: 1, progress: t.Logf}
+	rep := report{Environment: newEnvironment(h.server)}
+	for _, r := range rows() {
+		r.window = min(r.window, 100*time.Millisecond)
+		for i := range r.peers {
+			if r.window == 0 {
+				r.peers[i].messages = min(r.peers[i].messages, 250)
+			}
+		}
+		res, err := h.run(t.Context(), r)
+		require.NoError(t, err)
+		require.Len(t, res.Peers, len(r.peers))
+		for _, p := range res.Peers {
+			if r.window == 0 {
+				require.Positive(t, p.Values[0])
+			}
+		}
+		rep.Results = append(rep.Results, res)
+	}
+	var table bytes.Buffer
+	require.NoError(t, rep.text(&table))
+	for _, r := range rows() {
+		require.Contains(t, table.String(), r.name)
+	}
+	require.NoError(t, rep.writeJSON(t.TempDir()+"/results.json"))
+}
+
+// A harness that counts what was lost or repeated would flatter whoever loses.
+func TestTrialRefusesWhatIsNotExactlyOnce(t *testing.T) {
+	s := testServer(t)
+	for name, test := range map[string]struct {
+		sent   []int
+		reason string
+	}{
+		"all":     {sent: []int{0, 1, 2}},
+		"lost":    {sent: []int{0, 2}, reason: "2 of 3 messages have arrived"},
+		"twice":   {sent: []int{0, 1, 1, 2}, reason: "message 1 has arrived twice"},
+		"foreign": {sent: []int{0, 1, 2, 3}, reason: "message 3 of 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &harness{server: s, repetitions: 1, scale: 1, progress: t.Logf}
+			_, err := h.run(t.Context(), row{name: name, peers: []peer{{name: name, messages: 3, run: func(tr *trial) error {
+				for _, i := range test.sent {
+					tr.countOne(uuid(i), payloadSize)
+				}
+				return tr.check(false)
+			}}}})
+			if test.reason == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, test.reason)
+			}
+		})
+	}
+}
+
+func TestTrialRefusesWhatIsPending(t *testing.T) {
+	h := &harness{server: testServer(t), repetitions: 1, scale: 1, progress: t.Logf}
+	_, err := h.run(t.Context(), row{name: "pending", peers: []peer{{name: "pending", messages: 1, run: func(tr *trial) error {
+		if err := tr.fill(); err != nil {
+			return err
+		}
+		if err := tr.server.client.Do(tr.ctx, "xreadgroup", "group", group, "c", "streams", tr.topic, ">").Err(); err != nil {
+			return err
+		}
+		tr.countOne(uuid(0), payloadSize)
+		return tr.check(true)
+	}}}})
+	require.ErrorContains(t, err, "1 entries are pending")
+}
+
+func TestMedian(t *testing.T) {
+	require.Equal(t, 2.0, median([]float64{3, 1, 2}))
+	require.Equal(t, 2.5, median([]float64{4, 1, 3, 2}))
+}
+
+func TestDecimal(t *testing.T) {
+	for text, v := range map[string]float64{"0": 0, "999": 999.4, "1,000": 1000, "1,234,567": 1234567} {
+		require.Equal(t, text, decimal(v))
+	}
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// library is an implementation of Watermill's interfaces. Both get the same work.
+type library struct {
+	name       string
+	publisher  func(t *trial) (message.Publisher, error)
+	subscriber func(t *trial, maxInFlight int) (message.Subscriber, error)
+}
+
+// subscribe receives and acknowledges one message after the other.
+func (l library) subscribe(t *trial) error {
+	if err := t.fill(); err != nil {
+		return err
+	}
+	sub, err := l.subscriber(t, 1)
+	if err != nil {
+		return err
+	}
+	if err := t.start(); err != nil {
+		return err
+	}
+	messages, err := sub.Subscribe(t.ctx, t.topic)
+	if err != nil {
+		return err
+	}
+	for msg := range messages {
+		t.arrived(msg)
+		msg.Ack()
+		if t.complete() {
+			break
+		}
+	}
+	return l.finish(t, sub)
+}
+
+// finish ends a trial of subscribing when everything is acknowledged.
+func (l library) finish(t *trial, sub message.Subscriber) error {
+	err := t.awaitAll()
+	if err == nil {
+		err = t.awaitSettled()
+	}
+	return errors.Join(err, t.stop(), sub.Close(), t.check(true))
+}
+
+// handle lets a handler take some time for each message, as many at once as it is given.
+func (l library) handle(maxInFlight int, work time.Duration) func(*trial) error {
+	return func(t *trial) error {
+		if err := t.fill(); err != nil {
+			return err
+		}
+		sub, err := l.subscriber(t, maxInFlight)
+		if err != nil {
+			return err
+		}
+		if err := t.start(); err != nil {
+			return err
+		}
+		messages, err := sub.Subscribe(t.ctx, t.topic)
+		if err != nil {
+			return err
+		}
+		received := make(chan struct{})
+		go func() {
+			defer close(received)
+			for msg := range messages {
+				time.AfterFunc(work, func() {
+					t.arrived(msg)
+					msg.Ack()
+				})
+			}
+		}()
+		err = l.finish(t, sub)
+		<-received // finish has closed the subscriber, and with it the channel
+		return err
+	}
+}
+
+// route runs Watermill's router with a handler that does nothing.
+func (l library) route(t *trial) error {
+	if err := t.fill(); err != nil {
+		return err
+	}
+	sub, err := l.subscriber(t, 1)
+	if err != nil {
+		return err
+	}
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 10 * time.Second}, watermill.NopLogger{})
+	if err != nil {
+		return err
+	}
+	router.AddConsumerHandler("bench", t.topic, sub, func(msg *message.Message) error {
+		t.arrived(msg)
+		return nil
+	})
+	if err := t.start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.ctx)
+	defer cancel()
+	ran := make(chan error, 1)
+	go func() { ran <- router.Run(ctx) }()
+	err = t.awaitAll()
+	if err == nil {
+		err = t.awaitSettled()
+	}
+	err = errors.Join(err, t.stop(), router.Close(), <-ran)
+	return errors.Join(err, sub.Close(), t.check(true))
+}
+
+// publish publishes by so many goroutines, so many messages per call. The messages are made
+// before and used again with another UUID, so that the row measures the publisher and not
+// what a message costs.
+func (l library) publish(goroutines, batch int) func(*trial) error {
+	return func(t *trial) error {
+		pub, err := l.publisher(t)
+		if err != nil {
+			return err
+		}
+		if err := t.start(); err != nil {
+			return err
+		}
+		err = parallel(goroutines, func(g int) error {
+			messages := make([]*message.Message, batch)
+			for i := range messages {
+				messages[i] = message.NewMessage("", payload)
+			}
+			return calls(t.n, goroutines, batch, g, func(from, n int) error {
+				for i := range n {
+					messages[i].UUID = uuid(from + i)
+				}
+				return pub.Publish(t.topic, messages[:n]...)
+			})
+		})
+		return errors.Join(err, t.stop(), pub.Close(), t.readBack(), t.check(false))
+	}
+}
+
+// calls divides n messages among goroutines and their calls, and makes those of goroutine g.
+func calls(n, goroutines, batch, g int, call func(from, n int) error) error {
+	for from := g * batch; from < n; from += goroutines * batch {
+		if err := call(from, min(batch, n-from)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// idle counts the commands per second of subscriptions to which nothing happens, a while
+// after each of them has received a message.
+func (l library) idle(subscriptions int) func(*trial) error {
+	return func(t *trial) error {
+		sub, err := l.subscriber(t, 1)
+		if err != nil {
+			return err
+		}
+		pub, err := l.publisher(t)
+		if err != nil {
+			return err
+		}
+		var receivers []func()
+		for i := range subscriptions {
+			topic := fmt.Sprintf("%s:%d", t.topic, i)
+			messages, err := sub.Subscribe(t.ctx, topic)
+			if err != nil {
+				return err
+			}
+			receivers = append(receivers, func() {
+				for msg := range messages {
+					t.arrived(msg)
+					msg.Ack()
+				}
+			})
+			if err := pub.Publish(topic, message.NewMessage(uuid(i), payload)); err != nil {
+				return err
+			}
+		}
+		received := make(chan error, 1)
+		go func() {
+			received <- parallel(subscriptions, func(i int) error {
+				receivers[i]()
+				return nil
+			})
+		}()
+		err = t.awaitAll()
+		pause(t.ctx, t.window/5)
+		err = errors.Join(err, t.start())
+		pause(t.ctx, t.window)
+		err = errors.Join(err, t.stop(), t.ctx.Err(), sub.Close(), pub.Close(), <-received, t.check(false))
+		t.value = float64(t.commands) / t.elapsed.Seconds()
+		return err
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
