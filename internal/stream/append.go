@@ -75,14 +75,30 @@ type Append struct {
 	answered int32 // value of mark.writes when the last reply was read
 }
 
-// idArg is the `*` of XADD; it counts how often the command was written.
-type idArg struct{ writes atomic.Int32 }
+// The states of the gate that the commands of one load share.
+const (
+	gateOpen    int32 = iota // nothing is written yet
+	gatePassed               // writing has begun
+	gateRevoked              // nothing may be written any more
+)
+
+// idArg is the `*` of XADD. It counts how often the command was written, and is
+// the last point at which the command can be held back.
+type idArg struct {
+	writes atomic.Int32
+	gate   *atomic.Int32
+}
 
 var autoID = []byte{'*'}
 
 // MarshalBinary is called by go-redis when it writes the argument into the
-// buffer of a connection, after which the command must be taken as sent.
+// buffer of a connection, after which the command must be taken as sent. An error
+// makes go-redis drop the connection with what is in the buffer, where no complete
+// command can be: this argument is in the middle of the first one.
 func (a *idArg) MarshalBinary() ([]byte, error) {
+	if !a.gate.CompareAndSwap(gateOpen, gatePassed) && a.gate.Load() == gateRevoked {
+		return nil, errWithdrawn
+	}
 	a.writes.Add(1)
 	return autoID, nil
 }
@@ -104,7 +120,8 @@ func (c *Append) Field(name string, value []byte) {
 }
 
 // prepare makes the command new for its next attempt.
-func (c *Append) prepare(ctx context.Context) {
+func (c *Append) prepare(ctx context.Context, gate *atomic.Int32) {
+	c.mark.gate = gate
 	c.StringCmd = redis.NewStringCmd(ctx, c.args...)
 	c.mark.writes.Store(0)
 	c.answered = 0
@@ -123,10 +140,6 @@ func (c *Append) SetErr(err error) {
 	c.StringCmd.SetErr(err)
 }
 
-// sent reports whether the command was written to a connection. It may be asked
-// while the command is executed.
-func (c *Append) sent() bool { return c.mark.writes.Load() > 0 }
-
 var errNoReply = errors.New("redis client returned neither a reply nor an error")
 
 // result classifies the finished command. When in doubt it is Unknown. whole is
@@ -135,10 +148,7 @@ func (c *Append) result(whole error) AppendResult {
 	if id := c.Val(); id != "" {
 		return AppendResult{Outcome: Appended, ID: id}
 	}
-	err := appendCause(c.Err())
-	if err == nil {
-		err = cmp.Or(whole, errNoReply)
-	}
+	err := appendCause(cmp.Or(c.Err(), whole, errNoReply))
 	writes := c.mark.writes.Load()
 	if writes == 0 || isReply(err) && c.answered == writes && !multiRefused(err) {
 		return AppendResult{Outcome: NotAppended, Err: err}

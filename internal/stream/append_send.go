@@ -31,7 +31,7 @@ func (a *Appender) execute(load *appendLoad) []AppendResult {
 	for _, job := range load.jobs {
 		n += len(job.cmds)
 		for i := range job.cmds {
-			job.cmds[i].prepare(load.ctx)
+			job.cmds[i].prepare(load.ctx, &load.gate)
 		}
 	}
 	var err error
@@ -62,12 +62,12 @@ func guard(fn func() error) (err error) {
 // collect returns the outcomes of all commands. err is what the client said of
 // the whole; it stands in where a command has no error of its own.
 func (a *Appender) collect(load *appendLoad, n int, err error) []AppendResult {
-	withdrawn := errors.Is(context.Cause(load.ctx), errWithdrawn)
+	withdrawn := load.gate.Load() == gateRevoked
 	outcomes := make([]AppendResult, 0, n)
 	for _, job := range load.jobs {
 		for i := range job.cmds {
 			r := job.cmds[i].result(err)
-			if withdrawn && r.Outcome == NotAppended && errors.Is(r.Err, context.Canceled) {
+			if withdrawn && r.Outcome == NotAppended && !isReply(r.Err) {
 				r.Err = errWithdrawn
 			}
 			outcomes = append(outcomes, r)
@@ -83,7 +83,7 @@ func (a *Appender) sendPlain(load *appendLoad) error {
 	case load.own && a.shorten > 0 && load.jobs[0].bytes > smallWrite:
 		to = a.conf.Client.(*redis.Client).WithTimeout(a.shorten)
 	case a.bound:
-		to = a.conf.Client.(*redis.Client).WithTimeout(a.conf.Timeout)
+		to = a.conf.Client.(*redis.Client).WithTimeout(a.conf.Timeout + ioMargin)
 	}
 	if len(load.jobs) > 1 {
 		return sendSingles(load.ctx, to, load.jobs)
@@ -214,6 +214,12 @@ func (a *Appender) master(ctx context.Context, key string) (*redis.Client, error
 // multiCheck remembers that the user may send transactions.
 type multiCheck struct{ ok atomic.Bool }
 
+// onceCmd is a command that go-redis never repeats.
+type onceCmd struct{ *redis.Cmd }
+
+// NoRetry is part of [redis.Cmder].
+func (onceCmd) NoRetry() bool { return true }
+
 // checkMulti makes sure, once, that the user may send MULTI and EXEC. Without
 // the right to MULTI the XADDs of a transaction are executed one by one, and
 // without that to EXEC the connection goes back to the pool with an open
@@ -226,10 +232,20 @@ func (a *Appender) checkMulti(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	conn := node.EphemeralConn()
+	// WithTimeout gives the connection options of its own. Those of the client are
+	// written by the first connection that is made, under a lock that Conn does not
+	// share (go-redis 9.23).
+	timeout := node.Options().ReadTimeout
+	if a.conf.Timeout > 0 && (timeout <= 0 || timeout > a.conf.Timeout) {
+		timeout = a.conf.Timeout
+	}
+	conn := node.WithTimeout(timeout).EphemeralConn()
 	defer func() { _ = conn.Close() }()
 	pipe := conn.Pipeline()
-	multi, exec := pipe.Do(ctx, "multi"), pipe.Do(ctx, "exec")
+	multi, exec := onceCmd{redis.NewCmd(ctx, "multi")}, onceCmd{redis.NewCmd(ctx, "exec")}
+	if err := pipe.BatchProcess(ctx, multi, exec); err != nil {
+		return err
+	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		if multi.Err() != nil {
 			return multi.Err()

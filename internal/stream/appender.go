@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -30,12 +31,12 @@ const (
 	// fast link one at a time is best: the queue grows while it is under way.
 	slowLink = 5 * time.Millisecond
 
-	// verdictWait is how long a caller that gives up waits to hear whether its
-	// messages, which are with a sender but not yet written, could be withdrawn.
-	verdictWait = 20 * time.Millisecond
-
 	// smallWrite fits into the send buffer of an idle connection everywhere.
 	smallWrite = 16 << 10
+
+	// ioMargin keeps the timeouts of a connection behind that of the caller, who
+	// otherwise is told of either, by chance. go-redis reads a clock of 50 ms.
+	ioMargin = 100 * time.Millisecond
 
 	retryMin = 10 * time.Millisecond
 	retryMax = 500 * time.Millisecond
@@ -110,6 +111,8 @@ type appendJob struct {
 	bytes int
 	done  chan struct{} // of capacity 1; the sender's last touch of the job
 
+	last error // of the attempt before, nil for the first
+
 	load    *appendLoad    // nil while queued; guarded by Appender.mu
 	results []AppendResult // nil until something is known; guarded by Appender.mu
 }
@@ -119,6 +122,7 @@ type appendLoad struct {
 	jobs   []*appendJob
 	lane   *lane
 	ctx    context.Context // ends when a caller gives up before anything was sent
+	gate   atomic.Int32
 	cancel context.CancelCauseFunc
 
 	own      bool // the only job's caller sends it
@@ -175,11 +179,9 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 		return
 	}
 	var end <-chan time.Time // made when it is first needed
+	var last error           // of the attempt before
 	for attempt := 0; ; attempt++ {
-		for i := range cmds {
-			cmds[i].mark.writes.Store(0) // abandon may ask before the sender prepares
-		}
-		job := &appendJob{ctx: ctx, key: key, cmds: cmds, bytes: bytes}
+		job := &appendJob{ctx: ctx, key: key, cmds: cmds, bytes: bytes, last: last}
 		if load := a.enqueue(job, deadline); load != nil {
 			a.sendOwn(load)
 			copy(results, job.results)
@@ -199,6 +201,7 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 		if results[0].Err == errWithdrawn { //nolint:errorlint // our own, never wrapped
 			continue // another caller of the same pipeline has given up, not this one
 		}
+		last = results[0].Err
 		if err := a.pause(ctx, deadline, attempt); err != nil {
 			for i := range results {
 				results[i].Err = because(err, results[i].Err)
@@ -455,48 +458,43 @@ func (a *Appender) leave() {
 // abandon ends the wait for a job and states what is known of it.
 func (a *Appender) abandon(job *appendJob, cause error, results []AppendResult) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	l := a.laneOf(job)
 	load := job.load
 	if load == nil {
 		l.queue = slices.DeleteFunc(l.queue, func(other *appendJob) bool { return other == job })
-		a.mu.Unlock()
-		fill(results, AppendResult{Outcome: NotAppended, Err: cause})
+		fill(results, AppendResult{Outcome: NotAppended, Err: because(cause, job.last)})
 		return
 	}
-	unsent := !load.finished && !job.cmds[0].sent()
-	a.mu.Unlock()
-
-	if unsent {
-		// The sender waits for a connection. Without its context go-redis gives up,
-		// and the other callers of this load come back with their jobs.
+	if load.finished {
+		copy(results, job.results)
+		for i := range results {
+			if results[i].Outcome == NotAppended {
+				results[i].Err = because(cause, job.last)
+			}
+		}
+		return
+	}
+	a.markStuck(l, load)
+	if load.gate.CompareAndSwap(gateOpen, gateRevoked) {
+		// The sender still waits for a connection. If it gets one, it will find that
+		// it must not write; without its context it mostly does not come to that. The
+		// other callers of this load come back with their jobs.
 		load.cancel(errWithdrawn)
-		timer := time.NewTimer(verdictWait)
-		defer timer.Stop()
-		select {
-		case <-job.done:
-		case <-timer.C:
-		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !load.finished {
-		a.markStuck(l, load)
-	}
-	if job.results == nil {
+	switch {
+	case load.gate.Load() == gateRevoked:
+		fill(results, AppendResult{Outcome: NotAppended, Err: because(cause, job.last)})
+	case job.results != nil:
+		copy(results, job.results) // appended, and not yet confirmed by replicas
+	default:
 		fill(results, AppendResult{Outcome: Unknown, Err: cause})
-		return
-	}
-	copy(results, job.results)
-	for i := range results {
-		if r := &results[i]; r.Outcome == NotAppended {
-			r.Err = because(cause, r.Err)
-		}
 	}
 }
 
 // because is the error of an append that was not executed before the wait ended.
 func because(end, last error) error {
-	if last == nil || last == errWithdrawn { //nolint:errorlint // our own, never wrapped
+	if last == nil {
 		return end
 	}
 	return fmt.Errorf("%w; last attempt: %w", end, last)

@@ -1,0 +1,522 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// prompt is how soon a call must return after its context or timeout has ended;
+// the design says 50 ms, the rest is for a busy machine with the race detector.
+const prompt = 150 * time.Millisecond
+
+func pubTimeout(d time.Duration) func(*redischannels.PublisherConfig) {
+	return func(c *redischannels.PublisherConfig) { c.Timeout = d }
+}
+
+// pubProxy starts a private server behind a proxy. Both clients are of the
+// default user; the second one goes around the proxy.
+func pubProxy(t *testing.T, change ...func(*redis.Options)) (proxy *redistest.Proxy, client, direct *redis.Client) {
+	t.Helper()
+	server := redistest.Start(t)
+	proxy = redistest.NewProxy(t, server.Addr())
+	client = server.Client(t, append([]func(*redis.Options){redistest.Via(proxy)}, change...)...)
+	return proxy, client, server.Client(t)
+}
+
+// warm opens the connections that the publisher uses, so that the next publish is
+// sent at once.
+func pubWarm(t *testing.T, p *redischannels.Publisher) {
+	t.Helper()
+	topic := redistest.Key(t, "warm")
+	require.NoError(t, p.Publish(topic, pubMessages("w", 2)...))
+	require.NoError(t, p.Publish(topic, pubMessages("w", 1)...))
+}
+
+func requireOutcomes(t *testing.T, err error, want redischannels.Outcome, n int) *redischannels.PublishError {
+	t.Helper()
+	pe := pubError(t, err)
+	require.Equal(t, n, pe.Count(want), "%v: %v", want, err)
+	return pe
+}
+
+// F1: go-redis sends an XADD again whose reply was lost; the entry was in the
+// stream twice and Publish answered nil.
+func TestF01_ALostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
+	t.Parallel()
+	t.Run("single", func(t *testing.T) {
+		t.Parallel()
+		proxy, client, direct := pubProxy(t)
+		topic := redistest.Key(t)
+		p := newTestPublisher(t, client)
+		pubWarm(t, p)
+		proxy.DropReply(1, redistest.Command("xadd"))
+		err := p.Publish(topic, pubMessages("m", 1)...)
+		requireOutcomes(t, err, redischannels.OutcomeUnknown, 1)
+		require.ErrorIs(t, err, redischannels.ErrOutcomeUnknown)
+		require.EqualValues(t, 1, direct.XLen(t.Context(), topic).Val())
+		require.NoError(t, p.Publish(topic, pubMessages("n", 1)...))
+	})
+	t.Run("transaction", func(t *testing.T) {
+		t.Parallel()
+		proxy, client, direct := pubProxy(t)
+		topic := redistest.Key(t)
+		p := newTestPublisher(t, client)
+		pubWarm(t, p)
+		proxy.DropReply(1, redistest.Command("exec"))
+		requireOutcomes(t, p.Publish(topic, pubMessages("m", 3)...), redischannels.OutcomeUnknown, 3)
+		require.EqualValues(t, 3, direct.XLen(t.Context(), topic).Val())
+	})
+	t.Run("shared pipeline", func(t *testing.T) {
+		t.Parallel()
+		proxy, client, direct := pubProxy(t)
+		topic := redistest.Key(t)
+		p := newTestPublisher(t, client)
+		pubWarm(t, p)
+		proxy.Delay(2 * time.Millisecond)                     // so that callers come together
+		rule := proxy.DropReply(3, redistest.Contains("/5/")) // all callers, in their fifth round
+		var mu sync.Mutex
+		outcome := make(map[string]redischannels.Outcome)
+		var wg sync.WaitGroup
+		for c := range 24 {
+			wg.Go(func() {
+				for r := range 10 {
+					msg := pubMessages(fmt.Sprint(c, "/", r, "/"), 1)[0]
+					err := p.Publish(topic, msg)
+					o := redischannels.Appended
+					var pe *redischannels.PublishError
+					if errors.As(err, &pe) {
+						o = pe.Results[0].Outcome
+					} else if err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					outcome[msg.UUID] = o
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		proxy.Delay(0)
+		rule.Wait(t, time.Second)
+		_, uuids := pubEntries(t, direct, topic)
+		count := make(map[string]int)
+		for _, u := range uuids {
+			count[u]++
+		}
+		unknown := 0
+		for uuid, o := range outcome {
+			switch o {
+			case redischannels.Appended:
+				require.Equal(t, 1, count[uuid], uuid)
+			case redischannels.NotAppended:
+				require.Equal(t, 0, count[uuid], uuid)
+			default:
+				unknown++
+				require.LessOrEqual(t, count[uuid], 1, uuid)
+			}
+		}
+		require.Positive(t, unknown)
+	})
+}
+
+// F2: after a failure within a batch nobody knew how many messages were written.
+func TestF02_ACutInABatchGivesExactOutcomes(t *testing.T) {
+	t.Parallel()
+	t.Run("the transaction is not complete", func(t *testing.T) {
+		t.Parallel()
+		proxy, client, direct := pubProxy(t)
+		topic := redistest.Key(t)
+		p := newTestPublisher(t, client)
+		pubWarm(t, p)
+		proxy.DropRequest(1, redistest.Command("exec"))
+		requireOutcomes(t, p.Publish(topic, pubMessages("m", 100)...), redischannels.OutcomeUnknown, 100)
+		require.Zero(t, direct.XLen(t.Context(), topic).Val(), "all or none")
+	})
+	t.Run("the second of three transactions", func(t *testing.T) {
+		t.Parallel()
+		proxy, client, direct := pubProxy(t)
+		topic := redistest.Key(t)
+		p := newTestPublisher(t, client)
+		pubWarm(t, p)
+		msgs := pubMessages("m", 1200)
+		proxy.DropReply(1, redistest.Contains("m777"))
+		ids, err := p.Append(t.Context(), topic, msgs...)
+		pe := requireOutcomes(t, err, redischannels.Appended, 500)
+		require.Equal(t, 500, pe.Count(redischannels.OutcomeUnknown))
+		require.Equal(t, 200, pe.Count(redischannels.NotAppended))
+		require.Equal(t, redischannels.NotAppended, pe.Results[1199].Outcome)
+		require.Equal(t, "m1199", pe.Results[1199].UUID)
+		inStream, uuids := pubEntries(t, direct, topic)
+		require.Equal(t, pubUUIDs(msgs[:1000]), uuids)
+		require.Equal(t, inStream[:500], ids[:500])
+		require.Equal(t, make([]string, 700), ids[500:])
+	})
+}
+
+// F4: every failure of a write was the same `false`.
+func TestF04_FailuresAreTold(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	topic := redistest.Key(t)
+	require.NoError(t, client.Set(t.Context(), topic, "x", 0).Err())
+	codec := errors.New("no codec")
+	p := newTestPublisher(t, client, pubTimeout(1500*time.Millisecond), func(c *redischannels.PublisherConfig) {
+		c.Marshaler = pubMarshalFunc(func(msg *message.Message) ([]redischannels.Field, error) {
+			if msg.UUID == "bad0" {
+				return nil, codec
+			}
+			return pubMarshaler{}.Marshal("", msg)
+		})
+	})
+	wrong := p.Publish(topic, pubMessages("m", 1)...)
+	bad := p.Publish(topic, pubMessages("bad", 1)...)
+	server.Stop()
+	stopped := p.Publish(topic, pubMessages("m", 1)...)
+	stoppedBatch := p.Publish(topic, pubMessages("m", 2)...)
+
+	require.ErrorIs(t, wrong, redischannels.ErrWrongType)
+	require.ErrorIs(t, bad, codec)
+	for n, err := range []error{stopped, stoppedBatch} {
+		requireOutcomes(t, err, redischannels.NotAppended, n+1)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, syscall.ECONNREFUSED, "the reason behind the timeout")
+	}
+	for _, err := range []error{bad, stopped} {
+		require.NotErrorIs(t, err, redischannels.ErrWrongType)
+		requireOutcomes(t, err, redischannels.NotAppended, 1)
+	}
+}
+
+// F5: a publish hung for as long as the client's timeouts and retries, and did
+// not hear its caller's cancel.
+func TestF05_TimeoutAndCancelEndTheWait(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprint("timeout ", n), func(t *testing.T) {
+			t.Parallel()
+			proxy, client, _ := pubProxy(t)
+			p := newTestPublisher(t, client, pubTimeout(200*time.Millisecond))
+			pubWarm(t, p)
+			proxy.Blackhole(true)
+			start := time.Now()
+			err := p.Publish(redistest.Key(t), pubMessages("m", n)...)
+			require.Less(t, time.Since(start), 400*time.Millisecond)
+			requireOutcomes(t, err, redischannels.OutcomeUnknown, n)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+
+			// Now there is no connection left and a new one gets no answer either.
+			start = time.Now()
+			err = p.Publish(redistest.Key(t), pubMessages("m", n)...)
+			require.Less(t, time.Since(start), 400*time.Millisecond)
+			requireOutcomes(t, err, redischannels.NotAppended, n)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		})
+		t.Run(fmt.Sprint("cancel ", n), func(t *testing.T) {
+			t.Parallel()
+			proxy, client, _ := pubProxy(t)
+			p := newTestPublisher(t, client, pubTimeout(3*time.Second))
+			pubWarm(t, p)
+			proxy.Blackhole(true)
+			reason := errors.New("enough")
+			for _, call := range []func(context.Context, ...*message.Message) error{
+				func(_ context.Context, msgs ...*message.Message) error { return p.Publish("t", msgs...) },
+				func(ctx context.Context, msgs ...*message.Message) error {
+					_, err := p.Append(ctx, "t", msgs...)
+					return err
+				},
+			} {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				msgs := pubMessages("m", n)
+				msgs[n-1].SetContext(ctx)
+				cancelled := make(chan time.Time, 1)
+				time.AfterFunc(100*time.Millisecond, func() {
+					cancelled <- time.Now()
+					cancel(reason)
+				})
+				err := call(ctx, msgs...)
+				require.Less(t, time.Since(<-cancelled), prompt)
+				require.ErrorIs(t, err, reason)
+				require.Equal(t, n, len(pubError(t, err).Results))
+			}
+		})
+	}
+	t.Run("ended before", func(t *testing.T) {
+		t.Parallel()
+		client := redistest.Shared(t).Client(t)
+		p := newTestPublisher(t, client)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		topic := redistest.Key(t)
+		_, err := p.Append(ctx, topic, pubMessages("m", 2)...)
+		require.ErrorIs(t, err, context.Canceled)
+		requireOutcomes(t, err, redischannels.NotAppended, 2)
+		require.Zero(t, client.Exists(t.Context(), topic).Val())
+	})
+}
+
+// A caller that gives up before its message was written must be able to publish
+// it again without a duplicate: the message is withdrawn.
+func TestWhatWasNotSentIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			proxy, client, direct := pubProxy(t, func(o *redis.Options) {
+				o.PoolSize, o.MaxActiveConns, o.PipelinePoolSize, o.ReadTimeout = 1, 1, -1, 2*time.Second
+			})
+			topic := redistest.Key(t)
+			p := newTestPublisher(t, client)
+			pubWarm(t, p)
+			release := make(chan struct{})
+			held := make(chan struct{})
+			proxy.BeforeRequest(1, redistest.Contains("first0"), func() { close(held); <-release })
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if err := p.Publish(topic, pubMessages("first", 1)...); err != nil {
+					t.Error(err)
+				}
+			})
+			<-held
+			// The only connection is taken. Others wait for it, and one gives up.
+			wg.Go(func() {
+				if err := p.Publish(topic, pubMessages("patient", n)...); err != nil {
+					t.Error(err)
+				}
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			_, err := p.Append(ctx, topic, pubMessages("given-up", n)...)
+			require.Less(t, time.Since(start), 50*time.Millisecond+prompt)
+			requireOutcomes(t, err, redischannels.NotAppended, n)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			close(release)
+			wg.Wait()
+			_, uuids := pubEntries(t, direct, topic)
+			require.Equal(t, append([]string{"first0"}, pubUUIDs(pubMessages("patient", n))...), uuids)
+		})
+	}
+}
+
+// F6: OOM was an error like any other, and retried.
+func TestF06_OutOfMemory(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	hook := redistest.NewHook()
+	client.AddHook(hook)
+	ctx := t.Context()
+	topic := redistest.Key(t)
+	p := newTestPublisher(t, client)
+	require.NoError(t, p.Publish(topic, pubMessages("before", 2)...))
+	require.NoError(t, client.XGroupCreate(ctx, topic, "g", "0").Err())
+	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1mb").Err())
+	for _, n := range []int{1, 3} {
+		hook.Reset()
+		start := time.Now()
+		err := p.Publish(topic, pubMessages("refused", n)...)
+		require.ErrorIs(t, err, redischannels.ErrOverloaded)
+		requireOutcomes(t, err, redischannels.NotAppended, n)
+		require.Less(t, time.Since(start), time.Second)
+		require.Equal(t, n, hook.Count("xadd"), "no retry")
+	}
+	got, err := client.XReadGroup(ctx, &redis.XReadGroupArgs{Group: "g", Consumer: "c", Streams: []string{topic, ">"}}).Result()
+	require.NoError(t, err, "reading goes on")
+	require.EqualValues(t, 1, client.XAck(ctx, topic, "g", got[0].Messages[0].ID).Val())
+	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
+	require.NoError(t, p.Publish(topic, pubMessages("after", 3)...))
+	require.EqualValues(t, 5, client.XLen(ctx, topic).Val())
+}
+
+// Memory can run out after the XADDs are queued: EXEC itself is refused then, and
+// its reply hides the reason in its text.
+func TestF06_OutOfMemoryAtExec(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	p := newTestPublisher(t, client)
+	pubWarm(t, p)
+	proxy.BeforeRequest(1, redistest.Command("exec"), func() {
+		direct.ConfigSet(context.Background(), "maxmemory", "1mb")
+	})
+	err := p.Publish(topic, pubMessages("m", 3)...)
+	require.ErrorIs(t, err, redischannels.ErrOverloaded)
+	requireOutcomes(t, err, redischannels.NotAppended, 3)
+	require.Zero(t, direct.Exists(t.Context(), topic).Val())
+}
+
+// A server that is away for a moment is no reason to fail, as long as nothing was
+// sent to it.
+func TestUnsentMessagesAreRetried(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprint("refused ", n), func(t *testing.T) {
+			t.Parallel()
+			proxy, client, direct := pubProxy(t)
+			topic := redistest.Key(t)
+			p := newTestPublisher(t, client)
+			proxy.Refuse(true)
+			time.AfterFunc(300*time.Millisecond, func() { proxy.Refuse(false) })
+			require.NoError(t, p.Publish(topic, pubMessages("m", n)...))
+			require.EqualValues(t, n, direct.XLen(t.Context(), topic).Val())
+		})
+		// F66: after a failover the old master answers READONLY.
+		t.Run(fmt.Sprint("read-only ", n), func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client := server.Client(t)
+			ctx := t.Context()
+			topic := redistest.Key(t)
+			p := newTestPublisher(t, client)
+			pubWarm(t, p)
+			require.NoError(t, client.SlaveOf(ctx, "127.0.0.1", "1").Err())
+			time.AfterFunc(300*time.Millisecond, func() { client.SlaveOf(context.Background(), "NO", "ONE") })
+			require.NoError(t, p.Publish(topic, pubMessages("m", n)...))
+			require.EqualValues(t, n, client.XLen(ctx, topic).Val())
+		})
+	}
+	t.Run("pool timeout", func(t *testing.T) {
+		t.Parallel()
+		client := redistest.Shared(t).Client(t, func(o *redis.Options) {
+			o.PoolSize, o.MaxActiveConns, o.PoolTimeout = 1, 1, 30*time.Millisecond
+		})
+		topic := redistest.Key(t)
+		p := newTestPublisher(t, client)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { client.BLPop(context.Background(), 400*time.Millisecond, topic+"-list") })
+		redistest.Eventually(t, time.Second, func() bool { return client.PoolStats().TotalConns == 1 && client.PoolStats().IdleConns == 0 }, "the pool is taken")
+		require.NoError(t, p.Publish(topic, pubMessages("m", 1)...))
+	})
+}
+
+// F105 for publishing: a user who may XADD but not MULTI had the XADDs of a
+// "transaction" executed one by one while the client reported a failure.
+func TestF105_WithoutTheRightToTransactions(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"multi", "exec"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.WithACL("pub on >pw ~* +@all -"+command))
+			client := server.Client(t, redistest.As("pub", "pw"))
+			topic := redistest.Key(t)
+			p := newTestPublisher(t, client)
+			require.NoError(t, p.Publish(topic, pubMessages("single", 1)...))
+			err := p.Publish(topic, pubMessages("m", 3)...)
+			require.ErrorIs(t, err, redischannels.ErrPermission)
+			require.ErrorContains(t, err, command)
+			requireOutcomes(t, err, redischannels.NotAppended, 3)
+			require.EqualValues(t, 1, client.XLen(t.Context(), topic).Val())
+			for range 20 {
+				require.NoError(t, client.Set(t.Context(), topic+"x", "x", 0).Err(), "no connection is left inside of a transaction")
+			}
+		})
+	}
+	t.Run("taken away later", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t, redistest.WithACL("pub on >pw ~* +@all"))
+		client := server.Client(t, redistest.As("pub", "pw"))
+		topic := redistest.Key(t)
+		p := newTestPublisher(t, client)
+		pubWarm(t, p)
+		require.NoError(t, server.Admin(t).Do(t.Context(), "acl", "setuser", "pub", "-multi").Err())
+		err := p.Publish(topic, pubMessages("m", 3)...)
+		require.ErrorIs(t, err, redischannels.ErrPermission)
+		requireOutcomes(t, err, redischannels.OutcomeUnknown, 3)
+		require.EqualValues(t, 3, client.XLen(t.Context(), topic).Val(), "which is why it must not say that nothing was appended")
+	})
+	t.Run("xadd", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t, redistest.WithACL("pub on >pw ~mine:* +@all"))
+		client := server.Client(t, redistest.As("pub", "pw"))
+		p := newTestPublisher(t, client)
+		for _, n := range []int{1, 3} {
+			err := p.Publish("other", pubMessages("m", n)...)
+			require.ErrorIs(t, err, redischannels.ErrPermission)
+			requireOutcomes(t, err, redischannels.NotAppended, n)
+			require.NoError(t, p.Publish("mine:1", pubMessages("m", n)...))
+		}
+	})
+}
+
+// A hook that panics is called in a goroutine of the publisher, where nobody but
+// the publisher can save the process.
+func TestAPanicInAHookIsAnError(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	client.AddHook(redistest.NewHook().Before("xadd", func(_ context.Context, cmd redis.Cmder) error {
+		if fmt.Sprint(cmd.Args()[1]) == "panic" {
+			panic("hook")
+		}
+		return nil
+	}))
+	p := newTestPublisher(t, client)
+	ctx, cancel := context.WithCancel(t.Context()) // by a sender's goroutine
+	defer cancel()
+	for _, n := range []int{1, 3} {
+		_, err := p.Append(ctx, "panic", pubMessages("m", n)...)
+		requireOutcomes(t, err, redischannels.NotAppended, n)
+		require.ErrorContains(t, err, "panic")
+		_, err = p.Append(ctx, redistest.Key(t), pubMessages("m", n)...)
+		require.NoError(t, err)
+	}
+}
+
+// Close must not wait for ever for a connection that is dead, nor leave a
+// goroutine with it.
+func TestCloseWithADeadConnection(t *testing.T) {
+	proxy, client, _ := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.WriteTimeout = -1, -1 })
+	goroutines := redistest.Goroutines(t)
+	p := newTestPublisher(t, client, pubTimeout(400*time.Millisecond))
+	pubWarm(t, p)
+	proxy.Blackhole(true)
+	var wg sync.WaitGroup
+	for c := range 20 {
+		wg.Go(func() {
+			var pe *redischannels.PublishError
+			if err := p.Publish("t", pubMessages("m", 1+c%2)...); !errors.As(err, &pe) {
+				t.Error(err)
+			}
+		})
+	}
+	<-time.After(50 * time.Millisecond)
+	start := time.Now()
+	require.NoError(t, p.Close())
+	require.Less(t, time.Since(start), 2*time.Second)
+	wg.Wait()
+	goroutines.Wait(100 * time.Millisecond)
+}
+
+// One dead connection must not hold up the messages of other callers.
+func TestADeadConnectionHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	p := newTestPublisher(t, client)
+	pubWarm(t, p)
+	rule := proxy.BeforeRequest(1, redistest.Contains("stuck"), func() { <-t.Context().Done() })
+	defer rule.Remove()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := p.Append(ctx, topic, pubMessages("stuck", 1)...)
+	requireOutcomes(t, err, redischannels.OutcomeUnknown, 1)
+	start := time.Now()
+	for i := range 20 {
+		require.NoError(t, p.Publish(topic, pubMessages(fmt.Sprint("m", i), 1+i%2)...))
+	}
+	require.Less(t, time.Since(start), time.Second)
+	require.EqualValues(t, 30, direct.XLen(t.Context(), topic).Val())
+}
