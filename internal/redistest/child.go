@@ -124,6 +124,22 @@ func StartChild(tb testing.TB, name string, env ...string) *Child {
 	return c
 }
 
+// ChildCommand returns the words of a command that runs the function that [ChildMain]
+// registered under name, with further "NAME=value" of the environment: for code that takes a
+// command, not a process. It needs the program env.
+func ChildCommand(tb testing.TB, name string, env ...string) []string {
+	tb.Helper()
+	if _, ok := childMains[name]; !ok {
+		tb.Fatalf("redistest: no child is named %s", name)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatalf("redistest: %v", err)
+	}
+	words := append([]string{"env", childEnv + "=" + name}, env...)
+	return append(words, self, "-test.run=^$")
+}
+
 // eachLine calls fn for each line until the end of r. A line may be of any length.
 func eachLine(r io.Reader, fn func(string)) {
 	in := bufio.NewReader(r)
