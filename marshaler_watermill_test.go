@@ -80,7 +80,7 @@ func TestWatermillMarshalerIsThatOfRedisstream(t *testing.T) {
 	theirs := redisstream.DefaultMarshallerUnmarshaller{}
 	many := newMessage("many", "x")
 	for i := range 70_000 {
-		many.Metadata.Set(fmt.Sprint("key-", i), strings.Repeat("v", i%300))
+		many.Metadata.Set(fmt.Sprint("key-", i), "v")
 	}
 	for name, msg := range map[string]*message.Message{
 		"plain":           newMessage("u-1", "hello"),
