@@ -92,24 +92,22 @@ func Classify(err error) Kind {
 			return r.kind
 		}
 	}
-	// Inside a script an error keeps its words but loses its place: before Redis
-	// 7 as `ERR Error running script (...): @user_script:7: WRONGTYPE ...`, and a
-	// missing right as `ERR The user executing the script can't run this command`.
+	// Inside a script an error may keep its words but lose its place: as
+	// `@user_script: 7: -OOM ...` or `ERR Error running script (...): @user_script:7:
+	// WRONGTYPE ...` before Redis 7, and a missing right as `ERR The user executing
+	// the script can't run this command`.
 	if strings.Contains(text, "user executing the script") || strings.Contains(text, "can't run this command") ||
 		strings.Contains(text, "can't access at least one of the keys") {
 		return KindNoPerm
 	}
-	if strings.HasPrefix(text, "ERR ") {
+	if _, inner, ok := strings.Cut(text, "@user_script"); ok {
 		for _, r := range replyKinds {
-			if !strings.HasPrefix(r.prefix, "ERR") && strings.Contains(text, ": "+r.prefix) {
+			if strings.Contains(inner, ": "+r.prefix) || strings.Contains(inner, ": -"+r.prefix) {
 				return r.kind
 			}
 		}
-		if strings.Contains(text, "Unknown Redis command") {
+		if strings.Contains(inner, "Unknown Redis command") {
 			return KindUnknownCommand
-		}
-		if strings.Contains(text, "command not allowed when used memory") {
-			return KindOOM
 		}
 	}
 	return KindOther
