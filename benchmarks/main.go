@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"syscall"
 )
 
@@ -30,6 +31,7 @@ func main() {
 func benchmark(ctx context.Context) error {
 	n := flag.Int("n", 5, "`repetitions` of each row")
 	pattern := flag.String("run", "", "run only rows whose names match this `regexp`")
+	peers := flag.String("peer", "", "run only peers whose names match this `regexp`, whose ratios are then of the first that is left")
 	quick := flag.Bool("quick", false, "a tenth of the messages: to see that it works, not to compare")
 	file := flag.String("json", "", "write the results to this `file` as well")
 	profiles := flag.String("profiles", "", "write a CPU profile of every repetition into this `directory`")
@@ -37,6 +39,10 @@ func benchmark(ctx context.Context) error {
 	match, err := regexp.Compile(*pattern)
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
+	}
+	matchPeer, err := regexp.Compile(*peers)
+	if err != nil {
+		return fmt.Errorf("-peer: %w", err)
 	}
 	if *n < 1 || flag.NArg() > 0 {
 		return fmt.Errorf("-n must be at least 1, and there are no arguments beside the flags")
@@ -55,7 +61,8 @@ func benchmark(ctx context.Context) error {
 	}
 	rep := report{Environment: newEnvironment(s)}
 	for _, r := range rows() {
-		if !match.MatchString(r.name) {
+		r.peers = slices.DeleteFunc(r.peers, func(p peer) bool { return !matchPeer.MatchString(p.name) })
+		if !match.MatchString(r.name) || len(r.peers) == 0 {
 			continue
 		}
 		res, err := h.run(ctx, r)
@@ -65,7 +72,7 @@ func benchmark(ctx context.Context) error {
 		rep.Results = append(rep.Results, res)
 	}
 	if len(rep.Results) == 0 {
-		return fmt.Errorf("-run %q matches no row", *pattern)
+		return fmt.Errorf("no row has this name, or none has this peer")
 	}
 	if err := rep.text(os.Stdout); err != nil {
 		return err
