@@ -89,6 +89,9 @@ func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 	if err != nil {
 		return err
 	}
+	if len(msgs) == 1 {
+		return p.publish(msgs[0].Context(), batch, nil)
+	}
 	ctx, stop := joinContexts(msgs)
 	defer stop()
 	return p.publish(ctx, batch, nil)
@@ -171,7 +174,7 @@ func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []stri
 	if p.config.Timeout > 0 {
 		deadline = time.Now().Add(p.config.Timeout)
 	}
-	results := make([]stream.AppendResult, len(batch.cmds))
+	results := batch.results
 	failed := false
 	for start := 0; start < len(batch.cmds); {
 		end, bytes := batch.chunk(start)

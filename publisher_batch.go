@@ -14,10 +14,33 @@ const appendOverhead = 64
 
 // publishBatch has the messages of one call as commands.
 type publishBatch struct {
-	topic string
-	msgs  []*message.Message
-	cmds  []stream.Append
-	sizes []int // of the fields of each
+	topic   string
+	msgs    []*message.Message
+	cmds    []stream.Append
+	sizes   []int // of the fields of each
+	results []stream.AppendResult
+}
+
+// newPublishBatch makes room for the messages; for a single one, which is the
+// common case, by one allocation.
+func newPublishBatch(topic string, msgs []*message.Message) *publishBatch {
+	if len(msgs) == 1 {
+		one := new(struct {
+			publishBatch
+			cmd    [1]stream.Append
+			size   [1]int
+			result [1]stream.AppendResult
+		})
+		one.publishBatch = publishBatch{topic, msgs, one.cmd[:], one.size[:], one.result[:]}
+		return &one.publishBatch
+	}
+	return &publishBatch{
+		topic:   topic,
+		msgs:    msgs,
+		cmds:    make([]stream.Append, len(msgs)),
+		sizes:   make([]int, len(msgs)),
+		results: make([]stream.AppendResult, len(msgs)),
+	}
 }
 
 func (b *publishBatch) uuid(i int) string {
@@ -42,12 +65,7 @@ func (b *publishBatch) chunk(start int) (end, bytes int) {
 // marshal makes commands of all messages, or an error that says which message
 // prevents them.
 func (p *Publisher) marshal(topic string, msgs []*message.Message) (*publishBatch, error) {
-	b := &publishBatch{
-		topic: topic,
-		msgs:  msgs,
-		cmds:  make([]stream.Append, len(msgs)),
-		sizes: make([]int, len(msgs)),
-	}
+	b := newPublishBatch(topic, msgs)
 	head := stream.AppendHead(topic, p.trim(topic))
 	for i, msg := range msgs {
 		if err := p.marshalOne(b, i, msg, head); err != nil {

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -26,10 +24,10 @@ const (
 	batchSenders  = 8 // transactions in flight
 	stuckSenders  = 8 // beyond these, senders whose callers have all given up
 
-	// slowLink is the time after which a pipeline in flight waits for the network
-	// rather than for the processor, so that a second one shortens the queue. On a
-	// fast link one at a time is best: the queue grows while it is under way.
-	slowLink = 5 * time.Millisecond
+	// slowLink is the time after which a pipeline in flight no longer holds back the
+	// next one. Up to then one at a time is best: what comes while it is under way
+	// makes up the next one, and the fewer they are, the less each message costs.
+	slowLink = 20 * time.Millisecond
 
 	// smallWrite fits into the send buffer of an idle connection everywhere.
 	smallWrite = 16 << 10
@@ -93,43 +91,6 @@ type Appender struct {
 	drained chan struct{} // made by Close, closed when senders is 0
 }
 
-// lane is a queue with its senders.
-type lane struct {
-	queue   []*appendJob
-	active  int // senders that callers wait for
-	stuck   int // senders whose callers have all given up
-	limit   int // of active
-	perLoad int // jobs per load
-	last    time.Time
-}
-
-// appendJob is one attempt of one caller.
-type appendJob struct {
-	ctx   context.Context // for its values
-	key   string
-	cmds  []Append
-	bytes int
-	done  chan struct{} // of capacity 1; the sender's last touch of the job
-
-	last error // of the attempt before, nil for the first
-
-	load    *appendLoad    // nil while queued; guarded by Appender.mu
-	results []AppendResult // nil until something is known; guarded by Appender.mu
-}
-
-// appendLoad is what a sender sends at once.
-type appendLoad struct {
-	jobs   []*appendJob
-	lane   *lane
-	ctx    context.Context // ends when a caller gives up before anything was sent
-	gate   atomic.Int32
-	cancel context.CancelCauseFunc
-
-	own      bool // the only job's caller sends it
-	stuck    bool // all that follows is guarded by Appender.mu
-	finished bool
-}
-
 // NewAppender makes an Appender. It starts nothing.
 func NewAppender(conf AppenderConfig) *Appender {
 	a := &Appender{conf: conf, stop: make(chan struct{})}
@@ -181,20 +142,24 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 	var end <-chan time.Time // made when it is first needed
 	var last error           // of the attempt before
 	for attempt := 0; ; attempt++ {
-		job := &appendJob{ctx: ctx, key: key, cmds: cmds, bytes: bytes, last: last}
+		job := jobs.Get().(*appendJob)
+		job.ctx, job.key, job.cmds, job.bytes, job.last = ctx, key, cmds, bytes, last
 		if load := a.enqueue(job, deadline); load != nil {
 			a.sendOwn(load)
 			copy(results, job.results)
 		} else {
 			if end == nil && !deadline.IsZero() {
-				timer := time.NewTimer(time.Until(deadline))
-				defer timer.Stop()
+				timer := timers.Get().(*time.Timer)
+				timer.Reset(time.Until(deadline))
+				defer func() { timer.Stop(); timers.Put(timer) }()
 				end = timer.C
 			}
 			if !a.await(ctx, end, job, results) {
-				return
+				return // the job stays with its sender
 			}
 		}
+		*job = appendJob{done: job.done}
+		jobs.Put(job)
 		if !a.again(results, attempt) {
 			return
 		}
@@ -277,184 +242,6 @@ func (a *Appender) pause(ctx context.Context, deadline time.Time, attempt int) e
 	}
 }
 
-// laneOf returns where the job is queued.
-func (a *Appender) laneOf(job *appendJob) *lane {
-	if len(job.cmds) == 1 || a.conf.Replicas > 0 {
-		return &a.singles
-	}
-	return &a.batches
-}
-
-// enqueue queues a job. When a sender is called for and the caller may be it, the
-// job is not queued but returned as a load, which the caller sends itself: that
-// spares a lone caller two switches between goroutines per message.
-func (a *Appender) enqueue(job *appendJob, deadline time.Time) *appendLoad {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	l := a.laneOf(job)
-	if l.active > 0 && l.perLoad > 1 && len(l.queue) < l.perLoad && time.Since(l.last) < slowLink {
-		a.push(l, job)
-		return nil
-	}
-	if patience, ok := a.inTime(job, deadline); ok && len(l.queue) == 0 && l.active < l.limit {
-		l.active++
-		a.senders++
-		load := &appendLoad{jobs: []*appendJob{job}, lane: l, own: true}
-		load.ctx, load.cancel = ownContext(job.ctx, deadline, patience)
-		job.load = load
-		l.last = time.Now()
-		return load
-	}
-	a.push(l, job)
-	a.startSender(l)
-	return nil
-}
-
-func (a *Appender) push(l *lane, job *appendJob) {
-	job.done = make(chan struct{}, 1)
-	l.queue = append(l.queue, job)
-}
-
-// inTime reports whether the timeouts of the connection end a call before its
-// deadline, so that nobody need watch over it, and how long they take. A small
-// command is written without waiting: the buffer of an idle connection is empty.
-func (a *Appender) inTime(job *appendJob, deadline time.Time) (patience time.Duration, ok bool) {
-	patience = a.readTimeout
-	if job.bytes > smallWrite {
-		patience += a.writeTimeout
-	}
-	return patience, a.ownCalls && job.ctx.Done() == nil && (deadline.IsZero() || time.Until(deadline) > patience)
-}
-
-// ownContext is the context of a caller that sends its own load. It ends the wait
-// for a connection early enough for the timeouts of the connection to follow.
-func ownContext(ctx context.Context, deadline time.Time, patience time.Duration) (context.Context, context.CancelCauseFunc) {
-	if deadline.IsZero() {
-		return ctx, func(error) {}
-	}
-	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-patience))
-	return ctx, func(error) { cancel() }
-}
-
-// sendOwn sends the load of a caller in its own goroutine. What others have
-// queued in the meantime is left to a sender.
-func (a *Appender) sendOwn(load *appendLoad) {
-	outcomes := a.execute(load)
-	load.cancel(nil)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	load.finished = true
-	a.report(load, outcomes)
-	load.lane.active--
-	if len(load.lane.queue) > 0 {
-		a.startSender(load.lane)
-	}
-	a.leave()
-}
-
-// startSender starts a sender if there is room for one. The caller holds mu.
-func (a *Appender) startSender(l *lane) {
-	if l.active >= l.limit || l.stuck >= stuckSenders {
-		return
-	}
-	l.active++
-	a.senders++
-	go a.send(l)
-}
-
-// send is the goroutine of a sender.
-func (a *Appender) send(l *lane) {
-	for {
-		// The callers whose appends were just confirmed are runnable and about to
-		// come back with the next ones; they are let through first, or else every
-		// second pipeline carries only the one that was quickest.
-		runtime.Gosched()
-		load := a.take(l)
-		if load == nil {
-			return
-		}
-		outcomes := a.execute(load)
-		load.cancel(nil)
-		if !a.finish(l, load, outcomes) {
-			return
-		}
-	}
-}
-
-// take removes the next load from the queue. Without one the sender is counted
-// out, under the same lock under which it would have been given work.
-func (a *Appender) take(l *lane) *appendLoad {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n, cmds, bytes := 0, 0, 0
-	for _, job := range l.queue {
-		if n > 0 && (n == l.perLoad || cmds+len(job.cmds) > MaxAppends || bytes+job.bytes > MaxAppendBytes) {
-			break
-		}
-		if n > 0 && a.conf.Replicas > 0 && a.cluster != nil && job.key != l.queue[0].key {
-			break // WAIT belongs to the connection of one master
-		}
-		n, cmds, bytes = n+1, cmds+len(job.cmds), bytes+job.bytes
-	}
-	if n == 0 {
-		l.active--
-		a.leave()
-		return nil
-	}
-	load := &appendLoad{jobs: slices.Clone(l.queue[:n]), lane: l}
-	// A context of one caller carries its trace; those of several have no common one.
-	base := context.Background()
-	if n == 1 {
-		base = context.WithoutCancel(load.jobs[0].ctx)
-	}
-	load.ctx, load.cancel = context.WithCancelCause(base)
-	rest := copy(l.queue, l.queue[n:])
-	clear(l.queue[rest:])
-	l.queue = l.queue[:rest]
-	for _, job := range load.jobs {
-		job.load = load
-	}
-	l.last = time.Now()
-	if len(l.queue) > 0 {
-		a.startSender(l)
-	}
-	return load
-}
-
-// finish hands the outcomes to the callers; false ends the sender.
-func (a *Appender) finish(l *lane, load *appendLoad, outcomes []AppendResult) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	load.finished = true
-	a.report(load, outcomes)
-	for _, job := range load.jobs {
-		job.done <- struct{}{}
-	}
-	if !load.stuck {
-		return true
-	}
-	l.stuck--
-	a.leave()
-	return false
-}
-
-// report gives each job its part of the outcomes. The caller holds mu.
-func (a *Appender) report(load *appendLoad, outcomes []AppendResult) {
-	for _, job := range load.jobs {
-		n := len(job.cmds)
-		job.results, outcomes = outcomes[:n:n], outcomes[n:]
-	}
-}
-
-// leave counts a sender out. The caller holds mu.
-func (a *Appender) leave() {
-	a.senders--
-	if a.senders == 0 && a.drained != nil {
-		close(a.drained)
-		a.drained = nil
-	}
-}
-
 // abandon ends the wait for a job and states what is known of it.
 func (a *Appender) abandon(job *appendJob, cause error, results []AppendResult) {
 	a.mu.Lock()
@@ -498,20 +285,6 @@ func because(end, last error) error {
 		return end
 	}
 	return fmt.Errorf("%w; last attempt: %w", end, last)
-}
-
-// markStuck lets another sender take the place of one that may wait for a dead
-// connection. The caller holds mu.
-func (a *Appender) markStuck(l *lane, load *appendLoad) {
-	if load.stuck {
-		return
-	}
-	load.stuck = true
-	l.active--
-	l.stuck++
-	if len(l.queue) > 0 {
-		a.startSender(l)
-	}
 }
 
 func fill(results []AppendResult, r AppendResult) {

@@ -1,0 +1,154 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// replyError is an error reply.
+type replyError string
+
+func (e replyError) Error() string { return string(e) }
+func (replyError) RedisError()     {}
+
+// newTestAppend returns a command that is ready for its first attempt.
+func newTestAppend(gate *atomic.Int32) *Append {
+	c := new(Append)
+	c.Start(AppendHead("key", Trim{}), 1)
+	c.Field("f", []byte("v"))
+	c.prepare(context.Background(), gate)
+	return c
+}
+
+func (c *Append) write(t *testing.T) {
+	t.Helper()
+	_, err := c.mark.MarshalBinary()
+	require.NoError(t, err)
+}
+
+// The outcome was taken from the type of the error alone. go-redis keeps the MOVED
+// of a first attempt when the reply to the second one is lost, and a dial error
+// when a redirected command was written: both looked as if nothing was appended.
+func TestAppendOutcomes(t *testing.T) {
+	t.Parallel()
+	dial := &net.OpError{Op: "dial", Err: errors.New("refused")}
+	for name, c := range map[string]struct {
+		events func(t *testing.T, c *Append)
+		want   Outcome
+	}{
+		"answered":              {func(t *testing.T, c *Append) { c.write(t); c.SetVal("1-0"); c.SetErr(nil) }, Appended},
+		"answered, hook failed": {func(t *testing.T, c *Append) { c.write(t); c.SetVal("1-0"); c.SetErr(errors.New("hook")) }, Appended},
+		"refused":               {func(t *testing.T, c *Append) { c.write(t); c.SetErr(replyError("WRONGTYPE x")) }, NotAppended},
+		"never written":         {func(t *testing.T, c *Append) { c.SetErr(dial) }, NotAppended},
+		"never run":             {func(*testing.T, *Append) {}, NotAppended},
+		"lost":                  {func(t *testing.T, c *Append) { c.write(t); c.SetErr(io.EOF) }, Unknown},
+		"no error at all":       {func(t *testing.T, c *Append) { c.write(t) }, Unknown},
+		"moved, then lost, MOVED kept": {func(t *testing.T, c *Append) {
+			c.write(t)
+			c.SetErr(replyError("MOVED 1 a:1"))
+			c.write(t)
+		}, Unknown},
+		"moved, then refused": {func(t *testing.T, c *Append) {
+			c.write(t)
+			c.SetErr(replyError("MOVED 1 a:1"))
+			c.write(t)
+			c.SetErr(replyError("OOM x"))
+		}, NotAppended},
+		"moved, then not reached": {func(t *testing.T, c *Append) {
+			c.write(t)
+			c.SetErr(replyError("MOVED 1 a:1"))
+		}, NotAppended},
+		"not reached, then lost, dial error kept": {func(t *testing.T, c *Append) {
+			c.SetErr(dial)
+			c.write(t)
+		}, Unknown},
+		"MULTI refused, XADD executed": {func(t *testing.T, c *Append) {
+			c.write(t)
+			c.SetErr(replyError("NOPERM this user has no permissions to run the 'multi' command"))
+		}, Unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := newTestAppend(new(atomic.Int32))
+			c.events(t, cmd)
+			r := cmd.result(nil)
+			require.Equal(t, c.want, r.Outcome, "%v", r.Err)
+			require.Equal(t, c.want == Appended, r.Err == nil)
+			require.True(t, cmd.NoRetry())
+		})
+	}
+}
+
+// A command that its caller has given up must not be written any more, and one
+// that is being written cannot be held back.
+func TestAppendGate(t *testing.T) {
+	t.Parallel()
+	var gate atomic.Int32
+	first, second := newTestAppend(&gate), newTestAppend(&gate)
+	first.write(t)
+	require.False(t, gate.CompareAndSwap(gateOpen, gateRevoked))
+	second.write(t)
+
+	gate.Store(gateRevoked)
+	third := newTestAppend(&gate)
+	_, err := third.mark.MarshalBinary()
+	require.ErrorIs(t, err, errWithdrawn)
+	third.SetErr(err)
+	require.Equal(t, NotAppended, third.result(nil).Outcome)
+}
+
+// The arguments are those of XADD in the order that Redis wants.
+func TestAppendArguments(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		trim Trim
+		want []any
+	}{
+		{Trim{}, []any{"xadd", "key"}},
+		{Trim{MaxLen: 5}, []any{"xadd", "key", "maxlen", "~", int64(5)}},
+		{Trim{MaxLen: 5, Exact: true}, []any{"xadd", "key", "maxlen", "=", int64(5)}},
+		{Trim{MinID: 7}, []any{"xadd", "key", "minid", "~", int64(7)}},
+		{Trim{MinID: 7, Exact: true}, []any{"xadd", "key", "minid", "=", int64(7)}},
+	} {
+		require.Equal(t, c.want, AppendHead("key", c.trim))
+	}
+	require.Equal(t, "xadd key * f v: ", newTestAppend(new(atomic.Int32)).String(), "what a hook prints")
+}
+
+// The reason of a refused EXEC was hidden in the text of EXECABORT.
+func TestAppendCause(t *testing.T) {
+	t.Parallel()
+	abort := replyError("EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.")
+	cause := appendCause(abort)
+	require.Equal(t, KindOOM, Classify(cause))
+	require.ErrorIs(t, cause, abort)
+	plain := replyError("EXECABORT Transaction discarded because of previous errors.")
+	require.Equal(t, error(plain), appendCause(plain))
+	require.ErrorIs(t, appendCause(io.EOF), io.EOF)
+}
+
+// A passing outage is worth waiting for, anything else is for the caller to see.
+func TestAppendRetryable(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{
+		&net.OpError{Op: "dial", Err: errors.New("refused")}, io.EOF, redis.ErrPoolTimeout, redis.ErrPoolExhausted,
+		errors.New("redis: cluster has no nodes"), replyError("LOADING x"), replyError("READONLY x"),
+		replyError("CLUSTERDOWN x"), replyError("TRYAGAIN x"),
+		appendCause(replyError("EXECABORT Transaction discarded because of: READONLY x")),
+	} {
+		require.True(t, retryable(err, false), "%v", err)
+	}
+	for _, err := range []error{
+		redis.ErrClosed, errors.New("circuit breaker open"), replyError("OOM x"), replyError("WRONGTYPE x"),
+		replyError("NOPERM x"), replyError("ERR x"), replyError("EXECABORT Transaction discarded because of previous errors."),
+	} {
+		require.False(t, retryable(err, false), "%v", err)
+	}
+}
