@@ -16,129 +16,6 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// deadTime is the moment that the tests give their dead letters.
-var deadTime = time.Date(2024, 2, 29, 13, 4, 5, 67_000_000, time.FixedZone("", 3600))
-
-// deadMove is one pending entry of a group and the move that gives it up.
-type deadMove struct {
-	stream.DeadLetterMove
-	client *redis.Client
-	fields []string
-}
-
-// newDeadMove appends an entry with these names and values and delivers it to
-// the consumer "me" of the group "g".
-func newDeadMove(t *testing.T, client *redis.Client, fields ...string) *deadMove {
-	t.Helper()
-	topic := redistest.Key(t)
-	ctx := t.Context()
-	require.NoError(t, client.XGroupCreateMkStream(ctx, topic, "g", "0").Err())
-	id, err := client.XAdd(ctx, &redis.XAddArgs{Stream: topic, Values: fields}).Result()
-	require.NoError(t, err)
-	readAs(t, client, topic, "g", "me")
-	return &deadMove{
-		DeadLetterMove: stream.DeadLetterMove{
-			Topic: topic, DeadTopic: "{" + topic + "}:dead", Group: "g", Consumer: "me", EntryID: id,
-			Reason: "because", Count: 3, Time: deadTime,
-		},
-		client: client, fields: fields,
-	}
-}
-
-// readAs delivers the next entry of the group to the consumer.
-func readAs(t *testing.T, client *redis.Client, topic, group, consumer string) {
-	t.Helper()
-	got, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{
-		Group: group, Consumer: consumer, Streams: []string{topic, ">"}, Count: 1, Block: -1,
-	}).Result()
-	require.NoError(t, err)
-	require.Len(t, got[0].Messages, 1)
-}
-
-func (d *deadMove) run(t *testing.T) (stream.DeadLetterResult, error) {
-	t.Helper()
-	return stream.MoveToDeadLetter(t.Context(), d.client, d.DeadLetterMove)
-}
-
-// block is what the dead letter must have after the fields of the entry.
-func (d *deadMove) block() []string {
-	return []string{
-		"_dead_reason", "because", "_dead_entry_id", d.EntryID, "_dead_topic", d.Topic, "_dead_group", "g",
-		"_dead_consumer", "me", "_dead_count", "3", "_dead_time", "2024-02-29T12:04:05.067Z",
-	}
-}
-
-// requirePending checks who owns the entry in the group, "" for nobody.
-func (d *deadMove) requirePending(t *testing.T, owner string) {
-	t.Helper()
-	pending, err := d.client.XPendingExt(t.Context(), &redis.XPendingExtArgs{
-		Stream: d.Topic, Group: d.Group, Start: d.EntryID, End: d.EntryID, Count: 1,
-	}).Result()
-	require.NoError(t, err)
-	if owner == "" {
-		require.Empty(t, pending)
-		return
-	}
-	require.Len(t, pending, 1)
-	require.Equal(t, owner, pending[0].Consumer)
-	require.EqualValues(t, 1, pending[0].RetryCount)
-}
-
-// requireDead checks that the dead-letter stream holds exactly this entry, with
-// its fields in order. The raw reply is read: a map would hide order and duplicates.
-func (d *deadMove) requireDead(t *testing.T, id string) {
-	t.Helper()
-	entries := rawRange(t, d.client, d.DeadTopic)
-	require.Len(t, entries, 1)
-	require.Equal(t, id, entries[0].id)
-	require.Equal(t, append(append([]string{}, d.fields...), d.block()...), entries[0].fields)
-}
-
-func (d *deadMove) requireNoDead(t *testing.T) {
-	t.Helper()
-	require.Empty(t, rawRange(t, d.client, d.DeadTopic))
-}
-
-type rawEntry struct {
-	id     string
-	fields []string
-}
-
-func rawRange(t *testing.T, client *redis.Client, key string) []rawEntry {
-	t.Helper()
-	reply, err := client.Do(t.Context(), "XRANGE", key, "-", "+").Slice()
-	require.NoError(t, err)
-	entries := make([]rawEntry, 0, len(reply))
-	for _, item := range reply {
-		pair := item.([]any)
-		e := rawEntry{id: pair[0].(string)}
-		for _, v := range pair[1].([]any) {
-			e.fields = append(e.fields, v.(string))
-		}
-		entries = append(entries, e)
-	}
-	return entries
-}
-
-// manyFields makes names and values, n fields of them.
-func manyFields(n int) []string {
-	fields := make([]string, 0, 2*n)
-	for i := range n {
-		fields = append(fields, fmt.Sprintf("f%d", i), fmt.Sprintf("v%d", i))
-	}
-	return fields
-}
-
-// sizes runs a test on the script's own append and on the transaction that an
-// entry with too many fields for Lua needs.
-func sizes(t *testing.T, fn func(t *testing.T, fields []string)) {
-	for name, fields := range map[string][]string{
-		"small": {"a", "1"}, "largest in a script": manyFields(3950), "smallest in a transaction": manyFields(3951), "10,000 fields": manyFields(10_000),
-	} {
-		t.Run(name, func(t *testing.T) { t.Parallel(); fn(t, fields) })
-	}
-}
-
 // F26: a dead letter that lost the order or a duplicate of its fields could not
 // be decoded as the original was.
 func TestDeadLetterMoveKeepsFields(t *testing.T) {
@@ -189,17 +66,33 @@ func TestDeadLetterMoveCapsReason(t *testing.T) {
 func TestDeadLetterMoveTrims(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	for name, set := range map[string]func(*stream.DeadLetterMove){
-		"MaxLen": func(m *stream.DeadLetterMove) { m.MaxLen, m.Exact = 1, true },
-		"MinID":  func(m *stream.DeadLetterMove) { m.MinID, m.Exact = "5-0", true },
+	for name, c := range map[string]struct {
+		move stream.DeadLetterMove
+		left int // of 250 dead letters in nodes of 100
+	}{
+		"exact length":       {stream.DeadLetterMove{MaxLen: 7, Exact: true}, 7},
+		"approximate length": {stream.DeadLetterMove{MaxLen: 7}, 51},
+		"age":                {stream.DeadLetterMove{MinID: "240-0"}, 51},
+		// F75: an exact MINID among deleted entries can make an RDB file that no
+		// server loads, so only whole nodes are removed.
+		"exact age": {stream.DeadLetterMove{MinID: "240-0", Exact: true}, 51},
+		"none":      {stream.DeadLetterMove{}, 251},
 	} {
-		sizes(t, func(t *testing.T, fields []string) {
-			d := newDeadMove(t, client, fields...)
-			require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, ID: "4-0", Values: []string{"old", name}}).Err())
-			set(&d.DeadLetterMove)
-			res, err := d.run(t)
-			require.NoError(t, err)
-			d.requireDead(t, res.ID)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sizes(t, func(t *testing.T, fields []string) {
+				d := newDeadMove(t, client, fields...)
+				pipe := client.Pipeline()
+				for i := range 250 {
+					pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, ID: fmt.Sprintf("%d-0", i+1), Values: []string{"old", "1"}})
+				}
+				_, err := pipe.Exec(t.Context())
+				require.NoError(t, err)
+				d.MaxLen, d.MinID, d.Exact = c.move.MaxLen, c.move.MinID, c.move.Exact
+				_, err = d.run(t)
+				require.NoError(t, err)
+				require.EqualValues(t, c.left, client.XLen(t.Context(), d.DeadTopic).Val())
+			})
 		})
 	}
 }
@@ -285,11 +178,21 @@ func TestDeadLetterMoveGoneBesideEqualID(t *testing.T) {
 			require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, Values: block}).Err())
 		}
 		d.Fields = d.fields
-		for range 2 {
-			_, err := d.run(t)
-			require.NoError(t, err)
-			require.EqualValues(t, 4, client.XLen(t.Context(), d.DeadTopic).Val())
+		first, err := d.run(t)
+		require.NoError(t, err)
+		require.EqualValues(t, 4, client.XLen(t.Context(), d.DeadTopic).Val())
+
+		// Behind 99 newer ones it is still found, so that no second one is written.
+		pipe := client.Pipeline()
+		for range 99 {
+			pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, Values: []string{"x", "y"}})
 		}
+		_, err = pipe.Exec(t.Context())
+		require.NoError(t, err)
+		again, err := d.run(t)
+		require.NoError(t, err)
+		require.Equal(t, first, again)
+		require.EqualValues(t, 103, client.XLen(t.Context(), d.DeadTopic).Val())
 	})
 }
 
@@ -308,6 +211,21 @@ func TestDeadLetterMoveWrongType(t *testing.T) {
 		require.NoError(t, err)
 		d.requireDead(t, res.ID)
 		d.requirePending(t, "")
+	})
+}
+
+// F25: an append that fails while the dead-letter stream can be read, here
+// because its IDs are used up.
+func TestDeadLetterMoveRefusedAppend(t *testing.T) {
+	t.Parallel()
+	sizes(t, func(t *testing.T, fields []string) {
+		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
+		last := "18446744073709551615-18446744073709551615"
+		require.NoError(t, d.client.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, ID: last, Values: []string{"x", "y"}}).Err())
+		_, err := d.run(t)
+		require.ErrorContains(t, err, "exhausted")
+		d.requirePending(t, "me")
+		require.EqualValues(t, 1, d.client.XLen(t.Context(), d.DeadTopic).Val())
 	})
 }
 

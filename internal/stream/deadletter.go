@@ -60,7 +60,10 @@ type DeadLetterMove struct {
 	Time      time.Time // zero means now
 
 	// MaxLen or MinID bounds the dead-letter stream while it is appended to. Zero
-	// values trim nothing. Exact trims to the exact bound.
+	// values trim nothing. Exact trims to the exact length; it has no effect on
+	// MinID, because an exact MINID on a stream that had deletions, as requeueing
+	// makes them, can leave a node without entries, and such a stream does not
+	// load from an RDB file (redis#15808).
 	MaxLen int64
 	MinID  string
 	Exact  bool
@@ -129,15 +132,13 @@ func MoveToDeadLetter(ctx context.Context, client redis.UniversalClient, m DeadL
 func (m *DeadLetterMove) scriptArgs() []any {
 	args := make([]any, 0, 10+len(m.Fields))
 	args = append(args, m.Group, m.Consumer, m.EntryID, m.Reason, m.Count, deadTime(m.Time))
-	operator := "~"
-	if m.Exact {
-		operator = "="
-	}
 	switch {
+	case m.MaxLen > 0 && m.Exact:
+		args = append(args, "MAXLEN", "=", m.MaxLen)
 	case m.MaxLen > 0:
-		args = append(args, "MAXLEN", operator, m.MaxLen)
+		args = append(args, "MAXLEN", "~", m.MaxLen)
 	case m.MinID != "":
-		args = append(args, "MINID", operator, m.MinID)
+		args = append(args, "MINID", "~", m.MinID)
 	default:
 		args = append(args, "", "", "")
 	}
@@ -165,7 +166,7 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 	tx := client.TxPipeline()
 	add := tx.XAdd(ctx, &redis.XAddArgs{
 		Stream: m.DeadTopic, Values: values,
-		MaxLen: m.MaxLen, MinID: m.MinID, Approx: !m.Exact,
+		MaxLen: m.MaxLen, MinID: m.MinID, Approx: !m.Exact || m.MaxLen == 0,
 	})
 	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Topic, m.DeadTopic}, m.Group, m.Consumer, m.EntryID, mode)
 	_, err := tx.Exec(ctx)

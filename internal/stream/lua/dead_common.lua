@@ -1,4 +1,4 @@
--- Shared by dead_letter.lua and dead_guard.lua, which follow this text in one script.
+-- Shared by the other dead_*.lua, which follow this text in one script.
 -- KEYS and ARGV are theirs; nothing here is returned to the client.
 
 -- Whether redis.pcall has failed. A reply that is no table is a number or a text.
@@ -12,18 +12,25 @@ local function failure(reply)
   return {err = (string.gsub(reply.err, '^%-', ''))}
 end
 
--- Whether the fields end in the block of a dead letter of this topic, group and entry, and
--- the consumer that wrote it. Only the last 14 values count: an original that was a dead
--- letter itself has such a block further ahead.
-local function marked(fields, topic, group, id)
+-- The topic, group, entry ID and consumer that a dead letter names, or nothing when the entry is
+-- no dead letter. Only the last 14 values count: an original that was a dead letter itself has
+-- such a block further ahead.
+local function block(fields)
   local n = #fields
-  if n >= 14 and fields[n - 11] == '_dead_entry_id' and fields[n - 10] == id
-      and fields[n - 9] == '_dead_topic' and fields[n - 8] == topic
-      and fields[n - 7] == '_dead_group' and fields[n - 6] == group
-      and fields[n - 5] == '_dead_consumer' then
-    return fields[n - 4]
+  if n >= 14 and fields[n - 13] == '_dead_reason' and fields[n - 11] == '_dead_entry_id'
+      and fields[n - 9] == '_dead_topic' and fields[n - 7] == '_dead_group'
+      and fields[n - 5] == '_dead_consumer' and fields[n - 3] == '_dead_count'
+      and fields[n - 1] == '_dead_time' then
+    return fields[n - 8], fields[n - 6], fields[n - 10], fields[n - 4]
   end
-  return false
+end
+
+-- The consumer that wrote these fields as the dead letter of this topic, group and entry, or nil.
+local function marked(fields, topic, group, id)
+  local t, g, e, consumer = block(fields)
+  if t == topic and g == group and e == id then
+    return consumer
+  end
 end
 
 -- The ID and the consumer of this entry's dead letter among the newest 100 that stand before

@@ -1,0 +1,342 @@
+package redischannels
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// DeadLettersConfig configures [NewDeadLetters]. Only Client is required.
+type DeadLettersConfig struct {
+	// Client is used for all commands and is never closed. *redis.Client, also
+	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
+	Client redis.UniversalClient
+
+	// DeadLetterTopic names the stream for dead letters of a topic, as in the
+	// SubscriberConfig of the consumers. Defaults to DefaultDeadLetterTopic.
+	DeadLetterTopic func(topic string) string
+}
+
+// Validate reports every problem of the configuration in one joined error. Each
+// names its field and wraps [ErrInvalidConfig].
+func (c DeadLettersConfig) Validate() error {
+	v := validation{prefix: "DeadLettersConfig"}
+	v.client(c.Client)
+	return v.err()
+}
+
+// DeadLetters is the operator's side of dead letters: what consumer groups have
+// given up can be looked at, given back to the group that failed, appended anew
+// or deleted. It is safe for concurrent use, also while consumers run, and holds
+// no resources: there is nothing to close. All methods block until Redis has
+// answered or ctx ends.
+type DeadLetters struct {
+	config DeadLettersConfig
+	logger watermill.LoggerAdapter
+}
+
+// NewDeadLetters makes a DeadLetters. It does not talk to Redis. A nil logger
+// logs nothing; otherwise every change is logged with the numbers of entries.
+func NewDeadLetters(config DeadLettersConfig, logger watermill.LoggerAdapter) (*DeadLetters, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if logger == nil {
+		logger = watermill.NopLogger{}
+	}
+	return &DeadLetters{config: config, logger: logger}, nil
+}
+
+// DeadLetter is an entry that a consumer group has given up.
+type DeadLetter struct {
+	ID       string    // in the dead-letter stream: what Requeue, Reappend and Purge take
+	Topic    string    // topic of the original
+	EntryID  string    // ID of the original in its topic
+	Group    string    // consumer group that gave it up
+	Consumer string    // consumer that moved it
+	Reason   string    // why, at most 1,024 bytes
+	Count    int       // how often it was handed to a handler
+	Time     time.Time // when it was moved, by the consumer's clock, to the millisecond
+	Fields   []Field   // of the original, in their order; the caller's to keep
+}
+
+// Entry returns the original as an [Unmarshaler] takes it.
+func (d DeadLetter) Entry() Entry {
+	return Entry{Topic: d.Topic, ID: d.EntryID, Fields: d.Fields}
+}
+
+// DeadLetterQuery narrows down what [DeadLetters.List] yields. The zero value
+// asks for everything.
+type DeadLetterQuery struct {
+	// Group is the consumer group that gave the entries up. Empty means all.
+	Group string
+	// After is the ID of a dead letter: the list begins behind it. Empty begins
+	// with the oldest.
+	After string
+	// Limit is the greatest number of dead letters. 0 means no limit.
+	Limit int
+}
+
+// Pages of List: a page has up to this many entries, as long as they are small.
+const (
+	deadPageFirst = 16
+	deadPageMost  = 256
+	deadPageBytes = 1 << 20
+)
+
+// List yields the dead letters of a topic, oldest first, up to the one that is
+// the newest when the loop begins, so a loop over it that requeues ends. They are
+// read in pages, about 1 MiB in memory at a time or one entry if that is larger.
+// A stream that does not exist has no dead letters. An error ends the list.
+//
+// A dead-letter stream that several topics share is filtered. Entries that
+// somebody else has put there are yielded with an empty Topic unless a Group is
+// asked for. With a cluster client that may read from replicas the newest dead
+// letters can be missing. (XREVRANGE, XRANGE)
+func (d *DeadLetters) List(ctx context.Context, topic string, query DeadLetterQuery) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		if err := d.list(ctx, topic, query, func(l DeadLetter) bool { return yield(l, nil) }); err != nil {
+			yield(DeadLetter{}, err)
+		}
+	}
+}
+
+func (d *DeadLetters) list(ctx context.Context, topic string, query DeadLetterQuery, yield func(DeadLetter) bool) error {
+	dead, err := deadLetterTopic(d.config.DeadLetterTopic, topic, d.config.Client)
+	if err != nil {
+		return err
+	}
+	var after stream.ID
+	if query.After != "" {
+		if after, err = parseDeadLetterID(query.After); err != nil {
+			return err
+		}
+	}
+	if query.Limit < 0 {
+		return fmt.Errorf("redischannels: DeadLetterQuery.Limit: %w: must not be negative, got %d", ErrInvalidConfig, query.Limit)
+	}
+	last, err := stream.LastEntryID(ctx, d.config.Client, dead)
+	if err != nil {
+		return deadLettersError("list", dead, err)
+	}
+	if last == "" {
+		return nil
+	}
+
+	yielded := 0
+	for count := deadPageFirst; ; {
+		page, err := stream.RangeDeadLetters(ctx, d.config.Client, dead, after, last, count)
+		if err != nil {
+			return deadLettersError("list", dead, err)
+		}
+		largest := 1
+		for i := range page {
+			e := &page[i]
+			largest = max(largest, e.Size)
+			foreign := e.Topic == ""
+			if foreign && query.Group != "" || !foreign && (e.Topic != topic || query.Group != "" && e.Group != query.Group) {
+				continue
+			}
+			yielded++
+			if !yield(newDeadLetter(e)) || yielded == query.Limit {
+				return nil
+			}
+		}
+		if len(page) < count {
+			return nil
+		}
+		if after, err = stream.ParseID(page[len(page)-1].ID); err != nil {
+			return deadLettersError("list", dead, err)
+		}
+		count = max(1, min(deadPageBytes/largest, 2*count, deadPageMost))
+	}
+}
+
+func newDeadLetter(e *stream.DeadEntry) DeadLetter {
+	l := DeadLetter{
+		ID: e.ID, Topic: e.Topic, EntryID: e.EntryID, Group: e.Group, Consumer: e.Consumer,
+		Reason: e.Reason, Count: e.Count, Time: e.Time,
+		Fields: make([]Field, 0, len(e.Values)/2),
+	}
+	for i := 0; i < len(e.Values); i += 2 {
+		l.Fields = append(l.Fields, Field{Name: e.Values[i], Value: []byte(e.Values[i+1])})
+	}
+	return l
+}
+
+// RequeueOutcome is what [DeadLetters.Requeue] or [DeadLetters.Reappend] did with
+// one dead letter.
+type RequeueOutcome uint8
+
+const (
+	// Requeued: the original is pending again in the group that failed, with no
+	// deliveries counted, and the dead letter is deleted. The next claim walk of
+	// any consumer of the group takes it (Tuning.ClaimInterval).
+	Requeued RequeueOutcome = iota + 1
+	// Reappended: the message was appended to the topic as a new entry, and the
+	// dead letter is deleted.
+	Reappended
+	// RequeueNotFound: there is no such dead letter (any more). This is also the
+	// answer when the reply to a first try was lost and the Redis client has
+	// tried again.
+	RequeueNotFound
+	// RequeueForeign: the entry is no dead letter of this topic. It stays.
+	RequeueForeign
+	// RequeueGroupMissing: the consumer group, or the topic, does not exist any
+	// more. The dead letter stays.
+	RequeueGroupMissing
+	// RequeueStillPending: the group has the original in its pending entries
+	// list already. The dead letter stays.
+	RequeueStillPending
+	// RequeueNotRetained: the topic does not have the original any more (it was
+	// trimmed). The dead letter stays; Reappend can bring its message back.
+	RequeueNotRetained
+	// RequeueNotDelivered: the group stands before the original, because it was
+	// created again or set back, and will come to it. The dead letter stays.
+	RequeueNotDelivered
+	// ReappendTooLarge: the dead letter has more than about 3,900 fields, too many
+	// for Reappend. It stays; publish what List yields instead.
+	ReappendTooLarge
+)
+
+// requeueOutcomes has the name of each outcome; internal/stream answers with the
+// same words.
+var requeueOutcomes = [...]string{
+	Requeued:            "requeued",
+	Reappended:          "reappended",
+	RequeueNotFound:     "not found",
+	RequeueForeign:      "foreign",
+	RequeueGroupMissing: "group missing",
+	RequeueStillPending: "still pending",
+	RequeueNotRetained:  "not retained",
+	RequeueNotDelivered: "not delivered",
+	ReappendTooLarge:    "too large",
+}
+
+// String returns the outcome in plain words.
+func (o RequeueOutcome) String() string {
+	if int(o) < len(requeueOutcomes) && requeueOutcomes[o] != "" {
+		return requeueOutcomes[o]
+	}
+	return fmt.Sprintf("outcome %d", uint8(o))
+}
+
+// RequeueResult is the result for one dead letter.
+type RequeueResult struct {
+	ID      string // of the dead letter
+	Outcome RequeueOutcome
+	EntryID string // of the original; empty for RequeueNotFound and RequeueForeign
+	Group   string // the group that had failed; empty like EntryID
+	NewID   string // ID of the new entry, for Reappended
+}
+
+// Requeue gives dead letters back to the consumer groups that failed, and to no
+// others: the original is made pending again in its group, and any consumer of
+// the group takes it over at its next claim walk, with its deliveries counted
+// from one. Until then it is pending for the consumer `requeue`, which is removed
+// like every idle consumer once it has nothing pending.
+//
+// Each dead letter is requeued in one atomic step or stays as it is. The results
+// are in the order of the IDs and say for each what happened; only Requeued has
+// changed anything. After an error they end before the first ID whose outcome is
+// not known; Requeue can be called again with all IDs. (XCLAIM ... TIME 0
+// RETRYCOUNT 0 FORCE JUSTID, XDEL)
+func (d *DeadLetters) Requeue(ctx context.Context, topic string, ids ...string) ([]RequeueResult, error) {
+	dead, ids, err := d.arguments(topic, ids)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	answers, err := stream.RequeueDeadLetters(ctx, d.config.Client, topic, dead, ids)
+	return d.results("requeue", topic, dead, ids, answers, err)
+}
+
+// Reappend appends the messages of dead letters to their topic as new entries,
+// without the fields that a dead letter has, and deletes the dead letters. All
+// consumer groups and all fan-out subscriptions of the topic see them, also those
+// that have handled the original: use it only when Requeue answers
+// RequeueNotRetained or RequeueGroupMissing, or when all are to see them. The
+// stream is not trimmed.
+//
+// Each dead letter is appended in one atomic step. Results and errors are those
+// of Requeue. (XADD, XDEL)
+func (d *DeadLetters) Reappend(ctx context.Context, topic string, ids ...string) ([]RequeueResult, error) {
+	dead, ids, err := d.arguments(topic, ids)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	answers, err := stream.ReappendDeadLetters(ctx, d.config.Client, topic, dead, ids)
+	return d.results("reappend", topic, dead, ids, answers, err)
+}
+
+// Purge deletes entries from the dead-letter stream, whatever they are, and
+// returns how many of the IDs existed. The originals are not touched. After an
+// error the number is that of the entries known to be deleted. (XDEL)
+func (d *DeadLetters) Purge(ctx context.Context, topic string, ids ...string) (int, error) {
+	dead, ids, err := d.arguments(topic, ids)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	n, err := stream.DeleteEntries(ctx, d.config.Client, dead, ids)
+	d.logger.Info("Dead letters: purge", watermill.LogFields{
+		"topic": topic, "dead_letter_topic": dead, "asked": len(ids), "purged": n,
+	})
+	return n, deadLettersError("purge", dead, err)
+}
+
+// arguments resolves the dead-letter stream and normalizes the IDs, so that
+// nothing is done when one of them is malformed.
+func (d *DeadLetters) arguments(topic string, ids []string) (dead string, normal []string, err error) {
+	if dead, err = deadLetterTopic(d.config.DeadLetterTopic, topic, d.config.Client); err != nil {
+		return "", nil, err
+	}
+	normal = make([]string, len(ids))
+	for i, id := range ids {
+		parsed, err := parseDeadLetterID(id)
+		if err != nil {
+			return "", nil, err
+		}
+		normal[i] = parsed.String()
+	}
+	return dead, normal, nil
+}
+
+// results turns the answers for the first of the IDs into results, and logs how
+// many there are of each outcome.
+func (d *DeadLetters) results(action, topic, dead string, ids []string, answers []stream.RequeueAnswer, err error) ([]RequeueResult, error) {
+	fields := watermill.LogFields{"topic": topic, "dead_letter_topic": dead, "asked": len(ids)}
+	results := make([]RequeueResult, len(answers))
+	for i, a := range answers {
+		results[i] = RequeueResult{ID: ids[i], Outcome: requeueOutcome(a.Outcome), EntryID: a.EntryID, Group: a.Group, NewID: a.NewID}
+		n, _ := fields[a.Outcome].(int)
+		fields[a.Outcome] = n + 1
+	}
+	d.logger.Info("Dead letters: "+action, fields)
+	return results, deadLettersError(action, dead, err)
+}
+
+// requeueOutcome returns the outcome of that name; internal/stream has no others.
+func requeueOutcome(name string) RequeueOutcome {
+	return RequeueOutcome(max(0, slices.Index(requeueOutcomes[:], name)))
+}
+
+func parseDeadLetterID(id string) (stream.ID, error) {
+	parsed, err := stream.ParseID(id)
+	if err != nil {
+		return stream.ID{}, fmt.Errorf("redischannels: dead letter ID %q: %w: %w", id, ErrInvalidConfig, err)
+	}
+	return parsed, nil
+}
+
+func deadLettersError(action, dead string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("redischannels: %s dead letters of %q: %w", action, dead, redisError(err))
+}

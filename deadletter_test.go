@@ -1,0 +1,97 @@
+package redischannels
+
+import (
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+func TestDefaultDeadLetterTopic(t *testing.T) {
+	for topic, want := range map[string]string{
+		"orders":        "{orders}:dead",
+		"a:{b}:c":       "a:{b}:c:dead",
+		"{a":            "{{a}:dead",
+		"{a}{b}":        "{a}{b}:dead",
+		"a{b}c}":        "a{b}c}:dead",
+		"topic\r\nDEL ": "{topic\r\nDEL }:dead",
+	} {
+		got, err := DefaultDeadLetterTopic(topic)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	for _, topic := range []string{"", "a}", "{}", "{}a", "}{", "a{}b{c}"} {
+		_, err := DefaultDeadLetterTopic(topic)
+		require.ErrorIs(t, err, ErrInvalidConfig, topic)
+		if topic != "" {
+			require.ErrorContains(t, err, "SubscriberConfig.DeadLetterTopic")
+		}
+	}
+}
+
+// F68: a default name in another slot than its topic would fail in a cluster
+// with CROSSSLOT, and only when the first message dies.
+func TestDefaultDeadLetterTopicKeepsSlot(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		topic := rapid.StringOfN(rapid.RuneFrom([]rune("ab{}:")), 1, 12, -1).Draw(t, "topic")
+		dead, err := DefaultDeadLetterTopic(topic)
+		if err != nil {
+			require.Contains(t, topic, "}")
+			return
+		}
+		require.Equal(t, stream.Slot(topic), stream.Slot(dead))
+		require.NotEqual(t, topic, dead)
+	})
+}
+
+func TestCheckDeadLetterTopic(t *testing.T) {
+	for _, cluster := range []bool{false, true} {
+		require.NoError(t, checkDeadLetterTopic("orders", "{orders}.failed", cluster))
+		require.NoError(t, checkDeadLetterTopic("a{x}", "b{x}", cluster))
+		require.ErrorIs(t, checkDeadLetterTopic("orders", "orders", cluster), ErrInvalidConfig)
+		require.ErrorIs(t, checkDeadLetterTopic("orders", "", cluster), ErrInvalidConfig)
+	}
+	require.NoError(t, checkDeadLetterTopic("orders", "failed", false))
+	err := checkDeadLetterTopic("orders", "failed", true)
+	require.ErrorIs(t, err, ErrInvalidConfig)
+	require.ErrorContains(t, err, "another hash slot")
+}
+
+func TestDeadLetterTopicOfClient(t *testing.T) {
+	single := redis.NewClient(&redis.Options{})
+	defer single.Close()
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
+	defer cluster.Close()
+	failed := func(topic string) string { return "failed" }
+
+	got, err := deadLetterTopic(nil, "orders", cluster)
+	require.NoError(t, err)
+	require.Equal(t, "{orders}:dead", got)
+	got, err = deadLetterTopic(failed, "orders", single)
+	require.NoError(t, err)
+	require.Equal(t, "failed", got)
+	_, err = deadLetterTopic(failed, "orders", cluster)
+	require.ErrorIs(t, err, ErrInvalidConfig)
+	_, err = deadLetterTopic(failed, "", single)
+	require.ErrorIs(t, err, ErrInvalidConfig)
+}
+
+func TestRequeueOutcomeNames(t *testing.T) {
+	for o := Requeued; o <= ReappendTooLarge; o++ {
+		require.NotContains(t, o.String(), "outcome")
+		require.Equal(t, o, requeueOutcome(o.String()))
+	}
+	require.Equal(t, "outcome 200", RequeueOutcome(200).String())
+	require.Equal(t, "outcome 0", RequeueOutcome(0).String())
+}
+
+func TestDeadLettersConfigValidate(t *testing.T) {
+	_, err := NewDeadLetters(DeadLettersConfig{}, nil)
+	require.ErrorIs(t, err, ErrInvalidConfig)
+	require.ErrorContains(t, err, "DeadLettersConfig.Client")
+	_, err = NewDeadLetters(DeadLettersConfig{Client: redis.NewRing(&redis.RingOptions{})}, nil)
+	require.ErrorIs(t, err, ErrUnsupportedClient)
+}

@@ -1,0 +1,62 @@
+package redischannels
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// DefaultDeadLetterTopic returns the stream that takes the dead letters of a
+// topic: `topic:dead` for a topic with a hash tag, otherwise `{topic}:dead`. Both
+// lie in the topic's hash slot, which Redis Cluster needs because the move is one
+// atomic step on both streams. It is an error (ErrInvalidConfig) for a topic that
+// has no valid hash tag but a `}`, since no name around it can share its slot:
+// such a topic needs SubscriberConfig.DeadLetterTopic.
+func DefaultDeadLetterTopic(topic string) (string, error) {
+	if err := validateTopic(topic); err != nil {
+		return "", err
+	}
+	if _, ok := stream.HashTag(topic); ok {
+		return topic + ":dead", nil
+	}
+	if strings.Contains(topic, "}") {
+		return "", fmt.Errorf("redischannels: topic %q: %w: no name for its dead letters lies in the same hash slot, set SubscriberConfig.DeadLetterTopic", topic, ErrInvalidConfig)
+	}
+	return "{" + topic + "}:dead", nil
+}
+
+// deadLetterTopic returns the dead-letter stream of a topic by the configured
+// function, or by default, once it is known to work with the client.
+func deadLetterTopic(configured func(topic string) string, topic string, client redis.UniversalClient) (string, error) {
+	if configured == nil {
+		return DefaultDeadLetterTopic(topic)
+	}
+	if err := validateTopic(topic); err != nil {
+		return "", err
+	}
+	dead := configured(topic)
+	_, cluster := client.(*redis.ClusterClient)
+	return dead, checkDeadLetterTopic(topic, dead, cluster)
+}
+
+// checkDeadLetterTopic reports a name that no dead letter of the topic can be
+// moved to.
+func checkDeadLetterTopic(topic, dead string, cluster bool) error {
+	var problem error
+	switch {
+	case dead == "":
+		problem = errors.New("must not be empty")
+	case dead == topic:
+		// A dead letter would be delivered to the group that has just given it up.
+		problem = errors.New("must not be the topic itself")
+	case cluster && stream.Slot(topic) != stream.Slot(dead):
+		problem = fmt.Errorf("%q lies in another hash slot than the topic, put the part that both have in common in braces", dead)
+	default:
+		return nil
+	}
+	return fmt.Errorf("redischannels: DeadLetterTopic of topic %q: %w: %w", topic, ErrInvalidConfig, problem)
+}

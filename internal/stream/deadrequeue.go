@@ -1,0 +1,200 @@
+package stream
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// RequeueConsumer holds requeued entries until a consumer claims them.
+	RequeueConsumer = "requeue"
+
+	// requeueBatch bounds how long one script keeps Redis from other work.
+	requeueBatch = 32
+	// deleteBatch bounds one XDEL.
+	deleteBatch = 512
+)
+
+var (
+	//go:embed lua/dead_requeue.lua
+	deadRequeueLua string
+	//go:embed lua/dead_reappend.lua
+	deadReappendLua string
+
+	deadRequeueScript  = redis.NewScript(deadCommonLua + deadRequeueLua)
+	deadReappendScript = redis.NewScript(deadCommonLua + deadReappendLua)
+)
+
+var errDeadReply = errors.New("dead letters: unexpected reply of redis")
+
+// DeadEntry is an entry of a dead-letter stream, its block of fields taken off.
+type DeadEntry struct {
+	ID     string   // in the dead-letter stream
+	Values []string // names and values in turn, those of the original entry
+	Size   int      // bytes of all names and values
+
+	// What the block says. All are zero for an entry that MoveToDeadLetter has
+	// not written.
+	Topic, Group, Consumer, EntryID, Reason string
+	Count                                   int
+	Time                                    time.Time
+}
+
+// LastEntryID returns the ID of the newest entry of a stream, or an empty string
+// when there is none. (XREVRANGE)
+func LastEntryID(ctx context.Context, client redis.UniversalClient, key string) (string, error) {
+	entries, err := readDead(ctx, client, "XREVRANGE", key, "+", "-", 1)
+	if err != nil || len(entries) == 0 {
+		return "", err
+	}
+	return entries[0].ID, nil
+}
+
+// RangeDeadLetters returns up to count entries of a dead-letter stream after one
+// ID and up to another. A missing stream has none. (XRANGE)
+func RangeDeadLetters(ctx context.Context, client redis.UniversalClient, key string, after ID, last string, count int) ([]DeadEntry, error) {
+	return readDead(ctx, client, "XRANGE", key, "("+after.String(), last, count)
+}
+
+// readDead parses the reply itself: go-redis makes a map of the fields, which
+// loses their order and duplicates.
+func readDead(ctx context.Context, client redis.UniversalClient, command, key, from, to string, count int) ([]DeadEntry, error) {
+	reply, err := client.Do(ctx, command, key, from, to, "COUNT", count).Slice()
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]DeadEntry, 0, len(reply))
+	for _, item := range reply {
+		pair, ok := item.([]any)
+		if !ok || len(pair) != 2 {
+			return nil, errDeadReply
+		}
+		id, ok := pair[0].(string)
+		fields, ok2 := pair[1].([]any)
+		if !ok || !ok2 || len(fields)%2 != 0 {
+			return nil, errDeadReply
+		}
+		e := DeadEntry{ID: id, Values: make([]string, len(fields))}
+		for i, f := range fields {
+			if e.Values[i], ok = f.(string); !ok {
+				return nil, errDeadReply
+			}
+			e.Size += len(e.Values[i])
+		}
+		e.takeBlock()
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// takeBlock moves the last 14 values into the fields of the struct, if they are
+// the block of a dead letter.
+func (e *DeadEntry) takeBlock() {
+	n := len(e.Values) - 14
+	if n < 0 {
+		return
+	}
+	block := e.Values[n:]
+	for i, name := range [...]string{
+		DeadReasonField, DeadEntryIDField, DeadTopicField, DeadGroupField, DeadConsumerField, DeadCountField, DeadTimeField,
+	} {
+		if block[2*i] != name {
+			return
+		}
+	}
+	e.Reason, e.EntryID, e.Topic, e.Group, e.Consumer = block[1], block[3], block[5], block[7], block[9]
+	// A count or a time that somebody else has written in another form is left
+	// at zero: the rest is still of use.
+	e.Count, _ = strconv.Atoi(block[11])
+	e.Time, _ = time.Parse(DeadTimeLayout, block[13])
+	e.Values = e.Values[:n:n]
+}
+
+// RequeueAnswer is what became of one dead letter: the outcome in the words of
+// dead_requeue.lua and dead_reappend.lua.
+type RequeueAnswer struct {
+	Outcome        string
+	EntryID, Group string
+	NewID          string // of ReappendDeadLetters
+}
+
+// RequeueDeadLetters makes the originals of dead letters pending again in their
+// groups, and deletes the dead letters. Each is one atomic step. The answers are
+// in the order of the IDs; after an error they are those of the IDs that were
+// done before. The script can be sent twice: what the first run has requeued is
+// not found by the second.
+func RequeueDeadLetters(ctx context.Context, client redis.UniversalClient, topic, dead string, ids []string) ([]RequeueAnswer, error) {
+	answers := make([]RequeueAnswer, 0, len(ids))
+	for len(ids) > 0 {
+		batch := ids[:min(len(ids), requeueBatch)]
+		ids = ids[len(batch):]
+		args := make([]any, 0, 1+len(batch))
+		args = append(args, RequeueConsumer)
+		for _, id := range batch {
+			args = append(args, id)
+		}
+		reply, err := deadRequeueScript.Run(ctx, client, []string{topic, dead}, args...).Slice()
+		if err != nil {
+			return answers, err
+		}
+		if len(reply) != len(batch) {
+			return answers, errDeadReply
+		}
+		for _, item := range reply {
+			words, ok := item.([]any)
+			if !ok || len(words) != 3 {
+				return answers, errDeadReply
+			}
+			a := RequeueAnswer{}
+			a.Outcome, _ = words[0].(string)
+			a.EntryID, _ = words[1].(string)
+			a.Group, _ = words[2].(string)
+			answers = append(answers, a)
+		}
+	}
+	return answers, nil
+}
+
+// ReappendDeadLetters appends the fields of dead letters to their topic and
+// deletes the dead letters, each in one atomic step. Answers and errors are those
+// of RequeueDeadLetters.
+func ReappendDeadLetters(ctx context.Context, client redis.UniversalClient, topic, dead string, ids []string) ([]RequeueAnswer, error) {
+	// A right to delete that is missing must show before the first append. The
+	// script cannot look for it, since nothing may be written before its XADD.
+	// No entry has the ID 0-0.
+	if err := client.XDel(ctx, dead, "0-0").Err(); err != nil {
+		return nil, err
+	}
+	answers := make([]RequeueAnswer, 0, len(ids))
+	for _, id := range ids {
+		words, err := deadReappendScript.Run(ctx, client, []string{topic, dead}, id).StringSlice()
+		if err != nil {
+			return answers, err
+		}
+		if len(words) != 4 {
+			return answers, errDeadReply
+		}
+		answers = append(answers, RequeueAnswer{Outcome: words[0], EntryID: words[1], Group: words[2], NewID: words[3]})
+	}
+	return answers, nil
+}
+
+// DeleteEntries deletes entries of a stream and returns how many there were. (XDEL)
+func DeleteEntries(ctx context.Context, client redis.UniversalClient, key string, ids []string) (int, error) {
+	deleted := 0
+	for len(ids) > 0 {
+		batch := ids[:min(len(ids), deleteBatch)]
+		ids = ids[len(batch):]
+		n, err := client.XDel(ctx, key, batch...).Result()
+		if err != nil {
+			return deleted, err
+		}
+		deleted += int(n)
+	}
+	return deleted, nil
+}

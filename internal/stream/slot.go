@@ -1,0 +1,38 @@
+package stream
+
+import "strings"
+
+// slots is the number of hash slots of a Redis Cluster.
+const slots = 16384
+
+// HashTag returns the part of a key that decides its hash slot: what stands
+// between the first `{` and the first `}` behind it. Without such a part, or
+// with nothing in it, ok is false and the whole key decides.
+func HashTag(key string) (tag string, ok bool) {
+	_, rest, ok := strings.Cut(key, "{")
+	if !ok {
+		return "", false
+	}
+	tag, _, ok = strings.Cut(rest, "}")
+	return tag, ok && tag != ""
+}
+
+// Slot returns the hash slot of a key in a Redis Cluster: the CRC16 (XMODEM,
+// polynomial 0x1021) of its hash tag.
+func Slot(key string) int {
+	if tag, ok := HashTag(key); ok {
+		key = tag
+	}
+	var crc uint16
+	for i := range len(key) {
+		crc ^= uint16(key[i]) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ 0x1021
+			} else {
+				crc <<= 1
+			}
+		}
+	}
+	return int(crc) % slots
+}

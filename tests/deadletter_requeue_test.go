@@ -1,0 +1,148 @@
+package tests
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// F26, F27: a requeued message reaches only the group that failed, at once, with
+// its deliveries counted anew.
+func TestDeadLettersRequeue(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := newDeadTopic(t, client)
+	letters := newDeadLetters(t, client)
+	entry, id := topic.die(t, "g", "", "a", "1")
+
+	results, err := letters.Requeue(t.Context(), topic.name, id)
+	require.NoError(t, err)
+	require.Equal(t, []redischannels.RequeueResult{{ID: id, Outcome: redischannels.Requeued, EntryID: entry, Group: "g"}}, results)
+	require.Empty(t, listIDs(t, letters, topic.name, redischannels.DeadLetterQuery{}))
+	require.EqualValues(t, 1, client.XLen(t.Context(), topic.name).Val())
+	require.Empty(t, topic.pending(t, "h"))
+	pending := topic.pending(t, "g")
+	require.Len(t, pending, 1)
+	require.Equal(t, "requeue", pending[0].Consumer)
+	require.EqualValues(t, 0, pending[0].RetryCount)
+
+	ids, _, err := client.XAutoClaimJustID(t.Context(), &redis.XAutoClaimArgs{
+		Stream: topic.name, Group: "g", Consumer: "c", Start: "0", MinIdle: 365 * 24 * time.Hour, Count: 10,
+	}).Result()
+	require.NoError(t, err)
+	require.Equal(t, []string{entry}, ids, "idle since the epoch: any claim walk takes it")
+
+	results, err = letters.Requeue(t.Context(), topic.name, id)
+	require.NoError(t, err)
+	require.Equal(t, []redischannels.RequeueResult{{ID: id, Outcome: redischannels.RequeueNotFound}}, results)
+}
+
+// Every state in which an original can be.
+func TestDeadLettersRequeueOutcomes(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := newDeadTopic(t, client)
+	letters := newDeadLetters(t, client)
+	ctx := t.Context()
+
+	// Doubles in Lua cannot tell these two apart.
+	fine, fineID := topic.die(t, "g", "9007199254740992-9007199254740992", "a", "1")
+	pending, pendingID := topic.die(t, "g", "9007199254740992-9007199254740993", "a", "1")
+	trimmed, trimmedID := topic.die(t, "g", "9007199254740993-0", "a", "1")
+	lost, lostID := topic.die(t, "h", "9007199254740993-1", "a", "1")
+	early, earlyID := topic.die(t, "g", "9007199254740993-2", "a", "1")
+	next, nextID := topic.die(t, "g", "10000000000000000-0", "a", "1")
+	foreignID := client.XAdd(ctx, &redis.XAddArgs{Stream: topic.dead, Values: []string{"x", "y"}}).Val()
+	elsewhereID := client.XAdd(ctx, &redis.XAddArgs{Stream: topic.dead, Values: []string{
+		"x", "y", "_dead_reason", "r", "_dead_entry_id", fine, "_dead_topic", "elsewhere", "_dead_group", "g", "_dead_consumer", "c", "_dead_count", "1", "_dead_time", "?"}}).Val()
+	require.NoError(t, client.Do(ctx, "XCLAIM", topic.name, "g", "c", 0, pending, "FORCE", "JUSTID").Err())
+	require.NoError(t, client.XDel(ctx, topic.name, trimmed).Err())
+	require.NoError(t, client.XGroupDestroy(ctx, topic.name, "h").Err())
+	require.NoError(t, client.XGroupSetID(ctx, topic.name, "g", pending).Err())
+
+	want := []redischannels.RequeueResult{
+		{ID: fineID, Outcome: redischannels.Requeued, EntryID: fine, Group: "g"},
+		{ID: fineID, Outcome: redischannels.RequeueNotFound},
+		{ID: pendingID, Outcome: redischannels.RequeueStillPending, EntryID: pending, Group: "g"},
+		{ID: trimmedID, Outcome: redischannels.RequeueNotRetained, EntryID: trimmed, Group: "g"},
+		{ID: lostID, Outcome: redischannels.RequeueGroupMissing, EntryID: lost, Group: "h"},
+		{ID: earlyID, Outcome: redischannels.RequeueNotDelivered, EntryID: early, Group: "g"},
+		{ID: nextID, Outcome: redischannels.RequeueNotDelivered, EntryID: next, Group: "g"},
+		{ID: foreignID, Outcome: redischannels.RequeueForeign},
+		{ID: elsewhereID, Outcome: redischannels.RequeueForeign},
+		{ID: "1-1", Outcome: redischannels.RequeueNotFound},
+	}
+	ids := make([]string, len(want))
+	for i, r := range want {
+		ids[i] = r.ID
+	}
+	got, err := letters.Requeue(ctx, topic.name, ids...)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.Len(t, rawRange(t, client, topic.dead), 7, "only what was requeued is gone")
+	require.Len(t, topic.pending(t, "g"), 2)
+
+	require.NoError(t, client.Del(ctx, topic.name).Err())
+	got, err = letters.Requeue(ctx, topic.name, pendingID)
+	require.NoError(t, err)
+	require.Equal(t, redischannels.RequeueGroupMissing, got[0].Outcome, "the topic itself is gone")
+}
+
+// Operators press the button at the same time, and more than one script's worth.
+func TestDeadLettersRequeueConcurrently(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := newDeadTopic(t, client)
+	letters := newDeadLetters(t, client)
+	var ids []string
+	for range 100 {
+		_, id := topic.die(t, "g", "", "a", "1")
+		ids = append(ids, id)
+	}
+	requeued := make([]int, 4)
+	var wg sync.WaitGroup
+	for i := range requeued {
+		wg.Go(func() {
+			results, err := letters.Requeue(t.Context(), topic.name, ids...)
+			if err != nil || len(results) != len(ids) {
+				t.Errorf("%d results, %v", len(results), err)
+			}
+			for j, r := range results {
+				if r.ID != ids[j] {
+					t.Errorf("result %d is of %s", j, r.ID)
+				}
+				if r.Outcome == redischannels.Requeued {
+					requeued[i]++
+				}
+			}
+		})
+	}
+	wg.Wait()
+	sum := 0
+	for _, n := range requeued {
+		sum += n
+	}
+	require.Equal(t, 100, sum)
+	require.Len(t, topic.pending(t, "g"), 100)
+	require.Zero(t, client.XLen(t.Context(), topic.dead).Val())
+}
+
+func TestDeadLettersRequeueLostReply(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	topic := newDeadTopic(t, server.Client(t))
+	_, id := topic.die(t, "g", "", "a", "1")
+	proxy := redistest.NewProxy(t, server.Addr())
+	lost := proxy.DropReplyIf(1, redistest.And(redistest.Script(), redistest.Contains(topic.dead)), func(reply []byte) bool { return reply[0] != '-' })
+	results, err := newDeadLetters(t, server.Client(t, redistest.Via(proxy))).Requeue(t.Context(), topic.name, id)
+	require.NoError(t, err)
+	require.Equal(t, 1, lost.Count())
+	require.Equal(t, redischannels.RequeueNotFound, results[0].Outcome)
+	require.Len(t, topic.pending(t, "g"), 1)
+}
