@@ -120,7 +120,10 @@ func (s *subscription) ensureLease(it *window.Item, count int) bool {
 	sent := time.Now()
 	states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, []string{it.Text}, []int{set})
 	if err != nil {
-		attempt := s.outage.failed(dutyControl, err)
+		attempt := 1
+		if !s.groupMissing(err) {
+			attempt = s.outage.failed(dutyControl, err)
+		}
 		s.win.Return(it)
 		pause(s.fetch.Done(), retryDelay(attempt))
 		return false
@@ -135,6 +138,10 @@ func (s *subscription) ensureLease(it *window.Item, count int) bool {
 		s.trimmed(it)
 		return true
 	default:
+		if states[0] == stream.NotPending && len(s.putBack(it)) == 0 {
+			s.win.Return(it)
+			return false
+		}
 		s.lost(it, states[0])
 		s.win.Done(it)
 		return false

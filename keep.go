@@ -81,18 +81,23 @@ func (s *subscription) renew() {
 			s.backgroundFailed(err)
 			return
 		}
-		owned := batch[:0:0]
+		var owned, vanished []*window.Item
 		for i, it := range batch {
 			switch states[i] {
 			case stream.Owned:
 				owned = append(owned, it)
 			case stream.Trimmed:
 				s.trimmed(it)
-			case stream.OtherOwner, stream.NotPending:
+			case stream.OtherOwner:
 				s.lost(it, states[i])
+			case stream.NotPending:
+				vanished = append(vanished, it)
 			}
 		}
 		s.win.Renewed(sent, owned...)
+		for _, it := range s.putBack(vanished...) {
+			s.lost(it, stream.NotPending)
+		}
 		s.outage.over(dutyControl)
 	}
 }
@@ -103,8 +108,7 @@ func (s *subscription) backgroundFailed(err error) {
 		return
 	}
 	switch kind := stream.Classify(err); {
-	case kind == stream.KindNoGroup:
-		// The reader meets the same and restores the group.
+	case s.groupMissing(err):
 		s.reader.Wake(s.settleCtx)
 	case kind.Retryable(), kind == stream.KindCanceled:
 		s.outage.failed(dutyControl, err)

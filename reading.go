@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/stream"
@@ -52,6 +53,10 @@ func (s *subscription) readGroup(connects int64) {
 // that are ours already, then those that the walk can claim. It reports whether
 // reading may go on.
 func (s *subscription) step() bool {
+	if cause := s.missing.Swap(nil); cause != nil {
+		s.readFailed(*cause)
+		return false
+	}
 	if s.ownLost.Load() && !s.win.Paused() {
 		if err := s.recoverOwn(s.fetch); err != nil {
 			s.readFailed(err)
@@ -81,10 +86,19 @@ func (s *subscription) admit(entries []stream.Entry, sent time.Time) {
 	if len(entries) == 0 {
 		return
 	}
-	items := make([]window.Item, len(entries))
-	for i, e := range entries {
-		items[i] = window.Item{Entry: e, Counted: true}
-		s.decoder.prepare(&items[i])
+	var held map[stream.ID]struct{}
+	if !s.lastSeen.Load().Less(entries[0].ID) {
+		// Delivered a second time: the group was made again where it stood for
+		// another consumer, which did not know of what we have.
+		held = s.win.IDs()
+	}
+	items := make([]window.Item, 0, len(entries))
+	for _, e := range entries {
+		if _, ok := held[e.ID]; ok {
+			continue
+		}
+		items = append(items, window.Item{Entry: e, Counted: true})
+		s.decoder.prepare(&items[len(items)-1])
 	}
 	s.sawID(entries[len(entries)-1].ID)
 	s.win.Admit(items, sent)
@@ -125,6 +139,18 @@ func (s *subscription) readFailed(err error) {
 	}
 	attempt := s.outage.failed(dutyRead, err)
 	pause(s.fetch.Done(), retryDelay(attempt))
+}
+
+// groupMissing has the reader make the group again if the error says that it is gone,
+// and reports whether it does. The reader may be waiting for room and so not notice: a
+// nacked message that holds back all others can itself not be handed over without it.
+func (s *subscription) groupMissing(err error) bool {
+	if stream.Classify(err) != stream.KindNoGroup {
+		return false
+	}
+	s.missing.Store(&err)
+	signal(s.win.Room)
+	return true
 }
 
 // timedOut reports a read that had no answer in time.
@@ -256,14 +282,46 @@ func (s *subscription) restore(cause error) error {
 	if start == "0-0" {
 		s.lastSeen.Store(&stream.ID{})
 	}
+	s.missing.Store(nil)
 	position := start
 	if !created {
-		position = "" // another consumer has created it
+		position = "" // another consumer has created it, or we have and this is an echo
 	}
-	s.report(Event{Kind: EventGroupLost, EntryIDs: restored, Position: position, Err: redisError(cause)})
+	if created || len(restored) > 0 {
+		s.report(Event{Kind: EventGroupLost, EntryIDs: restored, Position: position, Err: redisError(cause)})
+	}
 	s.win.Void()
 	signal(s.renewNow)
 	return nil
+}
+
+// putBack returns entries to the group that are held but not pending in it, and
+// returns the items of which there is nothing to put back. While a lease has not run
+// out nobody can have claimed and settled its entry: another consumer has made a lost
+// group again and did not know of it.
+func (s *subscription) putBack(items ...*window.Item) []*window.Item {
+	items, held, rest := s.win.Unexpired(items)
+	if len(items) == 0 {
+		return rest
+	}
+	sent := time.Now()
+	_, _, restored, err := s.grp.Restore(s.settleCtx, *s.lastSeen.Load(), held)
+	if err != nil {
+		s.backgroundFailed(err)
+		return rest // they are found again
+	}
+	for _, it := range items {
+		if slices.Contains(restored, it.Text) {
+			s.win.Renewed(sent, it)
+		} else {
+			rest = append(rest, it)
+		}
+	}
+	if len(restored) > 0 {
+		s.report(Event{Kind: EventGroupLost, EntryIDs: restored,
+			Err: errors.New("the group was made again without entries that are held here")})
+	}
+	return rest
 }
 
 func signal(c chan struct{}) {

@@ -109,16 +109,22 @@ func (s *subscription) ack(items []*window.Item) {
 		s.settleFailed(err, items)
 		return
 	}
+	if n == 0 {
+		// The group is gone, which XACK does not say, or was made again without or,
+		// by now, with these entries: what a script finds is final.
+		for len(items) > 0 {
+			k := min(len(items), ackBatch/10)
+			s.ackOwned(items[:k])
+			items = items[k:]
+		}
+		return
+	}
 	s.settleErr.over(dutySettle)
 	s.win.Done(items...)
 	if missing := len(items) - int(n); missing > 0 {
-		// The group was lost, or somebody acknowledged them without owning them.
-		e := Event{Kind: EventSettleIgnored, Count: missing,
-			Err: fmt.Errorf("%w: %d of %d acknowledged entries were not pending", ErrNotOwner, missing, len(items))}
-		if missing == len(items) {
-			e.EntryIDs = texts(items)
-		}
-		s.report(e)
+		// Somebody acknowledged them without owning them.
+		s.report(Event{Kind: EventSettleIgnored, Count: missing,
+			Err: fmt.Errorf("%w: %d of %d acknowledged entries were not pending", ErrNotOwner, missing, len(items))})
 	}
 }
 
@@ -144,7 +150,14 @@ func (s *subscription) ackOwned(items []*window.Item) {
 
 // settleFailed keeps items for a later attempt; their entries stay leased.
 func (s *subscription) settleFailed(err error, items []*window.Item) {
-	s.settleErr.failed(dutySettle, err, texts(items)...)
+	switch gone := s.groupMissing(err); {
+	case gone && s.fetch.Err() != nil:
+		s.settledLate(texts(items)...) // nobody is left to make it again
+		s.win.Done(items...)
+		return
+	case !gone:
+		s.settleErr.failed(dutySettle, err, texts(items)...)
+	}
 	now := time.Now()
 	for _, it := range items {
 		it.Attempts++

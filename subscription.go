@@ -71,9 +71,10 @@ type subscription struct {
 	cursor    stream.ID                 // of reading without a group; reading's own
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
 	walk      walk
-	ownLost   atomic.Bool // entries may be assigned to us unseen
-	reaped    time.Time   // last reap; open\'s and then keep\'s own
-	returned  sync.Map    // stream.ID of entries that were handed back
+	ownLost   atomic.Bool           // entries may be assigned to us unseen
+	missing   atomic.Pointer[error] // what told that the group is gone, to the reader
+	reaped    time.Time             // last reap; open\'s and then keep\'s own
+	returned  sync.Map              // stream.ID of entries that were handed back
 	outage    outage
 	settleErr outage
 }

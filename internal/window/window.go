@@ -527,13 +527,17 @@ func (w *Window) Pending() []stream.Pending {
 		if it.gone || it.lost {
 			return
 		}
-		count := it.Handed
-		if it.Counted {
-			count++
-		}
-		pending = append(pending, stream.Pending{ID: it.ID, Text: it.Text, Count: count})
+		pending = append(pending, it.pending())
 	})
 	return pending
+}
+
+func (it *Item) pending() stream.Pending {
+	count := it.Handed
+	if it.Counted {
+		count++
+	}
+	return stream.Pending{ID: it.ID, Text: it.Text, Count: count}
 }
 
 // IDs returns the IDs of all held items.
@@ -551,6 +555,23 @@ func (w *Window) Leased(it *Item) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return !it.lost && !it.gone && it.leased.After(w.voided) && now.Sub(it.leased) < w.cfg.LeaseTime
+}
+
+// Unexpired parts items by whether nobody else can have taken them since their leases
+// were renewed: those that are neither settled nor lost and whose lease has not run out.
+// pending are these with the delivery counts that Redis should have.
+func (w *Window) Unexpired(items []*Item) (yes []*Item, pending []stream.Pending, no []*Item) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, it := range items {
+		if it.in != nil && it.in != &w.settling && !it.lost && !it.gone && now.Sub(it.leased) < w.cfg.LeaseTime {
+			yes, pending = append(yes, it), append(pending, it.pending())
+		} else {
+			no = append(no, it)
+		}
+	}
+	return yes, pending, no
 }
 
 // Renewed starts the leases anew from the sending of the command that did it.
