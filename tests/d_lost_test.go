@@ -1,0 +1,272 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// losses are the ways in which a group vanishes.
+var losses = []struct {
+	name string
+	lose func(t *testing.T, client *redis.Client, topic string)
+}{
+	{"XGROUP DESTROY", func(t *testing.T, c *redis.Client, topic string) {
+		require.NoError(t, c.XGroupDestroy(t.Context(), topic, "g").Err())
+	}},
+	{"DEL", func(t *testing.T, c *redis.Client, topic string) {
+		require.NoError(t, c.Del(t.Context(), topic).Err())
+	}},
+	{"FLUSHALL", func(t *testing.T, c *redis.Client, topic string) {
+		require.NoError(t, c.FlushAll(t.Context()).Err())
+	}},
+	{"RENAME", func(t *testing.T, c *redis.Client, topic string) {
+		require.NoError(t, c.Rename(t.Context(), topic, topic+":renamed").Err())
+	}},
+	{"SET", func(t *testing.T, c *redis.Client, topic string) {
+		require.NoError(t, c.Set(t.Context(), topic, "something else", 0).Err())
+	}},
+}
+
+// The group or the stream vanishes, and every read answers NOGROUP for ever; Redis has another
+// text for each way, and for a reader that is blocked at that moment. (F49, F51)
+func TestF49_F51_AVanishedGroupIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	for _, loss := range losses {
+		for _, busy := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/busy=%v", loss.name, busy), func(t *testing.T) {
+				t.Parallel()
+				server := redistest.Shared(t)
+				if loss.name == "FLUSHALL" {
+					server = redistest.Start(t)
+				}
+				client, topic := server.Client(t), redistest.Key(t)
+				sub := newSub(t, client)
+				messages := sub.subscribe(t, topic)
+				publish(t, client, topic, "before")
+				require.Equal(t, []string{"before"}, receiveAcked(t, messages, 1))
+				eventuallyPending(t, client, topic, 0)
+				var held *message.Message
+				if busy {
+					publish(t, client, topic, "held")
+					held = receive(t, messages)
+				}
+
+				loss.lose(t, client, topic)
+				if loss.name == "SET" {
+					if busy {
+						held.Ack() // reading goes on
+					}
+					require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrWrongType)
+					require.NoError(t, client.Del(t.Context(), topic).Err())
+				}
+				start := time.Now()
+				publish(t, client, topic, "after")
+				if busy && loss.name != "SET" {
+					held.Ack()
+				}
+				require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+				require.Less(t, time.Since(start), 2*time.Second)
+				lost := sub.events.wait(t, redischannels.EventGroupLost)
+				require.Error(t, lost.Err)
+				eventuallyPending(t, client, topic, 0)
+				publish(t, client, topic, "later")
+				require.Equal(t, []string{"later"}, receiveAcked(t, messages, 1))
+				require.Len(t, sub.events.of(redischannels.EventGroupLost), 1)
+			})
+		}
+	}
+}
+
+// A group that is made again at "0" replays everything, at "$" it skips what nobody has read.
+// (F50)
+func TestF50_TheGroupGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	var payloads []string
+	for i := range 15 {
+		payloads = append(payloads, fmt.Sprintf("m%d", i))
+	}
+	sub := newSub(t, client, inFlight(2), tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, payloads...)
+	seen := receiveAcked(t, messages, 10)
+	pending := []*message.Message{receive(t, messages), receive(t, messages)}
+	eventuallyPending(t, client, topic, 2)
+
+	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	pending[0].Nack() // makes room, so reading goes on
+	lost := sub.events.wait(t, redischannels.EventGroupLost)
+	require.Equal(t, ids[11], lost.Position)
+	require.ElementsMatch(t, ids[10:12], lost.EntryIDs, "what is held is pending again")
+	for _, p := range pendingOf(t, client, topic) {
+		if p.ID == ids[11] {
+			require.EqualValues(t, 1, p.RetryCount)
+		}
+	}
+	pending[1].Ack()
+	var after []string
+	for range 4 { // the nacked one and three that were never read
+		msg := receive(t, messages)
+		if string(msg.Payload) == string(pending[0].Payload) {
+			require.Equal(t, 2, countOf(t, msg), "its deliveries are remembered")
+		}
+		after = append(after, string(msg.Payload))
+		msg.Ack()
+	}
+	require.ElementsMatch(t, []string{"m10", "m12", "m13", "m14"}, after)
+	noMessage(t, messages)
+	eventuallyPending(t, client, topic, 0)
+	require.ElementsMatch(t, payloads[:10], seen)
+}
+
+// In strict order a nacked message holds back all others, so nothing is read; when the group
+// vanishes meanwhile nobody notices, and the message cannot be handed over for ever. (F49)
+func TestF49_TheGroupVanishesWhileANackedMessageWaits(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client, minIdle(time.Minute)) // no renewal notices it either
+	messages := sub.subscribe(t, topic)
+	id := publish(t, client, topic, "m")[0]
+	msg := receive(t, messages)
+	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	msg.Nack()
+	again := receive(t, messages)
+	require.Equal(t, 2, countOf(t, again))
+	require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventGroupLost).EntryIDs)
+	again.Ack()
+	eventuallyPending(t, client, topic, 0)
+}
+
+// One consumer makes the group again where it believes it to have been, which may be before
+// what another one holds: that one gets its own entry a second time, and handles it twice at
+// the same time. (F50)
+func TestF50_WhatIsHeldIsNotHandledTwice(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client, inFlight(4))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, "a", "b")
+	held := []*message.Message{receive(t, messages), receive(t, messages)}
+	require.NoError(t, client.Do(t.Context(), "XGROUP", "SETID", topic, "g", "0").Err())
+	redistest.Eventually(t, soon, func() bool { return groupOf(t, client, topic).LastDeliveredID == ids[1] }, "a second delivery")
+	noMessage(t, messages)
+	for _, m := range held {
+		m.Ack()
+	}
+	eventuallyPending(t, client, topic, 0)
+	publish(t, client, topic, "c")
+	require.Equal(t, []string{"c"}, receiveAcked(t, messages, 1))
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+}
+
+// Several consumers lose their group while each handles a message: nobody hangs, and both
+// acknowledgements arrive or the message comes again. (F49)
+func TestF49_SeveralConsumersLoseTheirGroup(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	var held []*message.Message
+	var channels []<-chan *message.Message
+	for range 2 {
+		channels = append(channels, newSub(t, client).subscribe(t, topic))
+	}
+	publish(t, client, topic, "a", "b")
+	for _, c := range channels {
+		held = append(held, receive(t, c))
+	}
+	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	for _, m := range held {
+		m.Nack()
+	}
+	var handlers []*handler
+	for _, c := range channels {
+		handlers = append(handlers, handle(c, 1, work(0)))
+	}
+	publish(t, client, topic, "c")
+	redistest.Eventually(t, soon, func() bool {
+		all := strings.Join(append(handlers[0].payloads(), handlers[1].payloads()...), "")
+		return strings.Contains(all, "a") && strings.Contains(all, "b") && strings.Contains(all, "c")
+	}, "a, b and c again")
+	eventuallyPending(t, client, topic, 0)
+}
+
+// CLIENT KILL and CLIENT UNBLOCK end a blocked read with neither an entry nor one of those
+// texts. (F51)
+func TestF51_AKilledOrUnblockedReaderGoesOn(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	for i, end := range []string{"KILL", "UNBLOCK", "UNBLOCK ERROR"} {
+		redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "a blocked read")
+		switch end {
+		case "KILL":
+			require.NoError(t, client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err())
+		default:
+			id := blockedClient(t, client)
+			if id == 0 {
+				break // between two reads: nothing to unblock
+			}
+			if end == "UNBLOCK" {
+				require.NoError(t, client.ClientUnblock(t.Context(), id).Err())
+			} else {
+				require.NoError(t, client.ClientUnblockWithError(t.Context(), id).Err())
+			}
+		}
+		publish(t, client, topic, fmt.Sprint(i))
+		require.Equal(t, []string{fmt.Sprint(i)}, receiveAcked(t, messages, 1))
+	}
+	sub.events.none(t, redischannels.EventGroupLost)
+}
+
+// blockedClient returns the ID of a client that is blocked, or 0.
+func blockedClient(t *testing.T, client *redis.Client) int64 {
+	t.Helper()
+	list, err := client.ClientList(t.Context()).Result()
+	require.NoError(t, err)
+	for _, line := range strings.Split(list, "\n") {
+		var id int64
+		if _, err := fmt.Sscanf(line, "id=%d", &id); err == nil && strings.Contains(line, "flags=b") {
+			return id
+		}
+	}
+	return 0
+}
+
+// Instances that start together create the group at the same time; all but one get BUSYGROUP
+// and fail. (F52)
+func TestF52_InstancesStartTogether(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	const instances = 20
+	errs := make(chan error, instances)
+	start := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var all sync.WaitGroup
+	for range instances {
+		sub := newSub(t, client)
+		all.Go(func() {
+			<-start
+			_, err := sub.Subscribe(ctx, topic)
+			errs <- err
+		})
+	}
+	close(start)
+	all.Wait()
+	for range instances {
+		require.NoError(t, <-errs)
+	}
+	require.Len(t, consumersOf(t, client, topic), instances)
+}

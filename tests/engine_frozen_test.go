@@ -1,0 +1,211 @@
+package tests
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// frozenIdle is the MinIdle of tests in which a process is stopped for longer than that.
+const frozenIdle = 400 * time.Millisecond
+
+// A process that was stopped wakes up with an entry in its socket that Redis gave it long ago
+// and that another consumer handles by now: it handles it too, and its ack takes the entry
+// away from the new owner. (F32, F40, section 4)
+func TestF32_AnEntryInTheSocketOfAStoppedProcess(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	child := startConsumer(t, server, topic, "MIN_IDLE=400").live()
+	childName := ""
+	redistest.Eventually(t, soon, func() bool { // blocked in XREADGROUP: it has seen no backlog
+		names := consumersOf(t, client, topic)
+		if len(names) == 1 {
+			childName = names[0]
+		}
+		return childName != ""
+	}, "the child's consumer")
+
+	child.Pause()
+	id := publish(t, client, topic, "m")[0]
+	// The child's BLOCK is 133 ms long, so it may have been stopped between two reads; then the
+	// entry is given to it in its place, with a command that it did send.
+	redistest.Eventually(t, soon, func() bool {
+		pending := pendingOf(t, client, topic)
+		return len(pending) == 1 && pending[0].Consumer == childName
+	}, "the entry in the socket of the child")
+
+	sub := newSub(t, client, minIdle(frozenIdle))
+	messages := sub.subscribe(t, topic)
+	msg := receive(t, messages)
+	require.Equal(t, id, entryIDOf(t, msg))
+	child.Resume()
+	require.Equal(t, id, child.WaitLine("event lease-lost ", soon))
+	owner := pendingOf(t, client, topic)
+	require.Len(t, owner, 1)
+	require.NotEqual(t, childName, owner[0].Consumer)
+	require.NoError(t, msg.Context().Err())
+
+	msg.Ack()
+	eventuallyPending(t, client, topic, 0)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+	child.tell("close")
+	require.Empty(t, child.lines(), "the stopped process has handled it too")
+}
+
+// A slow consumer's late ack deletes the pending entry of the new owner; when that one dies
+// the message is gone. (F32, F40)
+func TestF32_F40_AHandlerOfAStoppedProcess(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	id := publish(t, client, topic, "m")[0]
+	child := startConsumer(t, server, topic, "MIN_IDLE=400")
+	require.Equal(t, id, child.got(t).id)
+
+	child.Pause()
+	child.tell("ack %s", id) // the first thing that it does when it wakes up
+	sub := newSub(t, client, minIdle(frozenIdle), func(c *redischannels.SubscriberConfig) {
+		c.NackBackoff = redischannels.Backoff{Min: time.Millisecond}
+	})
+	messages := sub.subscribe(t, topic)
+	msg := receive(t, messages)
+	require.Equal(t, 2, countOf(t, msg))
+	mine := pendingOf(t, client, topic)[0].Consumer
+
+	child.Resume()
+	require.Equal(t, id, child.WaitLine("event settle-ignored ", soon))
+	pending := pendingOf(t, client, topic)
+	require.Len(t, pending, 1, "the late ack took the entry away from its owner")
+	require.Equal(t, mine, pending[0].Consumer)
+	require.NoError(t, msg.Context().Err())
+
+	msg.Nack() // the new owner fails: the message is still there
+	again := receive(t, messages)
+	require.Equal(t, 3, countOf(t, again))
+	again.Ack()
+	eventuallyPending(t, client, topic, 0)
+}
+
+// A process that wakes up while its handler still works renews its leases and so steals the
+// entry from the new owner. (F40)
+func TestF40_AStoppedProcessDoesNotRenewWhatItLost(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	id := publish(t, client, topic, "m")[0]
+	child := startConsumer(t, server, topic, "MIN_IDLE=400")
+	require.Equal(t, id, child.got(t).id)
+	child.Pause()
+	sub := newSub(t, client, minIdle(frozenIdle))
+	msg := receive(t, sub.subscribe(t, topic))
+	mine := pendingOf(t, client, topic)[0].Consumer
+	child.Resume()
+	child.WaitLine("ended "+id, soon) // the old handler learns it by its context
+	redistest.Never(t, frozenIdle, func() bool { return pendingOf(t, client, topic)[0].Consumer != mine }, "stolen back")
+	require.NoError(t, msg.Context().Err())
+	msg.Ack()
+	eventuallyPending(t, client, topic, 0)
+}
+
+// A heartbeat of the form `XCLAIM ... 0 id JUSTID` takes an entry back from whoever owns it.
+// (F40)
+func TestF40_RenewalDoesNotSteal(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	id := publish(t, client, topic, "m")[0]
+	sub := newSub(t, client, minIdle(300*time.Millisecond))
+	messages := sub.subscribe(t, topic)
+	msg := receive(t, messages)
+
+	setIdle(t, client, topic, "thief", 0, id)
+	select {
+	case <-msg.Context().Done():
+	case <-time.After(soon):
+		require.FailNow(t, "the handler does not learn that it lost its entry")
+	}
+	require.ErrorIs(t, msg.Context().Err(), redischannels.ErrNotOwner)
+	lost := sub.events.wait(t, redischannels.EventLeaseLost)
+	require.Equal(t, []string{id}, lost.EntryIDs)
+	require.ErrorIs(t, lost.Err, redischannels.ErrNotOwner)
+
+	msg.Ack()
+	require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	pending := pendingOf(t, client, topic)
+	require.Len(t, pending, 1)
+	require.Equal(t, "thief", pending[0].Consumer)
+	require.Len(t, sub.events.of(redischannels.EventLeaseLost), 1)
+}
+
+// A lease that runs from the arrival of the reply is longer than what Redis knows: a reply
+// that was long under way is handled while another consumer owns the entry. (section 4)
+func TestTheLeaseRunsFromTheSending(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	proxy := redistest.NewProxy(t, server.Addr())
+	slow, client := server.Client(t, redistest.Via(proxy)), server.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, slow, minIdle(frozenIdle))
+	messages := sub.subscribe(t, topic)
+
+	var armed atomic.Bool
+	arrived, release := make(chan struct{}), make(chan struct{})
+	ctx := context.WithoutCancel(t.Context())
+	proxy.BeforeReply(-1, redistest.Command("XREADGROUP"), func() {
+		n, err := client.XPending(ctx, topic, "g").Result()
+		if err == nil && n.Count > 0 && armed.CompareAndSwap(true, false) {
+			close(arrived)
+			<-release
+		}
+	})
+	armed.Store(true)
+	id := publish(t, client, topic, "m")[0]
+	<-arrived // Redis counts it as delivered, the consumer has not seen it
+	redistest.Eventually(t, soon, func() bool {
+		ids, _, err := client.XAutoClaimJustID(t.Context(), &redis.XAutoClaimArgs{
+			Stream: topic, Group: "g", Consumer: "other", MinIdle: frozenIdle, Start: "0",
+		}).Result()
+		return err == nil && len(ids) == 1
+	}, "nobody can claim the entry")
+	close(release)
+
+	require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventLeaseLost).EntryIDs)
+	noMessage(t, messages)
+	require.Equal(t, "other", pendingOf(t, client, topic)[0].Consumer)
+}
+
+// The same delay, but nobody claims the entry: it is handed over, once, under a new lease.
+func TestALateReplyOfNobodyElseIsHandled(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	proxy := redistest.NewProxy(t, server.Addr())
+	slow, client := server.Client(t, redistest.Via(proxy)), server.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, slow, minIdle(frozenIdle))
+	messages := sub.subscribe(t, topic)
+
+	var armed atomic.Bool
+	ctx := context.WithoutCancel(t.Context())
+	proxy.BeforeReply(-1, redistest.Command("XREADGROUP"), func() {
+		n, err := client.XPending(ctx, topic, "g").Result()
+		if err == nil && n.Count > 0 && armed.CompareAndSwap(true, false) {
+			<-time.After(frozenIdle) // the delay itself
+		}
+	})
+	armed.Store(true)
+	publish(t, client, topic, "m")
+	msg := receive(t, messages)
+	require.Equal(t, 1, countOf(t, msg))
+	require.Less(t, pendingOf(t, client, topic)[0].Idle, frozenIdle, "the lease was not renewed before the hand-over")
+	msg.Ack()
+	eventuallyPending(t, client, topic, 0)
+	noMessage(t, messages)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+}
