@@ -67,13 +67,13 @@ type subscription struct {
 	renewNow chan struct{}  // to keep: leases were voided
 	handlers sync.WaitGroup // dispatch and the watchers
 
-	restores  int                       // of the group since the last read; reading\'s own
+	restores  int                       // of the group since the last read; reading's own
 	cursor    stream.ID                 // of reading without a group; reading's own
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
 	walk      walk
 	ownLost   atomic.Bool           // entries may be assigned to us unseen
 	missing   atomic.Pointer[error] // what told that the group is gone, to the reader
-	reaped    time.Time             // last reap; open\'s and then keep\'s own
+	reaped    time.Time             // last reap; open's and then keep's own
 	returned  sync.Map              // stream.ID of entries that were handed back
 	outage    outage
 	settleErr outage
