@@ -137,15 +137,20 @@ func (s *subscription) ensureLease(it *window.Item, count int) bool {
 	case stream.Trimmed:
 		s.trimmed(it)
 		return true
+	case stream.NotPending:
+		s.vanished(it)
 	default:
-		if states[0] == stream.NotPending && len(s.putBack(it)) == 0 {
-			s.win.Return(it)
-			return false
-		}
 		s.lost(it, states[0])
-		s.win.Done(it)
-		return false
 	}
+	switch {
+	case s.win.Gone(it):
+		return true
+	case s.win.Lost(it):
+		s.win.Done(it)
+	default:
+		s.win.Return(it) // it is back
+	}
+	return false
 }
 
 // watch waits until the application settles a message.

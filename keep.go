@@ -50,7 +50,11 @@ func (s *subscription) keep() {
 			s.handBackStale()
 		case <-claim.C:
 			claim.Reset(s.claimDelay())
-			if s.walk.slot.due(s.cfg.Tuning.ClaimInterval) {
+			if s.win.ClaimRoom() == 0 {
+				// The reader walks as soon as there is room; until then the turn is
+				// a sibling's that has some.
+				s.walk.begin()
+			} else if s.walk.slot.due(s.cfg.Tuning.ClaimInterval) {
 				s.walk.begin()
 				s.claimWalk()
 			}
@@ -95,9 +99,7 @@ func (s *subscription) renew() {
 			}
 		}
 		s.win.Renewed(sent, owned...)
-		for _, it := range s.putBack(vanished...) {
-			s.lost(it, stream.NotPending)
-		}
+		s.vanished(vanished...)
 		s.outage.over(dutyControl)
 	}
 }
@@ -291,6 +293,12 @@ func (s *subscription) stepWalk(ctx context.Context) error {
 	}
 	s.walk.cursor = next
 	s.walk.running = !next.IsZero()
+	// Redis 7 looks for trimmed entries before it looks at idle times, so some may be
+	// held, here or elsewhere.
+	held, deleted := s.win.Find(deleted)
+	for _, it := range held {
+		s.trimmed(it)
+	}
 	if len(deleted) > 0 {
 		s.report(Event{Kind: EventTrimmed, EntryIDs: deleted})
 	}

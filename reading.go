@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"slices"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/stream"
@@ -173,6 +172,9 @@ func (o *outage) quiet() bool {
 // recoverOwn fetches entries that are pending for this consumer but not held: the
 // reply that brought them was lost, or they were handed back and nobody took them.
 func (s *subscription) recoverOwn(ctx context.Context) error {
+	// What a step of the walk has claimed and not yet admitted is not unseen.
+	s.walk.mu.Lock()
+	defer s.walk.mu.Unlock()
 	s.ownLost.Store(false)
 	err := s.eachUnseen(ctx, func(page []stream.Pending) error {
 		ids := make([]string, len(page))
@@ -295,33 +297,43 @@ func (s *subscription) restore(cause error) error {
 	return nil
 }
 
-// putBack returns entries to the group that are held but not pending in it, and
-// returns the items of which there is nothing to put back. While a lease has not run
-// out nobody can have claimed and settled its entry: another consumer has made a lost
-// group again and did not know of it.
-func (s *subscription) putBack(items ...*window.Item) []*window.Item {
-	items, held, rest := s.win.Unexpired(items)
+// vanished handles entries that are held but not pending in the group. While a lease
+// has not run out nobody can have claimed and settled its entry. So either another
+// consumer has made a lost group again and did not know of it: it is put back. Or it
+// was trimmed, and another consumer's walk was the first to see that.
+func (s *subscription) vanished(items ...*window.Item) {
+	items, held, expired := s.win.Unexpired(items)
+	for _, it := range expired {
+		s.lost(it, stream.NotPending)
+	}
 	if len(items) == 0 {
-		return rest
+		return
 	}
 	sent := time.Now()
 	_, _, restored, err := s.grp.Restore(s.settleCtx, *s.lastSeen.Load(), held)
 	if err != nil {
-		s.backgroundFailed(err)
-		return rest // they are found again
-	}
-	for _, it := range items {
-		if slices.Contains(restored, it.Text) {
-			s.win.Renewed(sent, it)
-		} else {
-			rest = append(rest, it)
-		}
+		s.backgroundFailed(err) // they are found again
+		return
 	}
 	if len(restored) > 0 {
 		s.report(Event{Kind: EventGroupLost, EntryIDs: restored,
 			Err: errors.New("the group was made again without entries that are held here")})
 	}
-	return rest
+	states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, texts(items), nil)
+	if err != nil {
+		s.backgroundFailed(err)
+		return
+	}
+	for i, it := range items {
+		switch states[i] {
+		case stream.Owned:
+			s.win.Renewed(sent, it)
+		case stream.OtherOwner:
+			s.lost(it, stream.OtherOwner)
+		case stream.NotPending, stream.Trimmed:
+			s.trimmed(it)
+		}
+	}
 }
 
 func signal(c chan struct{}) {

@@ -175,7 +175,7 @@ func (w *Window) ClaimRoom() int {
 	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
 		return 0
 	}
-	room := min(max(1, w.target())-w.waiting.n, w.limit()-w.held())
+	room := min(w.target()-w.waiting.n, w.limit()-w.held())
 	if w.largest > 0 {
 		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
 	} else {
@@ -547,6 +547,25 @@ func (w *Window) IDs() map[stream.ID]struct{} {
 	ids := make(map[stream.ID]struct{}, w.held())
 	w.each(func(it *Item) { ids[it.ID] = struct{}{} })
 	return ids
+}
+
+// Find returns the held items among these IDs, and the IDs of which none is held.
+func (w *Window) Find(ids []string) (items []*Item, rest []string) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	held := make(map[string]*Item, w.held())
+	w.each(func(it *Item) { held[it.Text] = it })
+	for _, id := range ids {
+		if it := held[id]; it != nil {
+			items = append(items, it)
+		} else {
+			rest = append(rest, id)
+		}
+	}
+	return items, rest
 }
 
 // Leased reports whether the lease of the item holds now.
