@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
 )
 
 // tuned changes the tuning of a subscriber.
@@ -135,4 +136,14 @@ func work(d time.Duration) func(delivered, *message.Message) bool {
 		time.Sleep(d) // the handler's work
 		return true
 	}
+}
+
+// eventuallyRead waits until the group "g" has been given every entry of the topic.
+func eventuallyRead(t *testing.T, client redis.UniversalClient, topic string) {
+	t.Helper()
+	info, err := client.XInfoStream(t.Context(), topic).Result()
+	require.NoError(t, err)
+	redistest.Eventually(t, 3*soon, func() bool {
+		return groupOf(t, client, topic).LastDeliveredID == info.LastGeneratedID
+	}, "unread entries")
 }

@@ -1,0 +1,348 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// Close returns while a handler runs, whose success is lost, and leaves what was fetched
+// pending until it has aged: duplicates and a gap with every deploy. (F56)
+func TestF56_CloseWaitsForHandlersAndHandsBackTheRest(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	publish(t, client, topic, "handled", "b", "c", "d")
+	first := newSub(t, client, inFlight(4), minIdle(time.Minute))
+	messages := first.subscribe(t, topic)
+	msg := receive(t, messages)
+	eventuallyPending(t, client, topic, 4) // three are fetched and wait
+	second := newSub(t, server.Client(t), inFlight(4), minIdle(time.Minute))
+	peer := second.subscribe(t, topic)
+
+	const handling = 300 * time.Millisecond
+	live := make(chan error, 1)
+	go func() {
+		time.Sleep(handling) // the handler's work
+		live <- msg.Context().Err()
+		msg.Ack()
+	}()
+	start := time.Now()
+	closed := make(chan time.Duration, 1)
+	go func() { closed <- first.closeSoon(t) }()
+	require.ElementsMatch(t, []string{"b", "c", "d"}, receiveAcked(t, peer, 3))
+	require.Less(t, time.Since(start), handling+time.Second, "a peer has to wait until they have aged")
+	require.GreaterOrEqual(t, <-closed, handling-10*time.Millisecond)
+	require.NoError(t, <-live, "the context of the handler ends with Close")
+	eventuallyPending(t, client, topic, 0)
+	waitClosed(t, messages)
+	require.Len(t, consumersOf(t, client, topic), 1, "the consumer that has left is still there")
+	first.events.none(t, redischannels.EventAbandoned, redischannels.EventSettleIgnored)
+}
+
+// A handler that does not end keeps Close from returning, or its message is settled behind
+// its back. (F56: bounded)
+func TestF56_CloseIsBounded(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	ids := publish(t, client, topic, "a", "b")
+	const drain = 100 * time.Millisecond
+	sub := newSub(t, client, inFlight(2), tuned(func(c *redischannels.Tuning) { c.DrainTimeout = drain }))
+	messages := sub.subscribe(t, topic)
+	held := []*message.Message{receive(t, messages), receive(t, messages)}
+	took := sub.closeSoon(t)
+	require.GreaterOrEqual(t, took, drain)
+	require.Less(t, took, drain+2*time.Second)
+	require.ElementsMatch(t, ids, sub.events.wait(t, redischannels.EventAbandoned).EntryIDs)
+	for _, msg := range held {
+		require.Error(t, msg.Context().Err())
+		msg.Ack() // too late, and harmless
+	}
+	require.Len(t, pendingOf(t, client, topic), 2)
+	again := newSub(t, client, inFlight(2)).subscribe(t, topic)
+	for range ids {
+		msg := receive(t, again)
+		require.Equal(t, 2, countOf(t, msg))
+		msg.Ack()
+	}
+	eventuallyPending(t, client, topic, 0)
+}
+
+// A message that is nacked while its subscriber closes comes again elsewhere, after its
+// back-off.
+func TestF56_NackWhileClosing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	publish(t, client, topic, "m")
+	sub := newSub(t, client, minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	msg := receive(t, messages)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		sub.closeSoon(t)
+	}()
+	peer := newSub(t, server.Client(t), minIdle(time.Minute)).subscribe(t, topic)
+	noMessage(t, peer)
+	msg.Nack()
+	<-closed
+	again := receive(t, peer)
+	require.Equal(t, 2, countOf(t, again))
+	again.Ack()
+	eventuallyPending(t, client, topic, 0)
+}
+
+// Closing one subscriber closes the caller's client, and its siblings die in silence. (F57)
+func TestF57_SiblingsOnOneClient(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topics := []string{redistest.Key(t), redistest.Key(t)}
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
+	require.NoError(t, err)
+	subs := []*testSub{newSub(t, client), newSub(t, client)}
+	var channels []<-chan *message.Message
+	for i, sub := range subs {
+		channels = append(channels, sub.subscribe(t, topics[i]))
+	}
+	subs[0].closeSoon(t)
+	waitClosed(t, channels[0])
+	require.NoError(t, pub.Publish(topics[1], message.NewMessage(watermill.NewUUID(), []byte("m"))))
+	require.Equal(t, []string{"m"}, receiveAcked(t, channels[1], 1))
+	eventuallyPending(t, client, topics[1], 0)
+	require.NoError(t, pub.Close())
+	publish(t, client, topics[1], "n")
+	require.Equal(t, []string{"n"}, receiveAcked(t, channels[1], 1))
+	require.NoError(t, client.Ping(t.Context()).Err())
+}
+
+// Close waits for an application that no longer receives. (F58)
+func TestF58_CloseNeedsNoReceiver(t *testing.T) {
+	server := redistest.Shared(t) // not parallel: it counts goroutines
+	goroutines := redistest.Goroutines(t)
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){
+		"strict": inFlight(1), "parallel": inFlight(16), "fan-out": fanOut,
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, topic := server.Client(t), redistest.Key(t)
+			sub := newSub(t, client, change, func(c *redischannels.SubscriberConfig) { c.StartFrom = redischannels.Oldest })
+			publish(t, client, topic, numbered(100)...)
+			messages := sub.subscribe(t, topic)
+			if name != "fan-out" {
+				redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, client, topic)) > 0 }, "fetched entries")
+			}
+			require.Less(t, sub.closeSoon(t), time.Second)
+			waitClosed(t, messages)
+			goroutines.Wait(500 * time.Millisecond)
+		})
+	}
+}
+
+// A read that is blocked at Close takes one more message with it, which then waits until it
+// has aged. (F59)
+func TestF59_NothingIsTakenAlong(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	const rounds = 200
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: server.Client(t)}, nil)
+	require.NoError(t, err)
+	seen := make(map[string]int)
+	var mu sync.Mutex
+	note := func(m delivered, _ *message.Message) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[m.payload]++
+		return true
+	}
+	sub := newSub(t, client, minIdle(time.Minute))
+	for i := range rounds {
+		ctx, cancel := context.WithCancel(t.Context())
+		messages, err := sub.Subscribe(ctx, topic)
+		require.NoError(t, err)
+		h := handle(messages, 1, note)
+		published := make(chan error, 1)
+		go func() {
+			published <- pub.Publish(topic, message.NewMessage(watermill.NewUUID(), []byte(fmt.Sprint(i))))
+		}()
+		cancel()
+		require.NoError(t, <-published)
+		<-h.done
+	}
+	start := time.Now()
+	handle(sub.subscribe(t, topic), 1, note)
+	redistest.Eventually(t, soon, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(seen) == rounds
+	}, "some wait until they have aged")
+	require.Less(t, time.Since(start), 5*time.Second)
+	eventuallyPending(t, client, topic, 0)
+	mu.Lock()
+	defer mu.Unlock()
+	for payload, n := range seen {
+		require.Equal(t, 1, n, "message %s", payload)
+	}
+}
+
+// An Ack that is given just before Close is lost although it was logged. (F29, F59)
+func TestF29_AckThenClose(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	for i := range 100 {
+		publish(t, client, topic, fmt.Sprint(i))
+		sub := newSub(t, client, minIdle(time.Minute))
+		messages := sub.subscribe(t, topic)
+		require.Equal(t, []string{fmt.Sprint(i)}, receiveAcked(t, messages, 1))
+		sub.closeSoon(t)
+		require.Empty(t, pendingOf(t, client, topic))
+	}
+}
+
+// Subscribe, Close, settling and cancelling race with each other: WaitGroup misuse, a send on
+// a closed channel. (F60)
+func TestF60_EverythingAtOnce(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
+	require.NoError(t, err)
+	for round := range 5 {
+		sub := newSub(t, client, inFlight(1+round%3))
+		ctx, cancel := context.WithCancel(t.Context())
+		var all, handlers sync.WaitGroup
+		for i := range 6 {
+			all.Go(func() {
+				ctx := ctx
+				if i%2 == 0 {
+					own, stop := context.WithCancel(ctx)
+					defer stop()
+					ctx = own
+				}
+				messages, err := sub.Subscribe(ctx, topic)
+				if err != nil {
+					if !errors.Is(err, redischannels.ErrClosed) && !errors.Is(err, context.Canceled) {
+						t.Errorf("subscribe: %v", err)
+					}
+					return
+				}
+				handlers.Go(func() {
+					n := 0
+					for msg := range messages {
+						if n++; n%3 == 0 {
+							msg.Nack()
+						} else {
+							msg.Ack()
+						}
+					}
+				})
+			})
+			all.Go(func() {
+				for range 5 {
+					if err := pub.Publish(topic, message.NewMessage(watermill.NewUUID(), nil)); err != nil {
+						t.Errorf("publish: %v", err)
+					}
+				}
+			})
+			all.Go(func() { _ = sub.SubscribeInitialize(topic) })
+			all.Go(func() {
+				for range sub.History(ctx, topic, redischannels.Oldest, redischannels.Latest) {
+					break
+				}
+			})
+		}
+		for range 2 {
+			all.Go(func() { _ = sub.Close() })
+		}
+		all.Go(cancel)
+		all.Wait()
+		handlers.Wait()
+		_, err := sub.Subscribe(t.Context(), topic)
+		require.ErrorIs(t, err, redischannels.ErrClosed)
+		require.ErrorIs(t, sub.SubscribeInitialize(topic), redischannels.ErrClosed)
+		cancel()
+	}
+}
+
+// panicking panics on some entries.
+type panicking struct {
+	redischannels.WatermillMarshaler
+}
+
+func (p panicking) Unmarshal(e redischannels.Entry) (*message.Message, error) {
+	msg, err := p.WatermillMarshaler.Unmarshal(e)
+	if err == nil && strings.HasPrefix(string(msg.Payload), "codec") {
+		panic("codec")
+	}
+	return msg, err
+}
+
+// A panic in what the application supplies kills the process, or the loop that called it.
+// (F61)
+func TestF61_Panics(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	seen := &events{t: t}
+	sub := newSub(t, client, inFlight(2), func(c *redischannels.SubscriberConfig) {
+		c.Unmarshaler = panicking{}
+		c.MaxDeliveries = 2
+		c.OrderingKey = func(msg *message.Message) string {
+			if strings.HasPrefix(string(msg.Payload), "key") {
+				panic("key")
+			}
+			return ""
+		}
+		c.OnEvent = func(e redischannels.Event) {
+			seen.add(e)
+			panic("event")
+		}
+	})
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: time.Second}, watermill.NopLogger{})
+	require.NoError(t, err)
+	router.AddMiddleware(middleware.Recoverer)
+	var mu sync.Mutex
+	var handled []string
+	router.AddConsumerHandler("h", topic, sub, func(msg *message.Message) error {
+		mu.Lock()
+		handled = append(handled, string(msg.Payload))
+		mu.Unlock()
+		if strings.HasPrefix(string(msg.Payload), "handler") {
+			panic("handler")
+		}
+		return nil
+	})
+	ids := publish(t, client, topic, "good1", "codec", "good2", "key", "good3", "handler", "good4")
+	ran := make(chan error, 1)
+	go func() { ran <- router.Run(context.WithoutCancel(t.Context())) }()
+	<-router.Running()
+	eventuallyRead(t, client, topic)
+	eventuallyPending(t, client, topic, 0)
+	require.NoError(t, router.Close())
+	require.NoError(t, <-ran)
+
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []string{"good1", "good2", "good3", "handler", "handler", "good4"}, handled, "one key, so in order")
+	reasons := make(map[string]string)
+	dead, err := client.XRange(t.Context(), deadStream(topic), "-", "+").Result()
+	require.NoError(t, err)
+	for _, d := range dead {
+		reasons[d.Values["_dead_entry_id"].(string)] = d.Values["_dead_reason"].(string)
+	}
+	require.Len(t, reasons, 3)
+	require.Contains(t, reasons[ids[1]], "panicked")
+	require.Contains(t, reasons[ids[3]], "panicked")
+	require.Contains(t, reasons[ids[5]], "delivered 2 times")
+	require.Len(t, seen.of(redischannels.EventDeadLettered), 3)
+}
