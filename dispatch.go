@@ -83,7 +83,7 @@ func (s *subscription) handOver(it *window.Item) {
 		}
 	}
 	if s.win.Started(it) {
-		d.end(ErrNotOwner)
+		d.end(context.Canceled)
 	}
 	if s.cfg.MaxInFlight == 1 {
 		s.watch(it, msg, d)
@@ -266,7 +266,7 @@ func (s *subscription) lost(it *window.Item, state stream.State) {
 	}
 	s.report(Event{Kind: EventLeaseLost, EntryIDs: []string{it.Text}, Err: err})
 	if d, ok := value.(*delivery); ok {
-		d.end(ErrNotOwner)
+		d.end(context.Canceled)
 		select {
 		case s.recall <- struct{}{}:
 		default:
