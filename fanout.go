@@ -21,6 +21,7 @@ func (s *subscription) openFanOut(ctx context.Context, from Position) error {
 	if from.kind == positionLatest {
 		s.cursor = info.Last
 	}
+	s.position = info.Position(s.cursor)
 	if err := s.reader.Probe(ctx); err != nil {
 		return err
 	}
@@ -64,13 +65,16 @@ func (s *subscription) readFanOut() {
 			behind = false
 			continue
 		}
-		behind = len(entries) == count && count > 1
+		behind = len(entries) == count
 		items := make([]window.Item, len(entries))
 		for i, e := range entries {
 			items[i] = window.Item{Entry: e, Counted: true}
 			s.decoder.prepare(&items[i])
 		}
 		s.cursor = entries[len(entries)-1].ID
+		if s.position != stream.UnknownPosition {
+			s.position += int64(len(entries))
+		}
 		s.win.Admit(items, time.Now())
 	}
 }
@@ -83,7 +87,7 @@ func (s *subscription) checkStream() error {
 	}
 	if info.Last.Less(s.cursor) {
 		s.report(Event{Kind: EventRewound, Position: info.Last.String()})
-		s.cursor = stream.ID{}
+		s.cursor, s.position = stream.ID{}, info.Head()
 		return nil
 	}
 	s.checkGap(info)
@@ -91,7 +95,10 @@ func (s *subscription) checkStream() error {
 }
 
 func (s *subscription) checkGap(info stream.Info) {
-	if s.cursor.IsZero() || !info.Gap(s.cursor) {
+	if s.cursor == info.Last {
+		s.position = info.Added // from now on it is known
+	}
+	if !info.Gap(s.cursor, s.position) {
 		return
 	}
 	gap := &GapError{Topic: s.topic, Asked: s.cursor.String()}
@@ -99,8 +106,9 @@ func (s *subscription) checkGap(info stream.Info) {
 		gap.FirstAvailable = info.First.String()
 		s.cursor = info.First.Prev()
 	} else {
-		s.cursor = info.MaxDeleted
+		s.cursor = info.Last
 	}
+	s.position = info.Head()
 	s.report(Event{Kind: EventGap, Err: gap})
 }
 

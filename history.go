@@ -58,6 +58,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	if to.kind == positionLatest {
 		last = info.Last
 	}
+	position := info.Position(cursor)
 	page := 10
 	for first := true; cursor.Less(last); first = false {
 		if err := errors.Join(ctx.Err(), s.isClosed()); err != nil {
@@ -68,14 +69,14 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 				return err
 			}
 		}
-		if !cursor.IsZero() && info.Gap(cursor) {
+		if info.Gap(cursor, position) {
 			gap := &GapError{Topic: topic, Asked: cursor.String()}
 			if info.First.IsZero() {
 				yield(nil, gap)
 				return nil
 			}
 			gap.FirstAvailable = info.First.String()
-			cursor = info.First.Prev()
+			cursor, position = info.First.Prev(), info.Head()
 			if !yield(nil, gap) {
 				return nil
 			}
@@ -83,6 +84,9 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 		entries, err := stream.Range(ctx, s.cfg.Client, topic, cursor, last, page)
 		if err != nil {
 			return err
+		}
+		if position != stream.UnknownPosition {
+			position += int64(len(entries))
 		}
 		largest := 1
 		for i := range entries {

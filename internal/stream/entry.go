@@ -49,6 +49,10 @@ func NewEntry(id ID, values []string) Entry {
 	return Entry{ID: id, Text: id.String(), Size: size, values: values}
 }
 
+// Detach gives the entry memory of its own. Otherwise it keeps the whole reply in
+// which it came.
+func (e *Entry) Detach() { e.raw = bytes.Clone(e.raw) }
+
 // ReplyError is an error reply that was read as raw bytes. It implements
 // redis.Error, so it classifies as one.
 type ReplyError string

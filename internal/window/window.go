@@ -384,6 +384,7 @@ func (w *Window) room() bool {
 // Backoff makes a nacked item wait for delay.
 func (w *Window) Backoff(it *Item, delay time.Duration) {
 	now := time.Now()
+	it.Detach() // it may outlive the rest of its batch by far
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.completed(now)
