@@ -1,0 +1,188 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// Each Subscribe that fails leaves a goroutine, a context and a connection behind. (F96)
+func TestF96_FailedSubscribesLeaveNothing(t *testing.T) {
+	server := redistest.Start(t, redistest.WithACL("poor on >secret ~* +@all -xreadgroup -xread")) // not parallel: it counts
+	client := server.Client(t)
+	topic := redistest.Key(t)
+	require.NoError(t, client.Set(t.Context(), topic+":string", "s", 0).Err())
+	poor := server.Client(t, redistest.As("poor", "secret"))
+	require.NoError(t, poor.Ping(t.Context()).Err())
+	nobody := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
+	defer nobody.Close()
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	goroutines := redistest.Goroutines(t)
+	connections := redistest.Connections(t, client)
+	for _, change := range []func(*redischannels.SubscriberConfig){inFlight(1), fanOut} {
+		closed := newSub(t, client, change)
+		require.NoError(t, closed.Close())
+		for _, c := range []struct {
+			sub   *testSub
+			ctx   context.Context
+			topic string
+			want  error
+		}{
+			{newSub(t, client, change), t.Context(), topic + ":string", redischannels.ErrWrongType},
+			{newSub(t, client, change), canceled, topic, context.Canceled},
+			{newSub(t, client, change), t.Context(), "", redischannels.ErrInvalidConfig},
+			{newSub(t, poor, change), t.Context(), topic, redischannels.ErrPermission},
+			{newSub(t, nobody, change), t.Context(), topic, nil},
+			{closed, t.Context(), topic, redischannels.ErrClosed},
+		} {
+			for range 200 {
+				messages, err := c.sub.Subscribe(c.ctx, c.topic)
+				require.Error(t, err)
+				require.Nil(t, messages)
+				if c.want != nil {
+					require.ErrorIs(t, err, c.want)
+				}
+			}
+		}
+	}
+	goroutines.Wait(time.Second)
+	redistest.Eventually(t, soon, func() bool { return redistest.Connections(t, client) <= connections }, "connections are left")
+	if groups, err := client.XInfoGroups(t.Context(), topic).Result(); err == nil {
+		for _, g := range groups {
+			require.Zero(t, g.Consumers, "consumers of subscriptions that never were")
+		}
+	}
+}
+
+// A subscription that has ended goes on claiming and reading, and steals messages that nobody
+// will handle. (F97)
+func TestF97_NothingGoesOnAfterTheEnd(t *testing.T) {
+	server := redistest.Start(t) // not parallel: it counts goroutines and blocked clients
+	client := server.Client(t)
+	goroutines := redistest.Goroutines(t)
+	for name, end := range map[string]func(sub *testSub, cancel context.CancelFunc){
+		"cancel": func(_ *testSub, cancel context.CancelFunc) { cancel() },
+		"close":  func(sub *testSub, _ context.CancelFunc) { sub.closeSoon(t) },
+	} {
+		for _, kind := range []string{"idle", "busy", "outage", "fan-out"} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				topic := redistest.Key(t)
+				change := inFlight(2)
+				if kind == "fan-out" {
+					change = fanOut
+				}
+				sub := newSub(t, client, change, tuned(func(c *redischannels.Tuning) { c.DrainTimeout = 50 * time.Millisecond }))
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				messages, err := sub.Subscribe(ctx, topic)
+				require.NoError(t, err)
+				switch kind {
+				case "busy":
+					publish(t, client, topic, "a", "b", "c")
+					receive(t, messages)
+				case "outage":
+					require.NoError(t, client.Set(t.Context(), topic, "no stream", 0).Err())
+					sub.events.wait(t, redischannels.EventDisconnected)
+					require.NoError(t, client.Del(t.Context(), topic).Err())
+				}
+				end(sub, cancel)
+				waitClosed(t, messages)
+				goroutines.Wait(time.Second)
+				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 0 }, "a blocked client is left")
+				if kind == "fan-out" {
+					return
+				}
+				pending := 0
+				if kind == "busy" {
+					pending = len(pendingOf(t, client, topic))
+				}
+				publish(t, client, topic, "later")
+				_ = client.XGroupCreate(t.Context(), topic, "g", "0").Err()
+				redistest.Never(t, quiet, func() bool { return len(pendingOf(t, client, topic)) != pending }, "entries are taken after the end")
+			})
+		}
+	}
+}
+
+// Publishing through a channel starts a reader that steals the group's messages. (F99)
+func TestF99_PublishingReadsNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
+	require.NoError(t, err)
+	for range 20 {
+		require.NoError(t, pub.Publish(topic, message.NewMessage(watermill.NewUUID(), []byte("m"))))
+	}
+	require.NoError(t, pub.Close())
+	for command, calls := range redistest.CommandStats(t, client) {
+		name, _, _ := strings.Cut(command, "|")
+		require.NotContains(t, []string{"xread", "xreadgroup", "xgroup", "xautoclaim", "xclaim", "xrange", "xpending", "xinfo", "eval", "evalsha"}, name, "%d calls", calls)
+	}
+}
+
+// Each restart leaves a consumer behind, and each reader without a group a group of its own:
+// 38 million consumers. (F100)
+func TestF100_ConsumersAndGroupsDoNotPileUp(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+
+	t.Run("restarts", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		for i := range 100 {
+			sub := newSub(t, client)
+			messages := sub.subscribe(t, topic)
+			if i%10 == 0 {
+				publish(t, client, topic, "m")
+				receiveAcked(t, messages, 1)
+			}
+			require.Len(t, consumersOf(t, client, topic), 1)
+			sub.closeSoon(t)
+		}
+		require.Empty(t, consumersOf(t, client, topic))
+	})
+	t.Run("crashes", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		require.NoError(t, client.XGroupCreateMkStream(t.Context(), topic, "g", "0").Err())
+		for i := range 100 {
+			require.NoError(t, client.XGroupCreateConsumer(t.Context(), topic, "g", fmt.Sprint("crashed", i)).Err())
+		}
+		redistest.Eventually(t, soon, func() bool {
+			consumers, err := client.XInfoConsumers(t.Context(), topic, "g").Result()
+			require.NoError(t, err)
+			return consumers[99].Idle > 20*time.Millisecond
+		}, "idle consumers")
+		newSub(t, client, tuned(func(c *redischannels.Tuning) { c.ConsumerTimeout = 20 * time.Millisecond })).subscribe(t, topic)
+		require.Len(t, consumersOf(t, client, topic), 1)
+	})
+	t.Run("fan-out", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		for range 20 {
+			sub := newSub(t, client, fanOut)
+			messages := sub.subscribe(t, topic)
+			publish(t, client, topic, "m")
+			receiveAcked(t, messages, 1)
+			for range sub.History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
+				continue
+			}
+			sub.closeSoon(t)
+		}
+		groups, err := client.XInfoGroups(t.Context(), topic).Result()
+		require.NoError(t, err)
+		require.Empty(t, groups)
+	})
+}
