@@ -1,0 +1,178 @@
+// Command orders imports orders from a CSV file through Redis Streams: it publishes each row as
+// a message and lets a Watermill router with two consumers of one consumer group handle them.
+// Rows that fail for a moment are retried, rows that no retry can help become dead letters with
+// a reason, and the summary at the end accounts for every row.
+//
+//	go run ./examples/orders              # the sample that ships with it
+//	go run ./examples/orders orders.csv   # a file
+//	go run ./examples/orders -            # standard input
+//
+// It needs no Redis: an embedded server lives as long as the program. With REDIS_URL, such as
+// redis://localhost:6379/0, it uses a real one, and then it can be killed at any moment and
+// started again with the same arguments: it goes on where it was, and the summary is the same.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1 // the import failed, or its summary does not add up
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// embeddedRows is up to where the embedded server is fast enough.
+const embeddedRows = 10_000
+
+// command is the program with all that it takes from its surroundings.
+type command struct {
+	args           []string // without the program's name
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	redisURL       string
+}
+
+func main() {
+	redis.SetLogger(quiet{}) // of its pool; what matters comes as errors and events
+	os.Exit(command{os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv("REDIS_URL")}.run())
+}
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+// run returns the exit code.
+func (c command) run() int {
+	flags := flag.NewFlagSet("orders", flag.ContinueOnError)
+	flags.SetOutput(c.stderr)
+	flags.Usage = func() {
+		fmt.Fprint(c.stderr, "Usage: orders [flags] [file.csv | -]\n\n"+
+			"Imports orders from a CSV file, or standard input (-), through Redis Streams.\n"+
+			"Without a file it takes a sample. REDIS_URL names a real server.\n\n")
+		flags.PrintDefaults()
+	}
+	topic := flags.String("topic", "orders", "`prefix` of the stream's name; another one starts the same file anew")
+	slow := flags.Duration("slow", 0, "extra `time` to handle an order, so that there is time to watch and to kill")
+	verbose := flags.Bool("v", false, "write Watermill's log to standard error")
+	switch err := flags.Parse(c.args); {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return exitUsage
+	}
+	switch {
+	case flags.NArg() > 1:
+		fmt.Fprintf(c.stderr, "orders: one file at a time, got %d; flags stand before it\n", flags.NArg())
+		return exitUsage
+	case *topic == "" || strings.ContainsAny(*topic, "{}"):
+		fmt.Fprintln(c.stderr, "orders: -topic must not be empty and must not contain braces")
+		return exitUsage
+	case *slow < 0:
+		fmt.Fprintln(c.stderr, "orders: -slow must not be negative")
+		return exitUsage
+	}
+
+	// The input comes first, since reading standard input may take until somebody ends it: up to
+	// here Ctrl-C simply kills.
+	in, err := openInput(flags.Arg(0), c.stdin)
+	if err != nil {
+		fmt.Fprintf(c.stderr, "orders: %v\n", err)
+		return exitFailed
+	}
+	defer in.close()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
+
+	client, server, closeRedis, err := openRedis(ctx, c.redisURL)
+	if err != nil {
+		fmt.Fprintf(c.stderr, "orders: %v\n", err)
+		return exitFailed
+	}
+	defer closeRedis()
+
+	imp := &importer{
+		client: client,
+		in:     in,
+		names:  newNames(*topic, in.id),
+		out:    newScreen(c.stdout),
+		logger: watermill.NopLogger{},
+		slow:   *slow,
+	}
+	if *verbose {
+		imp.logger = watermill.NewStdLoggerWithOut(c.stderr, false, false)
+	}
+	imp.out.printf("%d rows in %s, import %s", in.rows, in.name, in.id)
+	imp.out.printf("Redis: %s", server)
+	if c.redisURL != "" {
+		imp.tuning = restartable
+	} else if imp.tuning = embedded; in.rows > embeddedRows {
+		imp.out.printf("The embedded server is made for tests and slow with so many rows: better set REDIS_URL.")
+	}
+	imp.out.printf("Stream %s, consumer group %s, 2 consumers", imp.names.topic, group)
+
+	err = imp.run(ctx)
+	switch {
+	case err == nil:
+		return exitOK
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		if c.redisURL != "" {
+			imp.out.printf("Interrupted. The same command goes on from here.")
+		} else {
+			imp.out.printf("Interrupted. The embedded server is gone with all it had; with REDIS_URL the same command would go on from here.")
+		}
+		return exitInterrupted
+	default:
+		fmt.Fprintf(c.stderr, "orders: %v\n", err)
+		return exitFailed
+	}
+}
+
+// openRedis connects to the server that the URL names, or starts an embedded one.
+func openRedis(ctx context.Context, redisURL string) (client *redis.Client, server string, closeAll func(), err error) {
+	if redisURL == "" {
+		server, err := miniredis.Run()
+		if err != nil {
+			return nil, "", nil, fmt.Errorf("start the embedded Redis server: %w; set REDIS_URL to use another", err)
+		}
+		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+		return client, "an embedded server, which ends with this program (REDIS_URL names a real one)", func() {
+			_ = client.Close()
+			server.Close()
+		}, nil
+	}
+	opts, err := redis.ParseURL(redisURL)
+	if err != nil {
+		var parse *url.Error // holds the URL, which may hold a password
+		if errors.As(err, &parse) {
+			err = parse.Err
+		}
+		return nil, "", nil, fmt.Errorf("REDIS_URL must look like redis://user:password@localhost:6379/0: %w", err)
+	}
+	client = redis.NewClient(opts)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := client.Ping(ctx).Err(); err != nil {
+		_ = client.Close()
+		return nil, "", nil, fmt.Errorf("Redis at %s does not answer: %w; without REDIS_URL an embedded server is used", opts.Addr, err)
+	}
+	return client, fmt.Sprintf("%s, database %d", opts.Addr, opts.DB), func() { _ = client.Close() }, nil
+}
