@@ -86,7 +86,7 @@ func handle(messages <-chan *message.Message, n int, fn func(m delivered, msg *m
 			for msg := range messages {
 				id, _ := redischannels.EntryIDFromContext(msg.Context())
 				count, _ := redischannels.DeliveryCountFromContext(msg.Context())
-				m := delivered{id: id, count: count, payload: string(msg.Payload)}
+				m := delivered{id: id, count: count, payload: string(msg.Payload[:min(len(msg.Payload), 64)])}
 				h.mu.Lock()
 				h.seen = append(h.seen, m)
 				h.active++

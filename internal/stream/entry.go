@@ -53,6 +53,9 @@ func NewEntry(id ID, values []string) Entry {
 // which it came.
 func (e *Entry) Detach() { e.raw = bytes.Clone(e.raw) }
 
+// Release drops the fields.
+func (e *Entry) Release() { e.raw, e.values = nil, nil }
+
 // ReplyError is an error reply that was read as raw bytes. It implements
 // redis.Error, so it classifies as one.
 type ReplyError string

@@ -464,6 +464,7 @@ func (w *Window) remove(it *Item) {
 		w.blocked--
 	}
 	it.leave()
+	it.Release() // the items of a batch are one piece of memory, and so is their reply
 	w.bytes -= it.Size
 	w.freeKey(it)
 }
