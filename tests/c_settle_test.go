@@ -1,0 +1,310 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// F29: an Ack directly followed by Close is lost (40 of 40).
+func TestF29_AnAckBeforeCloseReachesRedis(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){
+		"strict":    inFlight(1),
+		"in flight": inFlight(16),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			for n := range 100 {
+				sub := newSub(t, client, change)
+				messages := sub.subscribe(t, topic)
+				publish(t, client, topic, fmt.Sprint(n))
+				msg := receive(t, messages)
+				require.Equal(t, fmt.Sprint(n), string(msg.Payload))
+				msg.Ack()
+				require.NoError(t, sub.Close())
+				require.Empty(t, pendingOf(t, client, topic))
+				require.Empty(t, consumersOf(t, client, topic))
+			}
+		})
+	}
+}
+
+// F30: an XACK that cannot succeed is repeated every 100 ms without a word, and the consumer
+// stands still.
+func TestF30_ARefusedAckIsReported(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.WithACL("app on >secret ~* +@all"))
+	admin := server.Admin(t)
+	client := server.Client(t, redistest.As("app", "secret"))
+	topic := redistest.Key(t)
+	acks := redistest.NewHook()
+	client.AddHook(acks)
+	logger := redistest.NewRecordingLogger()
+	sub := newLoggedSub(t, client, logger)
+	messages := sub.subscribe(t, topic)
+	require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "app", "-xack").Err())
+	acks.Reset()
+	ids := publish(t, admin, topic, "first", "second", "third")
+	require.Equal(t, []string{"first", "second", "third"}, receiveAcked(t, messages, 3), "others go on")
+	event := sub.events.wait(t, redischannels.EventSettleFailed)
+	require.ErrorIs(t, event.Err, redischannels.ErrPermission)
+	require.Equal(t, ids[0], event.EntryIDs[0])
+	redistest.Never(t, 3*testMinIdle, func() bool { return acks.Count("xack") > 20 }, "no back-off")
+	require.Len(t, sub.events.of(redischannels.EventSettleFailed), 1, "reported once")
+	require.Less(t, len(logger.Lines("error")), 5)
+	noMessage(t, messages) // what was acknowledged does not come again
+	require.Len(t, pendingOf(t, admin, topic), 3)
+
+	require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "app", "+xack").Err())
+	eventuallyPending(t, admin, topic, 0)
+}
+
+// F31: XACK answers 0, because the group is gone or the entry is not pending any more, and
+// nobody looks.
+func TestF31_AnAckOfNothingIsReported(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	for name, vanish := range map[string]func(t *testing.T, topic, id string){
+		"the stream is deleted": func(t *testing.T, topic, _ string) {
+			require.NoError(t, client.Del(t.Context(), topic).Err())
+		},
+		"somebody else has acknowledged it": func(t *testing.T, topic, id string) {
+			require.NoError(t, client.XAck(t.Context(), topic, "g", id).Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			sub := newSub(t, client)
+			messages := sub.subscribe(t, topic)
+			ids := publish(t, client, topic, "m")
+			msg := receive(t, messages)
+			vanish(t, topic, ids[0])
+			msg.Ack()
+			event := sub.events.wait(t, redischannels.EventSettleIgnored)
+			require.ErrorIs(t, event.Err, redischannels.ErrNotOwner)
+			require.Equal(t, ids, event.EntryIDs)
+			publish(t, client, topic, "next")
+			require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it is not fatal")
+		})
+	}
+}
+
+// F32: the late ack of a slow consumer deletes the pending entry of the new owner; when that
+// crashes the message is gone.
+func TestF32_ALateAckHarmsNobody(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	for name, settle := range map[string]func(*message.Message) bool{
+		"ack":  (*message.Message).Ack,
+		"nack": (*message.Message).Nack,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			// A cannot renew: its scripts do not reach the server.
+			var cut atomic.Bool
+			slow := server.Client(t)
+			slow.AddHook(redistest.Before("evalsha", func(context.Context, redis.Cmder) error {
+				if cut.Load() {
+					return errors.New("cut off")
+				}
+				return nil
+			}))
+			a := newSub(t, slow)
+			messages := a.subscribe(t, topic)
+			ids := publish(t, client, topic, "hold")
+			msg := receive(t, messages)
+			cut.Store(true)
+
+			b := startGroupChild(t, server, topic)
+			require.Equal(t, "hold 2", b.WaitLine("got ", soon))
+			owner := pendingOf(t, client, topic)[0].Consumer
+			cut.Store(false)
+			settle(msg)
+			kind := redischannels.EventSettleIgnored
+			if name == "nack" { // nothing is written for it; A finds out when it would deliver again
+				kind = redischannels.EventLeaseLost
+			}
+			event := a.events.wait(t, kind)
+			require.ErrorIs(t, event.Err, redischannels.ErrNotOwner)
+			require.Equal(t, ids, event.EntryIDs)
+			<-msg.Context().Done()
+			pending := pendingOf(t, client, topic)
+			require.Len(t, pending, 1, "the entry is still B's")
+			require.Equal(t, owner, pending[0].Consumer)
+			require.EqualValues(t, 2, pending[0].RetryCount)
+
+			b.Kill()
+			again := receive(t, messages)
+			require.Equal(t, 3, countOf(t, again), "and comes back when B crashes")
+			again.Ack()
+			eventuallyPending(t, client, topic, 0)
+		})
+	}
+}
+
+// F33: messages are acknowledged before they are handled, so what fails is gone.
+func TestF33_AFailedHandlerGetsTheMessageAgain(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client)
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: time.Second}, watermill.NopLogger{})
+	require.NoError(t, err)
+	var outcomes []int
+	done := make(chan struct{})
+	router.AddConsumerHandler("handler", topic, sub.Subscriber, func(msg *message.Message) error {
+		count, _ := redischannels.DeliveryCountFromContext(msg.Context())
+		outcomes = append(outcomes, count)
+		switch count {
+		case 1:
+			return errors.New("fails")
+		case 2:
+			panic("and panics")
+		}
+		close(done)
+		return nil
+	})
+	running := make(chan error, 1)
+	go func() { running <- router.Run(context.Background()) }()
+	<-router.Running()
+	publish(t, client, topic, "m")
+	select {
+	case <-done:
+	case <-time.After(soon):
+		require.FailNow(t, "the message does not come again")
+	}
+	require.NoError(t, router.Close())
+	require.NoError(t, <-running)
+	require.Equal(t, []int{1, 2, 3}, outcomes)
+	require.NoError(t, sub.Close())
+	require.Empty(t, pendingOf(t, client, topic))
+}
+
+// F34, F35: an XDEL on acknowledgement removes the message for the other groups, and as a
+// command of its own leaves orphans when it does not follow. Nothing is ever deleted.
+func TestF34_F35_AnAckDeletesNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	topic := redistest.Key(t)
+	first := newSub(t, client, deliveries(1))
+	messages := first.subscribe(t, topic)
+	publish(t, client, topic, "a", "b", "c")
+	require.Equal(t, []string{"a", "b"}, receiveAcked(t, messages, 2))
+	receive(t, messages).Nack()
+	first.events.wait(t, redischannels.EventDeadLettered)
+	first.closeSoon(t)
+
+	second := newSub(t, client, func(c *redischannels.SubscriberConfig) { c.ConsumerGroup = "h" })
+	require.Equal(t, []string{"a", "b", "c"}, receiveAcked(t, second.subscribe(t, topic), 3))
+	second.closeSoon(t)
+	require.EqualValues(t, 3, client.XLen(t.Context(), topic).Val())
+	stats := redistest.CommandStats(t, client)
+	require.Zero(t, stats["xdel"])
+	require.Zero(t, stats["xtrim"])
+}
+
+// F36: the message that comes again after a Nack has a dead context, or one that nothing ever
+// cancels.
+func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	type key struct{}
+
+	t.Run("settled", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		sub := newSub(t, client)
+		messages, err := sub.Subscribe(context.WithValue(t.Context(), key{}, "value"), topic)
+		require.NoError(t, err)
+		publish(t, client, topic, "m")
+		for n := 1; n <= 3; n++ {
+			msg := receive(t, messages)
+			ctx := msg.Context()
+			require.NoError(t, ctx.Err(), "delivery %d", n)
+			require.Equal(t, "value", ctx.Value(key{}), "it has the values of the Subscribe context")
+			derived, cancel := context.WithCancel(ctx)
+			defer cancel()
+			if n < 3 {
+				msg.Nack()
+			} else {
+				msg.Ack()
+			}
+			<-derived.Done()
+			require.ErrorIs(t, ctx.Err(), context.Canceled)
+		}
+	})
+
+	for name, end := range map[string]func(cancel context.CancelFunc, sub *testSub){
+		"subscription cancelled": func(cancel context.CancelFunc, _ *testSub) { cancel() },
+		"subscriber closed":      func(_ context.CancelFunc, sub *testSub) { go sub.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			sub := newSub(t, client, inFlight(2), func(c *redischannels.SubscriberConfig) {
+				c.Tuning.DrainTimeout = 500 * time.Millisecond
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			messages, err := sub.Subscribe(ctx, topic)
+			require.NoError(t, err)
+			publish(t, client, topic, "slow", "quick")
+			receive(t, messages).Nack()
+			quick := receive(t, messages)
+			slow := receive(t, messages) // again, with a context of its own
+			if string(quick.Payload) == "slow" {
+				quick, slow = slow, quick
+			}
+			start := time.Now()
+			end(cancel, sub)
+			quick.Ack()
+			<-quick.Context().Done()
+			require.NoError(t, slow.Context().Err(), "handlers have DrainTimeout to finish")
+			<-slow.Context().Done()
+			require.GreaterOrEqual(t, time.Since(start), 400*time.Millisecond)
+			require.ErrorIs(t, slow.Context().Err(), context.Canceled)
+			waitClosed(t, messages)
+			require.Equal(t, []string{entryIDOf(t, slow)}, sub.events.wait(t, redischannels.EventAbandoned).EntryIDs)
+			require.Len(t, pendingOf(t, client, topic), 1)
+		})
+	}
+
+	t.Run("timed out", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		sub := newSub(t, client, inFlight(2), func(c *redischannels.SubscriberConfig) { c.HandlerTimeout = 100 * time.Millisecond })
+		messages := sub.subscribe(t, topic)
+		publish(t, client, topic, "m")
+		late := receive(t, messages)
+		deadline, ok := late.Context().Deadline()
+		require.True(t, ok)
+		require.WithinDuration(t, time.Now(), deadline, 200*time.Millisecond)
+		<-late.Context().Done()
+		require.ErrorIs(t, late.Context().Err(), context.DeadlineExceeded)
+		again := receive(t, messages)
+		require.NoError(t, again.Context().Err())
+		require.Equal(t, 2, countOf(t, again))
+		sub.events.wait(t, redischannels.EventHandlerTimeout)
+		again.Ack()
+		late.Ack()
+		sub.events.wait(t, redischannels.EventSettleIgnored)
+	})
+}
