@@ -110,11 +110,27 @@ func parseReply(raw []byte) ([]Entry, error) {
 type parser struct {
 	b    []byte
 	i    int
+	deep int    // levels of what is being skipped
 	text []byte // the line of the last header after its first byte
 }
 
-// header reads one type line. n is its length or count, -1 for a nil.
+// header reads one type line, and the attributes before it, which are of no interest.
+// n is its length or count, -1 for a nil.
 func (p *parser) header() (kind byte, n int, err error) {
+	for {
+		if kind, n, err = p.line(); err != nil || kind != '|' {
+			return kind, n, err
+		}
+		for range 2 * n {
+			if err := p.skip(); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+}
+
+// line reads one type line.
+func (p *parser) line() (kind byte, n int, err error) {
 	end := bytes.IndexByte(p.b[p.i:], '\n')
 	if end < 2 {
 		return 0, 0, errReply
@@ -123,23 +139,14 @@ func (p *parser) header() (kind byte, n int, err error) {
 	p.i += end + 1
 	kind, p.text = line[0], line[1:]
 	switch kind {
-	case '*', '$', '%', '~', '>', '|':
-		n, err = atoi(p.text)
-		if err != nil {
+	case '*', '$', '%', '~', '>', '|', '=', '!':
+		if n, err = atoi(p.text); err != nil {
 			return 0, 0, err
-		}
-		if kind == '|' { // attributes stand before the reply they belong to
-			for range 2 * n {
-				if err := p.skip(); err != nil {
-					return 0, 0, err
-				}
-			}
-			return p.header()
 		}
 		if n < 0 {
 			return '_', -1, nil
 		}
-	case '-', '_', '+', ':', '!':
+	case '-', '_', '+', ':', ',', '#', '(':
 	default:
 		return 0, 0, errReply
 	}
@@ -159,13 +166,20 @@ func (p *parser) bulk() ([]byte, error) {
 	return v, nil
 }
 
+// maxDepth is how deep a value that is skipped may be nested.
+const maxDepth = 100
+
 func (p *parser) skip() error {
+	if p.deep++; p.deep > maxDepth {
+		return errReply
+	}
+	defer func() { p.deep-- }()
 	kind, n, err := p.header()
 	if err != nil {
 		return err
 	}
 	switch kind {
-	case '$':
+	case '$', '=', '!':
 		if n > len(p.b)-p.i-2 {
 			return errReply
 		}
@@ -200,8 +214,8 @@ func (p *parser) entries() ([]Entry, error) {
 			return nil, err
 		}
 		id, err := parseIDBytes(text)
-		if err != nil {
-			return nil, err
+		if err != nil || idLen(id) != len(text) {
+			return nil, errReply
 		}
 		kind, m, err := p.header()
 		if err != nil {
@@ -283,9 +297,8 @@ func atou(b []byte) (uint64, error) {
 }
 
 func atoi(b []byte) (int, error) {
-	if len(b) > 1 && b[0] == '-' {
-		n, err := atou(b[1:])
-		return -int(n), err
+	if string(b) == "-1" { // a nil
+		return -1, nil
 	}
 	n, err := atou(b)
 	if n > 1<<40 {
