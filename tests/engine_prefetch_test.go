@@ -122,7 +122,7 @@ func TestF98_ASlowConsumerHoldsOnlyItsShare(t *testing.T) {
 func TestF28_WaitingForARetryStopsNothing(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
-	const waiting = 700 // of a window of 1,024
+	const waiting = 1000 // of a window of 1,024
 	sub := newSub(t, client, inFlight(8), func(c *redischannels.SubscriberConfig) {
 		c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
 	})

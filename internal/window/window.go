@@ -145,8 +145,9 @@ func (w *Window) BeginRead() int {
 		return 0
 	}
 	room := min(w.target()-w.waiting.n, w.limit()-w.held())
-	// Few large reads instead of many small ones: wait until half is used up.
-	if room <= 0 || room < w.prefetch()/2 {
+	// Few large reads instead of many small ones: wait until half is used up. That
+	// much may never become free while nacked items fill the window.
+	if room <= 0 || room < w.prefetch()/2 && w.waiting.n+w.settling.n > 0 {
 		return 0
 	}
 	room = min(room, 2*max(1, w.lastRead))
@@ -184,8 +185,8 @@ func (w *Window) ClaimRoom() int {
 	return max(0, room)
 }
 
-// Admit puts entries into the window whose lease runs from leased. An entry that
-// is held already gets the lease, and is not admitted twice.
+// Admit puts entries into the window whose lease runs from leased. None of them may be
+// held already.
 func (w *Window) Admit(items []Item, leased time.Time) {
 	if len(items) == 0 {
 		return
@@ -241,6 +242,9 @@ func (w *Window) Next() (it *Item, wait time.Duration) {
 		return it, 0
 	}
 	w.resume() // the application is waiting for more
+	if w.room() {
+		signal(w.Room)
+	}
 	return nil, wait
 }
 

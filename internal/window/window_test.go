@@ -1,0 +1,411 @@
+package window
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// item makes an item of the n-th entry.
+func item(n int) Item {
+	return Item{Entry: stream.NewEntry(stream.ID{Ms: uint64(n)}, []string{"name", "value"}), Counted: true}
+}
+
+// items makes items of the entries first to last.
+func items(first, last int) []Item {
+	var all []Item
+	for n := first; n <= last; n++ {
+		all = append(all, item(n))
+	}
+	return all
+}
+
+// config is that of a usual window.
+func config(maxInFlight int) Config {
+	return Config{MaxInFlight: maxInFlight, Prefetch: 100, PrefetchBytes: 1 << 20, LeaseTime: 10 * time.Second}
+}
+
+// next takes the next item, which must be that of the n-th entry.
+func next(t *testing.T, w *Window, n int) *Item {
+	t.Helper()
+	it, _ := w.Next()
+	require.NotNil(t, it)
+	require.Equal(t, uint64(n), it.ID.Ms)
+	return it
+}
+
+// start takes the next item and lets the application receive it.
+func start(t *testing.T, w *Window, n int) *Item {
+	t.Helper()
+	it := next(t, w, n)
+	w.Offer(it, fmt.Sprint(n))
+	require.False(t, w.Started(it))
+	return it
+}
+
+// none asserts that nothing may be handed out, and returns the time to wait.
+func none(t *testing.T, w *Window) time.Duration {
+	t.Helper()
+	it, wait := w.Next()
+	require.Nil(t, it)
+	return wait
+}
+
+// empty asserts that nothing is left of anything.
+func empty(t *testing.T, w *Window) {
+	t.Helper()
+	require.Zero(t, w.Len())
+	require.Zero(t, w.bytes)
+	require.Zero(t, w.blocked)
+	require.Empty(t, w.keys)
+	require.False(t, w.alone)
+	require.Nil(t, w.offered)
+}
+
+// signalled reports whether a channel has a signal, and takes it.
+func signalled(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// In strict order a nacked item holds back those behind it until its back-off is over.
+func TestStrictBackoffHoldsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(1))
+		w.Admit(items(1, 3), time.Now())
+		first := start(t, w, 1)
+		require.Zero(t, none(t, w), "one is in flight")
+		w.Backoff(first, 5*time.Second)
+		require.True(t, signalled(w.Ready))
+		require.Equal(t, 5*time.Second, none(t, w))
+		time.Sleep(4 * time.Second)
+		require.Equal(t, time.Second, none(t, w))
+		require.Equal(t, time.Second, w.Due(first))
+		time.Sleep(time.Second)
+		require.Equal(t, 1, first.Handed)
+		require.False(t, first.Counted)
+		w.Settle(start(t, w, 1))
+		require.Equal(t, 2, first.Handed)
+		require.True(t, signalled(w.Flush))
+		start(t, w, 2)
+	})
+}
+
+// Otherwise it holds back nothing and takes no slot.
+func TestBackoffHoldsNoSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(2))
+		w.Admit(items(1, 4), time.Now())
+		w.Backoff(start(t, w, 1), 2*time.Second)
+		w.Backoff(start(t, w, 2), time.Second)
+		third, fourth := start(t, w, 3), start(t, w, 4)
+		require.Equal(t, time.Second, none(t, w), "the one that is due first")
+		time.Sleep(2 * time.Second)
+		none(t, w)
+		w.Finish(third)
+		w.Finish(fourth)
+		w.Finish(start(t, w, 1)) // in stream order, not in that of their due times
+		w.Finish(start(t, w, 2))
+		empty(t, w)
+	})
+}
+
+// The items of one key follow each other in stream order, also behind one in back-off, and
+// what is freed is not overtaken by what is admitted meanwhile.
+func TestKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config(8)
+		c.Keyed = true
+		w := New(c)
+		keyed := func(n int, key string) Item {
+			it := item(n)
+			it.Key = key
+			return it
+		}
+		w.Admit([]Item{keyed(1, "a"), keyed(2, "a"), keyed(3, "b"), keyed(4, "a")}, time.Now())
+		a1 := start(t, w, 1)
+		b3 := start(t, w, 3)
+		none(t, w)
+		require.Equal(t, 2, w.blocked)
+		w.Backoff(a1, time.Second)
+		require.Equal(t, time.Second, none(t, w))
+		w.Finish(b3)
+		time.Sleep(time.Second)
+		w.Settle(start(t, w, 1))
+		w.Admit([]Item{keyed(5, "a")}, time.Now())
+		a2 := start(t, w, 2)
+		none(t, w)
+		w.Done(a1, a2)
+		w.Finish(start(t, w, 4))
+		w.Finish(start(t, w, 5))
+		empty(t, w)
+	})
+}
+
+// An item that may kill the process is handled while nothing else is.
+func TestAlone(t *testing.T) {
+	w := New(config(4))
+	killer := item(2)
+	killer.Alone = true
+	w.Admit([]Item{item(1), killer, item(3)}, time.Now())
+	first := start(t, w, 1)
+	none(t, w)
+	w.Finish(first)
+	it := start(t, w, 2)
+	none(t, w)
+	w.Settle(it)
+	require.False(t, w.alone)
+	w.Done(it, start(t, w, 3))
+	empty(t, w)
+}
+
+// What waits too long is given away, but not what is offered until it is older than that, nor
+// the only item that its key waits for, nor what exists in memory only. Nothing is fetched
+// until the application receives again.
+func TestStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(4))
+		begin := time.Now()
+		w.Admit(items(1, 4), begin)
+		_, ok := New(config(1)).Oldest()
+		require.False(t, ok)
+		first := start(t, w, 1)
+		second := next(t, w, 2)
+		w.Offer(second, "offer")
+		time.Sleep(time.Second)
+		w.Admit(items(5, 5), time.Now())
+		oldest, ok := w.Oldest()
+		require.True(t, ok)
+		require.Equal(t, begin, oldest)
+		gone := w.waiting.head
+		w.SetGone(gone)
+
+		stale, recalled := w.TakeStale(begin.Add(time.Millisecond), begin)
+		require.Len(t, stale, 1)
+		require.Equal(t, uint64(4), stale[0].ID.Ms)
+		require.False(t, recalled)
+		require.False(t, w.Recalled(second))
+		require.True(t, w.Paused())
+		require.Zero(t, w.BeginRead())
+		require.Zero(t, w.ClaimRoom())
+
+		_, recalled = w.TakeStale(begin, begin.Add(time.Millisecond))
+		require.True(t, recalled)
+		require.True(t, w.Recalled(second))
+		w.Rest(time.Second)
+		w.Done(second)
+		require.Equal(t, time.Second, none(t, w))
+		require.True(t, w.Paused(), "resting is not receiving")
+		time.Sleep(time.Second)
+		signalled(w.Room)
+		third := start(t, w, 3) // the application receives
+		require.False(t, w.Paused())
+		require.True(t, signalled(w.Room))
+		w.Done(first, third, start(t, w, 5))
+		empty(t, w)
+	})
+}
+
+// A lease runs from the sending of its command; a reconnect voids all of them.
+func TestLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(1))
+		sent := time.Now()
+		time.Sleep(3 * time.Second) // the reply was long under way
+		w.Admit(items(1, 1), sent)
+		it := start(t, w, 1)
+		require.True(t, w.Leased(it))
+		require.Empty(t, w.Expiring(5*time.Second))
+		time.Sleep(7*time.Second - 1)
+		require.True(t, w.Leased(it))
+		require.Len(t, w.Expiring(5*time.Second), 1)
+		time.Sleep(1)
+		require.False(t, w.Leased(it))
+		_, _, no := w.Unexpired([]*Item{it})
+		require.Len(t, no, 1)
+		w.Renewed(time.Now(), it)
+		require.True(t, w.Leased(it))
+		yes, pending, _ := w.Unexpired([]*Item{it})
+		require.Len(t, yes, 1)
+		require.Equal(t, []stream.Pending{{ID: it.ID, Text: it.Text, Count: 1}}, pending)
+
+		time.Sleep(1)
+		before := time.Now()
+		time.Sleep(1)
+		w.Void()
+		require.False(t, w.Leased(it))
+		require.Len(t, w.Expiring(5*time.Second), 1)
+		w.Renewed(before, it) // sent on the old connection
+		require.False(t, w.Leased(it))
+		time.Sleep(1)
+		w.Renewed(time.Now(), it)
+		require.True(t, w.Leased(it))
+
+		value, first := w.Lose(it, false)
+		require.True(t, first)
+		require.Equal(t, "1", value)
+		require.False(t, w.Leased(it))
+		_, first = w.Lose(it, false)
+		require.False(t, first)
+		require.Empty(t, w.Expiring(0))
+		w.Finish(it)
+		empty(t, w)
+	})
+}
+
+// An entry that is not pending is lost, unless that is the work of its own settlement.
+func TestLose(t *testing.T) {
+	w := New(config(4))
+	w.Admit(items(1, 3), time.Now())
+	settled := start(t, w, 1)
+	w.Settle(settled)
+	_, first := w.Lose(settled, true)
+	require.False(t, first)
+	require.False(t, w.Lost(settled))
+	_, first = w.Lose(settled, false)
+	require.True(t, first)
+	waiting := w.waiting.head
+	_, first = w.Lose(waiting, true)
+	require.True(t, first)
+	require.Equal(t, 2, w.Len(), "one that nobody handles is forgotten")
+	offered := next(t, w, 3)
+	w.Offer(offered, nil)
+	w.Lose(offered, true)
+	require.True(t, w.Recalled(offered))
+	require.True(t, w.Started(offered), "lost while it was offered")
+	w.Done(settled, offered)
+	empty(t, w)
+}
+
+// What waits is at most what the handlers finish in 100 ms: nothing with slow ones.
+func TestAdaptivePrefetch(t *testing.T) {
+	for _, c := range []struct {
+		takes time.Duration
+		want  int
+	}{{time.Millisecond, 100}, {5 * time.Millisecond, 20}, {60 * time.Millisecond, 1}, {time.Second, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := New(config(1))
+			n := 0
+			for range 100 {
+				if count := w.BeginRead(); count > 0 {
+					w.EndRead(count)
+					w.Admit(items(n+1, n+count), time.Now())
+					n += count
+				}
+				it, _ := w.Next()
+				w.Offer(it, nil)
+				w.Started(it)
+				time.Sleep(c.takes)
+				w.Settle(it)
+				w.Done(it)
+			}
+			require.Equal(t, c.want, w.prefetch())
+			require.LessOrEqual(t, w.Len(), c.want)
+			// A lull between two messages says nothing about the handlers.
+			for w.Len() > 0 {
+				it, _ := w.Next()
+				w.Finish(it)
+			}
+			before := w.prefetch()
+			time.Sleep(time.Hour)
+			w.Admit(items(n+1, n+1), time.Now())
+			it, _ := w.Next()
+			time.Sleep(c.takes)
+			w.Finish(it)
+			require.InDelta(t, before, w.prefetch(), float64(before)/4)
+		})
+	}
+}
+
+// A read is as large as the room, at most twice as large as the one before, and bounded by
+// the size of recent entries.
+func TestReadRoom(t *testing.T) {
+	c := config(64)
+	w := New(c)
+	require.Equal(t, 2, w.BeginRead())
+	w.EndRead(2)
+	w.Admit(items(1, 2), time.Now())
+	require.Equal(t, 4, w.BeginRead())
+	w.EndRead(4)
+	w.Admit(items(3, 6), time.Now())
+	require.Equal(t, 8, w.BeginRead())
+	w.EndRead(0) // nothing came
+	require.Equal(t, 8, w.BeginRead())
+	w.EndRead(8)
+	large := item(7)
+	large.Size = c.PrefetchBytes / 4
+	w.Admit([]Item{large}, time.Now())
+	require.Equal(t, 2, w.BeginRead(), "what is left divided by the largest")
+	w.EndRead(2)
+	require.Equal(t, 2, w.ClaimRoom())
+	for n := range 3 {
+		large = item(8 + n)
+		large.Size = c.PrefetchBytes / 4
+		w.Admit([]Item{large}, time.Now())
+	}
+	require.Zero(t, w.BeginRead())
+	require.Zero(t, w.ClaimRoom())
+	for w.Len() > 0 {
+		it, _ := w.Next()
+		w.Finish(it)
+	}
+	require.True(t, signalled(w.Room))
+	require.NotZero(t, w.BeginRead())
+	empty(t, w)
+}
+
+// Items that wait for their retry are no reason to fetch nothing while handlers are idle.
+func TestReadRoomBesideBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(4))
+		n := 0
+		for range 70 { // of 104
+			n++
+			w.Admit(items(n, n), time.Now())
+			it := start(t, w, n)
+			time.Sleep(time.Millisecond)
+			w.Backoff(it, time.Hour)
+		}
+		none(t, w)
+		require.Equal(t, 100, w.prefetch())
+		require.NotZero(t, w.BeginRead())
+		w.EndRead(0)
+		for w.limit() > w.held() {
+			n++
+			w.Admit(items(n, n), time.Now())
+			w.Backoff(start(t, w, n), time.Hour)
+		}
+		require.Zero(t, w.BeginRead(), "full is full")
+	})
+}
+
+// Close returns what nobody handles and hands nothing out any more.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config(4)
+		c.Keyed = true
+		w := New(c)
+		w.Admit(items(1, 6), time.Now()) // all of one key
+		active := start(t, w, 1)
+		none(t, w)
+		back := w.Close()
+		require.Len(t, back, 5)
+		require.Zero(t, w.BeginRead())
+		require.Zero(t, w.ClaimRoom())
+		none(t, w)
+		w.Backoff(active, time.Second) // nacked while the handlers are waited for
+		back = w.Close()
+		require.Equal(t, []*Item{active}, back)
+		require.Equal(t, time.Second, w.Due(active))
+		empty(t, w)
+	})
+}
