@@ -1,0 +1,79 @@
+// Package redischannels has Watermill's Publisher and Subscriber over Redis Streams.
+//
+// # Transports
+//
+// A topic is a Redis stream, a key that holds a log of entries. A [Publisher] appends
+// messages to it. A [Subscriber] reads it in one of two ways:
+//
+//   - in a consumer group, with SubscriberConfig.ConsumerGroup: each message goes to one
+//     consumer of the group, which acknowledges it, and Redis keeps account;
+//   - as fan-out, without: each subscription sees every message, from any [Position], and
+//     Redis keeps nothing for it.
+//
+// [Subscriber.History] is a loop over what is past. [DeadLetters] lists, requeues and deletes
+// what groups have given up. The wire format is a [Marshaler] and an [Unmarshaler]:
+// [WatermillMarshaler], the default, writes what watermill-redisstream writes;
+// [FlamincoMarshaler] is that of the .NET library; [FieldsMarshaler] reads and writes flat
+// fields, those of redis-cli for example.
+//
+// # What holds
+//
+//	           consumer group                           fan-out
+//	delivery   at least once while retained             at least once while retained
+//	ack        the entry leaves the group               the reader goes on
+//	nack       again after a back-off, counted,         again after a back-off,
+//	           a dead letter after MaxDeliveries        reported and passed in the end
+//	order      MaxInFlight 1: that of the stream;       the same
+//	           OrderingKey: per key; else none
+//	crash      another consumer takes over              resume from the last ID kept
+//	slow       holds only its own share                 reads on at its own pace
+//
+// Order is that within one subscription. Nothing is lost in silence: an entry leaves a group
+// by an ack, by an atomic move to the dead-letter stream, or because Redis no longer has it,
+// which an [Event] reports with its ID. docs/guarantees.md says what this rests on and what
+// can happen twice.
+//
+// # The life of a message
+//
+// Publish marshals all messages, then appends up to 500 of them in one transaction. It
+// returns when Redis has confirmed them, or a [PublishError] with the [Outcome] of each. What
+// may have been appended is never sent again.
+//
+// A subscription reads entries in batches, as many as its handlers finish in about 100 ms,
+// and hands them over one by one. At most MaxInFlight of them are unsettled. The context of a
+// message tells its entry ID, topic, group and delivery count ([EntryIDFromContext] and its
+// siblings); it ends when the message is settled or when another consumer owns it. As long as
+// it is held, here or in a handler, its claim is renewed every third of Tuning.MinIdle, so a
+// handler may take any time.
+//
+// Ack removes it from the group, many with one command when there are many. Nack brings it
+// again after NackBackoff, or what [RetryAfter] has set. After MaxDeliveries, or at once with
+// [Reject], it moves to the dead-letter stream with its reason. If the process dies, another
+// consumer finds the entry after MinIdle; that delivery is counted, and a message that kills
+// process after process ends as a dead letter as well.
+//
+// # Connections and goroutines
+//
+// The Redis client is the caller's and is never closed. Blocking reads do not use its pool:
+// each subscription opens at most one connection of its own, from the client's options. Few
+// goroutines belong to a subscription (reading, handing over, settling, keeping leases), and
+// with MaxInFlight above 1 one to each message in flight; CONTRIBUTING.md lists them with
+// their owners. Constructors start none and do not use the network: the first round trip is
+// in Subscribe or Publish, and its error is returned. Publisher, Subscriber and DeadLetters are
+// safe for concurrent use.
+//
+// # Shutdown
+//
+// [Subscriber.Close], or the end of the context of Subscribe for one subscription, stops
+// fetching, gives back what no handler has begun, lets handlers finish for up to
+// Tuning.DrainTimeout, writes their acknowledgements and closes the channel. It is bounded
+// and leaves neither goroutines nor connections. Nothing else ends a subscription: outages
+// are waited out and reported to SubscriberConfig.OnEvent. [Publisher.Close] waits for the
+// calls under way.
+//
+// # Compatibility
+//
+// Redis 6.2 or newer, Valkey 7.2 or newer, with scripting allowed; one server, Sentinel and
+// Cluster through go-redis v9. Streams can be shared with watermill-redisstream, and package
+// compat turns its configurations into those of this package.
+package redischannels

@@ -1,0 +1,108 @@
+package redischannels_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Every block of Go in a page stands, but for its indentation, in a file of examples, which
+// is compiled. A page that promises something that does not compile is worse than none.
+func TestDocumentationIsCompiled(t *testing.T) {
+	t.Parallel()
+	var code strings.Builder
+	require.NoError(t, filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		if ok, _ := filepath.Match("example*_test.go", entry.Name()); ok {
+			text, err := os.ReadFile(path)
+			code.WriteString(flat(string(text)))
+			return err
+		}
+		return nil
+	}))
+
+	pages, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	blocks := 0
+	for _, page := range append(pages, "README.md", "CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		_, rest, found := strings.Cut(string(text), "```go\n")
+		for found {
+			block, after, closed := strings.Cut(rest, "```")
+			require.True(t, closed, "%s: a block has no end", page)
+			require.Contains(t, code.String(), flat(block), "%s: this block stands in no example:\n%s", page, block)
+			blocks++
+			_, rest, found = strings.Cut(after, "```go\n")
+		}
+	}
+	require.NotZero(t, blocks)
+}
+
+// Links between pages lead somewhere.
+func TestDocumentationLinks(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	for _, page := range append(pages, "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, part := range strings.Split(string(text), "](")[1:] {
+			target, _, _ := strings.Cut(part, ")")
+			if strings.Contains(target, "://") {
+				continue
+			}
+			path, fragment, _ := strings.Cut(target, "#")
+			path = filepath.Join(filepath.Dir(page), path)
+			if target[0] == '#' {
+				path = page
+			}
+			content, err := os.ReadFile(path)
+			if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+				continue
+			}
+			require.NoError(t, err, "%s links to %s", page, target)
+			if fragment != "" {
+				require.Contains(t, anchors(string(content)), fragment, "%s links to %s", page, target)
+			}
+		}
+	}
+}
+
+// anchors are the headings of a page in the form of a link.
+func anchors(page string) []string {
+	var all []string
+	for line := range strings.Lines(page) {
+		if !strings.HasPrefix(line, "#") {
+			continue
+		}
+		title := strings.ToLower(strings.TrimSpace(strings.TrimLeft(line, "#")))
+		all = append(all, strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9':
+				return r
+			}
+			return -1
+		}, title))
+	}
+	return all
+}
+
+// flat is a text without indentation and blank lines.
+func flat(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
+}
