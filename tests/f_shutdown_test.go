@@ -11,7 +11,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -310,7 +309,16 @@ func TestF61_Panics(t *testing.T) {
 	})
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: time.Second}, watermill.NopLogger{})
 	require.NoError(t, err)
-	router.AddMiddleware(middleware.Recoverer)
+	router.AddMiddleware(func(next message.HandlerFunc) message.HandlerFunc { // as Watermill's Recoverer
+		return func(msg *message.Message) (out []*message.Message, err error) {
+			defer func() {
+				if r := recover(); r != nil {
+					err = fmt.Errorf("panic: %v", r)
+				}
+			}()
+			return next(msg)
+		}
+	})
 	var mu sync.Mutex
 	var handled []string
 	router.AddConsumerHandler("h", topic, sub, func(msg *message.Message) error {
