@@ -92,6 +92,6 @@ func TestDeadLettersConfigValidate(t *testing.T) {
 	_, err := NewDeadLetters(DeadLettersConfig{}, nil)
 	require.ErrorIs(t, err, ErrInvalidConfig)
 	require.ErrorContains(t, err, "DeadLettersConfig.Client")
-	_, err = NewDeadLetters(DeadLettersConfig{Client: redis.NewRing(&redis.RingOptions{})}, nil)
+	_, err = NewDeadLetters(DeadLettersConfig{Client: new(redis.Ring)}, nil)
 	require.ErrorIs(t, err, ErrUnsupportedClient)
 }

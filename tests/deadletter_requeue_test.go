@@ -146,3 +146,44 @@ func TestDeadLettersRequeueLostReply(t *testing.T) {
 	require.Equal(t, redischannels.RequeueNotFound, results[0].Outcome)
 	require.Len(t, topic.pending(t, "g"), 1)
 }
+
+// F26: the whole life of a dead letter with real subscribers. It reaches the
+// failed group again, with its deliveries counted from one and its fields as they
+// were, and no other group.
+func TestDeadLettersRequeueWithSubscribers(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := redistest.Key(t)
+	letters := newDeadLetters(t, client)
+	twice := func(c *redischannels.SubscriberConfig) { c.MaxDeliveries = 2 }
+	failing := newSub(t, client, twice)
+	fine := newSub(t, client, func(c *redischannels.SubscriberConfig) { c.ConsumerGroup = "h" })
+	bad, good := failing.subscribe(t, topic), fine.subscribe(t, topic)
+	id := publish(t, client, topic, "poison")[0]
+	require.Equal(t, []string{"poison"}, receiveAcked(t, good, 1))
+
+	for range 2 { // it dies, is requeued and dies again
+		for count := 1; count <= 2; count++ {
+			msg := receive(t, bad)
+			require.Equal(t, id, entryIDOf(t, msg))
+			require.Equal(t, count, countOf(t, msg))
+			require.Equal(t, "poison", string(msg.Payload))
+			msg.Nack()
+		}
+		var ids []string
+		redistest.Eventually(t, soon, func() bool {
+			ids = listIDs(t, letters, topic, redischannels.DeadLetterQuery{Group: "g"})
+			return len(ids) == 1
+		}, "no dead letter")
+		results, err := letters.Requeue(t.Context(), topic, ids...)
+		require.NoError(t, err)
+		require.Equal(t, []redischannels.RequeueResult{{ID: ids[0], Outcome: redischannels.Requeued, EntryID: id, Group: "g"}}, results)
+	}
+	msg := receive(t, bad)
+	require.Equal(t, 1, countOf(t, msg))
+	msg.Ack()
+	eventuallyPending(t, client, topic, 0)
+	noMessage(t, good)
+	noMessage(t, bad)
+	require.Empty(t, listIDs(t, letters, topic, redischannels.DeadLetterQuery{}))
+}

@@ -8,7 +8,11 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Watermill's TestReconnect leaves a goroutine behind that waits for more messages.
+// Goroutines of others that outlive their tests: Watermill's TestReconnect leaves one behind that
+// waits for more messages, and the reader of watermill-redisstream sleeps on for half a second
+// after its Close has returned.
 func TestMain(m *testing.M) {
-	redistest.Main(m, goleak.IgnoreTopFunction("github.com/ThreeDotsLabs/watermill/pubsub/tests.TestReconnect.func2"))
+	redistest.Main(m,
+		goleak.IgnoreTopFunction("github.com/ThreeDotsLabs/watermill/pubsub/tests.TestReconnect.func2"),
+		goleak.IgnoreAnyFunction("github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream.(*Subscriber).read"))
 }
