@@ -144,7 +144,7 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 		return err
 	}
 	s.joined = true
-	if err := s.grp.Probe(ctx); err != nil {
+	if err := s.grp.Probe(ctx, s.deadTopic); err != nil {
 		return err
 	}
 	s.walk.slot = acquireWalk(walkKey{s.cfg.Client, s.topic, s.group})

@@ -87,8 +87,9 @@ func (g *Group) Ensure(ctx context.Context, start string) (existed bool, err err
 // probeID is an ID that no entry has in practice; commands on it do nothing.
 const probeID = "0-1"
 
-// Probe fails where one of the commands that a consumer needs would be refused.
-func (g *Group) Probe(ctx context.Context) error {
+// Probe fails where one of the commands that a consumer needs would be refused,
+// that of appending to the stream deadKey of its dead letters included.
+func (g *Group) Probe(ctx context.Context, deadKey string) error {
 	if _, err := g.hold(ctx, KeepIdle, []any{probeID, KeepCount}); err != nil {
 		return err
 	}
@@ -102,11 +103,18 @@ func (g *Group) Probe(ctx context.Context) error {
 	pipe := g.Client.Pipeline()
 	pipe.Do(ctx, "XCLAIM", g.Key, g.Name, g.Consumer, 0, probeID, "JUSTID")
 	pipe.XAck(ctx, g.Key, g.Name, probeID)
+	pipe.XRange(ctx, g.Key, probeID, probeID)
+	pipe.XGroupDelConsumer(ctx, g.Key, g.Name, g.Consumer+"-probe")
+	// Redis refuses the ID 0-0 before it looks at the key, and a missing right
+	// before that.
+	dead := pipe.Do(ctx, "XADD", deadKey, "NOMKSTREAM", "0-0", "probe", "")
 	cmds, _ := pipe.Exec(ctx)
 	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
-			return err
+		err := cmd.Err()
+		if err == nil || errors.Is(err, redis.Nil) || cmd == dead && Classify(err) != KindNoPerm {
+			continue
 		}
+		return err
 	}
 	return nil
 }
