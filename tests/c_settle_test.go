@@ -144,7 +144,7 @@ func TestF32_ALateAckHarmsNobody(t *testing.T) {
 			event := a.events.wait(t, kind)
 			require.ErrorIs(t, event.Err, redischannels.ErrNotOwner)
 			require.Equal(t, ids, event.EntryIDs)
-			<-msg.Context().Done()
+			waitDone(t, msg.Context())
 			pending := pendingOf(t, client, topic)
 			require.Len(t, pending, 1, "the entry is still B's")
 			require.Equal(t, owner, pending[0].Consumer)
@@ -247,7 +247,7 @@ func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
 			} else {
 				msg.Ack()
 			}
-			<-derived.Done()
+			waitDone(t, derived)
 			require.ErrorIs(t, ctx.Err(), context.Canceled)
 		}
 	})
@@ -276,9 +276,9 @@ func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
 			start := time.Now()
 			end(cancel, sub)
 			quick.Ack()
-			<-quick.Context().Done()
+			waitDone(t, quick.Context())
 			require.NoError(t, slow.Context().Err(), "handlers have DrainTimeout to finish")
-			<-slow.Context().Done()
+			waitDone(t, slow.Context())
 			require.GreaterOrEqual(t, time.Since(start), 400*time.Millisecond)
 			require.ErrorIs(t, slow.Context().Err(), context.Canceled)
 			waitClosed(t, messages)
@@ -297,7 +297,7 @@ func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
 		deadline, ok := late.Context().Deadline()
 		require.True(t, ok)
 		require.WithinDuration(t, time.Now(), deadline, 200*time.Millisecond)
-		<-late.Context().Done()
+		waitDone(t, late.Context())
 		require.ErrorIs(t, late.Context().Err(), context.DeadlineExceeded)
 		again := receive(t, messages)
 		require.NoError(t, again.Context().Err())

@@ -181,6 +181,16 @@ func waitClosed(t *testing.T, messages <-chan *message.Message) {
 	}
 }
 
+// waitDone waits for the end of a context.
+func waitDone(t *testing.T, ctx context.Context) {
+	t.Helper()
+	select {
+	case <-ctx.Done():
+	case <-time.After(soon):
+		require.FailNow(t, "the context does not end")
+	}
+}
+
 // closeSoon closes the subscriber and returns how long it took.
 func (s *testSub) closeSoon(t *testing.T) time.Duration {
 	t.Helper()

@@ -1,0 +1,296 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// requireFields checks that the error is a joined one that names each field exactly once.
+func requireFields(t *testing.T, err error, prefix string, fields ...string) {
+	t.Helper()
+	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	var joined interface{ Unwrap() []error }
+	require.ErrorAs(t, err, &joined)
+	var found []string
+	for _, problem := range joined.Unwrap() {
+		require.ErrorIs(t, problem, redischannels.ErrInvalidConfig)
+		rest, ok := strings.CutPrefix(problem.Error(), "redischannels: "+prefix+".")
+		require.True(t, ok, "%v", problem)
+		field, _, _ := strings.Cut(rest, ": ")
+		found = append(found, field)
+	}
+	require.ElementsMatch(t, fields, found)
+}
+
+// One wrong field hides the others, so that a configuration is mended in as many steps as it
+// has problems.
+func TestEveryWrongFieldIsNamed(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClient(&redis.Options{}) // is not dialled
+	defer client.Close()
+
+	_, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{
+		StartFrom:           redischannels.AfterID("yesterday"),
+		MaxInFlight:         -1,
+		MaxDeliveries:       -2,
+		MaxPayload:          -2,
+		NackBackoff:         redischannels.Backoff{Min: -1},
+		DeadLetterRetention: redischannels.Retention{MaxLen: -1},
+		HandlerTimeout:      -1,
+		Tuning: redischannels.Tuning{
+			MinIdle: -1, ClaimInterval: -1, BlockTime: time.Microsecond, DrainTimeout: -1,
+			ConsumerTimeout: -1, Prefetch: -2, PrefetchBytes: -1,
+		},
+	}, nil)
+	requireFields(t, err, "SubscriberConfig", "Client", "StartFrom", "MaxInFlight", "MaxDeliveries", "MaxPayload",
+		"NackBackoff", "DeadLetterRetention", "HandlerTimeout", "Tuning.MinIdle", "Tuning.ClaimInterval",
+		"Tuning.BlockTime", "Tuning.DrainTimeout", "Tuning.ConsumerTimeout", "Tuning.Prefetch", "Tuning.PrefetchBytes")
+
+	_, err = redischannels.NewPublisher(redischannels.PublisherConfig{
+		Retention:      redischannels.Retention{MaxLen: 1, MaxAge: time.Hour},
+		TopicRetention: map[string]redischannels.Retention{"t": {MaxAge: time.Microsecond}},
+		Durability:     redischannels.Durability{Replicas: -1, Timeout: -1},
+		MaxPayload:     -2,
+		Timeout:        -2,
+	}, nil)
+	requireFields(t, err, "PublisherConfig", "Client", "Retention", `TopicRetention["t"]`,
+		"Durability.Replicas", "Durability.Timeout", "MaxPayload", "Timeout")
+
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){
+		"MaxInFlight":          func(c *redischannels.SubscriberConfig) { c.MaxInFlight = 1_000_000 },
+		"Tuning.MinIdle":       func(c *redischannels.SubscriberConfig) { c.Tuning.MinIdle = time.Millisecond },
+		"Tuning.Prefetch":      func(c *redischannels.SubscriberConfig) { c.Tuning.Prefetch = 1_000_000 },
+		"Tuning.ClaimInterval": func(c *redischannels.SubscriberConfig) { c.Tuning.ClaimInterval = 1 },
+		"HandlerTimeout":       func(c *redischannels.SubscriberConfig) { c.HandlerTimeout = 30 }, // 30 nanoseconds
+		"NackBackoff":          func(c *redischannels.SubscriberConfig) { c.NackBackoff.Factor = 0.5 },
+		"DeadLetterRetention":  func(c *redischannels.SubscriberConfig) { c.DeadLetterRetention.Exact = true },
+	} {
+		config := redischannels.SubscriberConfig{Client: client}
+		change(&config)
+		_, err := redischannels.NewSubscriber(config, nil)
+		requireFields(t, err, "SubscriberConfig", name)
+	}
+
+	_, err = redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client}, nil)
+	require.NoError(t, err, "zero values are defaults")
+	_, err = redischannels.NewSubscriber(redischannels.SubscriberConfig{
+		Client: client, MaxDeliveries: redischannels.UnlimitedDeliveries, MaxPayload: redischannels.UnlimitedPayload,
+		NackBackoff: redischannels.Backoff{Jitter: redischannels.NoJitter},
+		Tuning:      redischannels.Tuning{Prefetch: redischannels.NoPrefetch},
+	}, nil)
+	require.NoError(t, err)
+}
+
+// otherClient is a client of a type that the library does not know.
+type otherClient struct{ redis.UniversalClient }
+
+// Clients that cannot be used are refused by the constructor, not by a panic later.
+func TestUnusableClients(t *testing.T) {
+	t.Parallel()
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
+	defer ring.Close()
+	plain := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer plain.Close()
+	for name, test := range map[string]struct {
+		client redis.UniversalClient
+		is     error
+	}{
+		"nil":               {nil, redischannels.ErrInvalidConfig},
+		"nil client":        {(*redis.Client)(nil), redischannels.ErrInvalidConfig},
+		"nil cluster":       {(*redis.ClusterClient)(nil), redischannels.ErrInvalidConfig},
+		"ring":              {ring, redischannels.ErrUnsupportedClient},
+		"wrapper of a type": {otherClient{plain}, redischannels.ErrUnsupportedClient},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: test.client}, nil)
+			requireFields(t, err, "SubscriberConfig", "Client")
+			require.ErrorIs(t, err, test.is)
+			_, err = redischannels.NewPublisher(redischannels.PublisherConfig{Client: test.client}, nil)
+			requireFields(t, err, "PublisherConfig", "Client")
+			require.ErrorIs(t, err, test.is)
+		})
+	}
+}
+
+// calls are the ways to use a topic, each with a subscriber of a group or without.
+func calls(t *testing.T, client redis.UniversalClient) map[string]func(topic string) error {
+	t.Helper()
+	group, all := newSub(t, client), newSub(t, client, fanOut)
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client, Timeout: 5 * time.Second}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pub.Close() })
+	msg := func() *message.Message { return message.NewMessage("u", nil) }
+	return map[string]func(string) error{
+		"Subscribe":           func(topic string) error { _, err := group.Subscribe(t.Context(), topic); return err },
+		"Subscribe, fan-out":  func(topic string) error { _, err := all.Subscribe(t.Context(), topic); return err },
+		"SubscribeInitialize": group.SubscribeInitialize,
+		"History": func(topic string) error {
+			for _, err := range group.History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
+				return err
+			}
+			return errors.New("the iteration yields nothing")
+		},
+		"Publish":      func(topic string) error { return pub.Publish(topic, msg()) },
+		"Publish many": func(topic string) error { return pub.Publish(topic, msg(), msg()) },
+		"Append":       func(topic string) error { _, err := pub.Append(t.Context(), topic, msg()); return err },
+	}
+}
+
+// within fails the test when a call takes longer than it should: an error is no hang.
+func within(t *testing.T, call func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(soon):
+		require.FailNow(t, "the call hangs")
+		return nil
+	}
+}
+
+// A topic without a name, and a key that belongs to somebody else.
+func TestUnusableTopics(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	for name, call := range calls(t, client) {
+		t.Run(name, func(t *testing.T) {
+			require.ErrorIs(t, within(t, func() error { return call("") }), redischannels.ErrInvalidConfig)
+			topic := redistest.Key(t)
+			require.NoError(t, client.Set(t.Context(), topic, "mine", 0).Err())
+			err := within(t, func() error { return call(topic) })
+			require.ErrorIs(t, err, redischannels.ErrWrongType)
+			require.ErrorContains(t, err, topic)
+			require.Equal(t, "mine", client.Get(t.Context(), topic).Val(), "the key is left as it is")
+		})
+	}
+
+	_, err := newSub(t, client).SubscribeFrom(t.Context(), redistest.Key(t), redischannels.AfterID("yesterday"))
+	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+}
+
+// A server that is not there is an error of Subscribe and Publish, after the client's retries.
+func TestUnreachableServer(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { _ = client.Close() })
+	for name, call := range calls(t, client) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.ErrorContains(t, within(t, func() error { return call("t") }), "connection refused")
+		})
+	}
+}
+
+// A right that is missing shows when the first message comes, or never: as a line in a log.
+// Every command that is needed is denied once.
+func TestMissingRights(t *testing.T) {
+	t.Parallel()
+	needed := map[string][]string{
+		"Subscribe": {
+			"xgroup|create", "xgroup|delconsumer", "xreadgroup", "xpending", "xclaim", "xack", "xautoclaim",
+			"xrange", "xinfo|consumers", "xinfo|groups", "evalsha", "xadd",
+		},
+		"Subscribe, fan-out":  {"xread", "xinfo|stream", "exists", "evalsha"},
+		"SubscribeInitialize": {"xgroup|create"},
+		"History":             {"xrange", "xinfo|stream", "exists", "evalsha"},
+		"Publish":             {"xadd"},
+		"Publish many":        {"xadd", "multi", "exec"},
+		"Append":              {"xadd"},
+	}
+	rules := []string{"elsewhere on >secret ~elsewhere:* +@all"}
+	users := map[string]string{}
+	for _, commands := range needed {
+		for _, command := range commands {
+			user := strings.ReplaceAll("no-"+command, "|", "-")
+			if users[command] == "" {
+				users[command] = user
+				rules = append(rules, fmt.Sprintf("%s on >secret ~* +@all -%s", user, command))
+			}
+		}
+	}
+	server := redistest.Start(t, redistest.WithACL(rules...))
+	admin := server.Admin(t)
+
+	for name, commands := range needed {
+		for _, command := range append(commands, "") {
+			user := users[command]
+			title := name + " without " + command
+			if command == "" { // all commands, on other keys
+				user, title = "elsewhere", name+" of a foreign key"
+			}
+			t.Run(title, func(t *testing.T) {
+				t.Parallel()
+				topic := redistest.Key(t)
+				publish(t, admin, topic, "m", "n")
+				call := calls(t, server.Client(t, redistest.As(user, "secret")))[name]
+				err := within(t, func() error { return call(topic) })
+				require.ErrorIs(t, err, redischannels.ErrPermission)
+				require.ErrorContains(t, err, topic)
+				switch {
+				case name != "Subscribe":
+				case command == "", command == "xgroup|create": // there is no group
+				case command == "xgroup|delconsumer", command == "xpending", command == "evalsha": // it cannot
+				default:
+					require.Empty(t, consumersOf(t, admin, topic), "nothing is left behind")
+				}
+			})
+		}
+	}
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, admin) == 0 }, "nothing reads")
+}
+
+// Rights that only make something better: without them it works as well.
+func TestDispensableRights(t *testing.T) {
+	t.Parallel()
+	denied := []string{"client|id", "client|unblock", "client|setname", "info", "hello", "command"}
+	var rules []string
+	for _, command := range denied {
+		rules = append(rules, fmt.Sprintf("no-%s on >secret ~* +@all -%s", strings.ReplaceAll(command, "|", "-"), command))
+	}
+	server := redistest.Start(t, redistest.WithACL(rules...))
+	for _, command := range denied {
+		t.Run("without "+command, func(t *testing.T) {
+			t.Parallel()
+			client := server.Client(t, redistest.As("no-"+strings.ReplaceAll(command, "|", "-"), "secret"))
+			topic := redistest.Key(t)
+			group, all := newSub(t, client, deliveries(1)), newSub(t, client, fanOut)
+			messages, every := group.subscribe(t, topic), all.subscribe(t, topic)
+			publish(t, client, topic, "a", "b")
+			require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
+			receive(t, messages).Nack()
+			group.events.wait(t, redischannels.EventDeadLettered)
+			require.Equal(t, []string{"a", "b"}, receiveAcked(t, every, 2))
+			require.Less(t, group.closeSoon(t), 5*time.Second)
+			require.Less(t, all.closeSoon(t), 5*time.Second)
+			group.events.none(t, redischannels.EventError, redischannels.EventDisconnected)
+			require.Empty(t, pendingOf(t, server.Admin(t), topic))
+		})
+	}
+}
+
+// A context that has ended is an answer of its own.
+func TestEndedContexts(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	topic := redistest.Key(t)
+	for _, sub := range []*testSub{newSub(t, client), newSub(t, client, fanOut)} {
+		_, err := sub.Subscribe(ctx, topic)
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.Zero(t, client.Exists(t.Context(), topic).Val())
+}
