@@ -139,7 +139,9 @@ func (p *Publisher) close() error {
 	}
 	timer := time.AfterFunc(patience, p.appender.Stop)
 	<-p.idle
-	timer.Stop()
+	if !timer.Stop() {
+		p.logger.Info("Calls under way were ended by Close", watermill.LogFields{"waited": patience})
+	}
 
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace+2*max(p.config.Timeout, 0))
 	defer cancel()

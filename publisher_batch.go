@@ -18,6 +18,7 @@ type publishBatch struct {
 	msgs    []*message.Message
 	cmds    []stream.Append
 	sizes   []int // of the fields of each
+	room    []any // for arguments
 	results []stream.AppendResult
 }
 
@@ -31,7 +32,7 @@ func newPublishBatch(topic string, msgs []*message.Message) *publishBatch {
 			size   [1]int
 			result [1]stream.AppendResult
 		})
-		one.publishBatch = publishBatch{topic, msgs, one.cmd[:], one.size[:], one.result[:]}
+		one.publishBatch = publishBatch{topic: topic, msgs: msgs, cmds: one.cmd[:], sizes: one.size[:], results: one.result[:]}
 		return &one.publishBatch
 	}
 	return &publishBatch{
@@ -87,7 +88,7 @@ func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message, hea
 		return fmt.Errorf("%w: the marshaler returned no field, and Redis has no empty entries", ErrInvalidConfig)
 	}
 	cmd := &b.cmds[i]
-	cmd.Start(head, len(fields))
+	b.room = cmd.Start(b.room, head, len(fields), len(b.msgs)-i-1)
 	for k := range fields {
 		b.sizes[i] += len(fields[k].Name) + len(fields[k].Value)
 		cmd.Field(fields[k].Name, fields[k].Value)

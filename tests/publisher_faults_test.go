@@ -85,7 +85,7 @@ func TestF01_ALostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 		p := newTestPublisher(t, client)
 		pubWarm(t, p)
 		proxy.Delay(2 * time.Millisecond)                     // so that callers come together
-		rule := proxy.DropReply(3, redistest.Contains("/5/")) // all callers, in their fifth round
+		rule := proxy.DropReply(1, redistest.Contains("/5/")) // many callers, in their sixth round
 		var mu sync.Mutex
 		outcome := make(map[string]redischannels.Outcome)
 		var wg sync.WaitGroup
@@ -404,23 +404,99 @@ func TestCloseWithADeadConnection(t *testing.T) {
 	goroutines.Wait(100 * time.Millisecond)
 }
 
-// One dead connection must not hold up the messages of other callers.
+// One dead connection must not hold up the messages of other callers, whether its
+// own caller has given up or is still waiting.
 func TestADeadConnectionHoldsUpNobodyElse(t *testing.T) {
 	t.Parallel()
-	proxy, client, direct := pubProxy(t)
+	for name, c := range map[string]struct {
+		callers  int
+		patience time.Duration
+	}{"given up": {6, 50 * time.Millisecond}, "waiting": {1, 2 * time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy, client, direct := pubProxy(t)
+			topic := redistest.Key(t)
+			p := newTestPublisher(t, client)
+			pubWarm(t, p)
+			rule := proxy.BeforeRequest(c.callers, redistest.Contains("stuck"), func() { <-t.Context().Done() })
+			defer rule.Remove()
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			wg.Go(func() {
+				for range c.callers {
+					ctx, cancel := context.WithTimeout(t.Context(), c.patience)
+					_, err := p.Append(ctx, topic, pubMessages("stuck", 1)...)
+					cancel()
+					if !errors.Is(err, redischannels.ErrOutcomeUnknown) {
+						t.Error(err)
+					}
+				}
+			})
+			if c.callers > 1 {
+				wg.Wait()
+			}
+			<-time.After(150 * time.Millisecond)
+			start := time.Now()
+			for i := range 20 {
+				require.NoError(t, p.Publish(topic, pubMessages(fmt.Sprint("m", i), 1+i%2)...))
+			}
+			require.Less(t, time.Since(start), time.Second)
+			require.EqualValues(t, 30, direct.XLen(t.Context(), topic).Val())
+		})
+	}
+}
+
+// A sender that waits for the handshake of a new connection cannot be stopped by
+// a context. When the handshake ends after the caller was told that its message
+// is not appended, the message must not be written.
+func TestALateConnectionDoesNotCarryWhatWasWithdrawn(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			proxy, client, direct := pubProxy(t)
+			topic := redistest.Key(t)
+			p := newTestPublisher(t, client)
+			if n > 1 {
+				require.NoError(t, p.Publish(redistest.Key(t), pubMessages("w", 2)...)) // MULTI is allowed
+				proxy.Cut()
+			}
+			release := make(chan struct{})
+			rule := proxy.BeforeRequest(1, redistest.Contains("setinfo"), func() { <-release })
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			_, err := p.Append(ctx, topic, pubMessages("m", n)...)
+			require.Less(t, time.Since(start), 100*time.Millisecond+prompt)
+			requireOutcomes(t, err, redischannels.NotAppended, n)
+			close(release)
+			rule.Wait(t, time.Second)
+			require.NoError(t, p.Close(), "waits for the sender")
+			require.Zero(t, direct.Exists(t.Context(), topic).Val())
+		})
+	}
+}
+
+// Close must let a publish under way come to its end, also while it waits to try
+// again.
+func TestCloseWaitsForARetry(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
 	topic := redistest.Key(t)
 	p := newTestPublisher(t, client)
-	pubWarm(t, p)
-	rule := proxy.BeforeRequest(1, redistest.Contains("stuck"), func() { <-t.Context().Done() })
-	defer rule.Remove()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	_, err := p.Append(ctx, topic, pubMessages("stuck", 1)...)
-	requireOutcomes(t, err, redischannels.OutcomeUnknown, 1)
-	start := time.Now()
-	for i := range 20 {
-		require.NoError(t, p.Publish(topic, pubMessages(fmt.Sprint("m", i), 1+i%2)...))
-	}
-	require.Less(t, time.Since(start), time.Second)
-	require.EqualValues(t, 30, direct.XLen(t.Context(), topic).Val())
+	hook := redistest.NewHook()
+	client.AddHook(hook)
+	require.NoError(t, client.SlaveOf(t.Context(), "127.0.0.1", "1").Err())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Publish(topic, pubMessages("m", 1)...); err != nil {
+			t.Error(err)
+		}
+	})
+	redistest.Eventually(t, 5*time.Second, func() bool { return hook.Count("xadd") >= 3 }, "the publish is retried")
+	time.AfterFunc(200*time.Millisecond, func() { client.SlaveOf(context.Background(), "NO", "ONE") })
+	require.NoError(t, p.Close())
+	require.EqualValues(t, 1, client.XLen(t.Context(), topic).Val())
+	wg.Wait()
 }

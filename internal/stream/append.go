@@ -106,12 +106,18 @@ func (a *idArg) MarshalBinary() ([]byte, error) {
 // String is what hooks print.
 func (a *idArg) String() string { return "*" }
 
-// Start begins the command with the arguments of [AppendHead] and reserves room
-// for a number of fields.
-func (c *Append) Start(head []any, fields int) {
-	c.args = make([]any, 0, len(head)+1+2*fields)
-	c.args = append(c.args, head...)
+// Start begins the command with the arguments of [AppendHead], for a number of
+// fields. room is where the arguments of several commands lie side by side; it may
+// be nil. What is left of it is returned for the next command, of which there are
+// more to come.
+func (c *Append) Start(room, head []any, fields, more int) []any {
+	n := len(head) + 1 + 2*fields
+	if len(room) < n {
+		room = make([]any, n*(1+min(more, 255)))
+	}
+	c.args = append(room[:0:n], head...)
 	c.args = append(c.args, &c.mark)
+	return room[n:]
 }
 
 // Field adds a field. The value is not copied.

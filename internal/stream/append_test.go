@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -21,7 +22,7 @@ func (replyError) RedisError()     {}
 // newTestAppend returns a command that is ready for its first attempt.
 func newTestAppend(gate *atomic.Int32) *Append {
 	c := new(Append)
-	c.Start(AppendHead("key", Trim{}), 1)
+	c.Start(nil, AppendHead("key", Trim{}), 1, 0)
 	c.Field("f", []byte("v"))
 	c.prepare(context.Background(), gate)
 	return c
@@ -120,6 +121,26 @@ func TestAppendArguments(t *testing.T) {
 		require.Equal(t, c.want, AppendHead("key", c.trim))
 	}
 	require.Equal(t, "xadd key * f v: ", newTestAppend(new(atomic.Int32)).String(), "what a hook prints")
+}
+
+// Commands that share the room of their arguments must not write into each other.
+func TestAppendRoom(t *testing.T) {
+	t.Parallel()
+	head := AppendHead("key", Trim{})
+	cmds := make([]Append, 5)
+	var room []any
+	for i := range cmds {
+		fields := 1 + i%3
+		room = cmds[i].Start(room, head, fields, len(cmds)-i-1)
+		for range fields {
+			cmds[i].Field("f", []byte{byte('0' + i)})
+		}
+	}
+	for i := range cmds {
+		cmds[i].prepare(context.Background(), new(atomic.Int32))
+		want := "xadd key *" + strings.Repeat(" f "+string(rune('0'+i)), 1+i%3) + ": "
+		require.Equal(t, want, cmds[i].String())
+	}
 }
 
 // The reason of a refused EXEC was hidden in the text of EXECABORT.

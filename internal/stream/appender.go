@@ -20,9 +20,10 @@ const (
 	// what must pass a slow link within the write timeout of the client (3 s).
 	MaxAppendBytes = 4 << 20
 
-	singleSenders = 4 // pipelines of single messages in flight
-	batchSenders  = 8 // transactions in flight
-	stuckSenders  = 8 // beyond these, senders whose callers have all given up
+	singleSenders  = 4 // pipelines of single messages in flight
+	batchSenders   = 8 // transactions in flight
+	durableSenders = 4 // connections on which replicas are waited for, at most half of the pool
+	stuckSenders   = 8 // beyond these, senders whose callers have all given up
 
 	// slowLink is the time after which a pipeline in flight no longer holds back the
 	// next one. Up to then one at a time is best: what comes while it is under way
@@ -96,22 +97,28 @@ func NewAppender(conf AppenderConfig) *Appender {
 	a := &Appender{conf: conf, stop: make(chan struct{})}
 	a.singles = lane{limit: singleSenders, perLoad: MaxAppends}
 	a.batches = lane{limit: batchSenders, perLoad: 1}
-	if conf.Replicas > 0 {
-		// One WAIT serves all that was sent before it on its connection, so both
-		// kinds go together, and in few connections: each is held while waiting.
-		a.singles.limit = 2
-	}
 	switch c := conf.Client.(type) {
 	case *redis.ClusterClient:
 		a.cluster = c
 		a.setTimeouts(c.Options().ReadTimeout, c.Options().WriteTimeout)
+		a.limitDurable(c.Options().PoolSize)
 	case *redis.Client:
 		o := c.Options()
 		a.bound = conf.Timeout > 0 && (o.ReadTimeout <= 0 || o.ReadTimeout > conf.Timeout ||
 			o.WriteTimeout <= 0 || o.WriteTimeout > conf.Timeout)
 		a.setTimeouts(o.ReadTimeout, o.WriteTimeout)
+		a.limitDurable(o.PoolSize)
 	}
 	return a
+}
+
+// limitDurable bounds the connections that wait for replicas. One WAIT serves all
+// that was sent before it on its connection, so few are enough, and the rest of
+// the pool is for others.
+func (a *Appender) limitDurable(poolSize int) {
+	if a.conf.Replicas > 0 {
+		a.singles.limit = max(1, min(durableSenders, poolSize/2))
+	}
 }
 
 // setTimeouts notes how long one exchange on a connection can take.
@@ -139,24 +146,15 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 		fill(results, AppendResult{Outcome: NotAppended, Err: context.Cause(ctx)})
 		return
 	}
-	var end <-chan time.Time // made when it is first needed
-	var last error           // of the attempt before
+	var last error // of the attempt before
 	for attempt := 0; ; attempt++ {
 		job := jobs.Get().(*appendJob)
 		job.ctx, job.key, job.cmds, job.bytes, job.last = ctx, key, cmds, bytes, last
 		if load := a.enqueue(job, deadline); load != nil {
 			a.sendOwn(load)
 			copy(results, job.results)
-		} else {
-			if end == nil && !deadline.IsZero() {
-				timer := timers.Get().(*time.Timer)
-				timer.Reset(time.Until(deadline))
-				defer func() { timer.Stop(); timers.Put(timer) }()
-				end = timer.C
-			}
-			if !a.await(ctx, end, job, results) {
-				return // the job stays with its sender
-			}
+		} else if !a.await(ctx, deadline, job, results) {
+			return // the job stays with its sender
 		}
 		*job = appendJob{done: job.done}
 		jobs.Put(job)
@@ -177,19 +175,41 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 }
 
 // await waits for the outcomes of a job; false means that the caller gives up.
-func (a *Appender) await(ctx context.Context, end <-chan time.Time, job *appendJob, results []AppendResult) bool {
-	select {
-	case <-job.done:
-		copy(results, job.results)
-		return true
-	case <-ctx.Done():
-		a.abandon(job, context.Cause(ctx), results)
-	case <-end:
-		a.abandon(job, a.timeoutError(), results)
-	case <-a.stop:
-		a.abandon(job, ErrAppenderClosed, results)
+func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob, results []AppendResult) bool {
+	nudge := slowLink
+	timer := timers.Get().(*time.Timer)
+	timer.Reset(untilNext(deadline, nudge))
+	defer func() { timer.Stop(); timers.Put(timer) }()
+	for {
+		select {
+		case <-job.done:
+			copy(results, job.results)
+			return true
+		case <-timer.C:
+			if !deadline.IsZero() && time.Until(deadline) <= 0 {
+				a.abandon(job, a.timeoutError(), results)
+				return false
+			}
+			if nudge *= 2; !a.nudge(job) {
+				nudge = time.Hour // it is under way, nothing is left to do but to wait
+			}
+			timer.Reset(untilNext(deadline, nudge))
+			continue
+		case <-ctx.Done():
+			a.abandon(job, context.Cause(ctx), results)
+		case <-a.stop:
+			a.abandon(job, ErrAppenderClosed, results)
+		}
+		return false
 	}
-	return false
+}
+
+// untilNext is d, or the time that is left until the deadline.
+func untilNext(deadline time.Time, d time.Duration) time.Duration {
+	if deadline.IsZero() {
+		return d
+	}
+	return min(d, time.Until(deadline))
 }
 
 func (a *Appender) timeoutError() error {

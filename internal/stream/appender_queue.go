@@ -12,11 +12,28 @@ import (
 // lane is a queue with its senders.
 type lane struct {
 	queue   []*appendJob
-	active  int // senders that callers wait for
-	stuck   int // senders whose callers have all given up
-	limit   int // of active
-	perLoad int // jobs per load
-	last    time.Time
+	active  int           // senders that callers wait for
+	stuck   int           // senders whose callers have all given up
+	limit   int           // of active
+	perLoad int           // jobs per load
+	flying  []*appendLoad // of the active senders
+}
+
+// holdsBack reports whether what is queued had better wait for the pipeline under
+// way. One that is out for long may be on a dead connection, or on a slow link.
+func (l *lane) holdsBack() bool {
+	if l.perLoad == 1 || len(l.queue) >= l.perLoad || l.active == 0 {
+		return false
+	}
+	if l.active > len(l.flying) {
+		return true // a sender is about to take the queue
+	}
+	return slices.ContainsFunc(l.flying, func(load *appendLoad) bool { return time.Since(load.start) < slowLink })
+}
+
+// land takes a load off the list of those in flight.
+func (l *lane) land(load *appendLoad) {
+	l.flying = slices.DeleteFunc(l.flying, func(other *appendLoad) bool { return other == load })
 }
 
 // appendJob is one attempt of one caller.
@@ -46,6 +63,7 @@ type appendLoad struct {
 	ctx    context.Context // ends when a caller gives up before anything was sent
 	gate   atomic.Int32
 	cancel context.CancelCauseFunc
+	start  time.Time
 
 	own      bool // the only job's caller sends it
 	stuck    bool // all that follows is guarded by Appender.mu
@@ -67,22 +85,36 @@ func (a *Appender) enqueue(job *appendJob, deadline time.Time) *appendLoad {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l := a.laneOf(job)
-	if l.active > 0 && l.perLoad > 1 && len(l.queue) < l.perLoad && time.Since(l.last) < slowLink {
+	if l.holdsBack() {
 		l.queue = append(l.queue, job)
 		return nil
 	}
 	if patience, ok := a.inTime(job, deadline); ok && len(l.queue) == 0 && l.active < l.limit {
 		l.active++
 		a.senders++
-		load := &appendLoad{jobs: []*appendJob{job}, lane: l, own: true}
+		load := &appendLoad{jobs: []*appendJob{job}, lane: l, own: true, start: time.Now()}
 		load.ctx, load.cancel = ownContext(job.ctx, deadline, patience)
 		job.load = load
-		l.last = time.Now()
+		l.flying = append(l.flying, load)
 		return load
 	}
 	l.queue = append(l.queue, job)
 	a.startSender(l)
 	return nil
+}
+
+// nudge starts a sender for a job that the pipeline under way has held back for
+// too long. It reports whether the job is still queued.
+func (a *Appender) nudge(job *appendJob) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if job.load != nil {
+		return false
+	}
+	if l := a.laneOf(job); !l.holdsBack() {
+		a.startSender(l)
+	}
+	return true
 }
 
 // inTime reports whether the timeouts of the connection end a call before its
@@ -116,6 +148,7 @@ func (a *Appender) sendOwn(load *appendLoad) {
 	load.finished = true
 	a.report(load, outcomes)
 	load.lane.active--
+	load.lane.land(load)
 	if len(load.lane.queue) > 0 {
 		a.startSender(load.lane)
 	}
@@ -171,7 +204,7 @@ func (a *Appender) take(l *lane) *appendLoad {
 		a.leave()
 		return nil
 	}
-	load := &appendLoad{jobs: slices.Clone(l.queue[:n]), lane: l}
+	load := &appendLoad{jobs: slices.Clone(l.queue[:n]), lane: l, start: time.Now()}
 	// A context of one caller carries its trace; those of several have no common one.
 	base := context.Background()
 	if n == 1 {
@@ -184,7 +217,7 @@ func (a *Appender) take(l *lane) *appendLoad {
 	for _, job := range load.jobs {
 		job.load = load
 	}
-	l.last = time.Now()
+	l.flying = append(l.flying, load)
 	if len(l.queue) > 0 {
 		a.startSender(l)
 	}
@@ -201,9 +234,13 @@ func (a *Appender) finish(l *lane, load *appendLoad, outcomes []AppendResult) bo
 		job.done <- struct{}{}
 	}
 	if !load.stuck {
+		l.land(load)
 		return true
 	}
 	l.stuck--
+	if len(l.queue) > 0 {
+		a.startSender(l)
+	}
 	a.leave()
 	return false
 }
@@ -233,6 +270,7 @@ func (a *Appender) markStuck(l *lane, load *appendLoad) {
 	}
 	load.stuck = true
 	l.active--
+	l.land(load)
 	l.stuck++
 	if len(l.queue) > 0 {
 		a.startSender(l)
