@@ -209,13 +209,49 @@ func (s *subscription) handBackUnseen(ctx context.Context) error {
 // reap removes dead consumers and remembers where the group stands.
 func (s *subscription) reap(ctx context.Context) error {
 	s.reaped = time.Now()
-	others, last, err := s.grp.Reap(ctx, s.cfg.Tuning.ConsumerTimeout)
+	group, err := s.grp.Reap(ctx, s.cfg.Tuning.ConsumerTimeout)
 	if err != nil {
 		return err
 	}
-	s.walk.setOthers(others)
-	s.sawID(last)
+	s.walk.setOthers(group.Others)
+	s.sawID(group.LastDelivered)
+	if n, lost := s.losses.see(group); lost {
+		s.report(Event{Kind: EventTrimmed, Count: n})
+	}
 	return nil
+}
+
+// losses are the entries that a group has lost before they were delivered, as far as
+// one of its subscriptions knows.
+type losses struct {
+	known bool
+	base  int64     // lost when the group had last read everything
+	seen  int64     // lost since then, and reported
+	at    stream.ID // where the group stood when an unknown number was reported
+}
+
+// see returns how many entries were lost since it was called last, 0 for an unknown
+// number.
+func (l *losses) see(group stream.Standing) (n int, lost bool) {
+	switch {
+	case group.LostUntilNow >= 0:
+		n := group.LostUntilNow - l.base - l.seen
+		lost = l.known && n > 0 // what was lost before this subscription is not its news
+		l.known, l.base, l.seen = true, group.LostUntilNow, 0
+		return int(n), lost
+	case group.Lost < 0:
+		lost = l.at != group.LastDelivered
+		l.at = group.LastDelivered
+		return 0, lost
+	case group.Lost == 0:
+		return 0, false
+	}
+	if group.Lost < l.base+l.seen {
+		l.base, l.seen = 0, 0 // another stream, or the server counts the lost ones as read
+	}
+	total := group.Lost - l.base
+	l.known, n, l.seen = true, int(total-l.seen), total
+	return n, n > 0
 }
 
 // walk is the search for entries that their consumers have left alone: a cursor

@@ -75,6 +75,7 @@ type subscription struct {
 	ownLost   atomic.Bool           // entries may be assigned to us unseen
 	missing   atomic.Pointer[error] // what told that the group is gone, to the reader
 	reaped    time.Time             // last reap; open's and then keep's own
+	losses    losses                // the same
 	returned  sync.Map              // stream.ID of entries that were handed back
 	outage    outage
 	settleErr outage

@@ -267,23 +267,33 @@ func (g *Group) Claim(ctx context.Context, minIdle time.Duration, cursor ID, cou
 	return ids, deleted, next, nil
 }
 
+// Standing is where a group stands, and how much it has lost.
+type Standing struct {
+	Others        int   // other consumers that were active of late
+	LastDelivered ID    // of the group
+	Lost          int64 // see lua/reap.lua; 0 for none, -1 for an unknown number
+	LostUntilNow  int64 // see lua/reap.lua; -1 unless the group has read everything
+}
+
 // Reap removes consumers that were idle for timeout and have nothing pending, and
-// returns how many other consumers are left and the group's last delivered ID.
-// (XINFO CONSUMERS, XINFO GROUPS, XGROUP DELCONSUMER)
-func (g *Group) Reap(ctx context.Context, timeout time.Duration) (others int, lastDelivered ID, err error) {
+// returns where the group stands.
+// (XINFO CONSUMERS, XINFO GROUPS, XINFO STREAM, XGROUP DELCONSUMER)
+func (g *Group) Reap(ctx context.Context, timeout time.Duration) (Standing, error) {
 	reply, err := reapScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer, timeout.Milliseconds()).Slice()
 	if err != nil {
-		return 0, ID{}, err
+		return Standing{}, err
 	}
-	if len(reply) < 2 {
-		return 0, ID{}, errReply
+	if len(reply) < 4 {
+		return Standing{}, errReply
 	}
 	text, _ := reply[1].(string)
 	last, err := ParseID(text)
 	if err != nil {
-		return 0, ID{}, errReply
+		return Standing{}, errReply
 	}
-	return int(toInt(reply[0])), last, nil
+	return Standing{
+		Others: int(toInt(reply[0])), LastDelivered: last, Lost: toInt(reply[2]), LostUntilNow: toInt(reply[3]),
+	}, nil
 }
 
 // Leave removes this consumer from the group if it has nothing pending.
