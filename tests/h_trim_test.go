@@ -1,0 +1,231 @@
+package tests
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// MAXLEN removes what a group has not read yet: 139 of 1,000 are delivered, and nobody is
+// told. (F71)
+func TestF71_TheGroupIsToldWhatItLost(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+
+	t.Run("while it was away", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		newSub(t, client).SubscribeInitialize(topic)
+		publish(t, client, topic, numbered(1000)...)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 139).Err())
+		sub := newSub(t, client)
+		messages := sub.subscribe(t, topic)
+		require.Equal(t, numbered(1000)[861:], receiveAcked(t, messages, 139))
+		lost := sub.events.wait(t, redischannels.EventTrimmed)
+		require.Equal(t, 861, lost.Count)
+		eventuallyPending(t, client, topic, 0)
+		require.Len(t, sub.events.of(redischannels.EventTrimmed), 1)
+	})
+	t.Run("everything", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		newSub(t, client).SubscribeInitialize(topic)
+		publish(t, client, topic, "a", "b", "c")
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
+		sub := newSub(t, client)
+		messages := sub.subscribe(t, topic)
+		require.Equal(t, 3, sub.events.wait(t, redischannels.EventTrimmed).Count)
+		publish(t, client, topic, "d")
+		require.Equal(t, []string{"d"}, receiveAcked(t, messages, 1))
+	})
+	t.Run("while it is slow", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		sub := newSub(t, client)
+		messages := sub.subscribe(t, topic)
+		publish(t, client, topic, numbered(10)...)
+		msg := receive(t, messages)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 2).Err())
+		redistest.Eventually(t, soon, func() bool {
+			lost := 0
+			for _, e := range sub.events.of(redischannels.EventTrimmed) {
+				lost += e.Count
+			}
+			return lost == 8 // one of them is in the handler
+		}, "the loss is not reported")
+		msg.Ack()
+		require.Equal(t, []string{"8", "9"}, receiveAcked(t, messages, 2))
+		eventuallyPending(t, client, topic, 0)
+	})
+	t.Run("nothing", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		sub := newSub(t, client)
+		messages := sub.subscribe(t, topic)
+		publish(t, client, topic, numbered(10)...)
+		receiveAcked(t, messages, 10)
+		eventuallyPending(t, client, topic, 0)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
+		publish(t, client, topic, "x")
+		receiveAcked(t, messages, 1)
+		other := newSub(t, client)
+		other.subscribe(t, topic)
+		noMessage(t, messages)
+		sub.events.none(t, redischannels.EventTrimmed)
+		other.events.none(t, redischannels.EventTrimmed)
+	})
+}
+
+// Reading on from an ID that was trimmed away skips what lay between, in silence. (F77)
+func TestF77_AGapIsReported(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	gapOf := func(t *testing.T, err error) *redischannels.GapError {
+		t.Helper()
+		var gap *redischannels.GapError
+		require.True(t, errors.As(err, &gap), "%v", err)
+		return gap
+	}
+
+	t.Run("fan-out, before", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		ids := publish(t, client, topic, numbered(10)...)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 3).Err())
+		sub := newSub(t, client, fanOut)
+		messages, err := sub.SubscribeFrom(t.Context(), topic, redischannels.AfterID(ids[1]))
+		require.NoError(t, err)
+		gap := gapOf(t, sub.events.wait(t, redischannels.EventGap).Err)
+		require.Equal(t, redischannels.GapError{Topic: topic, Asked: ids[1], FirstAvailable: ids[7]}, *gap)
+		require.Equal(t, []string{"7", "8", "9"}, receiveAcked(t, messages, 3))
+	})
+	t.Run("fan-out, empty", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		ids := publish(t, client, topic, numbered(10)...)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
+		sub := newSub(t, client, fanOut)
+		messages, err := sub.SubscribeFrom(t.Context(), topic, redischannels.AfterID(ids[1]))
+		require.NoError(t, err)
+		require.Equal(t, redischannels.GapError{Topic: topic, Asked: ids[1]}, *gapOf(t, sub.events.wait(t, redischannels.EventGap).Err))
+		publish(t, client, topic, "new")
+		require.Equal(t, []string{"new"}, receiveAcked(t, messages, 1))
+		require.Len(t, sub.events.of(redischannels.EventGap), 1)
+	})
+	t.Run("fan-out, no gap", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		ids := publish(t, client, topic, numbered(10)...)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 3).Err())
+		for _, from := range []redischannels.Position{redischannels.AfterID(ids[7]), redischannels.AfterID(ids[9]), redischannels.Oldest, redischannels.Latest} {
+			sub := newSub(t, client, fanOut)
+			_, err := sub.SubscribeFrom(t.Context(), topic, from)
+			require.NoError(t, err)
+			sub.events.none(t, redischannels.EventGap)
+		}
+	})
+	t.Run("fan-out, trimmed behind it", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
+		sub := newSub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)), fanOut)
+		messages := sub.subscribe(t, topic)
+		for _, n := range numbered(20) { // each is all that is left, so the last one read is always gone
+			publish(t, client, topic, n)
+			require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 1).Err())
+			require.Equal(t, []string{n}, receiveAcked(t, messages, 1))
+			if n == "9" {
+				proxy.Cut() // makes it look for a gap
+				sub.events.wait(t, redischannels.EventDisconnected)
+			}
+		}
+		sub.events.none(t, redischannels.EventGap)
+	})
+	t.Run("fan-out, meanwhile", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		sub := newSub(t, client, fanOut, tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
+		messages := sub.subscribe(t, topic)
+		ids := publish(t, client, topic, numbered(500)...)
+		first := receive(t, messages)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 3).Err())
+		first.Ack()
+		var seen []string
+		for len(seen) == 0 || seen[len(seen)-1] != "499" {
+			seen = append(seen, receiveAcked(t, messages, 1)...)
+		}
+		gap := gapOf(t, sub.events.wait(t, redischannels.EventGap).Err)
+		require.Equal(t, ids[497], gap.FirstAvailable)
+		require.Equal(t, []string{"497", "498", "499"}, seen[len(seen)-3:])
+	})
+	t.Run("history, before", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		ids := publish(t, client, topic, numbered(10)...)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 3).Err())
+		var seen []string
+		for msg, err := range newSub(t, client).History(t.Context(), topic, redischannels.AfterID(ids[1]), redischannels.Latest) {
+			if err != nil {
+				require.Empty(t, seen, "the gap comes first")
+				require.Equal(t, ids[7], gapOf(t, err).FirstAvailable)
+				seen = append(seen, "gap")
+				continue
+			}
+			seen = append(seen, string(msg.Payload))
+		}
+		require.Equal(t, []string{"gap", "7", "8", "9"}, seen)
+	})
+	t.Run("history, meanwhile", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		const n = 3000
+		publish(t, client, topic, numbered(n)...)
+		gaps := 0
+		var last string
+		for msg, err := range newSub(t, client).History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
+			if err != nil {
+				gapOf(t, err)
+				gaps++
+				continue
+			}
+			if last == "" {
+				require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 5).Err())
+			}
+			last = string(msg.Payload)
+		}
+		require.Equal(t, 1, gaps)
+		require.Equal(t, "2999", last)
+	})
+	t.Run("history, empty", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		ids := publish(t, client, topic, numbered(10)...)
+		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
+		var errs []error
+		for msg, err := range newSub(t, client).History(t.Context(), topic, redischannels.AfterID(ids[1]), redischannels.Latest) {
+			require.Nil(t, msg)
+			errs = append(errs, err)
+		}
+		require.Len(t, errs, 1)
+		require.Empty(t, gapOf(t, errs[0]).FirstAvailable)
+		for range newSub(t, client).History(t.Context(), redistest.Key(t), redischannels.Oldest, redischannels.Latest) {
+			require.FailNow(t, "a stream that does not exist has no history")
+		}
+	})
+	t.Run("history, deleted in the middle", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		ids := publish(t, client, topic, numbered(10)...)
+		require.NoError(t, client.XDel(t.Context(), topic, ids[4:6]...).Err())
+		var seen []string
+		for msg, err := range newSub(t, client).History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
+			require.NoError(t, err)
+			seen = append(seen, string(msg.Payload))
+		}
+		require.Equal(t, []string{"0", "1", "2", "3", "6", "7", "8", "9"}, seen)
+	})
+}
