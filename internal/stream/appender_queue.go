@@ -9,7 +9,10 @@ import (
 	"time"
 )
 
-// lane is a queue with its senders.
+// lane is a queue with its senders. There are two, because single messages are
+// worth collecting while transactions are full loads of their own, and a long queue
+// of the one must not delay the other. The order in which one caller publishes is
+// kept all the same: it comes back only when its last call is confirmed.
 type lane struct {
 	queue   []*appendJob
 	active  int           // senders that callers wait for
@@ -155,7 +158,10 @@ func (a *Appender) sendOwn(load *appendLoad) {
 	a.leave()
 }
 
-// startSender starts a sender if there is room for one. The caller holds mu.
+// startSender starts a sender if there is room for one. The caller holds mu. A
+// connection that nobody waits for any more costs no place among the active, up to
+// a bound: beyond it more connections would not help either, and Redis or the
+// network is plainly away.
 func (a *Appender) startSender(l *lane) {
 	if l.active >= l.limit || l.stuck >= stuckSenders {
 		return
@@ -211,6 +217,8 @@ func (a *Appender) take(l *lane) *appendLoad {
 		base = context.WithoutCancel(load.jobs[0].ctx)
 	}
 	load.ctx, load.cancel = context.WithCancelCause(base)
+	// In place and cleared, so that the queue neither grows for ever nor keeps the
+	// payloads of what was sent.
 	rest := copy(l.queue, l.queue[n:])
 	clear(l.queue[rest:])
 	l.queue = l.queue[:rest]
@@ -238,6 +246,7 @@ func (a *Appender) finish(l *lane, load *appendLoad, outcomes []AppendResult) bo
 		return true
 	}
 	l.stuck--
+	// Its place may be the one that the queue was waiting for.
 	if len(l.queue) > 0 {
 		a.startSender(l)
 	}

@@ -178,7 +178,7 @@ type Pending struct {
 func (g *Group) Own(ctx context.Context, after ID, limit int) ([]Pending, error) {
 	start := "-"
 	if !after.IsZero() {
-		start = "(" + after.String()
+		start = after.Next().String()
 	}
 	flat, err := ownScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer, start, limit).Slice()
 	if err != nil {

@@ -10,7 +10,8 @@ local out = {}
 for i = 4, #ARGV, 2 do
   local id, count = ARGV[i], ARGV[i + 1]
   local state = 1
-  if #redis.call('XPENDING', key, group, id, id, 1, consumer) == 0 then
+  local pending = redis.call('XPENDING', key, group, id, id, 1, consumer)
+  if #pending == 0 then
     state = #redis.call('XPENDING', key, group, id, id, 1) == 0 and -1 or 0
   else
     local args = {'XCLAIM', key, group, consumer, 0, id}
@@ -18,10 +19,8 @@ for i = 4, #ARGV, 2 do
       args[#args + 1] = 'IDLE'
       args[#args + 1] = idle
     end
-    if count ~= '-1' then
-      args[#args + 1] = 'RETRYCOUNT'
-      args[#args + 1] = count
-    end
+    args[#args + 1] = 'RETRYCOUNT'
+    args[#args + 1] = count ~= '-1' and count or pending[1][4]
     args[#args + 1] = 'JUSTID'
     if #redis.call(unpack(args)) == 0 then
       state = -2
