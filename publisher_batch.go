@@ -51,7 +51,8 @@ func (b *publishBatch) uuid(i int) string {
 	return b.msgs[i].UUID
 }
 
-// chunk returns the end and the size of the transaction that begins at start.
+// chunk returns the end and the size of the transaction that begins at start. A
+// message that is larger than the bound of a transaction makes one of its own.
 func (b *publishBatch) chunk(start int) (end, bytes int) {
 	for end = start; end < len(b.cmds) && end-start < stream.MaxAppends; end++ {
 		size := b.sizes[end] + appendOverhead
@@ -121,7 +122,9 @@ func (b *publishBatch) refuse(culprit int, cause error) error {
 	return err
 }
 
-// trim returns what bounds the stream of the topic at this moment.
+// trim returns what bounds the stream of the topic at this moment. The threshold of
+// an age is taken once per call: a retry may be late by the timeout, which no age
+// of use is near to.
 func (p *Publisher) trim(topic string) stream.Trim {
 	r, ok := p.config.TopicRetention[topic]
 	if !ok {
