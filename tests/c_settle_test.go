@@ -104,6 +104,35 @@ func TestF31_AnAckOfNothingIsReported(t *testing.T) {
 	}
 }
 
+// F31 in a batch, whose XACK answers less than was asked for.
+func TestF31_AnAckOfLessIsReported(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	first, rest := make(chan struct{}), make(chan struct{})
+	batching := server.Client(t)
+	sub := newSub(t, batching, inFlight(3))
+	messages := sub.subscribe(t, topic) // acknowledges an ID that nothing has, as a probe
+	batching.AddHook(redistest.NewHook().BeforeOnce("xack", func(context.Context, redis.Cmder) error {
+		close(first)
+		<-rest // the acks that come meanwhile make one batch
+		return nil
+	}))
+	ids := publish(t, client, topic, "a", "b", "c")
+	msgs := []*message.Message{receive(t, messages), receive(t, messages), receive(t, messages)}
+	msgs[0].Ack()
+	<-first
+	require.NoError(t, client.XAck(t.Context(), topic, "g", ids[1]).Err())
+	msgs[1].Ack()
+	msgs[2].Ack()
+	waitDone(t, msgs[2].Context())
+	close(rest)
+	event := sub.events.wait(t, redischannels.EventSettleIgnored)
+	require.ErrorIs(t, event.Err, redischannels.ErrNotOwner)
+	require.Equal(t, 1, event.Count)
+	eventuallyPending(t, client, topic, 0)
+}
+
 // F32: the late ack of a slow consumer deletes the pending entry of the new owner; when that
 // crashes the message is gone.
 func TestF32_ALateAckHarmsNobody(t *testing.T) {
