@@ -142,28 +142,36 @@ func startSuiteServer(t *testing.T) *redistest.Server {
 
 // Watermill's own suite. Its TestReconnect reads a variable that another goroutine of it
 // writes, which the race detector calls a failure; in race builds TestReconnect of this
-// package stands in for it.
+// package stands in for it, and make soak, which builds without, runs it.
 func TestConformance(t *testing.T) {
 	for _, maxInFlight := range []int{1, 32} {
 		t.Run(fmt.Sprintf("MaxInFlight %d", maxInFlight), func(t *testing.T) {
-			server := startSuiteServer(t)
-			s := newSuite(t, server, maxInFlight)
-			features := s.features()
-			if !raceEnabled {
-				features.RestartServiceCommand = restartCommand(t, server)
-			}
-			wmtests.TestPubSub(t, features, s.constructor, s.groupConstructor)
+			conformance(t, maxInFlight)
 		})
 	}
 }
 
-// Watermill's stress test: its suite ten times at once, or STRESS_TEST_COUNT times.
+func conformance(t *testing.T, maxInFlight int) {
+	server := startSuiteServer(t)
+	s := newSuite(t, server, maxInFlight)
+	features := s.features()
+	if !raceEnabled {
+		features.RestartServiceCommand = restartCommand(t, server)
+	}
+	wmtests.TestPubSub(t, features, s.constructor, s.groupConstructor)
+}
+
+// Watermill's suite with restarts of the server, and its stress test: the suite without them
+// ten times at once, or STRESS_TEST_COUNT times.
 func TestSoakConformance(t *testing.T) {
 	if os.Getenv("SOAK") == "" {
 		t.Skip("runs with make soak: it takes minutes")
 	}
 	for _, maxInFlight := range []int{1, 32} {
-		t.Run(fmt.Sprintf("MaxInFlight %d", maxInFlight), func(t *testing.T) {
+		t.Run(fmt.Sprintf("MaxInFlight %d, restarts", maxInFlight), func(t *testing.T) {
+			conformance(t, maxInFlight)
+		})
+		t.Run(fmt.Sprintf("MaxInFlight %d, stress", maxInFlight), func(t *testing.T) {
 			s := newSuite(t, startSuiteServer(t), maxInFlight)
 			wmtests.TestPubSubStressTest(t, s.features(), s.constructor, s.groupConstructor)
 		})
