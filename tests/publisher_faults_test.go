@@ -337,8 +337,8 @@ func TestUnsentMessagesAreRetried(t *testing.T) {
 			topic := redistest.Key(t)
 			p := newTestPublisher(t, client)
 			pubWarm(t, p)
-			require.NoError(t, client.SlaveOf(ctx, "127.0.0.1", "1").Err())
-			time.AfterFunc(300*time.Millisecond, func() { client.SlaveOf(context.Background(), "NO", "ONE") })
+			require.NoError(t, client.ReplicaOf(ctx, "127.0.0.1", "1").Err())
+			time.AfterFunc(300*time.Millisecond, func() { client.ReplicaOf(context.Background(), "NO", "ONE") })
 			require.NoError(t, p.Publish(topic, pubMessages("m", n)...))
 			require.EqualValues(t, n, client.XLen(ctx, topic).Val())
 		})
@@ -379,31 +379,6 @@ func TestAPanicInAHookIsAnError(t *testing.T) {
 		_, err = p.Append(ctx, redistest.Key(t), pubMessages("m", n)...)
 		require.NoError(t, err)
 	}
-}
-
-// Close must not wait for ever for a connection that is dead, nor leave a
-// goroutine with it.
-func TestCloseWithADeadConnection(t *testing.T) {
-	proxy, client, _ := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.WriteTimeout = -1, -1 })
-	goroutines := redistest.Goroutines(t)
-	p := newTestPublisher(t, client, pubTimeout(400*time.Millisecond))
-	pubWarm(t, p)
-	proxy.Blackhole(true)
-	var wg sync.WaitGroup
-	for c := range 20 {
-		wg.Go(func() {
-			var pe *redischannels.PublishError
-			if err := p.Publish("t", pubMessages("m", 1+c%2)...); !errors.As(err, &pe) {
-				t.Error(err)
-			}
-		})
-	}
-	<-time.After(50 * time.Millisecond)
-	start := time.Now()
-	require.NoError(t, p.Close())
-	require.Less(t, time.Since(start), 2*time.Second)
-	wg.Wait()
-	goroutines.Wait(100 * time.Millisecond)
 }
 
 // One dead connection must not hold up the messages of other callers, whether its
@@ -477,28 +452,4 @@ func TestALateConnectionDoesNotCarryWhatWasWithdrawn(t *testing.T) {
 			require.Zero(t, direct.Exists(t.Context(), topic).Val())
 		})
 	}
-}
-
-// Close must let a publish under way come to its end, also while it waits to try
-// again.
-func TestCloseWaitsForARetry(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	client := server.Client(t)
-	topic := redistest.Key(t)
-	p := newTestPublisher(t, client)
-	hook := redistest.NewHook()
-	client.AddHook(hook)
-	require.NoError(t, client.SlaveOf(t.Context(), "127.0.0.1", "1").Err())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := p.Publish(topic, pubMessages("m", 1)...); err != nil {
-			t.Error(err)
-		}
-	})
-	redistest.Eventually(t, 5*time.Second, func() bool { return hook.Count("xadd") >= 3 }, "the publish is retried")
-	time.AfterFunc(200*time.Millisecond, func() { client.SlaveOf(context.Background(), "NO", "ONE") })
-	require.NoError(t, p.Close())
-	require.EqualValues(t, 1, client.XLen(t.Context(), topic).Val())
-	wg.Wait()
 }
