@@ -135,7 +135,8 @@ func TestF50_TheGroupGoesOnWhereItWas(t *testing.T) {
 func TestF49_TheGroupVanishesWhileANackedMessageWaits(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
-	sub := newSub(t, client, minIdle(time.Minute)) // no renewal notices it either
+	// No renewal notices it either, and nothing is fetched ahead.
+	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.Prefetch = time.Minute, redischannels.NoPrefetch }))
 	messages := sub.subscribe(t, topic)
 	id := publish(t, client, topic, "m")[0]
 	msg := receive(t, messages)
@@ -168,6 +169,39 @@ func TestF50_WhatIsHeldIsNotHandledTwice(t *testing.T) {
 	publish(t, client, topic, "c")
 	require.Equal(t, []string{"c"}, receiveAcked(t, messages, 1))
 	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+}
+
+// The consumer that makes the group again knows where it stood, but not what others hold:
+// their messages are neither pending nor unread any more, and when their handlers fail they
+// are gone. (F50)
+func TestF50_EachConsumerPutsBackWhatItHolds(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	for _, nack := range []bool{true, false} {
+		holder := newSub(t, client)
+		messages := holder.subscribe(t, topic)
+		id := publish(t, client, topic, "m")[0]
+		msg := receive(t, messages)
+		other := newSub(t, server.Client(t)) // it learns that the group stands at m
+		other.subscribe(t, topic)
+		require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+		other.events.wait(t, redischannels.EventGroupLost)
+		if nack {
+			msg.Nack()
+			msg = receive(t, messages)
+			require.Equal(t, 2, countOf(t, msg))
+		}
+		// Also while it is handled: the renewal sees that it is missing.
+		require.Equal(t, []string{id}, holder.events.wait(t, redischannels.EventGroupLost).EntryIDs)
+		eventuallyPending(t, client, topic, 1)
+		require.NoError(t, msg.Context().Err())
+		msg.Ack()
+		eventuallyPending(t, client, topic, 0)
+		holder.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+		holder.closeSoon(t)
+		other.closeSoon(t)
+	}
 }
 
 // Several consumers lose their group while each handles a message: nobody hangs, and both

@@ -225,7 +225,7 @@ func TestF98_MemoryStaysFlatWithLargeEntries(t *testing.T) {
 func TestF98_AWaitingMessageKeepsOnlyItself(t *testing.T) {
 	server := redistest.Start(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)
-	const entries = 12_000 // of 16 KiB
+	const entries = 6000 // of 16 KiB
 	fill := redis.NewScript(`for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', '_watermill_message_uuid', i % 40, 'payload', string.rep('p', 16384)) end return 1`)
 	for range entries / 1000 {
 		require.NoError(t, fill.Run(t.Context(), client, []string{topic}, 1000).Err())
@@ -236,7 +236,7 @@ func TestF98_AWaitingMessageKeepsOnlyItself(t *testing.T) {
 	growth := heapPeak(func(sample func()) {
 		h := handle(sub.subscribe(t, topic), 8, func(_ delivered, msg *message.Message) bool { return msg.UUID != "0" })
 		for i := range 12 {
-			redistest.Eventually(t, soon, func() bool { return h.len() >= (i+1)*entries/12 }, "progress")
+			redistest.Eventually(t, 3*soon, func() bool { return h.len() >= (i+1)*entries/12 }, "progress")
 			sample()
 		}
 		sub.closeSoon(t)
