@@ -386,7 +386,7 @@ func TestF21_WhatAHandlerCanSee(t *testing.T) {
 		group, ok := redischannels.ConsumerGroupFromContext(msg.Context())
 		require.True(t, ok)
 		require.Equal(t, "g", group)
-		name, ok := redischannels.TopicFromContext(context.WithValue(msg.Context(), struct{}{}, 1))
+		name, ok := redischannels.TopicFromContext(context.WithValue(msg.Context(), derivedKey{}, 1))
 		require.True(t, ok)
 		require.Equal(t, topic, name)
 		require.Empty(t, msg.Metadata, "metadata would leak into what the handler publishes")
@@ -436,3 +436,6 @@ func TestF22_AnotherDatabase(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, elsewhere)
 }
+
+// derivedKey is a value of a context that a handler derives.
+type derivedKey struct{}

@@ -228,7 +228,7 @@ func TestLease(t *testing.T) {
 		time.Sleep(7*time.Second - 1)
 		require.True(t, w.Leased(it))
 		require.Len(t, w.Expiring(5*time.Second), 1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.False(t, w.Leased(it))
 		_, _, no := w.Unexpired([]*Item{it})
 		require.Len(t, no, 1)
@@ -238,15 +238,15 @@ func TestLease(t *testing.T) {
 		require.Len(t, yes, 1)
 		require.Equal(t, []stream.Pending{{ID: it.ID, Text: it.Text, Count: 1}}, pending)
 
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		before := time.Now()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.Void()
 		require.False(t, w.Leased(it))
 		require.Len(t, w.Expiring(5*time.Second), 1)
 		w.Renewed(before, it) // sent on the old connection
 		require.False(t, w.Leased(it))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.Renewed(time.Now(), it)
 		require.True(t, w.Leased(it))
 
