@@ -190,29 +190,31 @@ func TestF11_EveryReadIsBounded(t *testing.T) {
 		return nil
 	}
 	counted.Before("xread", check).Before("xreadgroup", check).Before("xautoclaim", check)
-	for name, read := range map[string]func(*testing.T){
-		"fan-out": func(t *testing.T) {
+	for name, read := range map[string]func(t *testing.T) (done func()){
+		"fan-out": func(t *testing.T) func() {
 			sub := newSub(t, client, fanOut, from(redischannels.Oldest), onReads(counted))
-			receive(t, sub.subscribe(t, topic)).Ack()
-			sub.closeSoon(t)
+			msg := receive(t, sub.subscribe(t, topic))
+			return func() { msg.Ack() } // from here on more is fetched
 		},
-		"group": func(t *testing.T) {
+		"group": func(t *testing.T) func() {
 			sub := newSub(t, client, onReads(counted))
-			receive(t, sub.subscribe(t, topic)).Ack()
-			sub.closeSoon(t)
+			msg := receive(t, sub.subscribe(t, topic))
+			return func() { msg.Ack() }
 		},
-		"history": func(t *testing.T) {
+		"history": func(t *testing.T) func() {
 			sub := newSub(t, client)
 			for _, err := range sub.History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
 				require.NoError(t, err)
 				break
 			}
+			return func() {}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			redistest.ResetStats(t, client)
-			read(t)
+			done := read(t)
 			require.Less(t, redistest.OutputBytes(t, client), most)
+			done()
 		})
 	}
 	require.Empty(t, unbounded)

@@ -55,7 +55,7 @@ func TestDeadLetterMoveOfDeadLetter(t *testing.T) {
 func TestDeadLetterMoveCapsReason(t *testing.T) {
 	t.Parallel()
 	d := newDeadMove(t, redistest.Shared(t).Client(t), "a", "1")
-	d.Reason = "x" + strings.Repeat("é", 1000) + "\xff"
+	d.Reason = "\xff" + strings.Repeat("é", 1000)
 	_, err := d.run(t)
 	require.NoError(t, err)
 	reason := rawRange(t, d.client, d.DeadTopic)[0].fields[3]

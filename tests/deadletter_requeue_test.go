@@ -51,7 +51,7 @@ func TestDeadLettersRequeueOutcomes(t *testing.T) {
 	letters := newDeadLetters(t, client)
 	ctx := t.Context()
 
-	// Doubles in Lua cannot tell these two apart.
+	// Numbers in Lua cannot tell these two apart.
 	fine, fineID := topic.die(t, "g", "9007199254740992-9007199254740992", "a", "1")
 	pending, pendingID := topic.die(t, "g", "9007199254740992-9007199254740993", "a", "1")
 	trimmed, trimmedID := topic.die(t, "g", "9007199254740993-0", "a", "1")
@@ -87,6 +87,13 @@ func TestDeadLettersRequeueOutcomes(t *testing.T) {
 	require.Equal(t, want, got)
 	require.Len(t, rawRange(t, client, topic.dead), 7, "only what was requeued is gone")
 	require.Len(t, topic.pending(t, "g"), 2)
+
+	// The group stands just before the entry: as numbers in Lua the two are equal.
+	require.NoError(t, client.XAck(ctx, topic.name, "g", pending).Err())
+	require.NoError(t, client.XGroupSetID(ctx, topic.name, "g", fine).Err())
+	got, err = letters.Requeue(ctx, topic.name, pendingID)
+	require.NoError(t, err)
+	require.Equal(t, redischannels.RequeueNotDelivered, got[0].Outcome)
 
 	require.NoError(t, client.Del(ctx, topic.name).Err())
 	got, err = letters.Requeue(ctx, topic.name, pendingID)

@@ -202,8 +202,10 @@ func TestDeadLettersReappend(t *testing.T) {
 	require.NoError(t, client.XTrimMaxLen(t.Context(), topic.name, 0).Err())
 	foreign := client.XAdd(t.Context(), &redis.XAddArgs{Stream: topic.dead, Values: []string{"x", "y"}}).Val()
 	big, bigID := topic.die(t, "g", "", manyFields(3945)...)
+	elsewhere := client.XAdd(t.Context(), &redis.XAddArgs{Stream: topic.dead, Values: []string{
+		"x", "y", "_dead_reason", "r", "_dead_entry_id", entry, "_dead_topic", "elsewhere", "_dead_group", "g", "_dead_consumer", "c", "_dead_count", "1", "_dead_time", "?"}}).Val()
 
-	results, err := letters.Reappend(t.Context(), topic.name, id, id, foreign, bigID)
+	results, err := letters.Reappend(t.Context(), topic.name, id, id, foreign, bigID, elsewhere)
 	require.NoError(t, err)
 	newID := results[0].NewID
 	require.Equal(t, []redischannels.RequeueResult{
@@ -211,6 +213,7 @@ func TestDeadLettersReappend(t *testing.T) {
 		{ID: id, Outcome: redischannels.RequeueNotFound},
 		{ID: foreign, Outcome: redischannels.RequeueForeign},
 		{ID: bigID, Outcome: redischannels.ReappendTooLarge, EntryID: big, Group: "g"},
+		{ID: elsewhere, Outcome: redischannels.RequeueForeign},
 	}, results)
 	entries := rawRange(t, client, topic.name)
 	require.Equal(t, rawEntry{newID, []string{"b", "2", "a", "1", "b", "3"}}, entries[len(entries)-1])
