@@ -117,74 +117,6 @@ func (w *Window) held() int {
 	return w.waiting.n + w.blocked + w.backoff.n + w.active.n + w.settling.n
 }
 
-func (w *Window) limit() int { return w.cfg.Prefetch + w.cfg.MaxInFlight }
-
-// target is how many items should be waiting now: those that free handlers can
-// take at once, and what is finished within `ahead`.
-func (w *Window) target() int {
-	free := w.cfg.MaxInFlight - w.active.n
-	if w.strict() && w.backoff.n > 0 {
-		free = 0
-	}
-	return max(0, free) + w.prefetch()
-}
-
-func (w *Window) prefetch() int {
-	if w.interval <= 0 {
-		return 0 // nothing was finished yet
-	}
-	return min(w.cfg.Prefetch, int(ahead/w.interval))
-}
-
-// BeginRead returns how many entries may be read now and reserves room for them
-// until EndRead. Zero means that none may: wait for Room.
-func (w *Window) BeginRead() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
-		return 0
-	}
-	room := min(w.target()-w.waiting.n, w.limit()-w.held())
-	// Few large reads instead of many small ones: wait until half is used up. That
-	// much may never become free while nacked items fill the window.
-	if room <= 0 || room < w.prefetch()/2 && w.waiting.n+w.settling.n > 0 {
-		return 0
-	}
-	room = min(room, 2*max(1, w.lastRead))
-	if w.largest > 0 {
-		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
-	}
-	w.reserved = room
-	return room
-}
-
-// EndRead ends the reservation. n is how many entries were read.
-func (w *Window) EndRead(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.reserved = 0
-	if n > 0 {
-		w.lastRead = n
-	}
-}
-
-// ClaimRoom returns how many entries may be taken over from elsewhere now. The
-// reservation of a blocked read does not count: recovery must not wait for it.
-func (w *Window) ClaimRoom() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
-		return 0
-	}
-	room := min(w.target()-w.waiting.n, w.limit()-w.held())
-	if w.largest > 0 {
-		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
-	} else {
-		room = min(room, firstClaim)
-	}
-	return max(0, room)
-}
-
 // Admit puts entries into the window whose lease runs from leased. None of them may be
 // held already.
 func (w *Window) Admit(items []Item, leased time.Time) {
@@ -246,14 +178,6 @@ func (w *Window) Next() (it *Item, wait time.Duration) {
 		signal(w.Room)
 	}
 	return nil, wait
-}
-
-// resume allows fetching again.
-func (w *Window) resume() {
-	if w.paused {
-		w.paused = false
-		signal(w.Room)
-	}
 }
 
 // Offer says that the item taken with Next is offered to the application now.
@@ -345,13 +269,6 @@ func (w *Window) Recalled(it *Item) bool {
 	return it.recalled || it.lost
 }
 
-// Rest hands out nothing for d.
-func (w *Window) Rest(d time.Duration) {
-	w.mu.Lock()
-	w.rest = time.Now().Add(d)
-	w.mu.Unlock()
-}
-
 // Return puts an offered item that nobody received back to where it was.
 func (w *Window) Return(it *Item) {
 	w.mu.Lock()
@@ -370,19 +287,6 @@ func (w *Window) deactivate(it *Item) {
 		w.alone = false
 	}
 	w.wakeAll()
-}
-
-// wakeAll signals that room or a slot became free.
-func (w *Window) wakeAll() {
-	signal(w.Ready)
-	if w.room() {
-		signal(w.Room)
-	}
-}
-
-// room is a cheap guess whether BeginRead would grant something.
-func (w *Window) room() bool {
-	return w.reserved == 0 && w.target()-w.waiting.n > w.prefetch()/2
 }
 
 // Backoff makes a nacked item wait for delay.
@@ -418,19 +322,6 @@ func (w *Window) Finish(it *Item) {
 	w.completed(now)
 	w.remove(it)
 	w.wakeAll()
-}
-
-// completed feeds the average that the adaptive prefetch rests on: the time
-// between two completions while there was work.
-func (w *Window) completed(now time.Time) {
-	d := max(1, now.Sub(w.mark))
-	w.mark = now
-	if w.interval == 0 {
-		w.interval = d
-	} else {
-		w.interval += (d - w.interval) / 8
-	}
-	w.interval = max(1, w.interval)
 }
 
 // Settling appends the items that wait for their settlement to be written, in the
@@ -491,21 +382,6 @@ func (w *Window) each(f func(*Item)) {
 	}
 }
 
-// Expiring returns the items whose lease is older than age or void. Those that are
-// gone or lost have none.
-func (w *Window) Expiring(age time.Duration) []*Item {
-	before := time.Now().Add(-age)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var items []*Item
-	w.each(func(it *Item) {
-		if !it.gone && !it.lost && (it.leased.Before(before) || !it.leased.After(w.voided)) {
-			items = append(items, it)
-		}
-	})
-	return items
-}
-
 // Len returns the number of held items.
 func (w *Window) Len() int {
 	w.mu.Lock()
@@ -524,193 +400,11 @@ func (w *Window) Active() []*Item {
 	return items
 }
 
-// Pending returns the held entries with the delivery counts that Redis should have.
-func (w *Window) Pending() []stream.Pending {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	pending := make([]stream.Pending, 0, w.held())
-	w.each(func(it *Item) {
-		if it.gone || it.lost {
-			return
-		}
-		pending = append(pending, it.pending())
-	})
-	return pending
-}
-
-func (it *Item) pending() stream.Pending {
-	count := it.Handed
-	if it.Counted {
-		count++
-	}
-	return stream.Pending{ID: it.ID, Text: it.Text, Count: count}
-}
-
-// IDs returns the IDs of all held items.
-func (w *Window) IDs() map[stream.ID]struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	ids := make(map[stream.ID]struct{}, w.held())
-	w.each(func(it *Item) { ids[it.ID] = struct{}{} })
-	return ids
-}
-
-// Find returns the held items among these IDs, and the IDs of which none is held.
-func (w *Window) Find(ids []string) (items []*Item, rest []string) {
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	held := make(map[string]*Item, w.held())
-	w.each(func(it *Item) { held[it.Text] = it })
-	for _, id := range ids {
-		if it := held[id]; it != nil {
-			items = append(items, it)
-		} else {
-			rest = append(rest, id)
-		}
-	}
-	return items, rest
-}
-
-// Leased reports whether the lease of the item holds now.
-func (w *Window) Leased(it *Item) bool {
-	now := time.Now()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return !it.lost && !it.gone && it.leased.After(w.voided) && now.Sub(it.leased) < w.cfg.LeaseTime
-}
-
-// Unexpired parts items by whether nobody else can have taken them since their leases
-// were renewed: those that are neither settled nor lost and whose lease has not run out.
-// pending are these with the delivery counts that Redis should have.
-func (w *Window) Unexpired(items []*Item) (yes []*Item, pending []stream.Pending, no []*Item) {
-	now := time.Now()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, it := range items {
-		if it.in != nil && it.in != &w.settling && !it.lost && !it.gone && now.Sub(it.leased) < w.cfg.LeaseTime {
-			yes, pending = append(yes, it), append(pending, it.pending())
-		} else {
-			no = append(no, it)
-		}
-	}
-	return yes, pending, no
-}
-
-// Renewed starts the leases anew from the sending of the command that did it.
-func (w *Window) Renewed(sent time.Time, items ...*Item) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, it := range items {
-		it.leased = sent
-	}
-}
-
-// Void ends all leases: what a server knew before a reconnect may be gone.
-func (w *Window) Void() {
-	now := time.Now()
-	w.mu.Lock()
-	w.voided = now
-	w.mu.Unlock()
-}
-
-// Lose marks an item as not owned any more, once. One that nobody handles is
-// forgotten. For one that is offered or handled it returns the value of Offer.
-// vanished says that nobody owns it: for an item that is being settled that is
-// just what its settlement looks like, so it is left alone.
-func (w *Window) Lose(it *Item, vanished bool) (value any, first bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if it.in == nil || it.lost || vanished && it.in == &w.settling {
-		return nil, false
-	}
-	it.lost = true
-	if it.in == &w.active {
-		return it.value, true
-	}
-	if it.in != &w.settling {
-		w.remove(it)
-		w.wakeAll()
-	}
-	return nil, true
-}
-
-// Lost reports whether the item is owned by somebody else.
-func (w *Window) Lost(it *Item) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return it.lost
-}
-
-// SetGone marks an item whose entry Redis no longer has. It lives on in memory.
-func (w *Window) SetGone(it *Item) (first bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	first = !it.gone
-	it.gone = true
-	return first
-}
-
-// Gone reports whether Redis no longer has the entry.
-func (w *Window) Gone(it *Item) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return it.gone
-}
-
 // Due returns the time that a nacked item has still to wait.
 func (w *Window) Due(it *Item) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return max(0, time.Until(it.due))
-}
-
-// Oldest returns when the item that waits longest was admitted.
-func (w *Window) Oldest() (t time.Time, ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.offered != nil {
-		t, ok = w.offered.admitted, true
-	}
-	for it := w.waiting.head; it != nil; it = it.next {
-		if !ok || it.admitted.Before(t) {
-			t, ok = it.admitted, true
-		}
-	}
-	return t, ok
-}
-
-// TakeStale removes and returns the items that have waited since before t, and
-// stops fetching until the application receives again. Items of a key that is busy
-// stay: taking them would let later ones of the key overtake them. An item that
-// was admitted before recall and is offered is marked as recalled.
-func (w *Window) TakeStale(t, recall time.Time) (items []*Item, recalled bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.offered != nil && w.offered.admitted.Before(recall) && !w.offered.gone {
-		w.offered.recalled, recalled = true, true
-	}
-	for it := w.waiting.head; it != nil; {
-		next := it.next
-		if it.admitted.Before(t) && !it.ownsKey && !it.gone {
-			w.remove(it)
-			items = append(items, it)
-		}
-		it = next
-	}
-	if len(items) > 0 || recalled {
-		w.paused = true
-	}
-	return items, recalled
-}
-
-// Paused reports whether fetching waits for the application.
-func (w *Window) Paused() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.paused
 }
 
 // Close ends fetching and handing out, and returns the items that nobody handles,

@@ -1,0 +1,158 @@
+package window
+
+import "time"
+
+func (w *Window) limit() int { return w.cfg.Prefetch + w.cfg.MaxInFlight }
+
+// target is how many items should be waiting now: those that free handlers can
+// take at once, and what is finished within `ahead`.
+func (w *Window) target() int {
+	free := w.cfg.MaxInFlight - w.active.n
+	if w.strict() && w.backoff.n > 0 {
+		free = 0
+	}
+	return max(0, free) + w.prefetch()
+}
+
+func (w *Window) prefetch() int {
+	if w.interval <= 0 {
+		return 0 // nothing was finished yet
+	}
+	return min(w.cfg.Prefetch, int(ahead/w.interval))
+}
+
+// BeginRead returns how many entries may be read now and reserves room for them
+// until EndRead. Zero means that none may: wait for Room.
+func (w *Window) BeginRead() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
+		return 0
+	}
+	room := min(w.target()-w.waiting.n, w.limit()-w.held())
+	// Few large reads instead of many small ones: wait until half is used up. That
+	// much may never become free while nacked items fill the window.
+	if room <= 0 || room < w.prefetch()/2 && w.waiting.n+w.settling.n > 0 {
+		return 0
+	}
+	room = min(room, 2*max(1, w.lastRead))
+	if w.largest > 0 {
+		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
+	}
+	w.reserved = room
+	return room
+}
+
+// EndRead ends the reservation. n is how many entries were read.
+func (w *Window) EndRead(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reserved = 0
+	if n > 0 {
+		w.lastRead = n
+	}
+}
+
+// ClaimRoom returns how many entries may be taken over from elsewhere now. The
+// reservation of a blocked read does not count: recovery must not wait for it.
+func (w *Window) ClaimRoom() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
+		return 0
+	}
+	room := min(w.target()-w.waiting.n, w.limit()-w.held())
+	if w.largest > 0 {
+		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
+	} else {
+		room = min(room, firstClaim)
+	}
+	return max(0, room)
+}
+
+// resume allows fetching again.
+func (w *Window) resume() {
+	if w.paused {
+		w.paused = false
+		signal(w.Room)
+	}
+}
+
+// Rest hands out nothing for d.
+func (w *Window) Rest(d time.Duration) {
+	w.mu.Lock()
+	w.rest = time.Now().Add(d)
+	w.mu.Unlock()
+}
+
+// wakeAll signals that room or a slot became free.
+func (w *Window) wakeAll() {
+	signal(w.Ready)
+	if w.room() {
+		signal(w.Room)
+	}
+}
+
+// room is a cheap guess whether BeginRead would grant something.
+func (w *Window) room() bool {
+	return w.reserved == 0 && w.target()-w.waiting.n > w.prefetch()/2
+}
+
+// completed feeds the average that the adaptive prefetch rests on: the time
+// between two completions while there was work.
+func (w *Window) completed(now time.Time) {
+	d := max(1, now.Sub(w.mark))
+	w.mark = now
+	if w.interval == 0 {
+		w.interval = d
+	} else {
+		w.interval += (d - w.interval) / 8
+	}
+	w.interval = max(1, w.interval)
+}
+
+// Oldest returns when the item that waits longest was admitted.
+func (w *Window) Oldest() (t time.Time, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.offered != nil {
+		t, ok = w.offered.admitted, true
+	}
+	for it := w.waiting.head; it != nil; it = it.next {
+		if !ok || it.admitted.Before(t) {
+			t, ok = it.admitted, true
+		}
+	}
+	return t, ok
+}
+
+// TakeStale removes and returns the items that have waited since before t, and
+// stops fetching until the application receives again. Items of a key that is busy
+// stay: taking them would let later ones of the key overtake them. An item that
+// was admitted before recall and is offered is marked as recalled.
+func (w *Window) TakeStale(t, recall time.Time) (items []*Item, recalled bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.offered != nil && w.offered.admitted.Before(recall) && !w.offered.gone {
+		w.offered.recalled, recalled = true, true
+	}
+	for it := w.waiting.head; it != nil; {
+		next := it.next
+		if it.admitted.Before(t) && !it.ownsKey && !it.gone {
+			w.remove(it)
+			items = append(items, it)
+		}
+		it = next
+	}
+	if len(items) > 0 || recalled {
+		w.paused = true
+	}
+	return items, recalled
+}
+
+// Paused reports whether fetching waits for the application.
+func (w *Window) Paused() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.paused
+}
