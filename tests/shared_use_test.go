@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
@@ -186,13 +187,13 @@ func TestF03_QuietSubscriptionsLeaveThePoolAlone(t *testing.T) {
 // rounds, since one of them may meet a loaded machine.
 func TestCloseOfAnIdleSubscriberIsQuick(t *testing.T) {
 	t.Parallel()
-	client := redistest.Shared(t).Client(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
 		"group":   inFlight(1),
 		"fan-out": fanOut,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			client := redistest.Start(t).Client(t)
 			var took []time.Duration
 			for range 9 {
 				sub := newSub(t, client, change, func(c *redischannels.SubscriberConfig) { c.Tuning = redischannels.Tuning{} })
@@ -200,8 +201,10 @@ func TestCloseOfAnIdleSubscriberIsQuick(t *testing.T) {
 				messages := sub.subscribe(t, topic)
 				publish(t, client, topic, "m")
 				require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
+				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "the reader waits in Redis")
 				took = append(took, sub.closeSoon(t))
 				waitClosed(t, messages)
+				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 0 }, "nobody waits in Redis")
 			}
 			slices.Sort(took)
 			t.Logf("median %s, longest %s", took[4], took[8])
@@ -213,6 +216,8 @@ func TestCloseOfAnIdleSubscriberIsQuick(t *testing.T) {
 // What a subscription has opened stays behind: goroutines, blocked clients, consumers,
 // connections. Not parallel, since goroutines are those of the process.
 func TestNothingStaysBehind(t *testing.T) {
+	// A connection that was forgotten is closed when it is collected.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	server := redistest.Start(t)
 	client := server.Client(t, func(o *redis.Options) { o.PoolSize, o.PipelinePoolSize = 2, -1 })
 	topic := redistest.Key(t)
