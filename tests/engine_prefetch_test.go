@@ -96,7 +96,7 @@ func TestF98_ASlowConsumerHoldsOnlyItsShare(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
-	const n = 400
+	const n = 2000 // the slow one alone needs 20 s
 	publish(t, client, topic, numbered(n)...)
 	slow := newSub(t, client, inFlight(2), minIdle(time.Minute))
 	// Quick at first, so that it fetches ahead, then slow.

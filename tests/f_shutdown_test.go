@@ -11,6 +11,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -207,6 +208,53 @@ func TestF29_AckThenClose(t *testing.T) {
 		require.Equal(t, []string{fmt.Sprint(i)}, receiveAcked(t, messages, 1))
 		sub.closeSoon(t)
 		require.Empty(t, pendingOf(t, client, topic))
+	}
+}
+
+// An Ack that waits for the one before it to be written is forgotten by Close. (F29)
+func TestF29_AcksBehindOneThatIsBeingWritten(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	direct, topic := server.Client(t), redistest.Key(t)
+	for range 10 {
+		client := server.Client(t)
+		writing, release := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		client.AddHook(redistest.NewHook().Before("xack", func(_ context.Context, cmd redis.Cmder) error {
+			if cmd.Args()[len(cmd.Args())-1] != "0-1" { // not the probe of Subscribe
+				once.Do(func() { close(writing) })
+				<-release
+			}
+			return nil
+		}))
+		sub := newSub(t, client, inFlight(2), minIdle(time.Minute))
+		messages := sub.subscribe(t, topic)
+		publish(t, direct, topic, "a", "b")
+		receive(t, messages).Ack()
+		<-writing
+		receive(t, messages).Ack()
+		time.AfterFunc(50*time.Millisecond, func() { close(release) }) // Close waits for it
+		sub.closeSoon(t)
+		require.Empty(t, pendingOf(t, direct, topic))
+	}
+}
+
+// A subscriber that waits for messages in a blocked read closes only when the read ends, or
+// when its connection is cut. (F62)
+func TestF62_CloseOfAnIdleSubscriber(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	for _, change := range []func(*redischannels.SubscriberConfig){inFlight(1), fanOut} {
+		quickest := time.Hour
+		for range 10 { // the machine may hold up some of them
+			sub := newSub(t, client, change, minIdle(time.Minute), tuned(func(c *redischannels.Tuning) { c.BlockTime = 10 * time.Second }))
+			sub.subscribe(t, redistest.Key(t))
+			redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "a blocked read")
+			quickest = min(quickest, sub.closeSoon(t))
+		}
+		t.Logf("Close took %v", quickest)
+		require.Less(t, quickest, 100*time.Millisecond)
 	}
 }
 

@@ -119,6 +119,19 @@ func TestParseReplyOfHostileBytes(t *testing.T) {
 	}
 }
 
+// A reply that is nested without end would end the process: a stack that overflows cannot be
+// recovered from.
+func TestParseReplyNestsWithBounds(t *testing.T) {
+	nested := func(depth int) []byte {
+		return []byte("|1\r\n+k\r\n" + strings.Repeat("*1\r\n", depth) + ":1\r\n" + resp("*1", "*2", "key", "*1", "*2", "1-0", "*0"))
+	}
+	entries, err := parseReply(nested(20))
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	_, err = parseReply(nested(1000))
+	require.Error(t, err)
+}
+
 // The fields of an entry are walked without a check of their own: what parseReply accepted
 // must be readable, also after Detach.
 func TestEntryDetachAndRelease(t *testing.T) {
