@@ -99,6 +99,10 @@ func (s *subscription) admit(entries []stream.Entry, sent time.Time) {
 		items = append(items, window.Item{Entry: e, Counted: true})
 		s.decoder.prepare(&items[len(items)-1])
 	}
+	if s.firstSeen.Load() == nil {
+		first := entries[0].ID
+		s.firstSeen.Store(&first)
+	}
 	s.sawID(entries[len(entries)-1].ID)
 	s.win.Admit(items, sent)
 }
@@ -277,12 +281,22 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 // restore creates the group again after it or its stream vanished.
 func (s *subscription) restore(cause error) error {
 	held := s.win.Pending()
-	created, start, restored, err := s.grp.Restore(s.fetch, *s.lastSeen.Load(), held)
+	created, start, restored, err := s.restoreGroup(s.fetch, held)
 	if err != nil {
 		return err
 	}
 	if start == "0-0" {
+		// Another stream, which may use the IDs of the entries that are held again.
 		s.lastSeen.Store(&stream.ID{})
+		s.firstSeen.Store(nil)
+		ids := make([]string, len(held))
+		for i, h := range held {
+			ids[i] = h.Text
+		}
+		items, _ := s.win.Find(ids)
+		for _, it := range items {
+			s.trimmed(it)
+		}
 	}
 	s.missing.Store(nil)
 	position := start
@@ -295,6 +309,15 @@ func (s *subscription) restore(cause error) error {
 	s.win.Void()
 	signal(s.renewNow)
 	return nil
+}
+
+func (s *subscription) restoreGroup(ctx context.Context, held []stream.Pending) (created bool, start string, restored []string, err error) {
+	last := *s.lastSeen.Load()
+	first := last
+	if id := s.firstSeen.Load(); id != nil {
+		first = *id
+	}
+	return s.grp.Restore(ctx, first, last, held)
 }
 
 // vanished handles entries that are held but not pending in the group. While a lease
@@ -310,7 +333,7 @@ func (s *subscription) vanished(items ...*window.Item) {
 		return
 	}
 	sent := time.Now()
-	_, _, restored, err := s.grp.Restore(s.settleCtx, *s.lastSeen.Load(), held)
+	_, _, restored, err := s.restoreGroup(s.settleCtx, held)
 	if err != nil {
 		s.backgroundFailed(err) // they are found again
 		return

@@ -70,6 +70,7 @@ type subscription struct {
 	restores  int                       // of the group since the last read; reading's own
 	cursor    stream.ID                 // of reading without a group; reading's own
 	position  int64                     // how many entries were ever added up to cursor, or UnknownPosition
+	firstSeen atomic.Pointer[stream.ID] // first new entry that was delivered here, nil before
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
 	walk      walk
 	ownLost   atomic.Bool           // entries may be assigned to us unseen

@@ -88,6 +88,54 @@ func TestF49_F51_AVanishedGroupIsMadeAgain(t *testing.T) {
 	}
 }
 
+// A busy stream is deleted and written again within a millisecond, so that the same IDs come
+// again: new entries are taken for those that were read before, and are lost. (F49)
+func TestF49_IDsThatComeAgain(t *testing.T) {
+	t.Parallel()
+	for _, busy := range []bool{false, true} {
+		t.Run(fmt.Sprintf("busy=%v", busy), func(t *testing.T) {
+			t.Parallel()
+			client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+			sub := newSub(t, client)
+			messages := sub.subscribe(t, topic)
+			at := func(id, payload string) *redis.XAddArgs {
+				return &redis.XAddArgs{Stream: topic, ID: id, Values: []any{
+					"_watermill_message_uuid", payload, "metadata", "\x80", "payload", payload}}
+			}
+			add := func(id, payload string) {
+				require.NoError(t, client.XAdd(t.Context(), at(id, payload)).Err())
+			}
+			add("999-0", "old")
+			require.Equal(t, []string{"old"}, receiveAcked(t, messages, 1))
+			add("1000-0", "a")
+			require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
+			add("1000-1", "b")
+			held := receive(t, messages)
+			if !busy {
+				held.Ack()
+				eventuallyPending(t, client, topic, 0)
+			}
+			_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
+				tx.Del(t.Context(), topic)
+				for i, payload := range []string{"c", "d", "e"} {
+					tx.XAdd(t.Context(), at(fmt.Sprintf("1000-%d", i), payload))
+				}
+				return nil
+			})
+			require.NoError(t, err)
+			lost := sub.events.wait(t, redischannels.EventGroupLost)
+			require.Equal(t, "0-0", lost.Position)
+			if busy {
+				require.Equal(t, []string{"1000-1"}, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
+				held.Ack()
+			}
+			require.Equal(t, []string{"c", "d", "e"}, receiveAcked(t, messages, 3))
+			eventuallyPending(t, client, topic, 0)
+			require.Len(t, sub.events.of(redischannels.EventGroupLost), 1)
+		})
+	}
+}
+
 // A group that is made again at "0" replays everything, at "$" it skips what nobody has read.
 // (F50)
 func TestF50_TheGroupGoesOnWhereItWas(t *testing.T) {

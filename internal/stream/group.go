@@ -301,12 +301,14 @@ func (g *Group) Leave(ctx context.Context) error {
 	return leaveScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer).Err()
 }
 
-// Restore creates a lost group again after the ID `delivered`, or at the beginning
-// if the stream's own last ID is less, and puts the held entries back into it.
-// created is false if somebody else was faster. start is where the group stands.
-func (g *Group) Restore(ctx context.Context, delivered ID, held []Pending) (created bool, start string, restored []string, err error) {
-	args := make([]any, 0, 3+2*len(held))
-	args = append(args, g.Name, g.Consumer, delivered.String())
+// Restore creates a lost group again after the last ID that was delivered, and puts the
+// held entries back into it. If the stream was made anew it begins at 0-0 instead, and
+// nothing is put back: its own last ID is less then, or it begins in the millisecond of
+// last although the old one was older, since first. created is false if somebody else
+// was faster. start is where the group stands.
+func (g *Group) Restore(ctx context.Context, first, last ID, held []Pending) (created bool, start string, restored []string, err error) {
+	args := make([]any, 0, 4+2*len(held))
+	args = append(args, g.Name, g.Consumer, last.String(), first.String())
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}

@@ -43,12 +43,16 @@ func (it *Item) pending() stream.Pending {
 	return stream.Pending{ID: it.ID, Text: it.Text, Count: count}
 }
 
-// IDs returns the IDs of all held items.
+// IDs returns the IDs of all held items that Redis has.
 func (w *Window) IDs() map[stream.ID]struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ids := make(map[stream.ID]struct{}, w.held())
-	w.each(func(it *Item) { ids[it.ID] = struct{}{} })
+	w.each(func(it *Item) {
+		if !it.gone {
+			ids[it.ID] = struct{}{}
+		}
+	})
 	return ids
 }
 
