@@ -18,7 +18,8 @@ func (w *Window) prefetch() int {
 	if w.interval <= 0 {
 		return 0 // nothing was finished yet
 	}
-	return min(w.cfg.Prefetch, int(ahead/w.interval))
+	// A few quick completions say little: the first must not fill the window.
+	return min(w.cfg.Prefetch, int(ahead/w.interval), 2*w.finished)
 }
 
 // BeginRead returns how many entries may be read now and reserves room for them
@@ -109,6 +110,9 @@ func (w *Window) completed(now time.Time) {
 		w.interval += (d - w.interval) / 8
 	}
 	w.interval = max(1, w.interval)
+	if w.finished < w.cfg.Prefetch {
+		w.finished++
+	}
 }
 
 // Oldest returns when the item that waits longest was admitted.

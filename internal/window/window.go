@@ -86,6 +86,7 @@ type Window struct {
 	largest  int           // size of the largest recent entry
 	interval time.Duration // moving average of the time between two completions
 	mark     time.Time     // last completion, or when work arrived after a lull
+	finished int           // completions so far, counted up to Prefetch
 }
 
 type keyState struct {

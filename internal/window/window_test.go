@@ -187,7 +187,9 @@ func TestStale(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, begin, oldest)
 		gone := w.waiting.head
+		require.Contains(t, w.IDs(), gone.ID)
 		w.SetGone(gone)
+		require.NotContains(t, w.IDs(), gone.ID, "an entry with this ID is another one")
 
 		stale, recalled := w.TakeStale(begin.Add(time.Millisecond), begin)
 		require.Len(t, stale, 1)
@@ -324,6 +326,21 @@ func TestAdaptivePrefetch(t *testing.T) {
 			require.InDelta(t, before, w.prefetch(), float64(before)/4)
 		})
 	}
+}
+
+// A few quick messages before slow ones fill the window with hundreds, which no idle peer can
+// have until they are handled.
+func TestPrefetchGrowsWithWhatWasFinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(1))
+		w.Admit(items(1, 8), time.Now())
+		for n := range 8 {
+			it := start(t, w, n+1)
+			time.Sleep(time.Microsecond)
+			w.Finish(it)
+			require.Equal(t, 2*(n+1), w.prefetch())
+		}
+	})
 }
 
 // A read is as large as the room, at most twice as large as the one before, and bounded by
