@@ -107,7 +107,9 @@ type SubscriberConfig struct {
 	// DefaultDeadLetterTopic.
 	DeadLetterTopic func(topic string) string
 
-	// DeadLetterRetention bounds the dead-letter stream. Defaults to no bound.
+	// DeadLetterRetention bounds the dead-letter stream. Exact is for MaxLen only:
+	// an exact MINID can leave a stream that had deletions, as requeueing makes
+	// them, unreadable for Redis at its next start. Defaults to no bound.
 	DeadLetterRetention Retention
 
 	// MaxPayload is the largest entry, in bytes of all its fields, that is
@@ -228,6 +230,9 @@ func (c SubscriberConfig) Validate() error {
 	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
 	v.check(c.NackBackoff.validate(), "NackBackoff")
 	v.check(c.DeadLetterRetention.validate(), "DeadLetterRetention")
+	if c.DeadLetterRetention.Exact && c.DeadLetterRetention.MaxAge > 0 {
+		v.addf("DeadLetterRetention", "Exact is for MaxLen, not for MaxAge")
+	}
 	v.duration("HandlerTimeout", c.HandlerTimeout, time.Millisecond)
 	t := c.Tuning
 	v.duration("Tuning.MinIdle", t.MinIdle, minMinIdle)

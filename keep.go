@@ -19,8 +19,6 @@ const (
 	// handed back, and staleCheck how often that is looked at.
 	staleAfter = time.Second
 	staleCheck = 250 * time.Millisecond
-	// reapEvery is after how many walks idle consumers are looked for.
-	reapEvery = 4
 )
 
 // keep renews leases until keeping is closed and, until stop, looks for entries
@@ -33,7 +31,6 @@ func (s *subscription) keep() {
 	stale := time.NewTicker(staleCheck)
 	defer stale.Stop()
 	stopped := s.fetch.Done()
-	walks := 0
 	for {
 		select {
 		case <-s.keeping:
@@ -58,10 +55,8 @@ func (s *subscription) keep() {
 				s.walk.begin()
 				s.claimWalk()
 			}
-			if walks++; walks%reapEvery == 0 {
-				if err := s.reap(s.fetch); err != nil {
-					s.backgroundFailed(err)
-				}
+			if err := s.reap(s.fetch); err != nil {
+				s.backgroundFailed(err)
 			}
 		}
 	}
@@ -77,19 +72,15 @@ func (s *subscription) renew() {
 	items := s.win.Expiring(s.cfg.Tuning.MinIdle / 6)
 	for len(items) > 0 {
 		n := min(len(items), holdBatch)
-		batch := items[:n]
+		batch, states, err := s.renewBatch(items[:n])
 		items = items[n:]
-		sent := time.Now()
-		states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, texts(batch), nil)
 		if err != nil {
 			s.backgroundFailed(err)
 			return
 		}
-		var owned, vanished []*window.Item
+		var vanished []*window.Item
 		for i, it := range batch {
 			switch states[i] {
-			case stream.Owned:
-				owned = append(owned, it)
 			case stream.Trimmed:
 				s.trimmed(it)
 			case stream.OtherOwner:
@@ -98,10 +89,33 @@ func (s *subscription) renew() {
 				vanished = append(vanished, it)
 			}
 		}
-		s.win.Renewed(sent, owned...)
 		s.vanished(vanished...)
 		s.outage.over(dutyControl)
 	}
+}
+
+// renewBatch renews those items that are held still, and returns them with what Redis
+// says of them.
+func (s *subscription) renewBatch(items []*window.Item) ([]*window.Item, []stream.State, error) {
+	// Without the lock: an item is handed back between the look and the command, which
+	// then makes a peer wait for MinIdle.
+	s.leases.Lock()
+	defer s.leases.Unlock()
+	items = s.win.Held(items)
+	if len(items) == 0 {
+		return nil, nil, nil
+	}
+	sent := time.Now()
+	states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, texts(items), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, it := range items {
+		if states[i] == stream.Owned {
+			s.win.Renewed(sent, it)
+		}
+	}
+	return items, states, nil
 }
 
 // backgroundFailed handles an error of a duty that comes again by itself.
@@ -159,6 +173,8 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 	if s.grp == nil || len(items) == 0 {
 		return
 	}
+	s.leases.Lock()
+	defer s.leases.Unlock()
 	s.ownLost.Store(true) // some may come back to us
 	// One call per idle time: those that are not in back-off share one.
 	byIdle := make(map[time.Duration][]*window.Item)

@@ -180,6 +180,11 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
 	s.ownLost.Store(false)
+	var before []any // what is handed back from now on is left for the next time
+	s.returned.Range(func(id, _ any) bool {
+		before = append(before, id)
+		return true
+	})
 	err := s.eachUnseen(ctx, func(page []stream.Pending) error {
 		ids := make([]string, len(page))
 		for i, p := range page {
@@ -203,7 +208,9 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 		s.ownLost.Store(true)
 		return err
 	}
-	s.returned.Clear() // the others are somebody else's by now
+	for _, id := range before {
+		s.returned.Delete(id) // somebody else's by now
+	}
 	return nil
 }
 

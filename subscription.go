@@ -78,6 +78,7 @@ type subscription struct {
 	reaped    time.Time             // last reap; open's and then keep's own
 	losses    losses                // the same
 	returned  sync.Map              // stream.ID of entries that were handed back
+	leases    sync.Mutex            // held over a renewal and over a hand-back
 	outage    outage
 	settleErr outage
 }

@@ -75,6 +75,9 @@ func TestEveryWrongFieldIsNamed(t *testing.T) {
 		"HandlerTimeout":       func(c *redischannels.SubscriberConfig) { c.HandlerTimeout = 30 }, // 30 nanoseconds
 		"NackBackoff":          func(c *redischannels.SubscriberConfig) { c.NackBackoff.Factor = 0.5 },
 		"DeadLetterRetention":  func(c *redischannels.SubscriberConfig) { c.DeadLetterRetention.Exact = true },
+		"DeadLetterRetention: invalid configuration: Exact is for MaxLen": func(c *redischannels.SubscriberConfig) {
+			c.DeadLetterRetention = redischannels.Retention{MaxAge: time.Hour, Exact: true}
+		},
 	} {
 		config := redischannels.SubscriberConfig{Client: client}
 		change(&config)
@@ -202,6 +205,7 @@ func TestMissingRights(t *testing.T) {
 		"Subscribe": {
 			"xgroup|create", "xgroup|delconsumer", "xreadgroup", "xpending", "xclaim", "xack", "xautoclaim",
 			"xrange", "xinfo|consumers", "xinfo|groups", "evalsha", "xadd",
+			"xrevrange", "xdel", // of the dead-letter stream
 		},
 		"Subscribe, fan-out":  {"xread", "xinfo|stream", "exists", "evalsha"},
 		"SubscribeInitialize": {"xgroup|create"},

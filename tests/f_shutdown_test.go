@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -401,4 +403,50 @@ func TestF61_Panics(t *testing.T) {
 	require.Contains(t, reasons[ids[3]], "panicked")
 	require.Contains(t, reasons[ids[5]], "delivered 2 times")
 	require.Len(t, seen.of(redischannels.EventDeadLettered), 3)
+}
+
+// A renewal that has begun before Close is carried out after the hand-back, and a peer waits
+// for MinIdle. (F56)
+func TestF56_ARenewalUnderWayDoesNotUndoTheHandBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	const idle = 3 * time.Second
+	sub := newSub(t, client, inFlight(4), minIdle(idle))
+	var armed atomic.Bool
+	closed, handed := make(chan error, 1), make(chan struct{}, 8)
+	idleOf := func(cmd redis.Cmder) string { // of hold.lua
+		if args := cmd.Args(); len(args) > 6 && args[3] == topic {
+			return fmt.Sprint(args[6])
+		}
+		return ""
+	}
+	back := strconv.Itoa(int(idle.Milliseconds()))
+	client.AddHook(redistest.NewHook().Before("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if idleOf(cmd) == "-1" && armed.CompareAndSwap(true, false) {
+			go func() { closed <- sub.Close() }()
+			select {
+			case <-handed:
+			case <-time.After(quiet):
+			}
+		}
+		return nil
+	}).After("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if idleOf(cmd) == back {
+			handed <- struct{}{}
+		}
+		return nil
+	}))
+	sub.subscribe(t, topic)
+	publish(t, client, topic, numbered(4)...)
+	eventuallyPending(t, client, topic, 4)
+	armed.Store(true)
+	select {
+	case <-closed:
+	case <-time.After(soon):
+		require.FailNow(t, "Close does not return")
+	}
+	for _, p := range pendingOf(t, client, topic) {
+		require.GreaterOrEqual(t, p.Idle, idle, p.ID)
+	}
 }

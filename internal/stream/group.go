@@ -105,13 +105,16 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 	pipe.XAck(ctx, g.Key, g.Name, probeID)
 	pipe.XRange(ctx, g.Key, probeID, probeID)
 	pipe.XGroupDelConsumer(ctx, g.Key, g.Name, g.Consumer+"-probe")
+	own := pipe.Len()
 	// Redis refuses the ID 0-0 before it looks at the key, and a missing right
-	// before that.
-	dead := pipe.Do(ctx, "XADD", deadKey, "NOMKSTREAM", "0-0", "probe", "")
+	// before that. Whatever else is wrong with the dead-letter stream can be mended.
+	pipe.Do(ctx, "XADD", deadKey, "NOMKSTREAM", "0-0", "probe", "")
+	pipe.XRevRangeN(ctx, deadKey, probeID, probeID, 1)
+	pipe.XDel(ctx, deadKey, probeID)
 	cmds, _ := pipe.Exec(ctx)
-	for _, cmd := range cmds {
+	for i, cmd := range cmds {
 		err := cmd.Err()
-		if err == nil || errors.Is(err, redis.Nil) || cmd == dead && Classify(err) != KindNoPerm {
+		if err == nil || errors.Is(err, redis.Nil) || i >= own && Classify(err) != KindNoPerm {
 			continue
 		}
 		return err

@@ -21,6 +21,19 @@ func (w *Window) Expiring(age time.Duration) []*Item {
 	return items
 }
 
+// Held returns those of the items that are held still.
+func (w *Window) Held(items []*Item) []*Item {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	held := make([]*Item, 0, len(items))
+	for _, it := range items {
+		if it.in != nil {
+			held = append(held, it)
+		}
+	}
+	return held
+}
+
 // Pending returns the held entries with the delivery counts that Redis should have.
 func (w *Window) Pending() []stream.Pending {
 	w.mu.Lock()
