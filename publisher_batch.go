@@ -92,12 +92,25 @@ func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message, hea
 	b.room = cmd.Start(b.room, head, len(fields), len(b.msgs)-i-1)
 	for k := range fields {
 		b.sizes[i] += len(fields[k].Name) + len(fields[k].Value)
-		cmd.Field(fields[k].Name, fields[k].Value)
+		cmd.Field(fieldName(fields[k].Name), &fields[k].Value)
 	}
 	if p.config.MaxPayload > 0 && b.sizes[i] > p.config.MaxPayload {
 		return fmt.Errorf("%w: %d bytes, MaxPayload is %d", ErrTooLarge, b.sizes[i], p.config.MaxPayload)
 	}
 	return nil
+}
+
+// fieldName returns the name as an interface. One made of a constant costs nothing.
+func fieldName(name string) any {
+	switch name {
+	case uuidField:
+		return uuidField
+	case metadataField:
+		return metadataField
+	case payloadField:
+		return payloadField
+	}
+	return name
 }
 
 // fields calls the marshaler. A panic in it is an error of the message: in a

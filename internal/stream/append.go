@@ -120,9 +120,20 @@ func (c *Append) Start(room, head []any, fields, more int) []any {
 	return room[n:]
 }
 
-// Field adds a field. The value is not copied.
-func (c *Append) Field(name string, value []byte) {
-	c.args = append(c.args, name, value)
+// AppendValue is the value of a field. go-redis is given its address, since making an
+// interface of a []byte allocates.
+type AppendValue []byte
+
+// MarshalBinary implements encoding.BinaryMarshaler, by which go-redis writes it.
+func (v *AppendValue) MarshalBinary() ([]byte, error) { return *v, nil }
+
+// String is what hooks print.
+func (v *AppendValue) String() string { return string(*v) }
+
+// Field adds a field. name is a string, of which the caller makes an interface: one
+// made of a constant costs nothing. The value is not copied.
+func (c *Append) Field(name any, value *[]byte) {
+	c.args = append(c.args, name, (*AppendValue)(value))
 }
 
 // prepare makes the command new for its next attempt.

@@ -23,7 +23,8 @@ func (replyError) RedisError()     {}
 func newTestAppend(gate *atomic.Int32) *Append {
 	c := new(Append)
 	c.Start(nil, AppendHead("key", Trim{}), 1, 0)
-	c.Field("f", []byte("v"))
+	value := []byte("v")
+	c.Field("f", &value)
 	c.prepare(context.Background(), gate)
 	return c
 }
@@ -133,7 +134,8 @@ func TestAppendRoom(t *testing.T) {
 		fields := 1 + i%3
 		room = cmds[i].Start(room, head, fields, len(cmds)-i-1)
 		for range fields {
-			cmds[i].Field("f", []byte{byte('0' + i)})
+			value := []byte{byte('0' + i)}
+			cmds[i].Field("f", &value)
 		}
 	}
 	for i := range cmds {
