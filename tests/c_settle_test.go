@@ -79,8 +79,13 @@ func TestF31_AnAckOfNothingIsReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, vanish := range map[string]func(t *testing.T, topic, id string){
-		"the stream is deleted": func(t *testing.T, topic, _ string) {
-			require.NoError(t, client.Del(t.Context(), topic).Err())
+		"the group is gone": func(t *testing.T, topic, _ string) {
+			_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
+				tx.XGroupDestroy(t.Context(), topic, "g")
+				tx.XGroupCreate(t.Context(), topic, "g", "$")
+				return nil
+			})
+			require.NoError(t, err)
 		},
 		"somebody else has acknowledged it": func(t *testing.T, topic, id string) {
 			require.NoError(t, client.XAck(t.Context(), topic, "g", id).Err())
@@ -102,6 +107,23 @@ func TestF31_AnAckOfNothingIsReported(t *testing.T) {
 			require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it is not fatal")
 		})
 	}
+}
+
+// F31: the entry is known to be gone before it is acknowledged.
+func TestF31_AnAckAfterTheStreamIsReported(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, "m")
+	msg := receive(t, messages)
+	require.NoError(t, client.Del(t.Context(), topic).Err())
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
+	require.NoError(t, msg.Context().Err(), "the handler goes on")
+	msg.Ack()
+	publish(t, client, topic, "next")
+	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it is not fatal")
+	sub.events.none(t, redischannels.EventSettleIgnored, redischannels.EventSettleFailed, redischannels.EventError)
 }
 
 // F31 in a batch, whose XACK answers less than was asked for.
