@@ -57,17 +57,19 @@ func (s *subscription) settle() {
 // those that have failed, or 0.
 func (s *subscription) write(items []*window.Item) (wait time.Duration) {
 	now := time.Now()
-	var leased, unsure, dead, late []*window.Item
-	for _, it := range items {
-		switch {
-		case it.Retry.After(now):
-		case s.win.Lost(it):
+	standings := s.win.Standings(items, now, make([]window.Standing, 0, len(items)))
+	leased := make([]*window.Item, 0, len(items))
+	var unsure, dead, late []*window.Item
+	for i, it := range items {
+		switch standing := standings[i]; {
+		case !it.Retry.IsZero() && it.Retry.After(now):
+		case standing == window.StandingLost:
 			late = append(late, it)
 		case it.Reason != "":
 			dead = append(dead, it)
-		case s.win.Gone(it):
+		case standing == window.StandingGone:
 			s.win.Done(it)
-		case s.win.Leased(it):
+		case standing == window.StandingLeased:
 			leased = append(leased, it)
 		default:
 			unsure = append(unsure, it)
@@ -91,6 +93,9 @@ func (s *subscription) write(items []*window.Item) (wait time.Duration) {
 		s.moveToDeadLetter(it)
 	}
 	for _, it := range items {
+		if it.Retry.IsZero() {
+			continue
+		}
 		if d := it.Retry.Sub(now); d > 0 && (wait == 0 || d < wait) {
 			wait = d
 		}

@@ -1,10 +1,13 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +28,7 @@ type Reader struct {
 	onClient func(*redis.Client)
 
 	client *redis.Client // opened from the options of node
+	reply  reply         // used again for every read
 
 	mu       sync.Mutex
 	node     redis.UniversalClient // who can wake the connection: the client of its server
@@ -114,10 +118,52 @@ func (r *Reader) open(ctx context.Context) error {
 	return nil
 }
 
-// rawCmd is a command whose reply we parse ourselves and that is never sent twice.
-type rawCmd struct{ *redis.RawCmd }
+// reply collects a raw reply. go-redis hands over each line and each bulk string as
+// it reads them. (Its RawCmd does the same into a new buffer, which is copied about
+// five times while it grows to the size of a batch.)
+type reply struct{ b []byte }
 
-func (rawCmd) NoRetry() bool { return true }
+// maxReply is the largest buffer that is kept for the next reply.
+const maxReply = 1 << 20
+
+// Write implements io.Writer.
+func (r *reply) Write(p []byte) (int, error) {
+	r.b = append(r.b, p...)
+	return len(p), nil
+}
+
+// ReadFrom implements io.ReaderFrom, so that io.CopyN reads a bulk string to where
+// it belongs instead of by way of a buffer of its own.
+func (r *reply) ReadFrom(src io.Reader) (int64, error) {
+	limited, ok := src.(*io.LimitedReader)
+	if !ok {
+		return 0, errReply
+	}
+	at, n := len(r.b), int(limited.N)
+	r.b = slices.Grow(r.b, n)[:at+n]
+	m, err := io.ReadFull(limited.R, r.b[at:])
+	r.b = r.b[:at+m]
+	return int64(m), err
+}
+
+// readCmd is a command whose reply is parsed by us. It is never sent twice.
+type readCmd struct {
+	*redis.RawWriteToCmd
+	reply *reply
+}
+
+// Val returns the reply to hooks, which must not keep it.
+func (c readCmd) Val() []byte { return c.reply.b }
+
+// take returns the reply in memory of its own. The buffer is kept while replies are
+// large: an idle subscription should not hold it.
+func (r *reply) take() []byte {
+	raw := bytes.Clone(r.b)
+	if cap(r.b) > maxReply || len(r.b) < cap(r.b)/8 {
+		r.b = nil
+	}
+	return raw
+}
 
 // ReadGroup reads up to count new entries for a consumer, waiting up to the
 // block time for the first. No entries and no error means that there are none.
@@ -152,14 +198,15 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Entry, error) {
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
-	cmd := rawCmd{redis.NewRawCmd(ctx, args...)}
+	r.reply.b = r.reply.b[:0]
+	cmd := readCmd{redis.NewRawWriteToCmd(ctx, &r.reply, args...), &r.reply}
 	if err := r.client.Process(ctx, cmd); err != nil {
 		if _, cluster := r.base.(*redis.ClusterClient); cluster {
 			r.reset() // another node may own the slot by now
 		}
 		return nil, err
 	}
-	entries, err := parseReply(cmd.Val())
+	entries, err := parseReply(r.reply.take())
 	if err != nil && (Classify(err) == KindUnavailable || errors.Is(err, errReply)) {
 		// go-redis did not see the error in the raw reply: leave this server.
 		r.reset()

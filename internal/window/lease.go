@@ -88,11 +88,8 @@ func (w *Window) Find(ids []string) (items []*Item, rest []string) {
 	return items, rest
 }
 
-// Leased reports whether the lease of the item holds now.
-func (w *Window) Leased(it *Item) bool {
-	now := time.Now()
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// leased reports whether the lease of the item holds.
+func (w *Window) leased(it *Item, now time.Time) bool {
 	return !it.lost && !it.gone && it.leased.After(w.voided) && now.Sub(it.leased) < w.cfg.LeaseTime
 }
 

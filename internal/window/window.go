@@ -189,6 +189,19 @@ func (w *Window) Offer(it *Item, value any) {
 	w.mu.Unlock()
 }
 
+// OfferLeased is Offer where that is allowed: Redis no longer has the entry, or has
+// counted the delivery of it and its lease holds. Otherwise it does nothing.
+func (w *Window) OfferLeased(it *Item, value any) (offered bool) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !it.gone && !(it.Counted && w.leased(it, now)) {
+		return false
+	}
+	w.offered, it.value = it, value
+	return true
+}
+
 // SetCounted says that Redis' delivery count includes the next hand-over.
 func (w *Window) SetCounted(it *Item) {
 	w.mu.Lock()
@@ -306,13 +319,34 @@ func (w *Window) Backoff(it *Item, delay time.Duration) {
 func (w *Window) Settle(it *Item) {
 	now := time.Now()
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.completed(now)
+	w.settle(it)
+}
+
+func (w *Window) settle(it *Item) {
 	w.deactivate(it)
 	it.value, it.Message = nil, nil
 	w.freeKey(it)
 	w.settling.push(it)
-	w.mu.Unlock()
 	signal(w.Flush)
+}
+
+// Acked ends an active item that was acknowledged: one that is still in Redis and
+// ours waits for its settlement to be written, any other is forgotten. It reports
+// whether the item was lost.
+func (w *Window) Acked(it *Item) (lost bool) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.completed(now)
+	if it.gone || it.lost {
+		w.remove(it)
+		w.wakeAll()
+		return it.lost && !it.gone
+	}
+	w.settle(it)
+	return false
 }
 
 // Finish forgets an active item that needs no settlement.
@@ -332,6 +366,36 @@ func (w *Window) Settling(buf []*Item) []*Item {
 	defer w.mu.Unlock()
 	for it := w.settling.head; it != nil; it = it.next {
 		buf = append(buf, it)
+	}
+	return buf
+}
+
+// Standing is who has the entry of an item, as far as is known.
+type Standing uint8
+
+// The standings.
+const (
+	StandingLeased Standing = iota // nobody else can own it
+	StandingUnsure                 // its lease is over
+	StandingGone                   // Redis no longer has it
+	StandingLost                   // somebody else owns it
+)
+
+// Standings appends the standing of each item.
+func (w *Window) Standings(items []*Item, now time.Time, buf []Standing) []Standing {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, it := range items {
+		standing := StandingUnsure
+		switch {
+		case it.lost:
+			standing = StandingLost
+		case it.gone:
+			standing = StandingGone
+		case w.leased(it, now):
+			standing = StandingLeased
+		}
+		buf = append(buf, standing)
 	}
 	return buf
 }
