@@ -274,29 +274,36 @@ func TestF28_TheDelayHoldsNoWorker(t *testing.T) {
 	for name, asked := range map[string]bool{"NackBackoff": false, "RetryAfter": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			topic := redistest.Key(t)
-			sub := newSub(t, client, inFlight(2), func(c *redischannels.SubscriberConfig) {
-				if !asked {
-					c.NackBackoff = redischannels.Backoff{Min: 10 * time.Second}
+			attempt := func(topic string) time.Duration {
+				sub := newSub(t, client, inFlight(2), func(c *redischannels.SubscriberConfig) {
+					if !asked {
+						c.NackBackoff = redischannels.Backoff{Min: 10 * time.Second}
+					}
+				})
+				messages := sub.subscribe(t, topic)
+				publish(t, client, topic, "a", "b") // as many as there are slots
+				for range 2 {
+					msg := receive(t, messages)
+					if asked {
+						require.True(t, redischannels.RetryAfter(msg, 10*time.Second))
+					}
+					msg.Nack()
 				}
-			})
-			messages := sub.subscribe(t, topic)
-			publish(t, client, topic, "a", "b") // as many as there are slots
-			for range 2 {
-				msg := receive(t, messages)
-				if asked {
-					require.True(t, redischannels.RetryAfter(msg, 10*time.Second))
-				}
-				msg.Nack()
+				publish(t, client, topic, "c", "d", "e")
+				require.Equal(t, []string{"c", "d", "e"}, receiveAcked(t, messages, 3))
+				noMessage(t, messages)
+				eventuallyPending(t, client, topic, 2)
+				took := sub.closeSoon(t)
+				t.Logf("Close took %s", took)
+				require.Len(t, pendingOf(t, client, topic), 2)
+				return took
 			}
-			publish(t, client, topic, "c", "d", "e")
-			require.Equal(t, []string{"c", "d", "e"}, receiveAcked(t, messages, 3))
-			noMessage(t, messages)
-			eventuallyPending(t, client, topic, 2)
-			took := sub.closeSoon(t)
-			require.Less(t, took, time.Second, "Close does not wait for the delay")
-			t.Logf("Close took %s", took)
-			require.Len(t, pendingOf(t, client, topic), 2)
+			// The best of some attempts, for the sake of loaded machines.
+			took := attempt(redistest.Key(t))
+			for i := 0; i < 4 && took >= 100*time.Millisecond; i++ {
+				took = attempt(redistest.Key(t))
+			}
+			require.Less(t, took, 100*time.Millisecond, "Close does not wait for the delay")
 		})
 	}
 
