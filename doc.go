@@ -55,7 +55,8 @@
 // # Connections and goroutines
 //
 // The Redis client is the caller's and is never closed. Blocking reads do not use its pool:
-// each subscription opens at most one connection of its own, from the client's options. Few
+// each subscription in a group opens one connection of its own, from the client's options, and
+// those without a group share one per 256 topics (in Redis Cluster per hash slot). Few
 // goroutines belong to a subscription (reading, handing over, settling, keeping leases), and
 // with MaxInFlight above 1 one to each message in flight; CONTRIBUTING.md lists them with
 // their owners. Constructors start none and do not use the network: the first round trip is

@@ -8,9 +8,6 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// rewindCheck is how often a quiet reader looks whether its stream went back.
-const rewindCheck = 30 * time.Second
-
 // openFanOut resolves the start to an entry ID and sees to it that reading works.
 func (s *subscription) openFanOut(ctx context.Context, from Position) error {
 	info, err := stream.Stat(ctx, s.cfg.Client, s.topic)
@@ -22,17 +19,21 @@ func (s *subscription) openFanOut(ctx context.Context, from Position) error {
 		s.cursor = info.Last
 	}
 	s.position = info.Position(s.cursor)
-	if err := s.reader.Probe(ctx); err != nil {
+	// What it reads is read again; it fails where reading fails for want of rights.
+	if _, err := stream.ReadAfter(ctx, s.cfg.Client, s.topic, s.cursor, 1); err != nil {
 		return err
 	}
 	s.checkGap(info)
 	return nil
 }
 
-// readFanOut reads the stream into the window until stop. The cursor is all that
-// it needs: what a lost reply had is read again.
+// readFanOut reads the stream into the window until stop: up to its end by reads of its
+// own, from there on through the reader that subscriptions share. The cursor is all
+// that it needs: what a lost reply had is read again.
 func (s *subscription) readFanOut() {
-	checked, behind, failed := time.Now(), false, false
+	s.shared.attach(s)
+	defer s.shared.detach(s)
+	check := false
 	for s.fetch.Err() == nil {
 		count := s.win.BeginRead()
 		if count == 0 {
@@ -44,39 +45,71 @@ func (s *subscription) readFanOut() {
 		}
 		// After an error the stream may be another one; behind others it may be
 		// trimmed ahead of us.
-		if failed || behind || time.Since(checked) > rewindCheck {
+		if check {
 			if err := s.checkStream(); err != nil {
 				s.win.EndRead(0)
-				failed = true
 				s.fanOutFailed(err)
 				continue
 			}
-			checked, failed = time.Now(), false
 		}
-		entries, err := s.reader.Read(s.fetch, s.cursor, count)
+		// A short page reaches beyond what the shared reader has delivered before.
+		shared := s.shared.delivered(s.topic)
+		entries, err := stream.ReadAfter(s.fetch, s.cfg.Client, s.topic, s.cursor, count)
 		s.win.EndRead(len(entries))
+		check = true
 		if err != nil {
-			failed = true
 			s.fanOutFailed(err)
 			continue
 		}
 		s.outage.over(dutyRead)
-		if len(entries) == 0 {
-			behind = false
+		s.admitFanOut(entries)
+		if len(entries) == count {
 			continue
 		}
-		behind = len(entries) == count
-		items := make([]window.Item, len(entries))
-		for i, e := range entries {
-			items[i] = window.Item{Entry: e, Counted: true}
-			s.decoder.prepare(&items[i])
+		if s.cursor.Less(shared) {
+			s.cursor = shared // the entries between were deleted
 		}
-		s.cursor = entries[len(entries)-1].ID
-		if s.position != stream.UnknownPosition {
-			s.position += int64(len(entries))
+		if !s.shared.join(s) {
+			continue
 		}
-		s.win.Admit(items, time.Now())
+		select {
+		case <-s.behind:
+		case <-s.fetch.Done():
+		}
 	}
+}
+
+// admitFanOut puts entries behind the cursor into the window.
+func (s *subscription) admitFanOut(entries []stream.Entry) {
+	if len(entries) == 0 {
+		return
+	}
+	items := make([]window.Item, len(entries))
+	for i, e := range entries {
+		items[i] = window.Item{Entry: e, Counted: true}
+		s.decoder.prepare(&items[i])
+	}
+	s.cursor = entries[len(entries)-1].ID
+	if s.position != stream.UnknownPosition {
+		s.position += int64(len(entries))
+	}
+	s.win.Admit(items, time.Now())
+}
+
+// takeShared admits what the shared reader has read as far as there is room, and
+// reports whether that was all.
+func (s *subscription) takeShared(entries []stream.Entry) bool {
+	for len(entries) > 0 && !s.cursor.Less(entries[0].ID) {
+		entries = entries[1:]
+	}
+	room, bytes := s.win.Spare()
+	n := 0
+	for n < len(entries) && n < room && bytes > 0 {
+		bytes -= entries[n].Size
+		n++
+	}
+	s.admitFanOut(entries[:n])
+	return n == len(entries)
 }
 
 // checkStream notices a stream that went back and entries that were trimmed.

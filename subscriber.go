@@ -23,10 +23,12 @@ var (
 
 // Subscriber reads topics from Redis Streams, in a consumer group or, without
 // one, as fan-out. It implements Watermill's message.Subscriber. It is safe for
-// concurrent use. Each subscription opens at most one connection.
+// concurrent use. Each subscription in a group opens at most one connection; those
+// without a group share one per 256 topics, in Redis Cluster per hash slot.
 type Subscriber struct {
 	cfg    SubscriberConfig
 	logger watermill.LoggerAdapter
+	shared *sharedReaders // of fan-out
 
 	mu     sync.Mutex
 	closed bool
@@ -44,9 +46,11 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if logger == nil {
 		logger = watermill.NopLogger{}
 	}
+	config = config.withDefaults()
 	return &Subscriber{
-		cfg:    config.withDefaults(),
+		cfg:    config,
 		logger: logger,
+		shared: newSharedReaders(config),
 		subs:   make(map[*subscription]struct{}),
 	}, nil
 }
@@ -185,6 +189,7 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string) (*subscr
 	}
 	sub := newSubscription(ctx, s.cfg, s.logger, topic)
 	if sub.grp == nil {
+		sub.shared = s.shared
 		return sub, nil
 	}
 	name, err := consumerName(s.cfg.Consumer)

@@ -49,8 +49,8 @@ type subscription struct {
 	out          chan *message.Message
 	decoder      *decoder
 	win          *window.Window
-	reader       *stream.Reader
-	grp          *stream.Group // nil for fan-out
+	reader       *stream.Reader // of a group
+	grp          *stream.Group  // nil for fan-out
 
 	// fetch ends first, with stop; then abandoned is closed, if handlers are still
 	// running at DrainTimeout; then flushing, when no more settlements can come;
@@ -68,7 +68,9 @@ type subscription struct {
 	handlers sync.WaitGroup // dispatch and the watchers
 
 	restores  int                       // of the group since the last read; reading's own
-	cursor    stream.ID                 // of reading without a group; reading's own
+	shared    *sharedReaders            // of reading without a group
+	behind    chan struct{}             // the shared reader goes on without us
+	cursor    stream.ID                 // of reading without a group; whoever reads now, owns it
 	position  int64                     // how many entries were ever added up to cursor, or UnknownPosition
 	firstSeen atomic.Pointer[stream.ID] // first new entry that was delivered here, nil before
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
@@ -88,12 +90,9 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 	if cfg.ConsumerGroup != "" {
 		fields["consumer_group"] = cfg.ConsumerGroup
 	}
-	block := cfg.Tuning.BlockTime
-	if cfg.ConsumerGroup != "" {
-		// A lease runs from the sending of the read: one that blocks for long
-		// would return entries whose lease is over.
-		block = max(min(block, cfg.Tuning.MinIdle/3), minBlockTime)
-	}
+	// A lease runs from the sending of the read: one that blocks for long would return
+	// entries whose lease is over.
+	block := max(min(cfg.Tuning.BlockTime, cfg.Tuning.MinIdle/3), minBlockTime)
 	s := &subscription{
 		topic:   topic,
 		group:   cfg.ConsumerGroup,
@@ -113,10 +112,11 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 		flushing:  make(chan struct{}),
 		keeping:   make(chan struct{}),
 		recall:    make(chan struct{}, 1),
+		behind:    make(chan struct{}, 1),
 		renewNow:  make(chan struct{}, 1),
 	}
-	s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
 	if cfg.ConsumerGroup != "" {
+		s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
 		s.grp = &stream.Group{Client: cfg.Client, Key: topic, Name: cfg.ConsumerGroup}
 	}
 	s.lastSeen.Store(&stream.ID{})
@@ -164,7 +164,6 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 func (s *subscription) abort() {
 	s.handBack(s.settleCtx, s.win.Close())
 	s.leave()
-	s.reader.Close()
 	s.walk.slot.release()
 	s.stop()
 	s.settleStop()
@@ -174,18 +173,25 @@ func (s *subscription) abort() {
 func (s *subscription) run() {
 	defer s.settleStop()
 	var reading, settling, keeping sync.WaitGroup
-	connects := s.reader.Connects()
 	s.handlers.Go(s.dispatch)
 	if s.grp == nil {
 		reading.Go(s.readFanOut)
 	} else {
+		connects := s.reader.Connects()
 		reading.Go(func() { s.readGroup(connects) })
 		settling.Go(s.settle)
 		keeping.Go(s.keep)
 	}
 
 	<-s.fetch.Done()
-	s.wake(&reading)
+	left := make(chan struct{})
+	var waking sync.WaitGroup
+	if s.grp != nil {
+		waking.Go(func() { endRead(s.settleCtx, s.reader, left) })
+	}
+	reading.Wait()
+	close(left)
+	waking.Wait()
 	s.handBack(s.settleCtx, s.win.Close())
 	s.drain()
 	s.handBack(s.settleCtx, s.win.Close()) // nacked while draining
@@ -197,32 +203,26 @@ func (s *subscription) run() {
 	close(s.keeping)
 	keeping.Wait()
 	s.leave()
-	s.reader.Close()
 	s.walk.slot.release()
 }
 
-// wake ends a blocked read and waits for the reading goroutine. The server is
-// asked first: a closed connection would leave it with a client that it may still
-// send an entry to.
-func (s *subscription) wake(reading *sync.WaitGroup) {
-	left := make(chan struct{})
-	var waking sync.WaitGroup
-	waking.Go(func() {
-		for {
-			s.reader.Wake(s.settleCtx)
-			if !pause(left, wakeInterval) {
-				return
-			}
-		}
-	})
-	waking.Go(func() {
+// endRead ends a blocked read: it asks the server until the reading goroutine has left.
+// A closed connection would leave the server with a client that it may still send an
+// entry to, so that comes only at wakeLimit.
+func endRead(ctx context.Context, reader *stream.Reader, left <-chan struct{}) {
+	var dropping sync.WaitGroup
+	dropping.Go(func() {
 		for pause(left, wakeLimit) {
-			s.reader.Drop()
+			reader.Drop()
 		}
 	})
-	reading.Wait()
-	close(left)
-	waking.Wait()
+	for {
+		reader.Wake(ctx)
+		if !pause(left, wakeInterval) {
+			break
+		}
+	}
+	dropping.Wait()
 }
 
 // drain waits for the handlers, up to DrainTimeout.
@@ -243,9 +243,13 @@ func (s *subscription) drain() {
 	waiting.Wait()
 }
 
-// leave gives back what was assigned to this consumer unseen and removes the
-// consumer if nothing of it is pending.
+// leave gives back what was assigned to this consumer unseen, removes the consumer if
+// nothing of it is pending, and closes its connection.
 func (s *subscription) leave() {
+	if s.grp == nil {
+		return
+	}
+	defer s.reader.Close()
 	if !s.joined {
 		return
 	}

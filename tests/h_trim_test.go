@@ -132,15 +132,19 @@ func TestF77_AGapIsReported(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
-		sub := newSub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)), fanOut)
+		through := redistest.Shared(t).Client(t, redistest.Via(proxy))
+		looks := redistest.NewHook()
+		through.AddHook(looks)
+		sub := newSub(t, through, fanOut)
 		messages := sub.subscribe(t, topic)
 		for _, n := range numbered(20) { // each is all that is left, so the last one read is always gone
 			publish(t, client, topic, n)
 			require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 1).Err())
 			require.Equal(t, []string{n}, receiveAcked(t, messages, 1))
 			if n == "9" {
+				before := looks.Count("evalsha")
 				proxy.Cut() // makes it look for a gap
-				sub.events.wait(t, redischannels.EventDisconnected)
+				redistest.Eventually(t, soon, func() bool { return looks.Count("evalsha") > before }, "a look")
 			}
 		}
 		sub.events.none(t, redischannels.EventGap)

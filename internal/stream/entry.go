@@ -68,42 +68,48 @@ func (ReplyError) RedisError() {}
 
 var errReply = errors.New("redischannels: malformed reply of redis")
 
-// parseReply parses the reply of XREAD or XREADGROUP over one stream, in RESP2
-// or RESP3. No entries is an empty result. Entries that were trimmed away before
-// they were read (a nil instead of fields) are left out: reads by `>` never
-// return such.
-func parseReply(raw []byte) ([]Entry, error) {
+// Page is what a read found in one stream.
+type Page struct {
+	Key     string
+	Entries []Entry
+}
+
+// parseReply parses the reply of XREAD or XREADGROUP, in RESP2 or RESP3. Streams
+// without entries are not in it. Entries that were trimmed away before they were read
+// (a nil instead of fields) are left out: reads by `>` never return such.
+func parseReply(raw []byte) ([]Page, error) {
 	p := parser{b: raw}
 	kind, n, err := p.header()
 	if err != nil {
 		return nil, err
 	}
 	switch kind {
-	case '-', '!':
-		if kind == '-' {
-			return nil, ReplyError(p.text)
-		}
-		return nil, errReply
+	case '-':
+		return nil, ReplyError(p.text)
 	case '_':
 		return nil, nil
-	case '*':
-		if n <= 0 {
-			return nil, nil
-		}
-		if kind, m, err := p.header(); err != nil || kind != '*' || m != 2 {
-			return nil, errReply
-		}
-	case '%':
-		if n <= 0 {
-			return nil, nil
-		}
+	case '*', '%':
 	default:
 		return nil, errReply
 	}
-	if _, err := p.bulk(); err != nil { // the key
-		return nil, err
+	var pages []Page
+	for range n {
+		if kind == '*' {
+			if kind, m, err := p.header(); err != nil || kind != '*' || m != 2 {
+				return nil, errReply
+			}
+		}
+		key, err := p.bulk()
+		if err != nil {
+			return nil, err
+		}
+		entries, err := p.entries()
+		if err != nil {
+			return nil, err
+		}
+		pages = append(pages, Page{Key: string(key), Entries: entries})
 	}
-	return p.entries()
+	return pages, nil
 }
 
 // parser walks over a complete RESP reply in memory without copying.

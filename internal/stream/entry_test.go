@@ -41,7 +41,7 @@ func TestParseReply(t *testing.T) {
 			resp(append([]string{"|0", "*1", "*2", "key"}, two...)...),
 	} {
 		t.Run(name, func(t *testing.T) {
-			entries, err := parseReply([]byte(raw))
+			entries, err := parseOne([]byte(raw))
 			require.NoError(t, err)
 			require.Len(t, entries, 2)
 			require.Equal(t, ID{Ms: 1}, entries[0].ID)
@@ -56,42 +56,63 @@ func TestParseReply(t *testing.T) {
 
 func TestParseReplyWithoutEntries(t *testing.T) {
 	for _, raw := range []string{"*-1\r\n", "_\r\n", "$-1\r\n", "*0\r\n", "%0\r\n", "|1\r\n$1\r\na\r\n:1\r\n_\r\n", resp("*1", "*2", "key", "*0")} {
-		entries, err := parseReply([]byte(raw))
+		entries, err := parseOne([]byte(raw))
 		require.NoError(t, err, "%q", raw)
 		require.Empty(t, entries, "%q", raw)
 	}
 	// A nil in place of the fields is an entry that was trimmed; the others keep their IDs.
-	entries, err := parseReply([]byte(resp("*1", "*2", "key", "*3", "*2", "100-1", "*2", "a", "1", "*2", "20-22", "_", "*2", "3-3", "*0")))
+	entries, err := parseOne([]byte(resp("*1", "*2", "key", "*3", "*2", "100-1", "*2", "a", "1", "*2", "20-22", "_", "*2", "3-3", "*0")))
 	require.NoError(t, err)
 	require.Len(t, entries, 2)
 	require.Equal(t, "100-1", entries[0].Text)
 	require.Equal(t, "3-3", entries[1].Text)
 	require.Empty(t, fieldsOf(&entries[1]))
-	entries, err = parseReply([]byte(resp("*1", "*2", "key", "*1", "*2", "20-22") + "*-1\r\n"))
+	entries, err = parseOne([]byte(resp("*1", "*2", "key", "*1", "*2", "20-22") + "*-1\r\n"))
 	require.NoError(t, err)
 	require.Empty(t, entries)
 }
 
 func TestParseReplyOfAnError(t *testing.T) {
-	_, err := parseReply([]byte("-NOGROUP No such key\r\n"))
+	_, err := parseOne([]byte("-NOGROUP No such key\r\n"))
 	require.Equal(t, ReplyError("NOGROUP No such key"), err)
 	require.Equal(t, KindNoGroup, Classify(err))
 	var reply redis.Error
 	require.ErrorAs(t, err, &reply)
-	_, err = parseReply([]byte("-UNBLOCKED the stream key no longer exists\r\n"))
+	_, err = parseOne([]byte("-UNBLOCKED the stream key no longer exists\r\n"))
 	require.Equal(t, KindNoGroup, Classify(err))
-	_, err = parseReply([]byte("!10\r\nERR a b\r\nc\r\n"))
+	_, err = parseOne([]byte("!10\r\nERR a b\r\nc\r\n"))
 	require.Error(t, err)
+}
+
+func parseOne(raw []byte) ([]Entry, error) { return entriesOf(parseReply(raw)) }
+
+// A reply over several streams has a page for each that had entries.
+func TestParseReplyOfStreams(t *testing.T) {
+	a := []string{"*1", "*2", "1-0", "*2", "n", "v"}
+	b := []string{"*2", "*2", "2-0", "*2", "n", "w", "*2", "3-0", "*0"}
+	resp2 := resp(append(append(append([]string{"*2", "*2", "a"}, a...), "*2", "b"), b...)...)
+	resp3 := resp(append(append(append([]string{"%2", "a"}, a...), "b"), b...)...)
+	for _, raw := range []string{resp2, resp3} {
+		pages, err := parseReply([]byte(raw))
+		require.NoError(t, err)
+		require.Len(t, pages, 2)
+		require.Equal(t, "a", pages[0].Key)
+		require.Equal(t, []string{"n", "v"}, fieldsOf(&pages[0].Entries[0]))
+		require.Equal(t, "b", pages[1].Key)
+		require.Equal(t, "3-0", pages[1].Entries[1].Text)
+		_, err = parseOne([]byte(raw))
+		require.Error(t, err, "one was asked for")
+	}
 }
 
 // Whatever bytes come, the parser answers with an error, neither with a panic nor with entries
 // that are not there.
 func TestParseReplyOfHostileBytes(t *testing.T) {
 	whole := resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", "value")
-	_, err := parseReply([]byte(whole))
+	_, err := parseOne([]byte(whole))
 	require.NoError(t, err)
 	for i := range len(whole) {
-		_, err := parseReply([]byte(whole[:i]))
+		_, err := parseOne([]byte(whole[:i]))
 		require.Error(t, err, "the first %d bytes", i)
 	}
 	for _, raw := range []string{
@@ -113,7 +134,7 @@ func TestParseReplyOfHostileBytes(t *testing.T) {
 		"|1\r\n" + strings.Repeat("*1\r\n", 1_000_000),
 		strings.Repeat("|0\r\n", 1_000_000),
 	} {
-		entries, err := parseReply([]byte(raw))
+		entries, err := parseOne([]byte(raw))
 		require.Error(t, err, "%.60q", raw)
 		require.Empty(t, entries, "%.60q", raw)
 	}
@@ -125,10 +146,10 @@ func TestParseReplyNestsWithBounds(t *testing.T) {
 	nested := func(depth int) []byte {
 		return []byte("|1\r\n+k\r\n" + strings.Repeat("*1\r\n", depth) + ":1\r\n" + resp("*1", "*2", "key", "*1", "*2", "1-0", "*0"))
 	}
-	entries, err := parseReply(nested(20))
+	entries, err := parseOne(nested(20))
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
-	_, err = parseReply(nested(1000))
+	_, err = parseOne(nested(1000))
 	require.Error(t, err)
 }
 
@@ -136,7 +157,7 @@ func TestParseReplyNestsWithBounds(t *testing.T) {
 // must be readable, also after Detach.
 func TestEntryDetachAndRelease(t *testing.T) {
 	raw := []byte(resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", "value"))
-	entries, err := parseReply(raw)
+	entries, err := parseOne(raw)
 	require.NoError(t, err)
 	e := entries[0]
 	e.Detach()
@@ -162,7 +183,7 @@ func FuzzParseReply(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		before := bytes.Clone(raw)
-		entries, err := parseReply(raw)
+		entries, err := parseOne(raw)
 		if err != nil && len(entries) > 0 {
 			t.Fatal("entries and an error")
 		}

@@ -19,11 +19,11 @@ import (
 // readGrace is what a blocking read may take beyond its BLOCK time.
 const readGrace = time.Second
 
-// Reader makes blocking reads of one stream on one connection of its own, which
-// can be woken at any time. Its methods but Wake and Drop are for one goroutine.
+// Reader makes blocking reads of streams on one connection of its own, which can be
+// woken at any time. Its methods but Wake and Drop are for one goroutine.
 type Reader struct {
 	base     redis.UniversalClient
-	key      string
+	key      string // of the stream; in Redis Cluster the others are in its hash slot
 	block    time.Duration
 	onClient func(*redis.Client)
 
@@ -38,7 +38,7 @@ type Reader struct {
 	connects atomic.Int64
 }
 
-// NewReader returns a reader of the stream at key. block is the time that one
+// NewReader returns a reader of the stream at key, or of those in its hash slot. block is the time that one
 // read waits for entries. onClient, if not nil, sees each client that is opened.
 func NewReader(base redis.UniversalClient, key string, block time.Duration, onClient func(*redis.Client)) *Reader {
 	return &Reader{base: base, key: key, block: block, onClient: onClient}
@@ -52,18 +52,9 @@ func (r *Reader) open(ctx context.Context) error {
 	if r.client != nil {
 		return nil
 	}
-	var node *redis.Client
-	switch c := r.base.(type) {
-	case *redis.Client:
-		node = c
-	case *redis.ClusterClient:
-		master, err := c.MasterForKey(ctx, r.key)
-		if err != nil {
-			return err
-		}
-		node = master
-	default:
-		return fmt.Errorf("redischannels: client type %T cannot be read from", r.base)
+	node, err := master(ctx, r.base, r.key)
+	if err != nil {
+		return err
 	}
 	// The caller's options by value, so that nothing about reaching the server
 	// is lost: address, TLS, credentials, database, Sentinel's dialer.
@@ -118,6 +109,18 @@ func (r *Reader) open(ctx context.Context) error {
 	return nil
 }
 
+// master returns the client of the server that owns the key now.
+func master(ctx context.Context, client redis.UniversalClient, key string) (*redis.Client, error) {
+	switch c := client.(type) {
+	case *redis.Client:
+		return c, nil
+	case *redis.ClusterClient:
+		return c.MasterForKey(ctx, key)
+	default:
+		return nil, fmt.Errorf("redischannels: client type %T cannot be read from", client)
+	}
+}
+
 // reply collects a raw reply. go-redis hands over each line and each bulk string as
 // it reads them. (Its RawCmd does the same into a new buffer, which is copied about
 // five times while it grows to the size of a batch.)
@@ -170,8 +173,8 @@ func (r *reply) take() []byte {
 // After an error entries may have been assigned to the consumer unseen.
 // (XREADGROUP GROUP group consumer COUNT count BLOCK ms STREAMS key >)
 func (r *Reader) ReadGroup(ctx context.Context, group, consumer string, count int) ([]Entry, error) {
-	return r.read(ctx, "XREADGROUP", "GROUP", group, consumer, "COUNT", count,
-		"BLOCK", max(1, r.block.Milliseconds()), "STREAMS", r.key, ">")
+	return entriesOf(r.read(ctx, "XREADGROUP", "GROUP", group, consumer, "COUNT", count,
+		"BLOCK", r.blockTime(), "STREAMS", r.key, ">"))
 }
 
 // ProbeGroup fails where reading in the group would fail for want of rights or of
@@ -182,19 +185,52 @@ func (r *Reader) ProbeGroup(ctx context.Context, group, consumer string) error {
 	return err
 }
 
-// Read reads up to count entries after the given ID, waiting up to the block time
-// for the first. (XREAD COUNT count BLOCK ms STREAMS key id)
-func (r *Reader) Read(ctx context.Context, after ID, count int) ([]Entry, error) {
-	return r.read(ctx, "XREAD", "COUNT", count, "BLOCK", max(1, r.block.Milliseconds()), "STREAMS", r.key, after.String())
+// Read reads up to count entries of each stream after the ID in after, waiting up to
+// the block time for the first. (XREAD COUNT count BLOCK ms STREAMS key ... id ...)
+func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int) ([]Page, error) {
+	args := make([]any, 0, 6+2*len(keys))
+	args = append(args, "XREAD", "COUNT", count, "BLOCK", r.blockTime(), "STREAMS")
+	for _, key := range keys {
+		args = append(args, key)
+	}
+	for _, id := range after {
+		args = append(args, id.String())
+	}
+	return r.read(ctx, args...)
 }
 
-// Probe fails where Read would fail for want of rights. (XREAD without BLOCK)
-func (r *Reader) Probe(ctx context.Context) error {
-	_, err := r.read(ctx, "XREAD", "COUNT", 1, "STREAMS", r.key, "$")
-	return err
+// ReadAfter reads up to count entries after an ID from the stream's master, without
+// waiting. (XREAD COUNT count STREAMS key id)
+func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, after ID, count int) ([]Entry, error) {
+	node, err := master(ctx, client, key)
+	if err != nil {
+		return nil, err
+	}
+	var raw reply
+	cmd := readCmd{redis.NewRawWriteToCmd(ctx, &raw, "XREAD", "COUNT", count, "STREAMS", key, after.String()), &raw}
+	if err := node.Process(ctx, cmd); err != nil {
+		return nil, err
+	}
+	pages, err := parseReply(raw.b)
+	if c, cluster := client.(*redis.ClusterClient); cluster && err != nil && Classify(err) == KindUnavailable {
+		c.ReloadState(ctx) // another node may own the slot by now
+	}
+	return entriesOf(pages, err)
 }
 
-func (r *Reader) read(ctx context.Context, args ...any) ([]Entry, error) {
+func entriesOf(pages []Page, err error) ([]Entry, error) {
+	switch {
+	case err != nil || len(pages) == 0:
+		return nil, err
+	case len(pages) > 1:
+		return nil, errReply
+	}
+	return pages[0].Entries, nil
+}
+
+func (r *Reader) blockTime() int64 { return max(1, r.block.Milliseconds()) }
+
+func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
@@ -206,7 +242,7 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Entry, error) {
 		}
 		return nil, err
 	}
-	entries, err := parseReply(r.reply.take())
+	pages, err := parseReply(r.reply.take())
 	if err != nil && (Classify(err) == KindUnavailable || errors.Is(err, errReply)) {
 		// go-redis did not see the error in the raw reply: leave this server.
 		r.reset()
@@ -214,7 +250,7 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Entry, error) {
 			c.ReloadState(ctx)
 		}
 	}
-	return entries, err
+	return pages, err
 }
 
 // Wake ends a blocked read, at once where the server allows it, by closing the

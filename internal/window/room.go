@@ -44,6 +44,17 @@ func (w *Window) BeginRead() int {
 	return room
 }
 
+// Spare returns how many entries, and how many bytes of them, the window can hold beyond
+// those that it has, whatever the handlers finish.
+func (w *Window) Spare() (entries, bytes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return 0, 0
+	}
+	return max(0, w.limit()-w.held()), max(0, w.cfg.PrefetchBytes-w.bytes)
+}
+
 // EndRead ends the reservation. n is how many entries were read.
 func (w *Window) EndRead(n int) {
 	w.mu.Lock()
