@@ -232,6 +232,19 @@ func (m *Mux) Unsubscribe(sink *Sink) {
 		}
 	}
 	sink.entries = nil
+	if m.idle() {
+		clear(m.tries) // the next one to subscribe wants to know at once
+	}
+}
+
+// idle reports whether nobody wants anything.
+func (m *Mux) idle() bool {
+	for _, names := range m.names {
+		if len(names) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Close ends everything and returns when no goroutine and no connection is left.
