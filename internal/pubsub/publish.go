@@ -40,16 +40,18 @@ type Publication struct {
 	*redis.IntCmd
 	payload  payload
 	answered int32 // value of payload.writes when the last reply was read
+	accepted bool  // that reply was no error
 }
 
 // NoRetry is part of [redis.Cmder].
 func (p *Publication) NoRetry() bool { return true }
 
 // SetErr notes that a reply was read. After MOVED a command is written again; if
-// the reply to that is lost, go-redis leaves MOVED as the error.
+// the reply to that is lost, go-redis leaves MOVED as the error. And it gives the
+// error of a pipeline that was cut to commands as well whose reply was read.
 func (p *Publication) SetErr(err error) {
 	if err == nil || isReply(err) {
-		p.answered = p.payload.writes.Load()
+		p.answered, p.accepted = p.payload.writes.Load(), err == nil
 	}
 	p.IntCmd.SetErr(err)
 }
@@ -149,7 +151,7 @@ func (l *Load) send(client redis.UniversalClient) (err error) {
 func (p *Publication) result(whole error) Result {
 	writes := p.payload.writes.Load()
 	replied := writes > 0 && p.answered == writes
-	if p.Err() == nil && replied {
+	if replied && p.accepted {
 		return Result{Outcome: Published, Receivers: p.Val()}
 	}
 	err := cmp.Or(p.Err(), whole, errNoReply)
