@@ -58,7 +58,7 @@ func (s *subscription) handOver(it *window.Item) {
 		return
 	}
 
-	d := &delivery{sub: s, id: it.Text, count: count}
+	d := &delivery{from: &s.origin, id: it.Text, count: count}
 	if s.grp == nil || !s.win.OfferLeased(it, d) {
 		if s.grp != nil && !s.ensureLease(it, count) {
 			return
