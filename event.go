@@ -65,6 +65,9 @@ const (
 	// EventError: a background duty failed for a reason that retrying may not
 	// mend (NOPERM and the like). It is tried again later. Err.
 	EventError
+	// EventStalled: a Reader waits for a delivery while all that MaxInFlight allows
+	// are unacknowledged, so none can come until one of them is settled. Count.
+	EventStalled
 )
 
 var eventKindNames = [...]string{
@@ -86,6 +89,7 @@ var eventKindNames = [...]string{
 	EventRecovered:        "recovered",
 	EventAbandoned:        "abandoned",
 	EventError:            "error",
+	EventStalled:          "all deliveries are unacknowledged",
 }
 
 // String returns the name of the kind in plain words.
