@@ -11,10 +11,10 @@ import (
 // it, or of any context derived from that. None of it is in the metadata, where
 // it would leak into what the handler publishes.
 
-// EntryIDFromContext returns the ID of the stream entry.
+// EntryIDFromContext returns the ID of the stream entry; ok is false for Pub/Sub.
 func EntryIDFromContext(ctx context.Context) (id string, ok bool) {
 	d := deliveryFrom(ctx)
-	if d == nil {
+	if d == nil || d.id == "" {
 		return "", false
 	}
 	return d.id, true
@@ -30,23 +30,24 @@ func DeliveryCountFromContext(ctx context.Context) (count int, ok bool) {
 	return d.count, true
 }
 
-// TopicFromContext returns the topic that the message came from.
+// TopicFromContext returns the topic that the message came from; for a message that
+// a Pub/Sub pattern has matched it is the channel that it was published to.
 func TopicFromContext(ctx context.Context) (topic string, ok bool) {
 	d := deliveryFrom(ctx)
 	if d == nil {
 		return "", false
 	}
-	return d.sub.topic, true
+	return d.from.topic, true
 }
 
 // ConsumerGroupFromContext returns the consumer group in which the message was
 // delivered; ok is false outside of a group.
 func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
 	d := deliveryFrom(ctx)
-	if d == nil || d.sub.group == "" {
+	if d == nil || d.from.group == "" {
 		return "", false
 	}
-	return d.sub.group, true
+	return d.from.group, true
 }
 
 // RetryAfter sets the delay after which the message is redelivered once it is

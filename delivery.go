@@ -19,7 +19,7 @@ import (
 // attempt, not with the context of Subscribe, whose values it has: handlers keep
 // a live context while a subscription drains.
 type delivery struct {
-	sub      *subscription
+	from     *origin
 	id       string
 	count    int
 	deadline time.Time // zero without HandlerTimeout
@@ -28,6 +28,12 @@ type delivery struct {
 	mu   sync.Mutex
 	done chan struct{}
 	err  error
+}
+
+// origin is what the deliveries of one topic in one subscription have in common.
+type origin struct {
+	topic, group string
+	values       context.Context // values of the Subscribe context, never cancelled
 }
 
 // Deadline implements context.Context.
@@ -58,7 +64,7 @@ func (d *delivery) Value(key any) any {
 	if key == (deliveryKey{}) {
 		return d
 	}
-	return d.sub.values.Value(key)
+	return d.from.values.Value(key)
 }
 
 // end cancels the context; the first error stays.

@@ -61,7 +61,7 @@ func (s *subscription) handOver(it *window.Item) {
 		return
 	}
 
-	d := &delivery{sub: s, id: it.Text, count: count}
+	d := &delivery{from: &s.origin, id: it.Text, count: count}
 	if s.cfg.HandlerTimeout > 0 {
 		d.deadline = time.Now().Add(s.cfg.HandlerTimeout)
 	}

@@ -67,12 +67,13 @@ var (
 	ErrNotSupported = errors.New("not supported by this transport")
 )
 
-// DecodeError reports an entry whose fields do not make a message. The entry
-// itself is kept: a consumer group moves it to the dead-letter stream, readers
-// without a group pass it and report this error.
+// DecodeError reports an entry whose fields do not make a message, or a Pub/Sub
+// message whose bytes do not. An entry itself is kept: a consumer group moves it to
+// the dead-letter stream. Readers without a group and Pub/Sub subscriptions pass it
+// and report this error.
 type DecodeError struct {
 	Topic   string // topic of the entry
-	EntryID string // ID of the entry, empty where it is not known
+	EntryID string // ID of the entry, empty for Pub/Sub and where it is not known
 	Reason  string // what is wrong, without any payload
 	Err     error  // the cause, or nil
 }
@@ -80,9 +81,11 @@ type DecodeError struct {
 // Error implements error.
 func (e *DecodeError) Error() string {
 	var b strings.Builder
-	b.WriteString("redischannels: cannot decode entry")
+	b.WriteString("redischannels: cannot decode ")
 	if e.EntryID != "" {
-		fmt.Fprintf(&b, " %s", e.EntryID)
+		fmt.Fprintf(&b, "entry %s", e.EntryID)
+	} else {
+		b.WriteString("message")
 	}
 	if e.Topic != "" {
 		fmt.Fprintf(&b, " of topic %q", e.Topic)

@@ -62,6 +62,15 @@ const (
 	// EventAbandoned: Close reached DrainTimeout before these entries were
 	// settled. They stay pending for other consumers. EntryIDs.
 	EventAbandoned
+	// EventInterrupted: a Pub/Sub topic was not subscribed for a while, because the
+	// connection was lost or its hash slot moved, and is so again. What was
+	// published meanwhile is lost. Once per topic and outage. Duration is the
+	// longest that it can have been: since Redis was last heard of.
+	EventInterrupted
+	// EventDropped: messages of a Pub/Sub subscription were dropped because its
+	// buffer was full. Count. At most about one per second and subscription; the
+	// counts of all together are what was dropped.
+	EventDropped
 	// EventError: a background duty failed for a reason that retrying may not
 	// mend (NOPERM and the like). It is tried again later. Err.
 	EventError
@@ -88,6 +97,8 @@ var eventKindNames = [...]string{
 	EventHandedBack:       "handed back",
 	EventRecovered:        "recovered",
 	EventAbandoned:        "abandoned",
+	EventInterrupted:      "subscription interrupted",
+	EventDropped:          "messages dropped",
 	EventError:            "error",
 	EventStalled:          "all deliveries are unacknowledged",
 }

@@ -46,7 +46,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 			return fmt.Errorf("%s: %w: %w", name, ErrInvalidConfig, err)
 		}
 	}
-	sub := &subscription{topic: topic, values: context.WithoutCancel(ctx), decoder: newDecoder(s.cfg, topic)}
+	sub := &subscription{origin: origin{topic: topic, values: context.WithoutCancel(ctx)}, decoder: newDecoder(s.cfg, topic)}
 	info, err := stream.Stat(ctx, s.cfg.Client, topic)
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 			cursor = e.ID
 			msg, err := sub.decoder.decode(e)
 			if msg != nil {
-				msg.SetContext(context.WithValue(ctx, deliveryKey{}, &delivery{sub: sub, id: e.Text, count: 1}))
+				msg.SetContext(context.WithValue(ctx, deliveryKey{}, &delivery{from: &sub.origin, id: e.Text, count: 1}))
 			}
 			if !yield(msg, err) {
 				return nil

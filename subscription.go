@@ -40,17 +40,16 @@ const (
 //
 // They share the window, which has the only lock. Redis is never called under it.
 type subscription struct {
-	topic, group string
-	deadTopic    string
-	joined       bool // the consumer exists in Redis
-	cfg          SubscriberConfig
-	log          watermill.LoggerAdapter
-	values       context.Context // values of the Subscribe context, never cancelled
-	out          chan *message.Message
-	decoder      *decoder
-	win          *window.Window
-	reader       *stream.Reader
-	grp          *stream.Group // nil for fan-out
+	origin
+	deadTopic string
+	joined    bool // the consumer exists in Redis
+	cfg       SubscriberConfig
+	log       watermill.LoggerAdapter
+	out       chan *message.Message
+	decoder   *decoder
+	win       *window.Window
+	reader    *stream.Reader
+	grp       *stream.Group // nil for fan-out
 
 	// fetch ends first, with stop; then abandoned is closed, if handlers are still
 	// running at DrainTimeout; then flushing, when no more settlements can come;
@@ -93,11 +92,9 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 		block = max(min(block, cfg.Tuning.MinIdle/3), minBlockTime)
 	}
 	s := &subscription{
-		topic:   topic,
-		group:   cfg.ConsumerGroup,
+		origin:  origin{topic: topic, group: cfg.ConsumerGroup, values: context.WithoutCancel(ctx)},
 		cfg:     cfg,
 		log:     logger.With(fields),
-		values:  context.WithoutCancel(ctx),
 		out:     make(chan *message.Message), // unbuffered: what is in it would be neither held nor handled
 		decoder: newDecoder(cfg, topic),
 		win: window.New(window.Config{

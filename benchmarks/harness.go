@@ -48,6 +48,8 @@ type peerResult struct {
 	// repetitions. What happens to the machine meanwhile happens to both.
 	Ratio *ratio  `json:"ratio,omitempty"`
 	Least float64 `json:"least,omitempty"`
+	// AtMost is the aim of rows where less is better.
+	AtMost float64 `json:"at_most,omitempty"`
 }
 
 type ratio struct {
@@ -89,7 +91,7 @@ func (h *harness) run(ctx context.Context, r row) (result, error) {
 func (r row) result(all []measured, messages func(peer) int) result {
 	res := result{Row: r.name, Unit: r.unit, Repetitions: len(all[0].values), Most: r.most}
 	for i, p := range r.peers {
-		pr := peerResult{Name: p.name, Messages: messages(p), Values: all[i].values, Least: p.least}
+		pr := peerResult{Name: p.name, Messages: messages(p), Values: all[i].values, Least: p.least, AtMost: p.atMost}
 		if r.window == 0 {
 			pr.CPU, pr.Allocations = median(all[i].cpu), median(all[i].allocations)
 			pr.Bytes, pr.Commands = median(all[i].bytes), median(all[i].commands)

@@ -95,6 +95,8 @@ func (r result) aim(i int) string {
 	switch {
 	case i == 0 && r.Most > 0:
 		return fmt.Sprintf("<= %g %s", r.Most, met[median(p.Values) <= r.Most])
+	case p.AtMost > 0:
+		return fmt.Sprintf("<= %gx %s", p.AtMost, met[p.Ratio.Median <= p.AtMost])
 	case p.Least > 0:
 		return fmt.Sprintf(">= %gx %s", p.Least, met[p.Ratio.Median >= p.Least])
 	}

@@ -23,6 +23,8 @@ type peer struct {
 	run      func(*trial) error
 	// least is the ratio to this peer that the library aims at, 0 if there is no aim.
 	least float64
+	// atMost is the greatest ratio that it aims at, for rows where less is better.
+	atMost float64
 }
 
 const bare = "go-redis"
@@ -59,6 +61,18 @@ func rows() []row {
 		{name: "handler-10ms-100", unit: rate, peers: []peer{
 			{name: ours.name, messages: 15_000, run: ours.handle(100, slow)},
 			{name: redisStream.name, messages: 150, run: redisStream.handle(100, slow), least: 90},
+		}},
+		{name: "pubsub", unit: rate, peers: []peer{
+			{name: ours.name, messages: 300_000, run: pubSubPeer(oursPubSub).flood},
+			{name: bare + " PubSub", messages: 300_000, run: pubSubPeer(barePubSub).flood, least: 0.7},
+		}},
+		{name: "pubsub-p50", unit: "µs at 1,000/s", peers: []peer{
+			{name: ours.name, messages: 3_000, run: pubSubPeer(oursPubSub).latency(50)},
+			{name: bare + " PubSub", messages: 3_000, run: pubSubPeer(barePubSub).latency(50)},
+		}},
+		{name: "pubsub-p99", unit: "µs at 1,000/s", peers: []peer{
+			{name: ours.name, messages: 5_000, run: pubSubPeer(oursPubSub).latency(99)},
+			{name: bare + " PubSub", messages: 5_000, run: pubSubPeer(barePubSub).latency(99), atMost: 1.5},
 		}},
 		{name: "idle-100", unit: "commands/s", repetitions: 1, window: 15 * time.Second, most: 40, peers: []peer{
 			{name: ours.name, messages: 100, run: ours.idle(100)},

@@ -1,0 +1,174 @@
+package pubsub
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+const (
+	// writeChunk is how much is written under one deadline.
+	writeChunk = 64 << 10
+	// lastLook is how long a connection that is taken for dead is listened to once
+	// more: the process itself may have stood still.
+	lastLook = 10 * time.Millisecond
+)
+
+var errSilent = errors.New("the server has not answered a PING in time")
+
+// conn is a connection that go-redis has dialled and logged in, and that is ours
+// from then on.
+type conn struct {
+	net.Conn
+	client  *redis.Client
+	sticky  *redis.Conn
+	silence time.Duration // after which a PING is sent, and for which its answer is awaited
+	ping    func()
+	heard   atomic.Int64 // when the server was last heard of, Unix nanoseconds
+}
+
+// dial opens a connection with the options of a client, by value, so that nothing
+// about reaching the server is lost: address, TLS, credentials, Sentinel's dialer.
+// It ends with ctx.
+func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) (*conn, error) {
+	opt.MaxRetries = -1
+	opt.PoolSize = 1
+	opt.MinIdleConns = 0
+	opt.MaxIdleConns = 0
+	opt.MaxActiveConns = 0
+	opt.ConnMaxIdleTime = -1
+	opt.ConnMaxLifetime = 0
+	opt.DialerRetries = 1
+	opt.PipelinePoolSize = -1
+	opt.AutoPipelineOptions = nil
+	opt.ClientSideCache = nil
+	opt.ClientSideCacheConfig = nil
+	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+
+	var (
+		mu       sync.Mutex
+		raw      net.Conn // the latest that was dialled
+		loggedIn atomic.Bool
+	)
+	cut := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if raw != nil {
+			_ = raw.Close()
+		}
+	}
+	dialer, onConnect := opt.Dialer, opt.OnConnect
+	opt.Dialer = func(dialCtx context.Context, network, addr string) (net.Conn, error) {
+		// The context of go-redis does not end with ours everywhere.
+		dialCtx, cancel := context.WithCancel(dialCtx)
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		c, err := dialer(dialCtx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		mu.Lock()
+		raw = c
+		mu.Unlock()
+		if ctx.Err() != nil {
+			cut()
+		}
+		return c, nil
+	}
+	opt.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+		if onConnect != nil {
+			if err := onConnect(ctx, cn); err != nil {
+				return err
+			}
+		}
+		loggedIn.Store(true)
+		return nil
+	}
+
+	client := redis.NewClient(&opt)
+	if onClient != nil {
+		onClient(client)
+	}
+	stop := context.AfterFunc(ctx, cut)
+	sticky := client.Conn()
+	err := sticky.Ping(ctx).Err()
+	var reply redis.Error
+	if err != nil && loggedIn.Load() && errors.As(err, &reply) {
+		err = nil // it answers: loading, or the user has no right to PING
+	}
+	stop()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = sticky.Close()
+		_ = client.Close()
+		return nil, err
+	}
+	mu.Lock()
+	c := &conn{Conn: raw, client: client, sticky: sticky}
+	mu.Unlock()
+	c.heard.Store(time.Now().UnixNano())
+	return c, nil
+}
+
+// Read reads what comes. When the server is silent it is asked for a sign of life,
+// and without one the connection is given up: the kernel would keep a half-open
+// one for many minutes.
+func (c *conn) Read(p []byte) (int, error) {
+	for look := 0; ; look++ {
+		wait := c.silence
+		if look == 2 {
+			wait = min(wait, lastLook)
+		}
+		if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return 0, err
+		}
+		n, err := c.Conn.Read(p)
+		if n > 0 {
+			c.heard.Store(time.Now().UnixNano())
+			return n, err
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		switch look {
+		case 0:
+			c.ping()
+		case 2:
+			return 0, errSilent
+		}
+	}
+}
+
+// write writes all of buf; no chunk may take longer than the silence of a server.
+func (c *conn) write(buf []byte) error {
+	for len(buf) > 0 {
+		n := min(len(buf), writeChunk)
+		if err := c.SetWriteDeadline(time.Now().Add(2 * c.silence)); err != nil {
+			return err
+		}
+		if _, err := c.Write(buf[:n]); err != nil {
+			return err
+		}
+		buf = buf[n:]
+	}
+	return nil
+}
+
+// lastHeard is when the server was last heard of.
+func (c *conn) lastHeard() time.Time { return time.Unix(0, c.heard.Load()) }
+
+// end closes the connection and the client that has opened it.
+func (c *conn) end() {
+	_ = c.Conn.Close()
+	_ = c.sticky.Close()
+	_ = c.client.Close()
+}

@@ -1,0 +1,188 @@
+package pubsub
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// link is one connection, from its dialling to its end; it is never opened again.
+// Its fields below ctx are guarded by Mux.mu.
+type link struct {
+	mux  *Mux
+	key  string // of Mux.links
+	opt  redis.Options
+	ctx  context.Context
+	stop context.CancelFunc // ends it; what it had is gone by then or found by Mux.down
+	wake chan struct{}      // to the writer: out has something
+
+	entries  map[*entry]struct{}
+	conn     *conn // nil until it is dialled
+	answered bool  // the server has said something
+	out      []byte
+	expect   []expectation // commands without an answer, in their order
+	burst    burst
+}
+
+// expectation is a command that was queued and whose answer is to come. Redis
+// answers in order, an error does not say to what.
+type expectation struct {
+	entry       *entry // nil for PING
+	unsubscribe bool
+}
+
+// burst is one publication in the course of being received: Redis sends a message
+// once for each subscribed name that it matches, one right behind the other.
+type burst struct {
+	number  uint64
+	channel []byte
+	payload []byte
+	size    int
+	names   []*entry
+}
+
+// run works until the connection fails or is stopped.
+func (l *link) run() {
+	l.mux.down(l, l.serve())
+}
+
+func (l *link) serve() error {
+	c, err := dial(l.ctx, l.opt, l.mux.conf.OnClient)
+	if err != nil {
+		return err
+	}
+	defer c.end()
+	c.silence = l.mux.conf.HealthInterval / 2
+	c.ping = l.ping
+	defer context.AfterFunc(l.ctx, func() { _ = c.Conn.Close() })()
+
+	l.mux.mu.Lock()
+	l.conn = c
+	for e := range l.entries {
+		l.subscribe(e)
+	}
+	l.mux.mu.Unlock()
+
+	var writing sync.WaitGroup
+	var writeErr error
+	writing.Go(func() { writeErr = l.write(c) })
+	err = l.read(c)
+	l.stop()
+	writing.Wait()
+	if writeErr != nil {
+		return writeErr
+	}
+	return err
+}
+
+// read hands everything that comes to the mux. It waits for nothing but the socket.
+func (l *link) read(c *conn) error {
+	r := newReader(c, l.mux.conf.MaxPayload)
+	var p push
+	for {
+		if err := r.next(&p); err != nil {
+			return err
+		}
+		l.mux.received(l, &p)
+	}
+}
+
+// write writes what is queued until the link ends.
+func (l *link) write(c *conn) error {
+	var spare []byte
+	for {
+		select {
+		case <-l.wake:
+		case <-l.ctx.Done():
+			return nil
+		}
+		l.mux.mu.Lock()
+		buf := l.out
+		l.out = spare[:0]
+		l.mux.mu.Unlock()
+		if err := c.write(buf); err != nil {
+			if l.ctx.Err() != nil {
+				return nil
+			}
+			_ = c.Conn.Close() // the reader has to leave
+			return err
+		}
+		spare = buf
+		if cap(spare) > writeChunk {
+			spare = nil
+		}
+	}
+}
+
+// ping asks the server for a sign of life. The reader calls it, without the lock.
+func (l *link) ping() {
+	l.mux.mu.Lock()
+	defer l.mux.mu.Unlock()
+	l.queue(expectation{}, "PING")
+}
+
+// subscribe queues the command that subscribes to an entry.
+func (l *link) subscribe(e *entry) {
+	e.sent = true
+	l.queue(expectation{entry: e}, subscribeCommands[e.name.Kind], e.name.Text)
+}
+
+// unsubscribe queues the command that ends it.
+func (l *link) unsubscribe(e *entry) {
+	l.queue(expectation{entry: e, unsubscribe: true}, unsubscribeCommands[e.name.Kind], e.name.Text)
+}
+
+func (l *link) queue(x expectation, words ...string) {
+	l.out = appendCommand(l.out, words...)
+	l.expect = append(l.expect, x)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// answeredBy takes the expectations that a confirmation answers: the one of the
+// entry, and those before it, whose answers were taken for something else.
+func (l *link) answeredBy(match func(expectation) bool) (expectation, bool) {
+	for i, x := range l.expect {
+		if match(x) {
+			l.expect = l.expect[i+1:]
+			return x, true
+		}
+	}
+	return expectation{}, false
+}
+
+// sameBurst reports whether a message of an entry belongs to the same publication
+// as the one before it, and notes it.
+func (l *link) sameBurst(e *entry, p *push) bool {
+	b := &l.burst
+	seen := len(b.names) == 0
+	for _, other := range b.names {
+		if other == e { // each name once, so this is the next publication
+			seen = true
+			break
+		}
+	}
+	same := !seen && p.size == b.size && bytes.Equal(p.channel, b.channel) && bytes.Equal(p.payload, b.payload)
+	if !same {
+		b.number++
+		b.channel = append(b.channel[:0], p.channel...)
+		b.payload, b.size = p.payload, p.size
+		b.names = b.names[:0]
+	}
+	b.names = append(b.names, e)
+	return same
+}
+
+// retryDelay is the back-off before attempt n+1.
+func retryDelay(n int, least, most time.Duration, random float64) time.Duration {
+	d := least
+	for ; n > 1 && d < most; n-- {
+		d *= 2
+	}
+	return time.Duration(float64(min(d, most)) * (0.8 + 0.4*random))
+}

@@ -1,0 +1,458 @@
+package pubsub
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// Kind is what a name is subscribed to as.
+type Kind uint8
+
+// The kinds of names.
+const (
+	Channel Kind = iota // SUBSCRIBE
+	Pattern             // PSUBSCRIBE
+	Shard               // SSUBSCRIBE
+	kinds
+)
+
+var (
+	subscribeCommands   = [kinds]string{"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"}
+	unsubscribeCommands = [kinds]string{"UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"}
+)
+
+// Name is a channel or a pattern.
+type Name struct {
+	Kind Kind
+	Text string
+}
+
+// NoticeKind says what a [Notice] tells.
+type NoticeKind uint8
+
+// The kinds of notices.
+const (
+	// Down: a connection is lost, or cannot be opened again. Once per outage. Err.
+	Down NoticeKind = iota + 1
+	// Up: all that was subscribed is so again. Duration.
+	Up
+	// Gap: a name is subscribed again after Duration in which messages were lost.
+	Gap
+	// Refused: Redis refuses to subscribe to a name again; it is tried later. Once
+	// per row of refusals. Err.
+	Refused
+)
+
+// Notice tells what happens to subscriptions.
+type Notice struct {
+	Kind     NoticeKind
+	Name     Name // of Gap and Refused
+	Duration time.Duration
+	Err      error
+}
+
+// Config configures [New].
+type Config struct {
+	// Client has the options that connections are opened with.
+	Client redis.UniversalClient
+	// HealthInterval is within what time a silent connection is given up.
+	HealthInterval time.Duration
+	// MaxPayload is the largest payload that is kept, 0 for any.
+	MaxPayload int
+	// OnClient, if not nil, sees each client that is opened.
+	OnClient func(*redis.Client)
+	// Notify is told what happens. It must neither wait nor call the Mux.
+	Notify func(Notice)
+}
+
+// ErrClosed answers Subscribe after Close.
+var ErrClosed = errors.New("the subscriber is closed")
+
+// Mux shares connections among subscriptions: one connection for all of them, or,
+// for shard channels in a cluster, one per node that owns some. It is safe for
+// concurrent use.
+type Mux struct {
+	conf Config
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup // links and the placing goroutine
+
+	mu       sync.Mutex
+	closed   bool
+	names    [kinds]map[string]*entry // what somebody wants
+	links    map[string]*link         // open or being opened
+	tries    map[string]try           // of servers that failed, by key of link
+	unplaced map[*entry]struct{}      // without a link
+	placing  bool                     // the placing goroutine runs
+	replace  chan struct{}            // to it: unplaced has grown
+	shared   int                      // sinks with more than one name
+	outage   outage
+}
+
+// entry is one name that at least one sink wants. Mux.mu guards all but name.
+type entry struct {
+	name    Name
+	sinks   []*Sink
+	waiters []*waiter
+	link    *link // nil while it is unplaced
+	sent    bool  // the command is queued on link
+	live    bool  // and confirmed
+	gone    bool  // nobody wants it any more
+
+	lost     time.Time // since when it is not subscribed any more; zero if it never was
+	inOutage bool      // counted by Mux.outage
+	refused  bool      // a row of refusals was told
+	attempts int       // that failed in a row, because of this name
+	until    time.Time // when it may be tried again
+	hint     string    // address that MOVED has named
+}
+
+// try is what is known of a server that could not be reached.
+type try struct {
+	failures int
+	until    time.Time
+}
+
+// outage lasts until all names that a lost connection had are subscribed again.
+type outage struct {
+	since time.Time // zero without one
+	names int
+}
+
+// Sink is what one subscription wants and where its messages go.
+type Sink struct {
+	Queue *Queue
+
+	// Guarded by Mux.mu.
+	entries []*entry
+	link    *link  // of the message before
+	burst   uint64 // the same
+}
+
+// waiter is a call of Subscribe that waits for confirmations.
+type waiter struct {
+	sink *Sink
+	left int
+	done chan error // has room for one
+}
+
+// New returns a Mux. It starts nothing.
+func New(conf Config) *Mux {
+	m := &Mux{
+		conf:     conf,
+		links:    make(map[string]*link),
+		tries:    make(map[string]try),
+		unplaced: make(map[*entry]struct{}),
+		replace:  make(chan struct{}, 1),
+	}
+	for kind := range m.names {
+		m.names[kind] = make(map[string]*entry)
+	}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	return m
+}
+
+// Subscribe returns when all names are subscribed, so that the sink gets what is
+// published from then on, or when that has failed or ctx has ended; then the sink
+// gets nothing. A sink is subscribed once, and a Mux has either shard channels or
+// other names. A connection that is lost meanwhile is
+// opened again; one that cannot be opened is an error.
+func (m *Mux) Subscribe(ctx context.Context, sink *Sink, names []Name) error {
+	w := &waiter{sink: sink, done: make(chan error, 1)}
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return ErrClosed
+	}
+	if len(names) > 1 {
+		m.shared++
+	}
+	for _, name := range names {
+		e := m.names[name.Kind][name.Text]
+		if e == nil {
+			e = &entry{name: name}
+			m.names[name.Kind][name.Text] = e
+			m.place(e)
+		}
+		e.sinks = append(e.sinks, sink)
+		sink.entries = append(sink.entries, e)
+		if !e.live {
+			e.waiters = append(e.waiters, w)
+			w.left++
+		}
+	}
+	left := w.left
+	m.mu.Unlock()
+	if left == 0 {
+		return nil
+	}
+	var err error
+	select {
+	case err = <-w.done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		m.Unsubscribe(sink)
+	}
+	return err
+}
+
+// Unsubscribe ends what a sink wants; from then on nothing is pushed to it. Names
+// that others want stay subscribed. A connection without names is closed.
+func (m *Mux) Unsubscribe(sink *Sink) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(sink.entries) > 1 {
+		m.shared--
+	}
+	for _, e := range sink.entries {
+		e.sinks = slices.DeleteFunc(e.sinks, func(s *Sink) bool { return s == sink })
+		e.waiters = slices.DeleteFunc(e.waiters, func(w *waiter) bool { return w.sink == sink })
+		if len(e.sinks) > 0 {
+			continue
+		}
+		e.gone = true
+		delete(m.names[e.name.Kind], e.name.Text)
+		delete(m.unplaced, e)
+		m.recovered(e, false)
+		if l := e.link; l != nil {
+			if l.conn != nil && e.sent {
+				l.unsubscribe(e)
+			}
+			m.detach(e)
+		}
+	}
+	sink.entries = nil
+	if m.idle() {
+		clear(m.tries) // the next one to subscribe wants to know at once
+	}
+}
+
+// idle reports whether nobody wants anything.
+func (m *Mux) idle() bool {
+	for _, names := range m.names {
+		if len(names) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Close ends everything and returns when no goroutine and no connection is left.
+func (m *Mux) Close() {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	m.stop()
+	m.wg.Wait()
+}
+
+// detach takes an entry from its link, which ends with its last one.
+func (m *Mux) detach(e *entry) {
+	l := e.link
+	e.link, e.sent, e.live = nil, false, false
+	delete(l.entries, e)
+	if len(l.entries) == 0 {
+		delete(m.links, l.key)
+		l.stop()
+	}
+}
+
+// received handles what the server has sent on a link.
+func (m *Mux) received(l *link, p *push) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !l.answered {
+		l.answered = true
+		delete(m.tries, l.key)
+	}
+	switch p.kind {
+	case pushMessage, pushPMessage, pushSMessage:
+		m.deliver(l, p)
+	case pushSubscribed:
+		l.burst.names = l.burst.names[:0]
+		m.confirmed(l, p)
+	case pushUnsubscribed:
+		l.burst.names = l.burst.names[:0]
+		m.ended(l, p)
+	case pushPong:
+		l.answeredBy(func(x expectation) bool { return x.entry == nil })
+	case pushError:
+		m.failed(l, p.text)
+	}
+}
+
+// deliver gives a message to those who want the name that it came by. A sink whose
+// names match it more than once gets it once.
+func (m *Mux) deliver(l *link, p *push) {
+	e := m.names[p.of][string(p.name)]
+	if e == nil || e.link != l {
+		return // nobody wants it any more, or not from this connection
+	}
+	if m.shared > 0 {
+		l.sameBurst(e, p)
+	}
+	msg := Message{Channel: e.name.Text, Payload: p.payload, Size: p.size}
+	if p.of == Pattern {
+		msg.Channel = string(p.channel)
+	}
+	for _, s := range e.sinks {
+		if len(s.entries) > 1 {
+			if s.link == l && s.burst == l.burst.number {
+				continue
+			}
+			s.link, s.burst = l, l.burst.number
+		}
+		s.Queue.Push(msg)
+	}
+}
+
+// confirmed makes an entry live.
+func (m *Mux) confirmed(l *link, p *push) {
+	x, ok := l.answeredBy(func(x expectation) bool {
+		return x.entry != nil && !x.unsubscribe && x.entry.name.Kind == p.of && x.entry.name.Text == string(p.name)
+	})
+	e := x.entry
+	if !ok || e.gone || e.link != l {
+		return
+	}
+	e.live, e.refused, e.attempts, e.until, e.hint = true, false, 0, time.Time{}, ""
+	for _, w := range e.waiters {
+		if w.left--; w.left == 0 {
+			w.done <- nil
+		}
+	}
+	e.waiters = nil
+	if !e.lost.IsZero() {
+		m.conf.Notify(Notice{Kind: Gap, Name: e.name, Duration: time.Since(e.lost)})
+		e.lost = time.Time{}
+	}
+	m.recovered(e, true)
+}
+
+// ended handles the end of a subscription. One that nobody has asked for means
+// that the slot has moved: the node is asked again, and names the new one.
+func (m *Mux) ended(l *link, p *push) {
+	if len(l.expect) > 0 {
+		if x := l.expect[0]; x.unsubscribe && x.entry.name.Kind == p.of && x.entry.name.Text == string(p.name) {
+			l.expect = l.expect[1:]
+			return
+		}
+	}
+	e := m.names[p.of][string(p.name)]
+	if e == nil || e.link != l || !e.live {
+		return
+	}
+	e.live = false
+	e.lost = time.Now()
+	l.subscribe(e)
+}
+
+// failed handles an error reply: it answers the oldest command without an answer,
+// unless it is about a slot that another one is in.
+func (m *Mux) failed(l *link, text string) {
+	err := replyError(text)
+	addr, slot, moved := parseMoved(text)
+	if _, cluster := m.conf.Client.(*redis.ClusterClient); !cluster {
+		moved = false // there is no other node to ask
+	}
+	x, ok := l.answeredBy(func(x expectation) bool {
+		return !moved || x.entry != nil && stream.Slot(x.entry.name.Text) == slot
+	})
+	e := x.entry
+	if !ok || e == nil || x.unsubscribe || e.gone || e.link != l {
+		return
+	}
+	e.attempts++
+	if moved {
+		m.reload()
+		e.hint = addr
+		if e.attempts > 2 { // two nodes that send us to each other
+			e.until = time.Now().Add(retryDelay(e.attempts-2, 5*time.Millisecond, time.Second, rand.Float64()))
+		}
+	} else {
+		m.refuse(e, err)
+		e.until = time.Now().Add(retryDelay(e.attempts, 50*time.Millisecond, 30*time.Second, rand.Float64()))
+	}
+	m.detach(e)
+	m.place(e)
+}
+
+// refuse fails those who wait for an entry, and tells those who had it.
+func (m *Mux) refuse(e *entry, err error) {
+	e.fail(err)
+	m.recovered(e, true) // it is no longer the outage that keeps it away
+	if !e.lost.IsZero() && !e.refused {
+		e.refused = true
+		m.conf.Notify(Notice{Kind: Refused, Name: e.name, Err: err})
+	}
+}
+
+// fail answers those who wait for an entry.
+func (e *entry) fail(err error) {
+	for _, w := range e.waiters {
+		select {
+		case w.done <- err:
+		default: // it knows of another one
+		}
+		w.left = -1
+	}
+	e.waiters = nil
+}
+
+// down handles the end of a link. What it had has to be placed again.
+func (m *Mux) down(l *link, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l.stop()
+	if m.closed || m.links[l.key] != l {
+		return // it was stopped
+	}
+	delete(m.links, l.key)
+	t := m.tries[l.key]
+	t.failures++
+	t.until = time.Now().Add(retryDelay(t.failures, 50*time.Millisecond, time.Second, rand.Float64()))
+	m.tries[l.key] = t
+	m.reload()
+	for e := range l.entries {
+		if e.live {
+			e.lost = l.conn.lastHeard()
+		}
+		if l.conn == nil {
+			e.fail(err)
+		}
+		if !e.lost.IsZero() && !e.inOutage && !e.refused {
+			e.inOutage = true
+			if m.outage.names++; m.outage.since.IsZero() {
+				m.outage.since = time.Now()
+				m.conf.Notify(Notice{Kind: Down, Err: err})
+			}
+		}
+		e.link, e.sent, e.live = nil, false, false
+		m.place(e)
+	}
+}
+
+// recovered takes an entry out of the outage, which ends with its last one. Without
+// a connection nothing is told: nobody wants the entry any more.
+func (m *Mux) recovered(e *entry, connected bool) {
+	if !e.inOutage {
+		return
+	}
+	e.inOutage = false
+	if m.outage.names--; m.outage.names == 0 {
+		if connected {
+			m.conf.Notify(Notice{Kind: Up, Duration: time.Since(m.outage.since)})
+		}
+		m.outage.since = time.Time{}
+	}
+}

@@ -1,0 +1,206 @@
+package pubsub
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// place sees to it that an entry gets a link. Mux.mu is held.
+func (m *Mux) place(e *entry) {
+	if m.closed {
+		return
+	}
+	if l := m.links[""]; l != nil && !e.until.After(time.Now()) {
+		m.join(l, e) // the only connection
+		return
+	}
+	m.unplaced[e] = struct{}{}
+	if !m.placing {
+		m.placing = true
+		m.wg.Go(m.placeAll)
+		return
+	}
+	select {
+	case m.replace <- struct{}{}:
+	default:
+	}
+}
+
+// join gives an entry to a link.
+func (m *Mux) join(l *link, e *entry) {
+	delete(m.unplaced, e)
+	e.link = l
+	l.entries[e] = struct{}{}
+	if l.conn != nil {
+		l.subscribe(e)
+	}
+}
+
+// placeAll places entries until none is left, waiting where servers fail.
+func (m *Mux) placeAll() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		due, next, ok := m.due()
+		if !ok {
+			return
+		}
+		if len(due) > 0 {
+			m.assign(due)
+			continue
+		}
+		timer.Reset(max(time.Until(next), time.Millisecond))
+		select {
+		case <-timer.C:
+		case <-m.replace:
+		case <-m.ctx.Done():
+		}
+	}
+}
+
+// wish is a copy of what decides where an entry belongs.
+type wish struct {
+	entry *entry
+	name  Name
+	hint  string
+}
+
+// due returns the entries that can be tried now, or when the next one can be. ok
+// is false when none is left; then the placing goroutine has to end.
+func (m *Mux) due() (due []wish, next time.Time, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || len(m.unplaced) == 0 {
+		m.placing = false
+		return nil, next, false
+	}
+	now := time.Now()
+	for e := range m.unplaced {
+		if !e.until.After(now) {
+			due = append(due, wish{e, e.name, e.hint})
+		} else if next.IsZero() || e.until.Before(next) {
+			next = e.until
+		}
+	}
+	return due, next, true
+}
+
+// assign finds the server of each entry and gives it to the link there. Asking for
+// it may wait for the network, so it is done without the lock.
+func (m *Mux) assign(wishes []wish) {
+	var only *server
+	for _, w := range wishes {
+		var to server
+		var err error
+		if only != nil {
+			to = *only
+		} else if to, err = m.server(w.name, w.hint); err == nil && to.key == "" {
+			only = &to
+		}
+		m.mu.Lock()
+		if _, still := m.unplaced[w.entry]; still && !m.closed {
+			m.assignTo(w.entry, to, err)
+		}
+		m.mu.Unlock()
+	}
+}
+
+func (m *Mux) assignTo(e *entry, to server, err error) {
+	if err != nil {
+		e.attempts++
+		e.until = time.Now().Add(retryDelay(e.attempts, 50*time.Millisecond, time.Second, rand.Float64()))
+		e.fail(err)
+		return
+	}
+	l := m.links[to.key]
+	if l == nil {
+		if t := m.tries[to.key]; t.until.After(time.Now()) {
+			e.until = t.until
+			e.hint = "" // by then the cluster may know better
+			return
+		}
+		l = &link{mux: m, key: to.key, opt: *to.opt, entries: make(map[*entry]struct{}), wake: make(chan struct{}, 1)}
+		l.ctx, l.stop = context.WithCancel(m.ctx)
+		m.links[to.key] = l
+		m.wg.Go(l.run)
+	}
+	m.join(l, e)
+}
+
+// server is where an entry belongs. Its key is empty where there is only one.
+type server struct {
+	key string
+	opt *redis.Options
+}
+
+// server finds out where a name is to be subscribed to.
+func (m *Mux) server(name Name, hint string) (server, error) {
+	switch c := m.conf.Client.(type) {
+	case *redis.Client:
+		return server{opt: c.Options()}, nil
+	case *redis.ClusterClient:
+		if name.Kind != Shard {
+			// What is published with PUBLISH reaches every node. Another one is taken
+			// each time, so one that is down does not matter.
+			node, err := c.MasterForKey(m.ctx, strconv.FormatUint(rand.Uint64(), 36))
+			if err != nil {
+				return server{}, err
+			}
+			return server{opt: node.Options()}, nil
+		}
+		node, err := c.MasterForKey(m.ctx, name.Text)
+		if err != nil {
+			return server{}, err
+		}
+		opt := node.Options()
+		if hint == "" || hint == opt.Addr {
+			return server{key: opt.Addr, opt: opt}, nil
+		}
+		moved := *opt
+		moved.Addr = hint
+		return server{key: hint, opt: &moved}, nil
+	default:
+		return server{}, fmt.Errorf("client type %T cannot be subscribed with", m.conf.Client)
+	}
+}
+
+// reload makes a cluster client learn anew where slots are. It does not wait.
+func (m *Mux) reload() {
+	if c, ok := m.conf.Client.(*redis.ClusterClient); ok {
+		c.ReloadState(m.ctx)
+	}
+}
+
+// replyError is an error reply.
+type replyError string
+
+func (e replyError) Error() string { return string(e) }
+
+// RedisError makes it a [redis.Error].
+func (e replyError) RedisError() {}
+
+// parseMoved takes "MOVED slot host:port" apart. Without a host it is the one that
+// the cluster client knows.
+func parseMoved(text string) (addr string, slot int, ok bool) {
+	rest, ok := strings.CutPrefix(text, "MOVED ")
+	if !ok {
+		return "", 0, false
+	}
+	number, addr, _ := strings.Cut(rest, " ")
+	slot, err := strconv.Atoi(number)
+	if err != nil {
+		return "", 0, false
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || host == "?" || port == "" {
+		addr = ""
+	}
+	return addr, slot, true
+}

@@ -1,0 +1,207 @@
+package redischannels
+
+import (
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Defaults of the Pub/Sub configurations.
+const (
+	DefaultBuffer           = 1024
+	DefaultBufferBytes      = 8 << 20
+	DefaultHealthInterval   = 5 * time.Second
+	DefaultSubscribeTimeout = 10 * time.Second
+)
+
+// Limits of the Pub/Sub configurations.
+const (
+	minHealthInterval = 20 * time.Millisecond
+	bufferLimit       = 10_000_000
+	workersLimit      = 10_000
+)
+
+// DropPolicy says what a full buffer does with one message too many.
+type DropPolicy uint8
+
+// The drop policies.
+const (
+	// DropOldest drops the message that waits longest: handlers see what is new.
+	DropOldest DropPolicy = iota
+	// DropNewest drops the message that comes: handlers see what came first.
+	DropNewest
+)
+
+// PubSubPublisherConfig configures [NewPubSubPublisher]. Only Client is required.
+type PubSubPublisherConfig struct {
+	// Client is used for all commands and is never closed. *redis.Client, also
+	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
+	Client redis.UniversalClient
+
+	// Marshaler turns messages into bytes. Defaults to EnvelopeMarshaler.
+	Marshaler PubSubMarshaler
+
+	// Sharded publishes to shard channels, which only subscribers with Sharded see.
+	// In a cluster such a message goes to one shard instead of to every node. Redis
+	// 7 or newer. (SPUBLISH instead of PUBLISH)
+	Sharded bool
+
+	// ChannelPrefix is put in front of each topic to make the name of the channel.
+	// All databases of a server share their channels: a prefix keeps applications
+	// apart. Subscribers need the same. Defaults to none.
+	ChannelPrefix string
+
+	// MaxPayload is the largest message, in bytes on the wire, that is sent.
+	// Defaults to DefaultMaxPayload; UnlimitedPayload turns it off.
+	MaxPayload int
+
+	// Timeout bounds one Publish or Send. Defaults to DefaultPublishTimeout;
+	// NoPublishTimeout turns it off.
+	Timeout time.Duration
+}
+
+func (c PubSubPublisherConfig) withDefaults() PubSubPublisherConfig {
+	if c.Marshaler == nil {
+		c.Marshaler = EnvelopeMarshaler{}
+	}
+	c.MaxPayload = orDefault(c.MaxPayload, DefaultMaxPayload)
+	c.Timeout = orDefault(c.Timeout, DefaultPublishTimeout)
+	return c
+}
+
+// Validate reports every problem of the configuration in one joined error. Each
+// names its field and wraps [ErrInvalidConfig]. Zero values stand for defaults
+// and are valid, except Client.
+func (c PubSubPublisherConfig) Validate() error {
+	v := validation{prefix: "PubSubPublisherConfig"}
+	v.client(c.Client)
+	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
+	if c.Timeout != NoPublishTimeout {
+		v.duration("Timeout", c.Timeout, time.Millisecond)
+	}
+	return v.err()
+}
+
+// PubSubSubscriberConfig configures [NewPubSubSubscriber]. Only Client is required.
+type PubSubSubscriberConfig struct {
+	// Client has the options that the connections of the subscriber are opened with
+	// (hooks are not copied; see OnReadClient); its pool is not used. It is never
+	// closed. *redis.Client, also from redis.NewFailoverClient, and
+	// *redis.ClusterClient are supported.
+	Client redis.UniversalClient
+
+	// Unmarshaler turns bytes into messages. Defaults to EnvelopeMarshaler.
+	Unmarshaler PubSubUnmarshaler
+
+	// Sharded subscribes to shard channels, where publishers with Sharded publish.
+	// Redis 7 or newer. (SSUBSCRIBE instead of SUBSCRIBE)
+	Sharded bool
+
+	// Patterns makes topics glob patterns: `orders.*` gets what is published to
+	// orders.eu; [TopicFromContext] tells the channel. `*`, `?`, `[` and `\` have a
+	// meaning then; topics without them stay channels. Not with Sharded, for which
+	// Redis has no patterns. (PSUBSCRIBE)
+	Patterns bool
+
+	// ChannelPrefix is put in front of each topic to make the name of the channel.
+	// Publishers need the same. Defaults to none.
+	ChannelPrefix string
+
+	// MaxInFlight is how many messages of one subscription may be handed out and
+	// not yet settled, 1 to 10,000. 1 keeps the order of arrival; a nacked message
+	// then holds back those behind it. Each costs a goroutine. Defaults to
+	// DefaultMaxInFlight.
+	MaxInFlight int
+
+	// Buffer is how many messages of one subscription may wait for its handler, at
+	// most 10,000,000. More are dropped by Drop, counted and reported. The memory is
+	// only taken when it is needed. Defaults to DefaultBuffer.
+	Buffer int
+
+	// BufferBytes bounds the same in bytes of payloads and channel names. A message
+	// that alone exceeds it is kept if no other waits. Defaults to
+	// DefaultBufferBytes.
+	BufferBytes int
+
+	// Drop says which message a full buffer drops. Defaults to DropOldest.
+	Drop DropPolicy
+
+	// MaxDeliveries is how often a message is handed to a handler before it is
+	// passed. Nothing is stored: the repetition takes place in this process only.
+	// Defaults to DefaultMaxDeliveries; UnlimitedDeliveries turns it off.
+	MaxDeliveries int
+
+	// NackBackoff is the delay between a Nack and the redelivery.
+	NackBackoff Backoff
+
+	// MaxPayload is the largest message, in bytes on the wire, that is kept and
+	// decoded; a larger one is treated as undecodable and takes no memory. Defaults
+	// to DefaultMaxPayload; UnlimitedPayload turns it off.
+	MaxPayload int
+
+	// HealthInterval is within what time a connection whose other side is gone
+	// without a word is noticed, at least 20 ms. When Redis has sent nothing for
+	// half of it, it is asked for a sign of life, for which the other half remains.
+	// Lower finds out sooner and costs more commands, and a busy server or network
+	// may be taken for a dead one, which costs the messages of the time in between.
+	// Defaults to DefaultHealthInterval. (PING)
+	HealthInterval time.Duration
+
+	// SubscribeTimeout bounds the wait of Subscribe for the confirmation of Redis.
+	// Defaults to DefaultSubscribeTimeout.
+	SubscribeTimeout time.Duration
+
+	// DrainTimeout is how long Close, or the end of the Subscribe context, waits for
+	// handlers. Defaults to DefaultDrainTimeout.
+	DrainTimeout time.Duration
+
+	// OnEvent is told what happens to the subscriptions, by one goroutine, one event
+	// after the other. It must not call Close (start a goroutine for that). A panic
+	// in it is recovered.
+	OnEvent func(Event)
+
+	// OnReadClient is given every client that is opened before it is used, so that
+	// hooks for tracing or metrics can be added. They see how the connection is
+	// made, not what is sent on it.
+	OnReadClient func(*redis.Client)
+}
+
+func (c PubSubSubscriberConfig) withDefaults() PubSubSubscriberConfig {
+	if c.Unmarshaler == nil {
+		c.Unmarshaler = EnvelopeMarshaler{}
+	}
+	c.MaxInFlight = orDefault(c.MaxInFlight, DefaultMaxInFlight)
+	c.Buffer = orDefault(c.Buffer, DefaultBuffer)
+	c.BufferBytes = orDefault(c.BufferBytes, DefaultBufferBytes)
+	c.MaxDeliveries = orDefault(c.MaxDeliveries, DefaultMaxDeliveries)
+	c.NackBackoff = c.NackBackoff.withDefaults()
+	c.MaxPayload = orDefault(c.MaxPayload, DefaultMaxPayload)
+	c.HealthInterval = orDefault(c.HealthInterval, DefaultHealthInterval)
+	c.SubscribeTimeout = orDefault(c.SubscribeTimeout, DefaultSubscribeTimeout)
+	c.DrainTimeout = orDefault(c.DrainTimeout, DefaultDrainTimeout)
+	return c
+}
+
+// Validate reports every problem of the configuration in one joined error. Each
+// names its field and wraps [ErrInvalidConfig]. Zero values stand for defaults
+// and are valid, except Client.
+func (c PubSubSubscriberConfig) Validate() error {
+	v := validation{prefix: "PubSubSubscriberConfig"}
+	v.client(c.Client)
+	if c.Patterns && c.Sharded {
+		v.addf("Patterns", "cannot be set together with Sharded: Redis has no patterns of shard channels")
+	}
+	v.intRange("MaxInFlight", c.MaxInFlight, 0, workersLimit, "")
+	v.intRange("Buffer", c.Buffer, 0, bufferLimit, "")
+	v.intRange("BufferBytes", c.BufferBytes, 0, 1<<40, "")
+	if c.Drop > DropNewest {
+		v.addf("Drop", "must be DropOldest or DropNewest, got %d", c.Drop)
+	}
+	v.intRange("MaxDeliveries", c.MaxDeliveries, UnlimitedDeliveries, 1_000_000_000, "UnlimitedDeliveries")
+	v.check(c.NackBackoff.validate(), "NackBackoff")
+	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
+	v.duration("HealthInterval", c.HealthInterval, minHealthInterval)
+	v.duration("SubscribeTimeout", c.SubscribeTimeout, time.Millisecond)
+	v.duration("DrainTimeout", c.DrainTimeout, time.Millisecond)
+	return v.err()
+}

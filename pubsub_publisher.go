@@ -1,0 +1,249 @@
+package redischannels
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/pubsub"
+)
+
+// A call of up to this many messages and bytes is one pipeline.
+const (
+	pubSubPipeline      = 500
+	pubSubPipelineBytes = 4 << 20
+)
+
+// PubSubPublisher publishes messages to Redis Pub/Sub channels. It is safe for
+// concurrent use. Redis keeps nothing: a message reaches who is subscribed at that
+// moment, and nobody is told who was not.
+type PubSubPublisher struct {
+	config PubSubPublisherConfig
+	logger watermill.LoggerAdapter
+
+	mu      sync.Mutex
+	closed  bool
+	calls   sync.WaitGroup // Publish and Send
+	sending sync.WaitGroup // goroutines that wait for Redis
+}
+
+var _ message.Publisher = (*PubSubPublisher)(nil)
+
+// NewPubSubPublisher makes a PubSubPublisher. It does not talk to Redis. A nil
+// logger logs nothing. The errors wrap [ErrInvalidConfig], one for each wrong field.
+func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAdapter) (*PubSubPublisher, error) {
+	config = config.withDefaults()
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if logger == nil {
+		logger = watermill.NopLogger{}
+	}
+	return &PubSubPublisher{config: config, logger: logger}, nil
+}
+
+// Publish publishes the messages to the channel of the topic and returns when Redis
+// has accepted all of them, which does not mean that anybody has received them. The
+// context of each message and PubSubPublisherConfig.Timeout bound the wait: what was
+// not sent by then is withdrawn.
+//
+// All messages are marshalled before the first is sent, so one that cannot be
+// marshalled, or exceeds MaxPayload, prevents all. They are sent in their order, in
+// one pipeline; messages of others may come between them. More than 500 messages, or
+// 4 MiB, are several pipelines; after a failed one the rest is not sent. Nothing that
+// may have been published is sent again.
+//
+// The error is a [*PublishError] with the outcome of each message, in which Appended
+// means that Redis has accepted it. A payload must not be changed as long as its
+// outcome is unknown.
+func (p *PubSubPublisher) Publish(topic string, msgs ...*message.Message) error {
+	_, err := p.publish(nil, topic, msgs)
+	return err
+}
+
+// Send is Publish with a context of its own, which alone bounds the wait beside
+// PubSubPublisherConfig.Timeout, and returns for each message how many subscriptions
+// Redis has given it to. In a cluster these are the ones of the node that has
+// executed the command, not those of all nodes; in both cases one connection with a
+// channel and two matching patterns counts three times. With an error the numbers of
+// messages that are not known to be accepted are -1.
+func (p *PubSubPublisher) Send(ctx context.Context, topic string, msgs ...*message.Message) (receivers []int, err error) {
+	return p.publish(ctx, topic, msgs)
+}
+
+// Close lets the calls under way come to their end, which takes no longer than
+// PubSubPublisherConfig.Timeout and the timeouts of the Redis client, and returns
+// when no goroutine of the PubSubPublisher is left. Later calls answer [ErrClosed].
+// The Redis client stays open. Close may be called more than once and at any time;
+// it always returns nil.
+func (p *PubSubPublisher) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.calls.Wait()
+	p.sending.Wait()
+	return nil
+}
+
+// publish publishes under ctx, or under the contexts of the messages if it is nil.
+func (p *PubSubPublisher) publish(ctx context.Context, topic string, msgs []*message.Message) ([]int, error) {
+	if err := validateTopic(topic); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("redischannels: publish to %q: %w", topic, ErrClosed)
+	}
+	p.calls.Add(1)
+	p.mu.Unlock()
+	defer p.calls.Done()
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	// Before the contexts are looked at, since one of a nil message has none.
+	payloads, err := p.marshal(topic, msgs)
+	if err != nil {
+		return nil, err
+	}
+	if ctx == nil {
+		joined, stop := joinContexts(msgs)
+		defer stop()
+		ctx = joined
+	}
+	if p.config.Timeout > 0 {
+		bounded, cancel := context.WithTimeout(ctx, p.config.Timeout)
+		defer cancel()
+		ctx = bounded
+	}
+
+	results := make([]pubsub.Result, 0, len(msgs))
+	failed := false
+	for len(payloads) > 0 {
+		n := pubSubChunk(payloads)
+		if failed {
+			for range n {
+				results = append(results, pubsub.Result{Err: errEarlierFailed})
+			}
+		} else {
+			part := p.send(ctx, topic, payloads[:n])
+			for i := range part {
+				failed = failed || part[i].Outcome != pubsub.Published
+			}
+			results = append(results, part...)
+		}
+		payloads = payloads[n:]
+	}
+	receivers := make([]int, len(msgs))
+	for i, r := range results {
+		receivers[i] = -1
+		if r.Outcome == pubsub.Published {
+			receivers[i] = int(r.Receivers)
+		}
+	}
+	if !failed {
+		return receivers, nil
+	}
+	report := &PublishError{Topic: topic, Results: make([]PublishResult, len(msgs))}
+	for i, r := range results {
+		report.Results[i] = pubSubResult(i, msgs[i].UUID, r)
+	}
+	return receivers, report
+}
+
+// send sends one pipeline and waits for it as long as ctx allows.
+func (p *PubSubPublisher) send(ctx context.Context, topic string, payloads [][]byte) []pubsub.Result {
+	if ctx.Err() != nil {
+		return sameResult(len(payloads), pubsub.NotPublished, context.Cause(ctx))
+	}
+	load := pubsub.NewLoad(context.WithoutCancel(ctx), p.config.ChannelPrefix+topic, p.config.Sharded, payloads)
+	done := make(chan []pubsub.Result, 1)
+	p.sending.Go(func() { done <- load.Send(p.config.Client) })
+	select {
+	case results := <-done:
+		return results
+	case <-ctx.Done():
+	}
+	if load.Withdraw() {
+		return sameResult(len(payloads), pubsub.NotPublished, context.Cause(ctx))
+	}
+	select {
+	case results := <-done: // both at once
+		return results
+	default:
+		return sameResult(len(payloads), pubsub.Unknown, context.Cause(ctx))
+	}
+}
+
+// marshal makes bytes of all messages, or an error that says which message prevents
+// them.
+func (p *PubSubPublisher) marshal(topic string, msgs []*message.Message) ([][]byte, error) {
+	payloads := make([][]byte, len(msgs))
+	for i, msg := range msgs {
+		data, err := p.marshalOne(topic, msg)
+		if err != nil {
+			return nil, (&publishBatch{topic: topic, msgs: msgs}).refuse(i, err)
+		}
+		payloads[i] = data
+	}
+	return payloads, nil
+}
+
+// marshalOne calls the marshaler. A panic in it is an error of the message: in a
+// handler's goroutine it would take the whole process with it.
+func (p *PubSubPublisher) marshalOne(topic string, msg *message.Message) (data []byte, err error) {
+	if msg == nil {
+		return nil, fmt.Errorf("%w: message is nil", ErrInvalidConfig)
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			data, err = nil, fmt.Errorf("panic in the marshaler: %v", v)
+		}
+	}()
+	if data, err = p.config.Marshaler.Marshal(topic, msg); err != nil {
+		return nil, fmt.Errorf("marshal: %w", err)
+	}
+	if p.config.MaxPayload > 0 && len(data) > p.config.MaxPayload {
+		return nil, fmt.Errorf("%w: %d bytes, MaxPayload is %d", ErrTooLarge, len(data), p.config.MaxPayload)
+	}
+	return data, nil
+}
+
+// pubSubChunk returns how many of the payloads make up the next pipeline.
+func pubSubChunk(payloads [][]byte) int {
+	bytes := 0
+	for n, data := range payloads {
+		bytes += len(data) + appendOverhead
+		if n == pubSubPipeline || n > 0 && bytes > pubSubPipelineBytes {
+			return n
+		}
+	}
+	return len(payloads)
+}
+
+func sameResult(n int, outcome pubsub.Outcome, err error) []pubsub.Result {
+	results := make([]pubsub.Result, n)
+	for i := range results {
+		results[i] = pubsub.Result{Outcome: outcome, Err: err}
+	}
+	return results
+}
+
+// pubSubResult makes the exported result of a publication.
+func pubSubResult(index int, uuid string, r pubsub.Result) PublishResult {
+	result := PublishResult{Index: index, UUID: uuid}
+	switch r.Outcome {
+	case pubsub.Published:
+		result.Outcome = Appended
+	case pubsub.NotPublished:
+		result.Outcome = NotAppended
+		result.Err = redisError(r.Err)
+	default:
+		result.Outcome = OutcomeUnknown
+		result.Err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, redisError(r.Err))
+	}
+	return result
+}

@@ -1,0 +1,228 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/pubsub"
+)
+
+var _ message.Subscriber = (*PubSubSubscriber)(nil)
+
+// PubSubSubscriber receives messages from Redis Pub/Sub. It implements Watermill's
+// message.Subscriber and is safe for concurrent use. All its subscriptions share one
+// connection; with Sharded in a cluster, one per node that owns a channel of theirs.
+//
+// Delivery is at most once: what is published while nobody is subscribed, while the
+// connection is lost, or faster than handlers work for longer than the buffer lasts,
+// is lost. The library reports each such loss by an event.
+type PubSubSubscriber struct {
+	cfg     PubSubSubscriberConfig
+	logger  watermill.LoggerAdapter
+	mux     *pubsub.Mux
+	reports *reporter
+
+	mu     sync.Mutex
+	closed bool
+	subs   map[*pubSubSubscription]struct{}
+	wg     sync.WaitGroup // Subscribe calls under way and running subscriptions
+}
+
+// NewPubSubSubscriber checks the configuration and returns a subscriber. It does not
+// talk to Redis and starts nothing; Subscribe does. A nil logger logs nothing. The
+// errors wrap [ErrInvalidConfig], one for each wrong field.
+func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerAdapter) (*PubSubSubscriber, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if logger == nil {
+		logger = watermill.NopLogger{}
+	}
+	s := &PubSubSubscriber{
+		cfg:    config.withDefaults(),
+		logger: logger,
+		subs:   make(map[*pubSubSubscription]struct{}),
+	}
+	s.reports = newReporter(s.cfg.OnEvent, logger)
+	s.mux = pubsub.New(pubsub.Config{
+		Client:         s.cfg.Client,
+		HealthInterval: s.cfg.HealthInterval,
+		MaxPayload:     max(s.cfg.MaxPayload, 0),
+		OnClient:       s.cfg.OnReadClient,
+		Notify:         s.notice,
+	})
+	return s, nil
+}
+
+// Subscribe subscribes to the channel of a topic and returns the Go channel of its
+// messages. When it returns, Redis has confirmed the subscription: whatever is
+// published from then on arrives. With Patterns the topic may be a pattern.
+//
+// Every message must be settled. Ack lets the next one come. A nacked message comes
+// again after NackBackoff, from memory, with a new context each time, until
+// MaxDeliveries; then it is passed. Its context carries what [TopicFromContext] and
+// [DeliveryCountFromContext] tell and the values of ctx; it ends when the message is
+// settled or when the subscription ends without waiting for it any longer.
+//
+// The Go channel is closed when ctx ends or Close is called, after the messages in
+// flight were settled or DrainTimeout has passed; messages that still wait in the
+// buffer then are lost. Nothing else ends it: outages are waited out and reported.
+// Subscriptions are independent of each other, also two of the same topic, which
+// both get every message.
+//
+// The error wraps [ErrInvalidConfig], [ErrClosed], [ErrPermission],
+// [ErrUnsupportedServer], is the one of the connection, or, when Redis has not
+// confirmed within SubscribeTimeout, [context.DeadlineExceeded].
+func (s *PubSubSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	return s.SubscribeAll(ctx, topic)
+}
+
+// SubscribeAll is Subscribe for several topics, or patterns, in one subscription. A
+// message that several of them match comes once.
+func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (<-chan *message.Message, error) {
+	if len(topics) == 0 {
+		return nil, validateTopic("")
+	}
+	for _, topic := range topics {
+		if err := validateTopic(topic); err != nil {
+			return nil, err
+		}
+	}
+	label := strings.Join(topics, ",")
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", label, ErrClosed)
+	}
+	s.wg.Add(1)
+	s.mu.Unlock()
+
+	sub := newPubSubSubscription(ctx, s, label)
+	if err := s.open(ctx, sub, s.names(topics)); err != nil {
+		sub.abort()
+		s.wg.Done()
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", label, err)
+	}
+	detach := context.AfterFunc(ctx, sub.stop)
+	go func() {
+		defer s.wg.Done()
+		sub.run()
+		detach()
+		s.mu.Lock()
+		delete(s.subs, sub)
+		s.mu.Unlock()
+		close(sub.out)
+	}()
+	return sub.out, nil
+}
+
+// open makes a subscription live. Close ends the wait.
+func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, names []pubsub.Name) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return fmt.Errorf("subscriber: %w", ErrClosed)
+	}
+	s.subs[sub] = struct{}{}
+	s.mu.Unlock()
+
+	wait, cancel := context.WithTimeout(ctx, s.cfg.SubscribeTimeout)
+	defer cancel()
+	defer context.AfterFunc(sub.fetch, cancel)()
+	err := s.mux.Subscribe(wait, sub.sink, names)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if sub.fetch.Err() != nil || errors.Is(err, pubsub.ErrClosed) {
+		err = fmt.Errorf("subscriber: %w", ErrClosed)
+	}
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock()
+	delete(s.subs, sub)
+	s.mu.Unlock()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("redis has not confirmed within %v: %w", s.cfg.SubscribeTimeout, err)
+	}
+	return redisError(err)
+}
+
+// Close ends all subscriptions: it stops receiving, waits up to DrainTimeout for the
+// messages in flight and closes the Go channels. It returns when every connection
+// and goroutine is gone and every event was told, whether or not the application
+// still receives; the Redis client stays open. It may be called often and from
+// anywhere but OnEvent, and always returns nil.
+func (s *PubSubSubscriber) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	for sub := range s.subs {
+		sub.stop()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	s.mux.Close()
+	s.reports.close()
+	return nil
+}
+
+// names are the channels and patterns of topics, each once.
+func (s *PubSubSubscriber) names(topics []string) []pubsub.Name {
+	names := make([]pubsub.Name, 0, len(topics))
+	for _, topic := range topics {
+		name := pubsub.Name{Kind: pubsub.Channel, Text: s.cfg.ChannelPrefix + topic}
+		switch {
+		case s.cfg.Sharded:
+			name.Kind = pubsub.Shard
+		case s.cfg.Patterns && strings.ContainsAny(topic, globCharacters):
+			name.Kind, name.Text = pubsub.Pattern, globQuote.Replace(s.cfg.ChannelPrefix)+topic
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Characters that have a meaning in a pattern of Redis.
+const globCharacters = `*?[\`
+
+var globQuote = strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`)
+
+// topic is the topic of a name, the inverse of names.
+func (s *PubSubSubscriber) topic(name pubsub.Name) string {
+	prefix := s.cfg.ChannelPrefix
+	if name.Kind == pubsub.Pattern {
+		prefix = globQuote.Replace(prefix)
+	}
+	return strings.TrimPrefix(name.Text, prefix)
+}
+
+// notice makes events of what the mux tells. It is called under its lock.
+func (s *PubSubSubscriber) notice(n pubsub.Notice) {
+	switch n.Kind {
+	case pubsub.Down:
+		s.reports.post(Event{Kind: EventDisconnected, Err: redisError(n.Err)})
+	case pubsub.Up:
+		s.reports.post(Event{Kind: EventReconnected, Duration: n.Duration})
+	case pubsub.Gap:
+		s.reports.post(Event{Kind: EventInterrupted, Topic: s.topic(n.Name), Duration: n.Duration})
+	case pubsub.Refused:
+		s.reports.post(Event{Kind: EventError, Topic: s.topic(n.Name), Err: redisError(n.Err)})
+	}
+}
+
+// tallyInterval is the least time between two events of one kind about messages of
+// one subscription.
+const tallyInterval = time.Second
