@@ -65,6 +65,41 @@ func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, c
 	return c, hub.add(c)
 }
 
+// NewPubSubChannel makes a channel on the Redis Pub/Sub channel name: whoever reads at
+// that moment sees a value, and nobody is told who did not. A value is lost while
+// nobody reads, while the connection is, and when a reader falls behind by more than
+// its Buffer, which events tell of. It does not talk to Redis before the first use;
+// the first read returns when Redis has confirmed the subscription or fails. IDs are
+// those of the messages; History and Follow answer [ErrNotSupported].
+func NewPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig) (*Channel[T], error) {
+	if hub == nil {
+		return nil, fmt.Errorf("redischannels: hub: %w: must not be nil", ErrInvalidConfig)
+	}
+	config = inherit(config, hub.config.PubSub)
+	if config.Codec == nil {
+		config.Codec = hub.config.Codec
+	}
+	code, err := newCoder[T](config.Codec)
+	return newPubSubChannel(hub, name, config, code, err)
+}
+
+// newPubSubChannel makes a channel of a coder, or reports its error with the others.
+func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, code coder[T], codeErr error) (*Channel[T], error) {
+	v := validation{prefix: "PubSubChannelConfig"}
+	v.check(codeErr, "Codec")
+	config.validate(&v)
+	if err := errors.Join(validateTopic(name), v.err()); err != nil {
+		return nil, err
+	}
+	t, err := hub.pubSubTransport(name, config)
+	if err != nil {
+		return nil, err
+	}
+	c := newChannel(t, code)
+	c.hub = hub
+	return c, hub.add(c)
+}
+
 // NewChannel makes a channel over any Watermill publisher and subscriber, such as
 // gochannel in unit tests. Either may be nil for a channel that only reads or only
 // writes; the other direction answers [ErrNotSupported]. What only Redis Streams can

@@ -27,6 +27,9 @@ type HubConfig struct {
 	// configuration of a channel overrides the one here; those of Tuning singly.
 	Stream StreamChannelConfig
 
+	// PubSub has the defaults of Pub/Sub channels in the same way.
+	PubSub PubSubChannelConfig
+
 	// OnEvent is told what happens to all channels of the hub. It is called from the
 	// library's goroutines, several at once: it must return soon and must not close
 	// anything (start a goroutine for that). A panic in it is recovered.
@@ -100,6 +103,46 @@ type StreamMarshaler interface {
 	Unmarshaler
 }
 
+// PubSubChannelConfig configures [NewPubSubChannel]. The zero value works. A zero field
+// means what the hub's HubConfig.PubSub has, and then what is said here.
+type PubSubChannelConfig struct {
+	// Codec makes payloads of values. Defaults to HubConfig.Codec.
+	Codec Codec
+
+	// Marshaler is the wire format. Defaults to EnvelopeMarshaler; RawPayload is for
+	// producers and consumers of other languages, the .NET library among them.
+	Marshaler PubSubChannelMarshaler
+
+	// MaxInFlight is how many deliveries of the Reader may be unacknowledged, 1 to
+	// 10,000. Above 1 there is no order among them. Defaults to DefaultMaxInFlight.
+	MaxInFlight int
+
+	// These are those of [PubSubSubscriberConfig]. A channel whose name is a pattern
+	// can only be read.
+	Sharded          bool
+	Patterns         bool
+	ChannelPrefix    string
+	Buffer           int
+	BufferBytes      int
+	Drop             DropPolicy
+	MaxDeliveries    int
+	NackBackoff      Backoff
+	MaxPayload       int
+	HealthInterval   time.Duration
+	SubscribeTimeout time.Duration
+	DrainTimeout     time.Duration
+
+	// PublishTimeout is PubSubPublisherConfig.Timeout.
+	PublishTimeout time.Duration
+}
+
+// PubSubChannelMarshaler is a wire format in both directions: [EnvelopeMarshaler] or
+// [RawPayload].
+type PubSubChannelMarshaler interface {
+	PubSubMarshaler
+	PubSubUnmarshaler
+}
+
 // ChannelConfig configures [NewChannel]. The zero value works.
 type ChannelConfig[T any] struct {
 	// Codec makes payloads of values. Defaults to JSON.
@@ -123,7 +166,9 @@ type ChannelConfig[T any] struct {
 func (c HubConfig) Validate() error {
 	v := validation{prefix: "HubConfig.Stream"}
 	c.Stream.validate(&v, false)
-	return v.err()
+	w := validation{prefix: "HubConfig.PubSub"}
+	c.PubSub.validate(&w)
+	return errors.Join(v.err(), w.err())
 }
 
 // Validate reports every problem of the configuration in one joined error. Each names
@@ -138,14 +183,11 @@ func (c StreamChannelConfig) Validate() error {
 // validate checks single fields, and how they fit if the configuration is whole.
 func (c StreamChannelConfig) validate(v *validation, whole bool) {
 	c.subscriber().validateRest(v)
-	publishing := validation{prefix: v.prefix}
-	c.publisher().validateRest(&publishing)
-	for _, err := range publishing.errs {
-		if c.MaxPayload < UnlimitedPayload || c.MaxPayload > 1<<40 {
-			continue // said already
-		}
-		v.errs = append(v.errs, err)
-	}
+	// Under the names that the fields have here, and MaxPayload once.
+	writing := c.publisher()
+	writing.Timeout, writing.MaxPayload = 0, 0
+	writing.validateRest(v)
+	v.publishTimeout(c.PublishTimeout)
 	if c.MaxLag < 0 {
 		v.addf("MaxLag", "must be above 0, or 0 for no bound, got %d", c.MaxLag)
 	}
@@ -165,6 +207,60 @@ func (c ChannelConfig[T]) Validate() error {
 	v.check(err, "Codec")
 	v.duration("DrainTimeout", c.DrainTimeout, time.Millisecond)
 	return v.err()
+}
+
+// Validate reports every problem of the configuration in one joined error. Each names
+// its field and wraps [ErrInvalidConfig].
+func (c PubSubChannelConfig) Validate() error {
+	v := validation{prefix: "PubSubChannelConfig"}
+	c.validate(&v)
+	return v.err()
+}
+
+func (c PubSubChannelConfig) validate(v *validation) {
+	c.subscriber().validateRest(v)
+	v.publishTimeout(c.PublishTimeout)
+}
+
+func (v *validation) publishTimeout(d time.Duration) {
+	if d != NoPublishTimeout {
+		v.duration("PublishTimeout", d, time.Millisecond)
+	}
+}
+
+// subscriber returns the configuration for reading, without what belongs to the hub.
+func (c PubSubChannelConfig) subscriber() PubSubSubscriberConfig {
+	var unmarshaler PubSubUnmarshaler = EnvelopeMarshaler{}
+	if c.Marshaler != nil {
+		unmarshaler = c.Marshaler
+	}
+	return PubSubSubscriberConfig{
+		Unmarshaler:      tellingPubSubUnmarshaler{unmarshaler},
+		Sharded:          c.Sharded,
+		Patterns:         c.Patterns,
+		ChannelPrefix:    c.ChannelPrefix,
+		MaxInFlight:      c.MaxInFlight,
+		Buffer:           c.Buffer,
+		BufferBytes:      c.BufferBytes,
+		Drop:             c.Drop,
+		MaxDeliveries:    c.MaxDeliveries,
+		NackBackoff:      c.NackBackoff,
+		MaxPayload:       c.MaxPayload,
+		HealthInterval:   c.HealthInterval,
+		SubscribeTimeout: c.SubscribeTimeout,
+		DrainTimeout:     c.DrainTimeout,
+	}
+}
+
+// publisher returns the configuration for writing, without what belongs to the hub.
+func (c PubSubChannelConfig) publisher() PubSubPublisherConfig {
+	return PubSubPublisherConfig{
+		Marshaler:     c.Marshaler,
+		Sharded:       c.Sharded,
+		ChannelPrefix: c.ChannelPrefix,
+		MaxPayload:    c.MaxPayload,
+		Timeout:       c.PublishTimeout,
+	}
 }
 
 func (c StreamChannelConfig) group() string {

@@ -137,7 +137,7 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 		w.logger.Error("A value was not handled", err, fields)
 		settle = held.nack
 		if refused := (*DecodeError)(nil); errors.As(err, &refused) {
-			settle = func() error { return held.release(func(msg *message.Message) { refuse(msg, refused) }) }
+			settle = func() error { return held.release(func(msg *message.Message) { w.feed.refuse(msg, refused) }) }
 		}
 	}
 	if err := settle(); err != nil {

@@ -24,6 +24,7 @@ type Hub struct {
 	closed     bool
 	channels   map[interface{ Close() error }]struct{}
 	publishers []sharedPublisher
+	pubsubs    []*sharedPubSub
 	closing    sync.Once
 	closeErr   error
 }
@@ -137,8 +138,8 @@ func (h *Hub) Close() error {
 func (h *Hub) close() error {
 	h.mu.Lock()
 	h.closed = true
-	channels, publishers := h.channels, h.publishers
-	h.channels, h.publishers = nil, nil
+	channels, publishers, pubsubs := h.channels, h.publishers, h.pubsubs
+	h.channels, h.publishers, h.pubsubs = nil, nil, nil
 	h.mu.Unlock()
 
 	var errs []error
@@ -156,10 +157,50 @@ func (h *Hub) close() error {
 	for _, p := range publishers {
 		errs = append(errs, p.publisher.Close())
 	}
+	for _, p := range pubsubs {
+		errs = append(errs, p.publisher.Close(), p.subscriber.Close())
+	}
 	if h.owned {
 		errs = append(errs, h.client.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// sharedPubSub serves all Pub/Sub channels that differ only in what they carry: their
+// subscriptions share one connection.
+type sharedPubSub struct {
+	config     PubSubChannelConfig
+	publisher  *PubSubPublisher
+	subscriber *PubSubSubscriber
+}
+
+// pubsub returns the Pub/Sub adapters for this configuration.
+func (h *Hub) pubsub(config PubSubChannelConfig) (*sharedPubSub, error) {
+	config.Codec = nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
+	}
+	for _, p := range h.pubsubs {
+		if reflect.DeepEqual(p.config, config) {
+			return p, nil
+		}
+	}
+	writing, reading := config.publisher(), config.subscriber()
+	writing.Client, reading.Client = h.client, h.client
+	reading.OnEvent, reading.OnReadClient = h.config.OnEvent, h.config.OnReadClient
+	publisher, err := NewPubSubPublisher(writing, h.config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	subscriber, err := NewPubSubSubscriber(reading, h.config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	p := &sharedPubSub{config, publisher, subscriber}
+	h.pubsubs = append(h.pubsubs, p)
+	return p, nil
 }
 
 // add makes Close close a channel.

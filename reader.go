@@ -143,14 +143,14 @@ func (r *Reader[T]) next(ctx context.Context) (*message.Message, T, error) {
 func (r *Reader[T]) decode(msg *message.Message) (T, error) {
 	value, err := r.code.value(msg)
 	if err != nil {
-		refuse(msg, err)
+		r.feed.refuse(msg, err)
 	}
 	return value, err
 }
 
 // refuse ends a message that can never be handled: by a dead letter in a group, by
 // passing it elsewhere.
-func refuse(msg *message.Message, err error) {
+func (f *feed) refuse(msg *message.Message, err error) {
 	var failure *DecodeError
 	reason := "undecodable"
 	if errors.As(err, &failure) {
@@ -160,6 +160,7 @@ func refuse(msg *message.Message, err error) {
 		msg.Nack()
 		return
 	}
+	f.report(Event{Kind: EventUndecodable, Topic: f.topic, EntryIDs: []string{idOf(msg)}, Err: err})
 	msg.Ack()
 }
 

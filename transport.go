@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -99,37 +100,72 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 		}
 		return ids, publisher.Publish(topic, msgs...)
 	}
+	t.feed = feedConfig{topic: topic, report: func(Event) {}} // there is no limit to report
+	t.feed.subscribe, t.feed.shut = ownSubscription(topic, drain, logger, func(ctx context.Context) (<-chan *message.Message, error) {
+		if subscriber == nil {
+			return nil, fmt.Errorf("redischannels: read %q without a subscriber: %w", topic, ErrNotSupported)
+		}
+		return subscriber.Subscribe(ctx, topic)
+	})
+	return t
+}
+
+// pubSubTransport puts a channel on Pub/Sub.
+func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transport, error) {
+	shared, err := h.pubsub(config)
+	if err != nil {
+		return transport{}, err
+	}
+	drain := shared.subscriber.cfg.DrainTimeout
+	t := transport{drain: drain, logger: h.config.Logger}
+	t.feed = feedConfig{topic: name, limit: shared.subscriber.cfg.MaxInFlight, report: h.report}
+	t.feed.subscribe, t.feed.shut = ownSubscription(name, drain+drainGrace, h.config.Logger, func(ctx context.Context) (<-chan *message.Message, error) {
+		return shared.subscriber.Subscribe(ctx, name)
+	})
+	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
+		if config.Patterns && strings.ContainsAny(name, globCharacters) {
+			return nil, fmt.Errorf("redischannels: write to the pattern %q: %w", name, ErrNotSupported)
+		}
+		receivers, err := shared.publisher.Send(ctx, name, msgs...)
+		ids := make([]string, len(msgs))
+		for i, n := range receivers {
+			if n >= 0 {
+				ids[i] = msgs[i].UUID
+			}
+		}
+		return ids, err
+	}
+	return t, nil
+}
+
+// ownSubscription makes the functions of a feed that has one subscription of a
+// subscriber which others use as well: it ends with its context, and what still comes
+// is refused.
+func ownSubscription(topic string, patience time.Duration, logger watermill.LoggerAdapter,
+	subscribe func(context.Context) (<-chan *message.Message, error)) (open func(context.Context) (<-chan *message.Message, error), shut func()) {
 	var in <-chan *message.Message
-	t.feed = feedConfig{
-		topic:  topic,
-		report: func(Event) {}, // only a full window is reported, and there is none
-		subscribe: func(ctx context.Context) (_ <-chan *message.Message, err error) {
-			if subscriber == nil {
-				return nil, fmt.Errorf("redischannels: read %q without a subscriber: %w", topic, ErrNotSupported)
-			}
-			in, err = subscriber.Subscribe(ctx, topic)
-			return in, err
-		},
-		// The subscription ends with its context. What it still sends is refused.
-		shut: func() {
-			if in == nil {
-				return
-			}
-			patience := time.NewTimer(drain)
-			defer patience.Stop()
-			for {
-				select {
-				case msg, open := <-in:
-					if !open {
-						return
-					}
-					msg.Nack()
-				case <-patience.C:
-					logger.Info("The subscriber has not ended the subscription", watermill.LogFields{"topic": topic, "waited": drain})
+	open = func(ctx context.Context) (_ <-chan *message.Message, err error) {
+		in, err = subscribe(ctx)
+		return in, err
+	}
+	shut = func() {
+		if in == nil {
+			return
+		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		for {
+			select {
+			case msg, open := <-in:
+				if !open {
 					return
 				}
+				handBack(msg)
+			case <-timer.C:
+				logger.Info("The subscriber has not ended the subscription", watermill.LogFields{"topic": topic, "waited": patience})
+				return
 			}
-		},
+		}
 	}
-	return t
+	return open, shut
 }

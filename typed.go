@@ -103,22 +103,39 @@ const undecodableKey = "\x00redischannels undecodable"
 type tellingUnmarshaler struct{ Unmarshaler }
 
 // Unmarshal implements Unmarshaler.
-func (u tellingUnmarshaler) Unmarshal(entry Entry) (msg *message.Message, err error) {
+func (u tellingUnmarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+	return telling(entry.ID, func() (*message.Message, error) { return u.Unmarshaler.Unmarshal(entry) }), nil
+}
+
+// tellingPubSubUnmarshaler does the same for Pub/Sub.
+type tellingPubSubUnmarshaler struct{ PubSubUnmarshaler }
+
+// Unmarshal implements PubSubUnmarshaler.
+func (u tellingPubSubUnmarshaler) Unmarshal(topic string, data []byte) (*message.Message, error) {
+	return telling(watermill.NewUUID(), func() (*message.Message, error) { return u.PubSubUnmarshaler.Unmarshal(topic, data) }), nil
+}
+
+// telling returns what unmarshal does, or the message that stands for its failure.
+func telling(uuid string, unmarshal func() (*message.Message, error)) (msg *message.Message) {
 	reason := "the unmarshaler failed"
 	defer func() {
 		if r := recover(); r != nil {
-			reason, err = "the unmarshaler panicked", errors.New("panic")
+			msg, reason = nil, "the unmarshaler panicked"
 		}
-		if err != nil || msg == nil {
-			var d *DecodeError
-			if errors.As(err, &d) {
-				reason = d.Reason
-			}
-			msg, err = message.NewMessage(entry.ID, nil), nil
+		if msg == nil {
+			msg = message.NewMessage(uuid, nil)
 			msg.Metadata[undecodableKey] = reason
 		}
 	}()
-	return u.Unmarshaler.Unmarshal(entry)
+	msg, err := unmarshal()
+	if err != nil {
+		msg = nil
+		var d *DecodeError
+		if errors.As(err, &d) {
+			reason = d.Reason
+		}
+	}
+	return msg
 }
 
 // idOf is the entry ID of a message, or its UUID where the transport has none.
