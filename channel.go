@@ -33,12 +33,14 @@ type transport struct {
 	logger  watermill.LoggerAdapter
 }
 
+var errNoHub = fmt.Errorf("redischannels: hub: %w: must not be nil", ErrInvalidConfig)
+
 // NewStreamChannel makes a channel on the Redis stream key. It does not talk to Redis:
 // the first write and the first read do, each on its own, so who only writes never
 // becomes part of a group. The errors wrap [ErrInvalidConfig] or [ErrClosed].
 func NewStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig) (*Channel[T], error) {
 	if hub == nil {
-		return nil, fmt.Errorf("redischannels: hub: %w: must not be nil", ErrInvalidConfig)
+		return nil, errNoHub
 	}
 	config = inherit(config, hub.config.Stream)
 	if config.Codec == nil {
@@ -73,7 +75,7 @@ func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, c
 // those of the messages; History and Follow answer [ErrNotSupported].
 func NewPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig) (*Channel[T], error) {
 	if hub == nil {
-		return nil, fmt.Errorf("redischannels: hub: %w: must not be nil", ErrInvalidConfig)
+		return nil, errNoHub
 	}
 	config = inherit(config, hub.config.PubSub)
 	if config.Codec == nil {
@@ -108,15 +110,14 @@ func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, 
 //
 // Publisher and subscriber stay the caller's: Close ends only the subscription.
 func NewChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T]) (*Channel[T], error) {
-	code, codeErr := newCoder[T](config.Codec)
-	if codeErr != nil {
-		return nil, config.Validate()
-	}
-	return newGenericChannel(publisher, subscriber, topic, config, code)
+	code, err := newCoder[T](config.Codec)
+	return newGenericChannel(publisher, subscriber, topic, config, code, err)
 }
 
-func newGenericChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T], code coder[T]) (*Channel[T], error) {
+// newGenericChannel makes a channel of a coder, or reports its error with the others.
+func newGenericChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T], code coder[T], codeErr error) (*Channel[T], error) {
 	v := validation{prefix: "ChannelConfig"}
+	v.check(codeErr, "Codec")
 	v.duration("DrainTimeout", config.DrainTimeout, time.Millisecond)
 	if err := errors.Join(validateTopic(topic), v.err()); err != nil {
 		return nil, err

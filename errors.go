@@ -63,6 +63,10 @@ var (
 	// this reader: it was settled before, or never belonged to it.
 	ErrNotPending = errors.New("not an unacknowledged delivery of this reader")
 
+	// ErrUnknownName means that the name of an event, or on writing its type, is not
+	// in the Registry.
+	ErrUnknownName = errors.New("unknown event")
+
 	// ErrNotSupported answers what the transport of a channel cannot do.
 	ErrNotSupported = errors.New("not supported by this transport")
 )

@@ -192,6 +192,9 @@ func (c *valuesContext) cancel() {
 func untyped[T any](code coder[T], fn func(context.Context, T) ([]*message.Message, error)) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		value, err := code.value(msg)
+		if err == errSkip {
+			return nil, nil
+		}
 		if err != nil {
 			var failure *DecodeError
 			errors.As(err, &failure)

@@ -47,15 +47,20 @@ func (r *Reader[T]) Receive(ctx context.Context) (Delivery[T], error) {
 // first use subscribes and so waits for Redis. What was written just now may take a
 // moment to be ready.
 func (r *Reader[T]) TryReceive() (d Delivery[T], ok bool, err error) {
-	msg, err := r.feed.tryNext()
-	if msg == nil || err != nil {
-		return Delivery[T]{}, false, err
+	for {
+		msg, err := r.feed.tryNext()
+		if msg == nil || err != nil {
+			return Delivery[T]{}, false, err
+		}
+		value, err := r.decode(msg)
+		if err == errSkip {
+			continue
+		}
+		if err != nil {
+			return Delivery[T]{}, false, err
+		}
+		return newDelivery(msg, value, r.feed.hold(msg)), true, nil
 	}
-	value, err := r.decode(msg)
-	if err != nil {
-		return Delivery[T]{}, false, err
-	}
-	return newDelivery(msg, value, r.feed.hold(msg)), true, nil
 }
 
 // Read returns the next value and acknowledges it at once, so a value is lost if the
@@ -130,19 +135,25 @@ func (r *Reader[T]) Close() error {
 
 // next returns a message with its value.
 func (r *Reader[T]) next(ctx context.Context) (*message.Message, T, error) {
-	msg, err := r.feed.next(ctx)
-	if err != nil {
-		var zero T
-		return nil, zero, err
+	for {
+		msg, err := r.feed.next(ctx)
+		if err != nil {
+			var zero T
+			return nil, zero, err
+		}
+		if value, err := r.decode(msg); err != errSkip {
+			return msg, value, err
+		}
 	}
-	value, err := r.decode(msg)
-	return msg, value, err
 }
 
 // decode returns the value of a message, or ends the message.
 func (r *Reader[T]) decode(msg *message.Message) (T, error) {
 	value, err := r.code.value(msg)
-	if err != nil {
+	switch {
+	case err == errSkip:
+		msg.Ack()
+	case err != nil:
 		r.feed.refuse(msg, err)
 	}
 	return value, err

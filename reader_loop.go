@@ -142,6 +142,9 @@ func (r *Reader[T]) show(msg *message.Message, err error, yield func(Delivery[T]
 		return yield(Delivery[T]{}, err)
 	}
 	value, err := r.code.value(msg)
+	if err == errSkip {
+		return true
+	}
 	if err != nil {
 		return yield(Delivery[T]{}, err)
 	}

@@ -63,26 +63,31 @@ func (c coder[T]) message(v *T, metadata message.Metadata) (msg *message.Message
 	return msg, c.encode(v, msg)
 }
 
-// value makes the value of a message; the error is a *DecodeError.
+// value makes the value of a message. The error is a *DecodeError, or errSkip.
 func (c coder[T]) value(msg *message.Message) (v T, err error) {
 	if reason, ok := msg.Metadata[undecodableKey]; ok {
-		err = plainError(reason)
+		err = &DecodeError{Reason: reason}
 	} else {
 		err = c.decodeSafely(msg, &v)
 	}
 	if err == nil {
 		return v, nil
 	}
-	failure := &DecodeError{EntryID: idOf(msg), Reason: "the payload does not make a " + reflect.TypeFor[T]().String(), Err: err}
-	if plain := plainError(""); errors.As(err, &plain) {
-		failure.Reason = "the payload " + string(plain)
-		failure.Err = nil
-		if _, ok := msg.Metadata[undecodableKey]; ok {
-			failure.Reason = string(plain)
-		}
-	}
-	failure.Topic, _ = TopicFromContext(msg.Context())
 	var zero T
+	if err == errSkip {
+		return zero, err
+	}
+	var failure *DecodeError
+	var plain plainError
+	switch {
+	case errors.As(err, &failure):
+	case errors.As(err, &plain):
+		failure = &DecodeError{Reason: "the payload " + string(plain)}
+	default:
+		failure = &DecodeError{Reason: "the payload does not make a " + reflect.TypeFor[T]().String(), Err: err}
+	}
+	failure.EntryID = idOf(msg)
+	failure.Topic, _ = TopicFromContext(msg.Context())
 	return zero, failure
 }
 
