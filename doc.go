@@ -1,4 +1,5 @@
-// Package redischannels has Watermill's Publisher and Subscriber over Redis Streams.
+// Package redischannels has Watermill's Publisher and Subscriber over Redis Streams and over
+// Redis Pub/Sub.
 //
 // # Transports
 //
@@ -10,23 +11,28 @@
 //   - as fan-out, without: each subscription sees every message, from any [Position], and
 //     Redis keeps nothing for it.
 //
+// With Pub/Sub a topic is a channel, and Redis keeps nothing: a [PubSubPublisher] publishes to
+// whoever is subscribed at that moment, a [PubSubSubscriber] receives. Topics may be patterns,
+// or shard channels of a cluster.
+//
 // [Subscriber.History] is a loop over what is past. [DeadLetters] lists, requeues and deletes
 // what groups have given up. The wire format is a [Marshaler] and an [Unmarshaler]:
 // [WatermillMarshaler], the default, writes what watermill-redisstream writes;
 // [FlamincoMarshaler] is that of the .NET library; [FieldsMarshaler] reads and writes flat
-// fields, those of redis-cli for example.
+// fields, those of redis-cli for example. That of Pub/Sub is a [PubSubMarshaler] and a
+// [PubSubUnmarshaler]: [EnvelopeMarshaler], the default, or [RawPayload].
 //
 // # What holds
 //
-//	           consumer group                           fan-out
-//	delivery   at least once while retained             at least once while retained
-//	ack        the entry leaves the group               the reader goes on
-//	nack       again after a back-off, counted,         again after a back-off,
-//	           a dead letter after MaxDeliveries        reported and passed in the end
-//	order      MaxInFlight 1: that of the stream;       the same
+//	           consumer group                      fan-out                        Pub/Sub
+//	delivery   at least once while retained        at least once while retained   at most once
+//	ack        the entry leaves the group          the reader goes on             the next message
+//	nack       again after a back-off, counted,    again after a back-off,        the same,
+//	           a dead letter after MaxDeliveries   reported and passed in the end from memory
+//	order      MaxInFlight 1: that of the stream;  the same                       that of arrival
 //	           OrderingKey: per key; else none
-//	crash      another consumer takes over              resume from the last ID kept
-//	slow       holds only its own share                 reads on at its own pace
+//	crash      another consumer takes over         resume from the last ID kept   lost
+//	slow       holds only its own share            reads on at its own pace       counted drops
 //
 // Order is that within one subscription. Nothing is lost in silence: an entry leaves a group
 // by an ack, by an atomic move to the dead-letter stream, or because Redis no longer has it,
@@ -60,7 +66,8 @@
 // with MaxInFlight above 1 one to each message in flight; CONTRIBUTING.md lists them with
 // their owners. Constructors start none and do not use the network: the first round trip is
 // in Subscribe or Publish, and its error is returned. Publisher, Subscriber and DeadLetters are
-// safe for concurrent use.
+// safe for concurrent use, and so are the Pub/Sub types. All subscriptions of a
+// PubSubSubscriber share one connection, with shard channels one per node.
 //
 // # Shutdown
 //

@@ -12,7 +12,8 @@ type EventKind uint8
 // Topic, Group and Consumer.
 const (
 	// EventDisconnected: reading or settling fails and is retried with back-off.
-	// One event per outage. Err has the cause.
+	// One event per outage. Err has the cause. For Pub/Sub without Topic: the
+	// connection is that of all topics, each of which has an EventInterrupted.
 	EventDisconnected EventKind = iota + 1
 	// EventReconnected: the outage is over. Duration tells how long it lasted.
 	EventReconnected

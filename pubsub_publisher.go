@@ -60,7 +60,7 @@ func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAda
 // means that Redis has accepted it. A payload must not be changed as long as its
 // outcome is unknown.
 func (p *PubSubPublisher) Publish(topic string, msgs ...*message.Message) error {
-	_, err := p.publish(nil, topic, msgs)
+	_, err := p.publish(topic, msgs, func() (context.Context, func()) { return joinContexts(msgs) })
 	return err
 }
 
@@ -71,7 +71,7 @@ func (p *PubSubPublisher) Publish(topic string, msgs ...*message.Message) error 
 // channel and two matching patterns counts three times. With an error the numbers of
 // messages that are not known to be accepted are -1.
 func (p *PubSubPublisher) Send(ctx context.Context, topic string, msgs ...*message.Message) (receivers []int, err error) {
-	return p.publish(ctx, topic, msgs)
+	return p.publish(topic, msgs, func() (context.Context, func()) { return ctx, func() {} })
 }
 
 // Close lets the calls under way come to their end, which takes no longer than
@@ -88,8 +88,9 @@ func (p *PubSubPublisher) Close() error {
 	return nil
 }
 
-// publish publishes under ctx, or under the contexts of the messages if it is nil.
-func (p *PubSubPublisher) publish(ctx context.Context, topic string, msgs []*message.Message) ([]int, error) {
+// publish publishes under the context that bound returns when it is known that no
+// message is nil.
+func (p *PubSubPublisher) publish(topic string, msgs []*message.Message, bound func() (context.Context, func())) ([]int, error) {
 	if err := validateTopic(topic); err != nil {
 		return nil, err
 	}
@@ -104,20 +105,16 @@ func (p *PubSubPublisher) publish(ctx context.Context, topic string, msgs []*mes
 	if len(msgs) == 0 {
 		return nil, nil
 	}
-	// Before the contexts are looked at, since one of a nil message has none.
 	payloads, err := p.marshal(topic, msgs)
 	if err != nil {
 		return nil, err
 	}
-	if ctx == nil {
-		joined, stop := joinContexts(msgs)
-		defer stop()
-		ctx = joined
-	}
+	ctx, stop := bound()
+	defer stop()
 	if p.config.Timeout > 0 {
-		bounded, cancel := context.WithTimeout(ctx, p.config.Timeout)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.config.Timeout)
 		defer cancel()
-		ctx = bounded
 	}
 
 	results := make([]pubsub.Result, 0, len(msgs))

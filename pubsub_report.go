@@ -32,7 +32,6 @@ type tally struct {
 	count int
 	err   error // of the latest
 	told  time.Time
-	hurry bool // tell it at once
 }
 
 func newReporter(onEvent func(Event), logger watermill.LoggerAdapter) *reporter {
@@ -59,16 +58,6 @@ func (r *reporter) count(t *tally, n int, err error) {
 	if err != nil {
 		t.err = err
 	}
-}
-
-// finish makes what is left in tallies be reported soon.
-func (r *reporter) finish(tallies ...*tally) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, t := range tallies {
-		t.hurry = true
-	}
-	r.signal()
 }
 
 // close reports what is left and returns when that is done.
@@ -128,7 +117,7 @@ func (r *reporter) next() (events []Event, wait time.Duration, ok bool) {
 	now := time.Now()
 	left := r.tallies[:0]
 	for _, t := range r.tallies {
-		if rest := tallyInterval - now.Sub(t.told); rest > 0 && !t.hurry && !r.closed {
+		if rest := tallyInterval - now.Sub(t.told); rest > 0 && !r.closed {
 			if wait == 0 || rest < wait {
 				wait = rest
 			}

@@ -156,7 +156,10 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return fmt.Errorf("redis has not confirmed within %v: %w", s.cfg.SubscribeTimeout, err)
 	}
-	return redisError(err)
+	if err = redisError(err); s.cfg.Sharded && errors.Is(err, ErrUnsupportedServer) {
+		err = fmt.Errorf("shard channels need redis 7: %w", err)
+	}
+	return err
 }
 
 // Close ends all subscriptions: it stops receiving, waits up to DrainTimeout for the

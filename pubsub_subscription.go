@@ -63,7 +63,6 @@ func (s *pubSubSubscription) abort() {
 	s.stop()
 	s.owner.mux.Unsubscribe(s.sink)
 	s.sink.Queue.Close()
-	s.finish()
 }
 
 // run works until stop and then ends everything in order.
@@ -77,11 +76,6 @@ func (s *pubSubSubscription) run() {
 		s.owner.reports.count(&s.lost, n, errors.New("the subscription ended before they were handed over"))
 	}
 	s.drain()
-	s.finish()
-}
-
-func (s *pubSubSubscription) finish() {
-	s.owner.reports.finish(&s.dropped, &s.undecodable, &s.passed, &s.lost)
 }
 
 // drain waits for the handlers, up to DrainTimeout.

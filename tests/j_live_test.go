@@ -123,7 +123,9 @@ func TestF86_NoPermissionIsAnErrorOfSubscribe(t *testing.T) {
 }
 
 // switched is a dialer whose connections go where a test points it to.
-type switched struct{ to atomic.Pointer[redistest.Proxy] }
+type switched struct {
+	to atomic.Pointer[redistest.Proxy]
+}
 
 func (s *switched) option(o *redis.Options) {
 	o.Dialer = func(ctx context.Context, network, _ string) (net.Conn, error) {

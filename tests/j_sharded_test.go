@@ -122,6 +122,10 @@ func TestF92_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
 		stop := make(chan struct{})
 		var busy sync.WaitGroup
 		var churned atomic.Int64
+		defer func() {
+			close(stop)
+			busy.Wait()
+		}()
 		for range 4 {
 			busy.Go(func() {
 				for {
@@ -150,8 +154,6 @@ func TestF92_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
 			require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 			redistest.Eventually(t, soon, func() bool { return churned.Load() > seen+3 }, "others subscribe")
 		}
-		close(stop)
-		busy.Wait()
 	})
 
 	t.Run("PUBLISH reaches every node", func(t *testing.T) {

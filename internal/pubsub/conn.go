@@ -14,6 +14,8 @@ import (
 )
 
 const (
+	// loginTimeout is the longest that a reply may take while the connection is made.
+	loginTimeout = 5 * time.Second
 	// writeChunk is how much is written under one deadline.
 	writeChunk = 64 << 10
 	// lastLook is how long a connection that is taken for dead is listened to once
@@ -39,6 +41,8 @@ type conn struct {
 // It ends with ctx.
 func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) (*conn, error) {
 	opt.MaxRetries = -1
+	opt.ReadTimeout = bounded(opt.ReadTimeout)
+	opt.WriteTimeout = bounded(opt.WriteTimeout)
 	opt.PoolSize = 1
 	opt.MinIdleConns = 0
 	opt.MaxIdleConns = 0
@@ -117,6 +121,14 @@ func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) 
 	mu.Unlock()
 	c.heard.Store(time.Now().UnixNano())
 	return c, nil
+}
+
+// bounded is a timeout for logging in, which must come to an end.
+func bounded(d time.Duration) time.Duration {
+	if d <= 0 || d > loginTimeout {
+		return loginTimeout
+	}
+	return d
 }
 
 // Read reads what comes. When the server is silent it is asked for a sign of life,

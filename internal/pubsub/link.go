@@ -3,6 +3,7 @@ package pubsub
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -144,16 +145,33 @@ func (l *link) queue(x expectation, words ...string) {
 	}
 }
 
-// answeredBy takes the expectations that a confirmation answers: the one of the
-// entry, and those before it, whose answers were taken for something else.
-func (l *link) answeredBy(match func(expectation) bool) (expectation, bool) {
-	for i, x := range l.expect {
-		if match(x) {
-			l.expect = l.expect[i+1:]
-			return x, true
+// takes takes the first expectation that matches what has come.
+func (l *link) takes(match func(expectation) bool) (expectation, bool) {
+	i := slices.IndexFunc(l.expect, match)
+	if i < 0 {
+		return expectation{}, false
+	}
+	x := l.expect[i]
+	if i == 0 {
+		l.expect = l.expect[1:]
+	} else {
+		l.expect = slices.Delete(l.expect, i, i+1)
+	}
+	return x, true
+}
+
+// settle takes all expectations before the i-th: a later command is confirmed, so
+// they were answered. The answer of one may have been taken for something else: when
+// a slot moves while a name is unsubscribed, the end comes once by itself and once as
+// an answer. What was to be subscribed by such a command is tried again.
+func (l *link) settle(i int) {
+	skipped := l.expect[:i]
+	l.expect = l.expect[i:]
+	for _, x := range skipped {
+		if e := x.entry; e != nil && !x.unsubscribe && !e.gone && !e.live && e.link == l {
+			l.subscribe(e)
 		}
 	}
-	return expectation{}, false
 }
 
 // sameBurst reports whether a message of an entry belongs to the same publication

@@ -285,7 +285,7 @@ func (m *Mux) received(l *link, p *push) {
 		l.burst.names = l.burst.names[:0]
 		m.ended(l, p)
 	case pushPong:
-		l.answeredBy(func(x expectation) bool { return x.entry == nil })
+		l.takes(func(x expectation) bool { return x.entry == nil })
 	case pushError:
 		m.failed(l, p.text)
 	}
@@ -318,11 +318,16 @@ func (m *Mux) deliver(l *link, p *push) {
 
 // confirmed makes an entry live.
 func (m *Mux) confirmed(l *link, p *push) {
-	x, ok := l.answeredBy(func(x expectation) bool {
+	i := slices.IndexFunc(l.expect, func(x expectation) bool {
 		return x.entry != nil && !x.unsubscribe && x.entry.name.Kind == p.of && x.entry.name.Text == string(p.name)
 	})
-	e := x.entry
-	if !ok || e.gone || e.link != l {
+	if i < 0 {
+		return
+	}
+	l.settle(i)
+	e := l.expect[0].entry
+	l.expect = l.expect[1:]
+	if e.gone || e.link != l {
 		return
 	}
 	e.live, e.refused, e.attempts, e.until, e.hint = true, false, 0, time.Time{}, ""
@@ -365,7 +370,7 @@ func (m *Mux) failed(l *link, text string) {
 	if _, cluster := m.conf.Client.(*redis.ClusterClient); !cluster {
 		moved = false // there is no other node to ask
 	}
-	x, ok := l.answeredBy(func(x expectation) bool {
+	x, ok := l.takes(func(x expectation) bool {
 		return !moved || x.entry != nil && stream.Slot(x.entry.name.Text) == slot
 	})
 	e := x.entry
