@@ -128,6 +128,10 @@ type SubscriberConfig struct {
 
 	// Tuning has what few need to change.
 	Tuning Tuning
+
+	// onDemand is for readers that may hold MaxInFlight messages but usually ask
+	// for one at a time: free slots alone are no reason to take entries from peers.
+	onDemand bool
 }
 
 // Tuning has the less common settings of a [SubscriberConfig].
@@ -224,6 +228,12 @@ func (c SubscriberConfig) withDefaults() SubscriberConfig {
 func (c SubscriberConfig) Validate() error {
 	v := validation{prefix: "SubscriberConfig"}
 	v.client(c.Client)
+	c.validateRest(&v)
+	return v.err()
+}
+
+// validateRest validates everything but Client.
+func (c SubscriberConfig) validateRest(v *validation) {
 	v.check(c.StartFrom.validate(), "StartFrom")
 	v.intRange("MaxInFlight", c.MaxInFlight, 0, maxInFlightLimit, "")
 	v.intRange("MaxDeliveries", c.MaxDeliveries, UnlimitedDeliveries, 1<<30, "UnlimitedDeliveries")
@@ -242,7 +252,6 @@ func (c SubscriberConfig) Validate() error {
 	v.duration("Tuning.ConsumerTimeout", t.ConsumerTimeout, time.Millisecond)
 	v.intRange("Tuning.Prefetch", t.Prefetch, NoPrefetch, prefetchLimit, "NoPrefetch")
 	v.intRange("Tuning.PrefetchBytes", t.PrefetchBytes, 0, 1<<40, "")
-	return v.err()
 }
 
 // withDefaults returns a copy in which zeros are replaced.
@@ -412,6 +421,12 @@ func (c PublisherConfig) withDefaults() PublisherConfig {
 func (c PublisherConfig) Validate() error {
 	v := validation{prefix: "PublisherConfig"}
 	v.client(c.Client)
+	c.validateRest(&v)
+	return v.err()
+}
+
+// validateRest validates everything but Client.
+func (c PublisherConfig) validateRest(v *validation) {
 	v.check(c.Retention.validate(), "Retention")
 	for topic, r := range c.TopicRetention {
 		v.check(r.validate(), fmt.Sprintf("TopicRetention[%q]", topic))
@@ -425,7 +440,6 @@ func (c PublisherConfig) Validate() error {
 	if c.Timeout != NoPublishTimeout {
 		v.duration("Timeout", c.Timeout, time.Millisecond)
 	}
-	return v.err()
 }
 
 // validateTopic reports a topic that no Redis key can or should be made of.

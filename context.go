@@ -82,6 +82,15 @@ type verdict struct {
 	delay      time.Duration
 	reject     bool
 	reason     string
+	handBack   bool // the delivery is to count as if it had not happened
+}
+
+// handBack ends a delivery that nobody has used: it is not counted.
+func handBack(msg *message.Message) {
+	if d := deliveryFrom(msg.Context()); d != nil {
+		d.verdict.Store(&verdict{handBack: true})
+	}
+	msg.Nack()
 }
 
 type deliveryKey struct{}

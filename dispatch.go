@@ -218,6 +218,8 @@ func (s *subscription) nacked(it *window.Item, v *verdict) {
 	case s.win.Lost(it):
 		s.settledLate(it.Text)
 		s.win.Finish(it)
+	case v != nil && v.handBack:
+		s.win.Unhand(it)
 	case v != nil && v.reject:
 		s.giveUp(it, v.reason)
 	case s.cfg.MaxDeliveries > 0 && it.Handed >= s.cfg.MaxDeliveries:

@@ -54,6 +54,21 @@ var (
 	// ErrNotOwner means that an entry was settled by a consumer that no longer
 	// owns it: another consumer has claimed it, or it has left the group.
 	ErrNotOwner = errors.New("entry is not owned by this consumer any more")
+
+	// ErrCompleted answers writes after Writer.Complete. The error given to
+	// Complete is wrapped as well.
+	ErrCompleted = errors.New("channel is completed for writing")
+
+	// ErrNotPending answers the settling of what is no unacknowledged delivery of
+	// this reader: it was settled before, or never belonged to it.
+	ErrNotPending = errors.New("not an unacknowledged delivery of this reader")
+
+	// ErrUnknownName means that the name of an event, or on writing its type, is not
+	// in the Registry.
+	ErrUnknownName = errors.New("unknown event")
+
+	// ErrNotSupported answers what the transport of a channel cannot do.
+	ErrNotSupported = errors.New("not supported by this transport")
 )
 
 // DecodeError reports an entry whose fields do not make a message, or a Pub/Sub

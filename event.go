@@ -75,6 +75,9 @@ const (
 	// EventError: a background duty failed for a reason that retrying may not
 	// mend (NOPERM and the like). It is tried again later. Err.
 	EventError
+	// EventStalled: a Reader waits for a delivery while all that MaxInFlight allows
+	// are unacknowledged, so none can come until one of them is settled. Count.
+	EventStalled
 )
 
 var eventKindNames = [...]string{
@@ -98,6 +101,7 @@ var eventKindNames = [...]string{
 	EventInterrupted:      "subscription interrupted",
 	EventDropped:          "messages dropped",
 	EventError:            "error",
+	EventStalled:          "all deliveries are unacknowledged",
 }
 
 // String returns the name of the kind in plain words.

@@ -188,6 +188,12 @@ func (c PubSubSubscriberConfig) withDefaults() PubSubSubscriberConfig {
 func (c PubSubSubscriberConfig) Validate() error {
 	v := validation{prefix: "PubSubSubscriberConfig"}
 	v.client(c.Client)
+	c.validateRest(&v)
+	return v.err()
+}
+
+// validateRest validates everything but Client.
+func (c PubSubSubscriberConfig) validateRest(v *validation) {
 	if c.Patterns && c.Sharded {
 		v.addf("Patterns", "cannot be set together with Sharded: Redis has no patterns of shard channels")
 	}
@@ -203,5 +209,4 @@ func (c PubSubSubscriberConfig) Validate() error {
 	v.duration("HealthInterval", c.HealthInterval, minHealthInterval)
 	v.duration("SubscribeTimeout", c.SubscribeTimeout, time.Millisecond)
 	v.duration("DrainTimeout", c.DrainTimeout, time.Millisecond)
-	return v.err()
 }

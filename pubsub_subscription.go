@@ -117,7 +117,7 @@ func (s *pubSubSubscription) handle(m pubsub.Message) {
 			s.owner.reports.count(&s.undecodable, 1, err)
 			return
 		}
-		if count > 1 {
+		if uuid != "" {
 			msg.UUID = uuid // one that was made up stays the same
 		}
 		uuid = msg.UUID
@@ -139,6 +139,10 @@ func (s *pubSubSubscription) handle(m pubsub.Message) {
 			d.end(context.Canceled)
 			s.owner.reports.count(&s.lost, 1, errors.New("not settled within DrainTimeout"))
 			return
+		}
+		if v := d.verdict.Load(); v != nil && v.handBack && s.fetch.Err() == nil {
+			count--
+			continue
 		}
 		if !s.again(d, uuid) {
 			return

@@ -102,6 +102,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 			MaxInFlight:   cfg.MaxInFlight,
 			Prefetch:      max(0, cfg.Tuning.Prefetch),
 			PrefetchBytes: cfg.Tuning.PrefetchBytes,
+			OnDemand:      cfg.onDemand,
 			Keyed:         cfg.OrderingKey != nil && cfg.MaxInFlight > 1,
 			LeaseTime:     cfg.Tuning.MinIdle - cfg.Tuning.MinIdle/6,
 		}),

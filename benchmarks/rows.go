@@ -39,6 +39,10 @@ func rows() []row {
 			{name: redisStream.name, messages: 8_000, run: redisStream.subscribe, least: 20},
 			{name: bare + " loop", messages: 200_000, run: bareSubscribe, least: 0.7},
 		}},
+		{name: "typed-reader", unit: rate, peers: []peer{
+			{name: "Reader[T] of JSON", messages: 100_000, run: typedRead},
+			{name: ours.name, messages: 100_000, run: untypedRead, least: 0.6},
+		}},
 		{name: "publish-64x1", unit: rate, peers: []peer{
 			{name: ours.name, messages: 150_000, run: ours.publish(64, 1)},
 			{name: redisStream.name, messages: 50_000, run: redisStream.publish(64, 1), least: 2.5},

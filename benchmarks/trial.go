@@ -208,7 +208,9 @@ func (t *trial) readBack() error {
 }
 
 // fill appends the n messages that a subscribing peer is to read, and makes the group.
-func (t *trial) fill() error {
+func (t *trial) fill() error { return t.fillWith(fields) }
+
+func (t *trial) fillWith(fields func(i int) []any) error {
 	const batch = 1000
 	for i := 0; i < t.n; i += batch {
 		pipe := t.server.client.Pipeline()

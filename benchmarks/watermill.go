@@ -22,6 +22,11 @@ func (l library) subscribe(t *trial) error {
 	if err := t.fill(); err != nil {
 		return err
 	}
+	return l.subscribeFilled(t)
+}
+
+// subscribeFilled is subscribe for a stream that has its messages.
+func (l library) subscribeFilled(t *trial) error {
 	sub, err := l.subscriber(t, 1)
 	if err != nil {
 		return err

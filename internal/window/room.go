@@ -11,6 +11,9 @@ func (w *Window) target() int {
 	if w.strict() && w.backoff.n > 0 {
 		free = 0
 	}
+	if w.cfg.OnDemand {
+		free = min(free, 1)
+	}
 	return max(0, free) + w.prefetch()
 }
 

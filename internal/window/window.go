@@ -24,6 +24,7 @@ type Config struct {
 	MaxInFlight   int
 	Prefetch      int // items that may wait beyond those in flight
 	PrefetchBytes int
+	OnDemand      bool          // do not fetch for every free slot, only for one and the prefetch
 	Keyed         bool          // at most one item in flight per Item.Key
 	LeaseTime     time.Duration // how long a lease holds from the sending of its command
 }
@@ -287,6 +288,18 @@ func (w *Window) Recalled(it *Item) bool {
 func (w *Window) Return(it *Item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.deactivate(it)
+	w.waiting.insertByID(it)
+}
+
+// Unhand puts a started item back to where it was: the hand-over counts as if it had
+// not happened, here and in Redis, whose count includes the next one again.
+func (w *Window) Unhand(it *Item) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	it.Handed--
+	it.Counted = true
+	it.admitted, it.value = time.Now(), nil
 	w.deactivate(it)
 	w.waiting.insertByID(it)
 }

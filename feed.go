@@ -1,0 +1,429 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+const (
+	// keepUnread is for how long what was taken from the subscription and not used
+	// waits for the next reader of this process, before it goes back to the group.
+	keepUnread = time.Second
+	// stallAfter is when a wait for a settlement is reported, where BlockTime is not
+	// known.
+	stallAfter = DefaultBlockTime
+)
+
+// feedConfig says where a feed has its messages from.
+type feedConfig struct {
+	topic, group string
+	subscribe    func(ctx context.Context) (<-chan *message.Message, error)
+	shut         func() // ends the subscription and waits for it
+	limit        int    // greatest number of unsettled messages, 0 if the transport has none
+	stallAfter   time.Duration
+	report       func(Event)
+	onGap        func(func(*GapError)) // nil where there are none
+}
+
+// feed is the untyped side of a Reader: one subscription, opened at the first use, from
+// which any number of goroutines take messages. It has no goroutine of its own, except
+// the one of a timer that lasts for a Nack.
+type feed struct {
+	feedConfig
+	life    context.Context // until close
+	stop    context.CancelFunc
+	opening chan struct{} // held while the subscription is opened or closed
+	done    chan struct{} // closed when close has ended
+
+	in     <-chan *message.Message // set once, under opening; readers of it hold opened
+	opened chan struct{}           // closed when in is set
+
+	unreadReady chan struct{} // there is something in unread
+	gapReady    chan struct{} // there is something in gaps
+	full        chan struct{} // the limit was reached
+
+	mu     sync.Mutex
+	ended  bool // the transport has ended the subscription
+	unread []unread
+	timer  *time.Timer         // gives unread back
+	held   map[string]*handled // by the ID that the application knows
+	gaps   []*GapError         // reported by the subscription, not yet told
+	last   stream.ID           // of the last message
+}
+
+// unread is something that was taken and is to be given to the next reader.
+type unread struct {
+	msg *message.Message
+	err error
+}
+
+// handled is a message that the application has and must settle.
+type handled struct {
+	feed *feed
+	msg  *message.Message
+	id   string
+}
+
+func newFeed(config feedConfig) *feed {
+	if config.stallAfter == 0 {
+		config.stallAfter = stallAfter
+	}
+	f := &feed{
+		feedConfig:  config,
+		opening:     make(chan struct{}, 1),
+		done:        make(chan struct{}),
+		opened:      make(chan struct{}),
+		unreadReady: make(chan struct{}, 1),
+		gapReady:    make(chan struct{}, 1),
+		full:        make(chan struct{}, 1),
+		held:        make(map[string]*handled),
+	}
+	if f.onGap != nil {
+		f.onGap(f.gap)
+	}
+	f.life, f.stop = context.WithCancel(context.Background())
+	return f
+}
+
+// next returns the next message. The error is that of ctx, of subscribing, wraps
+// ErrClosed, or is a *GapError, after which it goes on.
+func (f *feed) next(ctx context.Context) (*message.Message, error) {
+	if err := f.open(ctx); err != nil {
+		return nil, err
+	}
+	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
+	for {
+		if msg, err := f.takeUnread(); msg != nil || err != nil {
+			return msg, err
+		}
+		var stalled <-chan time.Time
+		if f.isFull() {
+			if timer == nil {
+				timer = time.NewTimer(f.stallAfter)
+			}
+			stalled = timer.C
+		}
+		select {
+		case msg, open := <-f.in:
+			if !open {
+				return nil, f.end()
+			}
+			if msg, err := f.received(msg); msg != nil || err != nil {
+				return msg, err
+			}
+		case <-f.unreadReady:
+		case <-f.gapReady:
+			if err := f.dueGap(); err != nil {
+				return nil, err
+			}
+		case <-f.full:
+		case <-stalled:
+			f.report(Event{Kind: EventStalled, Topic: f.topic, Group: f.group, Count: f.outstanding()})
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-f.life.Done():
+			return nil, f.closedError()
+		}
+	}
+}
+
+// tryNext is next for those who do not wait: both results are nil when nothing is ready.
+func (f *feed) tryNext() (*message.Message, error) {
+	if err := f.open(f.life); err != nil {
+		return nil, err
+	}
+	if msg, err := f.takeUnread(); msg != nil || err != nil {
+		return msg, err
+	}
+	select {
+	case msg, open := <-f.in:
+		if !open {
+			return nil, f.end()
+		}
+		return f.received(msg)
+	default:
+		return nil, f.dueGap()
+	}
+}
+
+// open subscribes unless that was done.
+func (f *feed) open(ctx context.Context) error {
+	if err := ctx.Err(); err != nil && f.life.Err() == nil {
+		return err
+	}
+	select {
+	case <-f.opened:
+		return f.closedError()
+	default:
+	}
+	select {
+	case f.opening <- struct{}{}:
+		defer func() { <-f.opening }()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-f.life.Done():
+		return f.closedError()
+	}
+	if err := f.closedError(); err != nil || f.in != nil {
+		return err
+	}
+	// The subscription outlives the call that opens it, but not before it is open.
+	subscribing, cancel := context.WithCancel(f.life)
+	detach := context.AfterFunc(ctx, cancel)
+	in, err := f.subscribe(subscribing)
+	if !detach() && err == nil {
+		err = ctx.Err()
+		drainMessages(in)
+	}
+	if err != nil {
+		cancel()
+		if closed := f.closedError(); closed != nil {
+			return closed
+		}
+		return err
+	}
+	f.in = in
+	close(f.opened)
+	return nil
+}
+
+// drainMessages reads from a subscription that is ending.
+func drainMessages(in <-chan *message.Message) {
+	for msg := range in {
+		handBack(msg)
+	}
+}
+
+// received orders what was read from the subscription behind the gaps before it. Both
+// results are nil for a message that nobody should have.
+func (f *feed) received(msg *message.Message) (*message.Message, error) {
+	if f.group != "" {
+		return msg, nil
+	}
+	text, ok := EntryIDFromContext(msg.Context())
+	id, err := stream.ParseID(text)
+	if !ok || err != nil {
+		return msg, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.gaps) > 0 {
+		if asked, err := stream.ParseID(f.gaps[0].Asked); err == nil && asked.Less(id) {
+			gap := f.gaps[0]
+			f.gaps = f.gaps[1:]
+			f.unread = append(f.unread, unread{msg: msg})
+			f.keepUnread()
+			return nil, gap
+		}
+	}
+	f.last = id
+	return msg, nil
+}
+
+// gap notes a gap; it is told behind the messages before it.
+func (f *feed) gap(err *GapError) {
+	f.mu.Lock()
+	f.gaps = append(f.gaps, err)
+	f.mu.Unlock()
+	signal(f.gapReady)
+}
+
+// dueGap returns a gap that no message comes before: reading had come up to it.
+func (f *feed) dueGap() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.gaps) == 0 || len(f.unread) > 0 {
+		return nil
+	}
+	gap := f.gaps[0]
+	if asked, err := stream.ParseID(gap.Asked); err == nil && f.last.Less(asked) && !f.last.IsZero() {
+		return nil
+	}
+	f.gaps = f.gaps[1:]
+	return gap
+}
+
+// putUnread gives something to the next reader, before all else.
+func (f *feed) putUnread(msg *message.Message, err error) {
+	f.mu.Lock()
+	if f.life.Err() != nil {
+		f.mu.Unlock()
+		if msg != nil {
+			handBack(msg)
+		}
+		return
+	}
+	f.unread = append(f.unread, unread{msg, err})
+	f.keepUnread()
+	f.mu.Unlock()
+}
+
+// keepUnread lets a reader know, and begins the time after which peers may have what
+// nobody reads here.
+func (f *feed) keepUnread() {
+	signal(f.unreadReady)
+	if f.timer == nil {
+		f.timer = time.AfterFunc(keepUnread, f.giveBack)
+	}
+}
+
+func (f *feed) takeUnread() (*message.Message, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.unread) == 0 {
+		return nil, nil
+	}
+	first := f.unread[0]
+	f.unread = f.unread[1:]
+	if len(f.unread) > 0 {
+		signal(f.unreadReady)
+	} else if f.timer != nil {
+		f.timer.Stop()
+		f.timer = nil
+	}
+	return first.msg, first.err
+}
+
+// giveBack lets the subscription have what nobody has read.
+func (f *feed) giveBack() {
+	f.mu.Lock()
+	var back []*message.Message
+	rest := f.unread[:0]
+	for _, u := range f.unread {
+		if u.msg != nil {
+			back = append(back, u.msg)
+		} else {
+			rest = append(rest, u)
+		}
+	}
+	f.unread, f.timer = rest, nil
+	f.mu.Unlock()
+	for _, msg := range back {
+		handBack(msg)
+	}
+}
+
+// hold makes a message one that the application must settle.
+func (f *feed) hold(msg *message.Message) *handled {
+	h := &handled{feed: f, msg: msg, id: idOf(msg)}
+	f.mu.Lock()
+	f.held[h.id] = h
+	full := f.limit > 0 && len(f.held) == f.limit
+	f.mu.Unlock()
+	if full {
+		signal(f.full)
+	}
+	return h
+}
+
+// find returns the message that the application has under this ID.
+func (f *feed) find(id string) (*handled, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h, ok := f.held[id]
+	if !ok {
+		return nil, fmt.Errorf("redischannels: settle %s: %w", id, ErrNotPending)
+	}
+	return h, nil
+}
+
+// release takes a message from those that the application must settle; settle is what
+// is done with it then. The error tells that it was not one, or that the group has
+// given it to somebody else, in which case there is nothing to settle any more.
+func (h *handled) release(settle func(*message.Message)) error {
+	f := h.feed
+	f.mu.Lock()
+	mine := f.held[h.id] == h
+	if mine {
+		delete(f.held, h.id)
+	}
+	f.mu.Unlock()
+	if !mine {
+		return fmt.Errorf("redischannels: settle %s: %w", h.id, ErrNotPending)
+	}
+	d := deliveryFrom(h.msg.Context())
+	lost := d != nil && d.Err() != nil
+	settle(h.msg)
+	if lost {
+		return fmt.Errorf("redischannels: settle %s: %w", h.id, ErrNotOwner)
+	}
+	return nil
+}
+
+func (h *handled) ack() error  { return h.release(func(msg *message.Message) { msg.Ack() }) }
+func (h *handled) nack() error { return h.release(func(msg *message.Message) { msg.Nack() }) }
+
+// unread gives the message to the next reader as if it had not been read.
+func (h *handled) unread() {
+	_ = h.release(func(msg *message.Message) { h.feed.putUnread(msg, nil) })
+}
+
+func (f *feed) outstanding() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.held)
+}
+
+func (f *feed) isFull() bool { return f.limit > 0 && f.outstanding() >= f.limit }
+
+// end is the error of a subscription that its transport has ended.
+func (f *feed) end() error {
+	f.mu.Lock()
+	f.ended = true
+	f.mu.Unlock()
+	f.stop()
+	return f.closedError()
+}
+
+// closedError tells why nothing can be read any more, or returns nil.
+func (f *feed) closedError() error {
+	if f.life.Err() == nil {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return fmt.Errorf("redischannels: read %q: the subscription was ended by its subscriber: %w", f.topic, ErrClosed)
+	}
+	return fmt.Errorf("redischannels: read %q: reader: %w", f.topic, ErrClosed)
+}
+
+// close ends the subscription. It waits for the messages that the application has, as
+// long as the subscription does.
+func (f *feed) close() {
+	f.stop()
+	f.opening <- struct{}{}
+	defer func() { <-f.opening }()
+	select {
+	case <-f.done:
+		return
+	default:
+	}
+	f.mu.Lock()
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	f.mu.Unlock()
+	f.giveBack()
+	if f.shut != nil {
+		f.shut()
+	}
+	close(f.done)
+}
+
+// isEnd tells whether reading with ctx is over.
+func isEnd(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, ErrClosed)
+}

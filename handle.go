@@ -1,0 +1,258 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime/debug"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// DefaultConcurrency is how many values Reader.Handle handles at a time.
+const DefaultConcurrency = 1
+
+// HandleConfig configures [Reader.Handle]. The zero value handles one value at a time.
+type HandleConfig struct {
+	// Concurrency is how many values are handled at a time, 1 to MaxInFlight of the
+	// channel. Defaults to DefaultConcurrency.
+	Concurrency int
+
+	// Middleware of Watermill, the first outermost, sees the messages and runs the
+	// function. What it makes the function publish is dropped: there is nowhere to
+	// publish it to.
+	Middleware []message.HandlerMiddleware
+}
+
+// Handle calls fn for each value until ctx ends or Close, which it returns as nil, when
+// all calls under way have come back. A value is acknowledged when fn returns nil and
+// nacked when it returns an error or panics, which is logged; [RetryAfter] and [Reject]
+// work in a middleware. The context of fn is that of the delivery with the values of
+// ctx: it is not cancelled with ctx, so that a call under way can finish, but
+// DrainTimeout later.
+//
+// If the subscription cannot be opened at all Handle returns that error, which tells a
+// wrong configuration; once it is open nothing else ends it. Several calls of Handle
+// on one Reader share the values.
+func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) error, config HandleConfig) error {
+	v := validation{prefix: "HandleConfig"}
+	limit := r.feed.limit
+	if limit == 0 {
+		limit = maxInFlightLimit
+	}
+	v.intRange("Concurrency", config.Concurrency, 0, limit, "")
+	for i, middleware := range config.Middleware {
+		if middleware == nil {
+			v.check(errors.New("must not be nil"), fmt.Sprintf("Middleware[%d]", i))
+		}
+	}
+	if fn == nil {
+		v.check(errors.New("must not be nil"), "fn")
+	}
+	if err := v.err(); err != nil {
+		return err
+	}
+	if err := r.feed.open(ctx); err != nil {
+		if isEnd(ctx, err) && r.feed.life.Err() == nil {
+			return nil
+		}
+		return err
+	}
+
+	handler := untyped(r.code, func(ctx context.Context, value T) ([]*message.Message, error) { return nil, fn(ctx, value) })
+	for i := len(config.Middleware) - 1; i >= 0; i-- {
+		handler = config.Middleware[i](handler)
+	}
+	w := &handling{feed: r.feed, logger: r.transport.logger, handler: handler, running: make(map[*handled]*valuesContext)}
+	finished := make(chan struct{})
+	var workers, patience sync.WaitGroup
+	patience.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-finished:
+			return
+		}
+		if pause(finished, r.transport.drain) {
+			w.cancel()
+		}
+	})
+	for range orDefault(config.Concurrency, DefaultConcurrency) {
+		workers.Go(func() { w.work(ctx) })
+	}
+	workers.Wait()
+	close(finished)
+	patience.Wait()
+	return nil
+}
+
+// handling is one call of Handle.
+type handling struct {
+	feed    *feed
+	logger  watermill.LoggerAdapter
+	handler message.HandlerFunc
+
+	mu        sync.Mutex
+	running   map[*handled]*valuesContext
+	cancelled bool
+}
+
+// work handles messages one after the other.
+func (w *handling) work(ctx context.Context) {
+	for {
+		msg, err := w.feed.next(ctx)
+		switch {
+		case msg != nil:
+			w.handle(ctx, msg)
+		case isEnd(ctx, err):
+			return
+		default:
+			w.logger.Error("Entries cannot be read", err, watermill.LogFields{"topic": w.feed.topic})
+		}
+	}
+}
+
+func (w *handling) handle(ctx context.Context, msg *message.Message) {
+	held := w.feed.hold(msg)
+	delivered := &valuesContext{Context: msg.Context(), values: ctx}
+	w.mu.Lock()
+	w.running[held] = delivered
+	cancelled := w.cancelled
+	w.mu.Unlock()
+	if cancelled {
+		delivered.cancel()
+	}
+	msg.SetContext(delivered)
+	err := w.call(msg)
+	msg.SetContext(delivered.Context) // middleware may have put another one there
+	w.mu.Lock()
+	delete(w.running, held)
+	w.mu.Unlock()
+
+	fields := watermill.LogFields{"topic": w.feed.topic, "id": held.id}
+	settle := held.ack
+	if err != nil {
+		w.logger.Error("A value was not handled", err, fields)
+		settle = held.nack
+		if refused := (*DecodeError)(nil); errors.As(err, &refused) {
+			settle = func() error { return held.release(func(msg *message.Message) { w.feed.refuse(msg, refused) }) }
+		}
+	}
+	if err := settle(); err != nil {
+		w.logger.Info("A value cannot be settled", fields.Add(watermill.LogFields{"err": err}))
+	}
+}
+
+// call runs the handler; a panic is an error.
+func (w *handling) call(msg *message.Message) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	_, err = w.handler(msg)
+	return err
+}
+
+// cancel ends the contexts of the calls under way.
+func (w *handling) cancel() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cancelled = true
+	for _, delivered := range w.running {
+		delivered.cancel()
+	}
+}
+
+// valuesContext is the context of a delivery with further values.
+type valuesContext struct {
+	context.Context
+	values context.Context
+}
+
+// Value implements context.Context.
+func (c *valuesContext) Value(key any) any {
+	if v := c.Context.Value(key); v != nil {
+		return v
+	}
+	return c.values.Value(key)
+}
+
+// cancel ends the delivery's context, where it is of this library.
+func (c *valuesContext) cancel() {
+	if d := deliveryFrom(c.Context); d != nil {
+		d.end(context.Canceled)
+	}
+}
+
+// untyped makes a handler of messages of a function of values. What does not decode is
+// marked as rejected, so that its Nack makes a dead letter of it.
+func untyped[T any](code coder[T], fn func(context.Context, T) ([]*message.Message, error)) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		value, err := code.value(msg)
+		if err == errSkip {
+			return nil, nil
+		}
+		if err != nil {
+			var failure *DecodeError
+			errors.As(err, &failure)
+			Reject(msg, failure.Reason)
+			return nil, err
+		}
+		return fn(msg.Context(), value)
+	}
+}
+
+// HandlerFunc makes a handler for a Watermill router, for AddConsumerHandler, of a
+// function of values. A message that does not make a T is an error that wraps a
+// *[DecodeError], and from a Subscriber of this package a dead letter after its Nack.
+// A nil codec is JSON. The errors wrap [ErrInvalidConfig].
+func HandlerFunc[T any](codec Codec, fn func(context.Context, T) error) (message.NoPublishHandlerFunc, error) {
+	code, err := handlerCoder[T](codec, "HandlerFunc", fn == nil)
+	if err != nil {
+		return nil, err
+	}
+	handler := untyped(code, func(ctx context.Context, value T) ([]*message.Message, error) { return nil, fn(ctx, value) })
+	return func(msg *message.Message) error {
+		_, err := handler(msg)
+		return err
+	}, nil
+}
+
+// ProducerHandlerFunc is HandlerFunc for AddHandler: the values that the function
+// returns are published by the router, in their order.
+func ProducerHandlerFunc[In, Out any](codec Codec, fn func(context.Context, In) ([]Out, error)) (message.HandlerFunc, error) {
+	in, err := handlerCoder[In](codec, "ProducerHandlerFunc", fn == nil)
+	if err != nil {
+		return nil, err
+	}
+	out, err := handlerCoder[Out](codec, "ProducerHandlerFunc", false)
+	if err != nil {
+		return nil, err
+	}
+	return untyped(in, func(ctx context.Context, value In) ([]*message.Message, error) {
+		values, err := fn(ctx, value)
+		if err != nil {
+			return nil, err
+		}
+		msgs := make([]*message.Message, len(values))
+		for i := range values {
+			if msgs[i], err = out.message(&values[i], nil); err != nil {
+				return nil, fmt.Errorf("value %d: %w", i, err)
+			}
+		}
+		return msgs, nil
+	}), nil
+}
+
+func handlerCoder[T any](codec Codec, name string, noFunction bool) (coder[T], error) {
+	v := validation{prefix: name}
+	code, err := newCoder[T](codec)
+	v.check(err, "codec for "+reflect.TypeFor[T]().String())
+	if noFunction {
+		v.check(errors.New("must not be nil"), "fn")
+	}
+	return code, v.err()
+}

@@ -1,0 +1,256 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"strings"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/redis/go-redis/v9"
+)
+
+// Hub is where channels come from: they share its Redis client, its publishers and its
+// defaults. It is safe for concurrent use.
+type Hub struct {
+	client redis.UniversalClient
+	owned  bool // the client was opened by Open
+	config HubConfig
+
+	mu         sync.Mutex
+	closed     bool
+	channels   map[interface{ Close() error }]struct{}
+	publishers []sharedPublisher
+	pubsubs    []*sharedPubSub
+	closing    sync.Once
+	closeErr   error
+}
+
+// sharedPublisher serves all channels that write in the same way.
+type sharedPublisher struct {
+	config    PublisherConfig
+	publisher *Publisher
+}
+
+// Open connects to Redis and returns a hub that closes the connection on Close. It
+// sends a PING, so that a wrong address is an error here. The URL is read by go-redis:
+//
+//	redis://user:password@host:6379/0        one server; rediss:// with TLS, unix:///path
+//	redis+cluster://host:6379                a cluster, more nodes by ?addr=host2:6379&addr=...;
+//	                                         also redis:// with addr
+//	redis+sentinel://host:26379/0?master_name=name
+//	                                         Sentinel, more sentinels by addr; also redis://
+//	                                         with master_name
+//
+// rediss+cluster:// and rediss+sentinel:// use TLS. The settings of the client are
+// parameters by the names that go-redis gives them, such as pool_size and read_timeout.
+func Open(ctx context.Context, rawURL string, config HubConfig) (*Hub, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	client, err := openClient(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("redischannels: URL of Redis: %w: %w", ErrInvalidConfig, err)
+	}
+	if err := client.Ping(ctx).Err(); err != nil {
+		return nil, errors.Join(fmt.Errorf("redischannels: open: %w", redisError(err)), client.Close())
+	}
+	hub, err := NewHub(client, config)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	hub.owned = true
+	return hub, nil
+}
+
+// openClient makes the client that a URL describes. Its errors have no part of the URL,
+// which may hold a password.
+func openClient(rawURL string) (redis.UniversalClient, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, errors.New("cannot be parsed")
+	}
+	scheme, kind, _ := strings.Cut(u.Scheme, "+")
+	query := u.Query()
+	switch {
+	case kind != "":
+	case query.Has("master_name"):
+		kind = "sentinel"
+	case query.Has("addr"):
+		kind = "cluster"
+	}
+	u.Scheme = scheme
+	switch kind {
+	case "":
+		options, err := redis.ParseURL(u.String())
+		if err != nil {
+			return nil, err
+		}
+		return redis.NewClient(options), nil
+	case "cluster":
+		options, err := redis.ParseClusterURL(u.String())
+		if err != nil {
+			return nil, err
+		}
+		return redis.NewClusterClient(options), nil
+	case "sentinel":
+		options, err := redis.ParseFailoverURL(u.String())
+		if err != nil {
+			return nil, err
+		}
+		if options.MasterName == "" {
+			return nil, errors.New("sentinel needs the parameter master_name")
+		}
+		return redis.NewFailoverClient(options), nil
+	default:
+		return nil, fmt.Errorf("the scheme %s+%s is none of redis, rediss, unix, and redis+cluster, redis+sentinel", scheme, kind)
+	}
+}
+
+// NewHub returns a hub on a client of the caller, which is never closed: a
+// *redis.Client, also from redis.NewFailoverClient, or a *redis.ClusterClient. It does
+// not talk to Redis. The errors wrap [ErrInvalidConfig].
+func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
+	v := validation{prefix: "NewHub"}
+	v.client(client)
+	if err := errors.Join(v.err(), config.Validate()); err != nil {
+		return nil, err
+	}
+	if config.Logger == nil {
+		config.Logger = watermill.NopLogger{}
+	}
+	return &Hub{client: client, config: config, channels: make(map[interface{ Close() error }]struct{})}, nil
+}
+
+// Close closes all channels of the hub, which ends and drains their readers as
+// [Reader.Close] tells, then lets the writes under way come to their end, and closes
+// the Redis client if [Open] has made it. It returns when nothing of the hub is left.
+// It may be called often and from anywhere but OnEvent; the error is that of closing
+// the connections.
+func (h *Hub) Close() error {
+	h.closing.Do(func() { h.closeErr = h.close() })
+	return h.closeErr
+}
+
+func (h *Hub) close() error {
+	h.mu.Lock()
+	h.closed = true
+	channels, publishers, pubsubs := h.channels, h.publishers, h.pubsubs
+	h.channels, h.publishers, h.pubsubs = nil, nil, nil
+	h.mu.Unlock()
+
+	var errs []error
+	var mu sync.Mutex
+	var closing sync.WaitGroup
+	for channel := range channels {
+		closing.Go(func() {
+			err := channel.Close()
+			mu.Lock()
+			errs = append(errs, err)
+			mu.Unlock()
+		})
+	}
+	closing.Wait()
+	for _, p := range publishers {
+		errs = append(errs, p.publisher.Close())
+	}
+	for _, p := range pubsubs {
+		errs = append(errs, p.publisher.Close(), p.subscriber.Close())
+	}
+	if h.owned {
+		errs = append(errs, h.client.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// sharedPubSub serves all Pub/Sub channels that differ only in what they carry: their
+// subscriptions share one connection.
+type sharedPubSub struct {
+	config     PubSubChannelConfig
+	publisher  *PubSubPublisher
+	subscriber *PubSubSubscriber
+}
+
+// pubsub returns the Pub/Sub adapters for this configuration.
+func (h *Hub) pubsub(config PubSubChannelConfig) (*sharedPubSub, error) {
+	config.Codec = nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
+	}
+	for _, p := range h.pubsubs {
+		if reflect.DeepEqual(p.config, config) {
+			return p, nil
+		}
+	}
+	writing, reading := config.publisher(), config.subscriber()
+	writing.Client, reading.Client = h.client, h.client
+	reading.OnEvent, reading.OnReadClient = h.config.OnEvent, h.config.OnReadClient
+	publisher, err := NewPubSubPublisher(writing, h.config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	subscriber, err := NewPubSubSubscriber(reading, h.config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	p := &sharedPubSub{config, publisher, subscriber}
+	h.pubsubs = append(h.pubsubs, p)
+	return p, nil
+}
+
+// add makes Close close a channel.
+func (h *Hub) add(channel interface{ Close() error }) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return fmt.Errorf("redischannels: hub: %w", ErrClosed)
+	}
+	h.channels[channel] = struct{}{}
+	return nil
+}
+
+func (h *Hub) remove(channel interface{ Close() error }) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.channels, channel)
+}
+
+// publisher returns the publisher for this configuration: one for all channels that
+// have the same, so that their writes share pipelines.
+func (h *Hub) publisher(config PublisherConfig) (*Publisher, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
+	}
+	for _, p := range h.publishers {
+		if reflect.DeepEqual(p.config, config) {
+			return p.publisher, nil
+		}
+	}
+	publisher, err := NewPublisher(config, h.config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	h.publishers = append(h.publishers, sharedPublisher{config, publisher})
+	return publisher, nil
+}
+
+// report tells OnEvent what readers find out themselves.
+func (h *Hub) report(e Event) {
+	h.config.Logger.Error("Channel: "+e.Kind.String(), e.Err, watermill.LogFields{"topic": e.Topic, "consumer_group": e.Group, "count": e.Count})
+	if h.config.OnEvent == nil {
+		return
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			h.config.Logger.Error("OnEvent panicked", fmt.Errorf("%v", r), nil)
+		}
+	}()
+	h.config.OnEvent(e)
+}

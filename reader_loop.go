@@ -1,0 +1,152 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// All yields values and acknowledges each when the loop comes back for the next. When
+// the body leaves the loop, by break, return or panic, the current value is handed
+// back: it is the next that this reader, or after a second any other of the group,
+// gets, and the delivery does not count. The loop ends when ctx does or by Close and
+// never by itself: silence and outages are waited out.
+//
+// With an error the value is zero. A *[DecodeError] and a *[GapError] tell of what
+// cannot be read; any other error is that of subscribing, which is tried again when
+// the loop goes on, after a back-off.
+func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for failed := 0; ; {
+			msg, value, err := r.next(ctx)
+			if err != nil {
+				if isEnd(ctx, err) || !yield(value, err) {
+					return
+				}
+				failed = r.rest(ctx, err, failed)
+				continue
+			}
+			failed = 0
+			if !r.lend(msg, value, yield) {
+				return
+			}
+		}
+	}
+}
+
+// lend gives a value to the body of a loop and settles it by how the body ends.
+func (r *Reader[T]) lend(msg *message.Message, value T, yield func(T, error) bool) (more bool) {
+	held := r.feed.hold(msg)
+	defer func() {
+		if more {
+			_ = held.ack() // one that another consumer has by now is reported by an event
+		} else {
+			held.unread()
+		}
+	}()
+	return yield(value, nil)
+}
+
+// Deliveries yields deliveries, which you settle, in the loop or after it. It ends, and
+// yields errors, as All does.
+func (r *Reader[T]) Deliveries(ctx context.Context) iter.Seq2[Delivery[T], error] {
+	return func(yield func(Delivery[T], error) bool) {
+		for failed := 0; ; {
+			d, err := r.Receive(ctx)
+			if err != nil && isEnd(ctx, err) || !yield(d, err) {
+				return
+			}
+			failed = r.rest(ctx, err, failed)
+		}
+	}
+}
+
+// rest waits before a subscription that failed is tried again, and returns how often
+// that was needed in a row.
+func (r *Reader[T]) rest(ctx context.Context, err error, failed int) int {
+	var undecodable *DecodeError
+	var gap *GapError
+	if err == nil || errors.As(err, &undecodable) || errors.As(err, &gap) {
+		return 0
+	}
+	failed++
+	ending, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.feed.life, cancel)()
+	pause(ending.Done(), retryDelay(failed))
+	return failed
+}
+
+// History yields what is in the stream after from (zero means Oldest), up to what is
+// the last entry when it begins, and ends. It belongs to no group, changes nothing in
+// Redis, and is not concerned by what others read. A *[DecodeError] is yielded in the
+// place of its entry, and a *[GapError] first where from was trimmed away; it goes on
+// after both. Any other error is the last thing yielded.
+func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
+	return func(yield func(Delivery[T], error) bool) {
+		if r.transport.history == nil {
+			yield(Delivery[T]{}, r.notSupported("history"))
+			return
+		}
+		if err := r.Err(); err != nil {
+			yield(Delivery[T]{}, err)
+			return
+		}
+		for msg, err := range r.transport.history(ctx, from) {
+			if !r.show(msg, err, yield) {
+				return
+			}
+		}
+	}
+}
+
+// Follow yields what is in the stream after from (zero means Oldest), and then what is
+// written, as it comes: one cursor goes through both, so nothing is missing or twice
+// where they meet. It belongs to no group and uses a connection of its own until the
+// loop ends, which it does as All does. Errors are those of History and All.
+func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
+	return func(yield func(Delivery[T], error) bool) {
+		if r.transport.follow == nil {
+			yield(Delivery[T]{}, r.notSupported("follow"))
+			return
+		}
+		source, err := r.transport.follow(from)
+		if err != nil {
+			yield(Delivery[T]{}, err)
+			return
+		}
+		defer source.close()
+		defer context.AfterFunc(r.feed.life, source.stop)()
+		for failed := 0; ; {
+			msg, err := source.next(ctx)
+			if err != nil && isEnd(ctx, err) {
+				return
+			}
+			if msg != nil {
+				msg.SetContext(context.WithoutCancel(msg.Context())) // what follows ends it
+				msg.Ack()                                            // the cursor goes on
+			}
+			if !r.show(msg, err, yield) {
+				return
+			}
+			failed = r.rest(ctx, err, failed)
+		}
+	}
+}
+
+// show yields a message of which there is nothing to settle.
+func (r *Reader[T]) show(msg *message.Message, err error, yield func(Delivery[T], error) bool) bool {
+	if err != nil {
+		return yield(Delivery[T]{}, err)
+	}
+	value, err := r.code.value(msg)
+	if err == errSkip {
+		return true
+	}
+	if err != nil {
+		return yield(Delivery[T]{}, err)
+	}
+	return yield(newDelivery(msg, value, nil), nil)
+}

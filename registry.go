@@ -1,0 +1,170 @@
+package redischannels
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// NameKey is the metadata key of an event's name, the one that the marshalers of
+// Watermill's cqrs package use, so that both can share a topic: give their
+// GenerateName the names of the Registry.
+const NameKey = "name"
+
+// UnknownPolicy says what reading does with an event whose name is not registered.
+type UnknownPolicy uint8
+
+// The policies for unknown names.
+const (
+	// RejectUnknown yields a *DecodeError that wraps ErrUnknownName; in a group the
+	// event moves to the dead letters.
+	RejectUnknown UnknownPolicy = iota
+	// SkipUnknown acknowledges the event and goes on without a word: for who needs
+	// some of the events of a topic only. An event without any name is rejected.
+	SkipUnknown
+)
+
+// RegistryConfig configures [NewRegistry].
+type RegistryConfig struct {
+	// Unknown is what becomes of names that are not registered. Defaults to
+	// RejectUnknown.
+	Unknown UnknownPolicy
+}
+
+// Registry has the names by which the types of an [EventBus] are known on the wire.
+// They are chosen by the developer, and a name that is not here makes nothing: no type
+// is ever looked up by what was read. Fill it with [Register] and [Upcast] before it
+// is given to a bus, which takes a copy. It is safe for concurrent use.
+type Registry[E any] struct {
+	unknown UnknownPolicy
+
+	mu     sync.Mutex
+	kinds  map[string]eventKind[E]
+	byType map[reflect.Type]string
+}
+
+// eventKind is how events of one name are read.
+type eventKind[E any] struct {
+	wire   reflect.Type // what the payload is decoded into
+	decode func(codec Codec, data []byte) (E, error)
+}
+
+// NewRegistry returns an empty registry. E is the interface that all events have, or
+// any.
+func NewRegistry[E any](config RegistryConfig) *Registry[E] {
+	return &Registry[E]{unknown: config.Unknown, kinds: make(map[string]eventKind[E]), byType: make(map[reflect.Type]string)}
+}
+
+// Register gives the type T a name: events of this type are written under it, and what
+// is read under it becomes a T. A type has one name, and a name one type. The error
+// wraps [ErrInvalidConfig].
+func Register[T, E any](r *Registry[E], name string) error {
+	t := reflect.TypeFor[T]()
+	if !t.AssignableTo(reflect.TypeFor[E]()) {
+		return fmt.Errorf("redischannels: register %q: %w: %s is no %s", name, ErrInvalidConfig, t, reflect.TypeFor[E]())
+	}
+	if t.Kind() == reflect.Interface {
+		return fmt.Errorf("redischannels: register %q: %w: %s is an interface", name, ErrInvalidConfig, t)
+	}
+	return r.add(name, t, eventKind[E]{wire: t, decode: func(codec Codec, data []byte) (E, error) {
+		var v T
+		if err := codec.Decode(data, &v); err != nil {
+			var none E
+			return none, err
+		}
+		return any(v).(E), nil
+	}})
+}
+
+// Upcast makes events that were once written under a name, in the form of Old, into
+// those of today. Nothing is written under such a name. An error of up makes the event
+// undecodable. The error of Upcast wraps [ErrInvalidConfig].
+func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) error {
+	if up == nil {
+		return fmt.Errorf("redischannels: upcast %q: %w: the function must not be nil", name, ErrInvalidConfig)
+	}
+	return r.add(name, nil, eventKind[E]{wire: reflect.TypeFor[Old](), decode: func(codec Codec, data []byte) (E, error) {
+		var old Old
+		if err := codec.Decode(data, &old); err != nil {
+			var none E
+			return none, err
+		}
+		return up(old)
+	}})
+}
+
+// add registers a name; written is the type of the events that are written under it.
+func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if name == "" {
+		return fmt.Errorf("redischannels: register %s: %w: the name must not be empty", kind.wire, ErrInvalidConfig)
+	}
+	if other, ok := r.kinds[name]; ok {
+		return fmt.Errorf("redischannels: register %s: %w: the name %q stands for %s", kind.wire, ErrInvalidConfig, name, other.wire)
+	}
+	if written != nil {
+		if other, ok := r.byType[written]; ok {
+			return fmt.Errorf("redischannels: register %q: %w: %s has the name %q", name, ErrInvalidConfig, written, other)
+		}
+		r.byType[written] = name
+	}
+	r.kinds[name] = kind
+	return nil
+}
+
+// errSkip tells the reader to acknowledge a message and to take the next one.
+var errSkip = errors.New("skip this event")
+
+// coder returns a copy of the registry as a coder.
+func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
+	if r == nil {
+		return coder[E]{}, errors.New("needs a Registry")
+	}
+	r.mu.Lock()
+	kinds, byType := maps.Clone(r.kinds), maps.Clone(r.byType)
+	r.mu.Unlock()
+	if codec == nil {
+		codec = JSON
+	}
+	for name, kind := range kinds {
+		if _, err := checkCodec(codec, kind.wire); err != nil {
+			return coder[E]{}, fmt.Errorf("event %q: %w", name, err)
+		}
+	}
+	return coder[E]{
+		encode: func(v *E, msg *message.Message) (err error) {
+			t := reflect.TypeOf(*v)
+			name, ok := byType[t]
+			if !ok {
+				return fmt.Errorf("the type %v is not registered: %w", t, ErrUnknownName)
+			}
+			// The codec is given a pointer to the type itself, not to the interface.
+			pointer := reflect.New(t)
+			pointer.Elem().Set(reflect.ValueOf(*v))
+			msg.Metadata[NameKey] = name
+			msg.Payload, err = codec.Encode(pointer.Interface())
+			return err
+		},
+		decode: func(msg *message.Message, v *E) (err error) {
+			name, ok := msg.Metadata[NameKey]
+			if !ok {
+				return &DecodeError{Reason: "the metadata has no " + NameKey, Err: ErrUnknownName}
+			}
+			kind, ok := kinds[name]
+			switch {
+			case ok:
+				*v, err = kind.decode(codec, msg.Payload)
+				return err
+			case r.unknown == SkipUnknown:
+				return errSkip
+			default:
+				return &DecodeError{Reason: "the name of the event is not registered", Err: ErrUnknownName}
+			}
+		},
+	}, nil
+}

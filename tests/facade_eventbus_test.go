@@ -1,0 +1,204 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+type event interface{ Key() string }
+
+type placed struct {
+	Order, Cents int
+}
+
+type shipped struct{ Order int }
+
+func (placed) Key() string   { return "placed" }
+func (*shipped) Key() string { return "shipped" }
+
+// placedV1 is the form of placed that was once written.
+type placedV1 struct {
+	Order int
+	Euros float64
+}
+
+func registry(t *testing.T, config redischannels.RegistryConfig) *redischannels.Registry[event] {
+	t.Helper()
+	r := redischannels.NewRegistry[event](config)
+	require.NoError(t, redischannels.Register[placed](r, "order.placed.v2"))
+	require.NoError(t, redischannels.Register[*shipped](r, "order.shipped"))
+	require.NoError(t, redischannels.Upcast(r, "order.placed.v1", func(old placedV1) (event, error) {
+		if old.Euros < 0 {
+			return nil, errors.New("negative")
+		}
+		return placed{old.Order, int(100 * old.Euros)}, nil
+	}))
+	return r
+}
+
+// named is the entry of an event that somebody else has written.
+func named(t *testing.T, hub *testHub, key, name, payload string) string {
+	t.Helper()
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: hub.client}, nil)
+	require.NoError(t, err)
+	defer pub.Close()
+	msg := message.NewMessage(watermill.NewUUID(), []byte(payload))
+	if name != "-" {
+		msg.Metadata.Set(redischannels.NameKey, name)
+	}
+	ids, err := pub.Append(context.WithoutCancel(t.Context()), key, msg)
+	require.NoError(t, err)
+	return ids[0]
+}
+
+// Several types go over one stream, old forms become today's.
+func TestFacadeEventBus(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	bus, err := redischannels.NewStreamEventBus(hub.Hub, key, registry(t, redischannels.RegistryConfig{}), redischannels.StreamChannelConfig{})
+	require.NoError(t, err)
+	_, err = bus.Publish(t.Context(), placed{1, 250}, &shipped{1})
+	require.NoError(t, err)
+	named(t, hub, key, "order.placed.v1", `{"Order":2,"Euros":1.5}`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got []event
+	require.NoError(t, bus.Handle(ctx, func(_ context.Context, e event) error {
+		if got = append(got, e); len(got) == 3 {
+			cancel()
+		}
+		return nil
+	}, redischannels.HandleConfig{}))
+	require.Equal(t, []event{placed{1, 250}, &shipped{1}, placed{2, 150}}, got)
+	eventuallyPending(t, hub.client, key, 0)
+
+	_, err = bus.Publish(t.Context(), placed{}, shippedTwice{})
+	require.ErrorIs(t, err, redischannels.ErrUnknownName)
+	require.EqualValues(t, 3, hub.client.XLen(t.Context(), key).Val(), "one that is not registered prevents all")
+	_, err = bus.Publish(t.Context(), nil)
+	require.ErrorIs(t, err, redischannels.ErrUnknownName)
+	require.NoError(t, bus.Close())
+}
+
+type shippedTwice struct{}
+
+func (shippedTwice) Key() string { return "" }
+
+// F82, F102: a name that is not registered, however hostile, makes nothing and ends in
+// the dead letters; so does an event without a name, or of another form than its name's.
+func TestFacadeEventBusUnknownNames(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	bus, err := redischannels.NewStreamEventBus(hub.Hub, key, registry(t, redischannels.RegistryConfig{}), redischannels.StreamChannelConfig{})
+	require.NoError(t, err)
+	r := bus.Channel().Reader()
+	for name, unknown := range map[string]bool{
+		"System.Diagnostics.Process, System": true, "tests.placed": true, "placed": true, "": true, "-": true,
+		"order.placed.v2\x00": true, "*tests.shipped": true, "order.placed.v2": false, "order.placed.v1": false,
+	} {
+		id := named(t, hub, key, name, `{"Order":"secret","Euros":-1}`)
+		_, err := r.Receive(soonCtx(t))
+		var failure *redischannels.DecodeError
+		require.ErrorAs(t, err, &failure, name)
+		require.Equal(t, id, failure.EntryID)
+		require.Equal(t, unknown, errors.Is(err, redischannels.ErrUnknownName), name)
+		require.NotContains(t, err.Error(), "secret")
+		require.NotContains(t, err.Error(), "Process")
+	}
+	redistest.Eventually(t, soon, func() bool { return hub.client.XLen(t.Context(), deadStream(key)).Val() == 9 }, "dead letters")
+	eventuallyPending(t, hub.client, key, 0)
+}
+
+// Who needs some of the events only says so; the others are acknowledged.
+func TestFacadeEventBusSkipsUnknown(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	bus, err := redischannels.NewStreamEventBus(hub.Hub, key, registry(t, redischannels.RegistryConfig{Unknown: redischannels.SkipUnknown}), redischannels.StreamChannelConfig{})
+	require.NoError(t, err)
+	r := bus.Channel().Reader()
+	for range 3 {
+		named(t, hub, key, "order.other", "{")
+	}
+	_, err = bus.Publish(t.Context(), placed{1, 1})
+	require.NoError(t, err)
+	v, err := r.Read(soonCtx(t))
+	require.NoError(t, err)
+	require.Equal(t, placed{1, 1}, v)
+	n := 0
+	for d, err := range r.History(t.Context(), redischannels.Oldest) {
+		require.NoError(t, err)
+		require.Equal(t, placed{1, 1}, d.Value)
+		n++
+	}
+	require.Equal(t, 1, n)
+	eventuallyPending(t, hub.client, key, 0)
+	_, ok, err := r.TryReceive()
+	require.NoError(t, err)
+	require.False(t, ok)
+	named(t, hub, key, "-", "{")
+	_, err = r.Receive(soonCtx(t))
+	require.ErrorIs(t, err, redischannels.ErrUnknownName, "without a name it is no event")
+	require.EqualValues(t, 0, hub.client.Exists(t.Context(), deadStream(redistest.Key(t, "x"))).Val())
+}
+
+// What cannot work is refused at registration or when the bus is made.
+func TestFacadeRegistryMisuse(t *testing.T) {
+	t.Parallel()
+	hub := newHubOf(t)
+	r := registry(t, redischannels.RegistryConfig{})
+	for name, err := range map[string]error{
+		"name twice":  redischannels.Register[shippedTwice](r, "order.shipped"),
+		"type twice":  redischannels.Register[placed](r, "order.placed.v3"),
+		"no name":     redischannels.Register[shippedTwice](r, ""),
+		"not an E":    redischannels.Register[int](r, "int"),
+		"interface":   redischannels.Register[event](r, "event"),
+		"no function": redischannels.Upcast[placedV1](r, "v0", nil),
+	} {
+		require.ErrorIs(t, err, redischannels.ErrInvalidConfig, name)
+	}
+	_, err := redischannels.NewStreamEventBus[event](hub.Hub, "k", nil, redischannels.StreamChannelConfig{})
+	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	_, err = redischannels.NewStreamEventBus[event](nil, "k", r, redischannels.StreamChannelConfig{})
+	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	_, err = redischannels.NewStreamEventBus(hub.Hub, "k", r, redischannels.StreamChannelConfig{Codec: redischannels.Bytes})
+	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+
+	// A bus has a copy.
+	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
+	t.Cleanup(func() { _ = transport.Close() })
+	bus, err := redischannels.NewEventBus(transport, transport, "k", r, redischannels.ChannelConfig[event]{})
+	require.NoError(t, err)
+	require.NoError(t, redischannels.Register[shippedTwice](r, "late"))
+	_, err = bus.Publish(t.Context(), shippedTwice{})
+	require.ErrorIs(t, err, redischannels.ErrUnknownName)
+	_, err = bus.Publish(t.Context(), &shipped{4})
+	require.NoError(t, err)
+	v, err := bus.Channel().Reader().Read(soonCtx(t))
+	require.NoError(t, err)
+	require.Equal(t, &shipped{4}, v)
+	require.NoError(t, bus.Close())
+}
+
+// The same over Pub/Sub.
+func TestFacadePubSubEventBus(t *testing.T) {
+	t.Parallel()
+	hub, name := newHubOf(t), redistest.Key(t)
+	bus, err := redischannels.NewPubSubEventBus(hub.Hub, name, registry(t, redischannels.RegistryConfig{}), redischannels.PubSubChannelConfig{})
+	require.NoError(t, err)
+	_, _, err = bus.Channel().Reader().TryReceive()
+	require.NoError(t, err)
+	_, err = bus.Publish(t.Context(), &shipped{3})
+	require.NoError(t, err)
+	v, err := bus.Channel().Reader().Read(soonCtx(t))
+	require.NoError(t, err)
+	require.Equal(t, &shipped{3}, v)
+}

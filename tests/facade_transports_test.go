@@ -1,0 +1,181 @@
+package tests
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// In a user's unit test a channel stands on gochannel: everything but what only a
+// stream can do works the same.
+func TestFacadeGoChannel(t *testing.T) {
+	t.Parallel()
+	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
+	t.Cleanup(func() { _ = transport.Close() })
+	c, err := redischannels.NewChannel(transport, transport, "orders", redischannels.ChannelConfig[order]{
+		Metadata: func(o order) message.Metadata { return message.Metadata{"tenant": "a"} },
+	})
+	require.NoError(t, err)
+	r := c.Reader()
+	ctx := soonCtx(t)
+	id, err := c.Writer().Write(ctx, order{ID: 1})
+	require.NoError(t, err)
+	require.NoError(t, c.Writer().WaitToWrite(ctx))
+	d, err := r.Receive(ctx)
+	require.NoError(t, err)
+	require.Equal(t, id, d.ID)
+	require.Equal(t, order{ID: 1}, d.Value)
+	require.Equal(t, "a", d.Metadata.Get("tenant"))
+	require.WithinDuration(t, time.Now(), d.Time, time.Minute)
+	require.ErrorIs(t, d.Reject("x"), redischannels.ErrNotSupported)
+	require.ErrorIs(t, d.NackAfter(time.Second), redischannels.ErrNotSupported)
+	require.NoError(t, d.Nack(), "it is still to be settled")
+	d, err = r.Receive(ctx)
+	require.NoError(t, err)
+	n, err := r.Ack(ctx, d.ID)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.ErrorIs(t, d.Ack(), redischannels.ErrNotPending)
+
+	_, err = c.Writer().WriteAll(ctx, order{ID: 2}, order{ID: 3})
+	require.NoError(t, err)
+	var left int
+	for o, err := range r.All(ctx) {
+		require.NoError(t, err)
+		left = o.ID
+		break
+	}
+	d, err = r.Receive(ctx)
+	require.NoError(t, err)
+	require.Equal(t, left, d.Value.ID, "handed back")
+	require.NoError(t, d.Ack())
+	_, err = r.Read(ctx)
+	require.NoError(t, err)
+
+	for _, err := range r.History(ctx, redischannels.Oldest) {
+		require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	}
+	for _, err := range r.Follow(ctx, redischannels.Oldest) {
+		require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	}
+	require.NoError(t, transport.Publish("orders", message.NewMessage("u", []byte("{"))))
+	_, err = r.Receive(ctx)
+	var failure *redischannels.DecodeError
+	require.ErrorAs(t, err, &failure)
+	require.NoError(t, c.Close())
+	_, err = r.Read(ctx)
+	require.ErrorIs(t, err, redischannels.ErrClosed)
+	require.NoError(t, transport.Publish("orders", message.NewMessage("u", nil)), "the transport is the caller's")
+}
+
+// A transport that ends the subscription by itself is not taken for silence (F16).
+func TestFacadeTransportEnds(t *testing.T) {
+	t.Parallel()
+	transport := gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{})
+	c, err := redischannels.NewChannel(transport, transport, "orders", redischannels.ChannelConfig[int]{})
+	require.NoError(t, err)
+	_, ok, err := c.Reader().TryReceive()
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.NoError(t, transport.Close())
+	_, err = c.Reader().Receive(soonCtx(t))
+	require.ErrorIs(t, err, redischannels.ErrClosed)
+	require.ErrorContains(t, err, "by its subscriber")
+	require.ErrorIs(t, c.Reader().Err(), redischannels.ErrClosed)
+	require.NoError(t, c.Close())
+	<-c.Reader().Done()
+
+	// One direction is enough.
+	_, err = must(redischannels.NewChannel[int](nil, transport, "orders", redischannels.ChannelConfig[int]{})).Writer().Write(t.Context(), 1)
+	require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	_, err = must(redischannels.NewChannel[int](transport, nil, "orders", redischannels.ChannelConfig[int]{})).Reader().Read(t.Context())
+	require.ErrorIs(t, err, redischannels.ErrNotSupported)
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// Every reader of a Pub/Sub channel sees what is published while it reads, the readers
+// of a hub share a connection, and closing one leaves the others (F95).
+func TestFacadePubSub(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	admin := server.Client(t)
+	hub := newHub(t, server.Client(t))
+	var channels []*redischannels.Channel[order]
+	require.NoError(t, hub.client.Ping(t.Context()).Err())
+	before := redistest.Connections(t, admin)
+	for range 5 {
+		c, err := redischannels.NewPubSubChannel[order](hub.Hub, "news", redischannels.PubSubChannelConfig{})
+		require.NoError(t, err)
+		_, ok, err := c.Reader().TryReceive() // subscribes
+		require.NoError(t, err)
+		require.False(t, ok)
+		channels = append(channels, c)
+	}
+	require.LessOrEqual(t, redistest.Connections(t, admin)-before, 1)
+	writer := must(redischannels.NewPubSubChannel[order](hub.Hub, "news", redischannels.PubSubChannelConfig{}))
+	id, err := writer.Writer().With(message.Metadata{"a": "b"}).Write(t.Context(), order{ID: 1})
+	require.NoError(t, err)
+	for _, c := range channels {
+		d := receiveValue(t, c)
+		require.Equal(t, order{ID: 1}, d.Value)
+		require.Equal(t, id, d.ID)
+		require.Equal(t, "b", d.Metadata.Get("a"))
+		require.NoError(t, d.Ack())
+	}
+	require.NoError(t, channels[0].Close())
+	write(t, writer, order{ID: 2})
+	for _, c := range channels[1:] {
+		v, err := c.Reader().Read(soonCtx(t))
+		require.NoError(t, err)
+		require.Equal(t, 2, v.ID)
+	}
+
+	// Leaving a loop, and its redelivery, which does not count.
+	write(t, writer, order{ID: 3})
+	for range channels[1].Reader().All(soonCtx(t)) {
+		break
+	}
+	<-time.After(1200 * time.Millisecond) // by then it has gone back to the subscription
+	d := receiveValue(t, channels[1])
+	require.Equal(t, 3, d.Value.ID)
+	require.Equal(t, 1, d.DeliveryCount)
+	require.NoError(t, d.Nack())
+	d = receiveValue(t, channels[1])
+	require.Equal(t, 2, d.DeliveryCount)
+	require.NoError(t, d.Ack())
+
+	for _, err := range writer.Reader().History(t.Context(), redischannels.Oldest) {
+		require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	}
+	require.NoError(t, admin.Publish(t.Context(), "news", "no envelope").Err())
+	_, err = channels[1].Reader().Receive(soonCtx(t))
+	var failure *redischannels.DecodeError
+	require.ErrorAs(t, err, &failure)
+	hub.events.wait(t, redischannels.EventUndecodable)
+
+	patterns := must(redischannels.NewPubSubChannel[order](hub.Hub, "ne*", redischannels.PubSubChannelConfig{Patterns: true}))
+	_, _, err = patterns.Reader().TryReceive()
+	require.NoError(t, err)
+	_, err = patterns.Writer().Write(t.Context(), order{})
+	require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	write(t, writer, order{ID: 4})
+	require.Equal(t, 4, receiveValue(t, patterns).Value.ID)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = writer.Reader().Read(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+}

@@ -1,0 +1,171 @@
+package redischannels
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// streamTransport puts a channel on a stream.
+func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport, error) {
+	writing := config.publisher()
+	writing.Client = h.client
+	publisher, err := h.publisher(writing)
+	if err != nil {
+		return transport{}, err
+	}
+	reading := config.subscriber()
+	reading.Client, reading.OnReadClient = h.client, h.config.OnReadClient
+	source, subscriber, err := h.streamFeed(key, reading, reading.StartFrom)
+	if err != nil {
+		return transport{}, err
+	}
+	t := transport{
+		feed: source,
+		publish: func(ctx context.Context, msgs []*message.Message) ([]string, error) {
+			return publisher.Append(ctx, key, msgs...)
+		},
+		history: func(ctx context.Context, from Position) iter.Seq2[*message.Message, error] {
+			return subscriber.History(ctx, key, from, Latest)
+		},
+		follow: func(from Position) (*feed, error) {
+			alone := reading
+			alone.ConsumerGroup = ""
+			source, _, err := h.streamFeed(key, alone, from.or(Oldest))
+			if err != nil {
+				return nil, err
+			}
+			return newFeed(source), nil
+		},
+		drain:  subscriber.cfg.Tuning.DrainTimeout,
+		logger: h.config.Logger,
+	}
+	if config.MaxLag > 0 || config.MaxLen > 0 {
+		bound := stream.Bound{Client: h.client, Key: key, Group: config.group(), MaxLag: config.MaxLag, MaxLen: config.MaxLen}
+		t.room = func(ctx context.Context) (bool, error) {
+			ok, err := bound.Room(ctx)
+			return ok, redisError(err)
+		}
+	}
+	return t, nil
+}
+
+// streamFeed returns a feed from a stream with a subscriber of its own.
+func (h *Hub) streamFeed(key string, config SubscriberConfig, from Position) (feedConfig, *Subscriber, error) {
+	var gap func(*GapError)
+	config.OnEvent = func(e Event) {
+		if err, ok := e.Err.(*GapError); ok && e.Kind == EventGap && gap != nil {
+			gap(err)
+		}
+		if h.config.OnEvent != nil {
+			h.config.OnEvent(e)
+		}
+	}
+	subscriber, err := NewSubscriber(config, h.config.Logger)
+	if err != nil {
+		return feedConfig{}, nil, err
+	}
+	return feedConfig{
+		topic: key,
+		group: config.ConsumerGroup,
+		subscribe: func(ctx context.Context) (<-chan *message.Message, error) {
+			return subscriber.SubscribeFrom(ctx, key, from)
+		},
+		shut:       func() { _ = subscriber.Close() }, // always nil
+		onGap:      func(f func(*GapError)) { gap = f },
+		limit:      subscriber.cfg.MaxInFlight,
+		stallAfter: subscriber.cfg.Tuning.BlockTime,
+		report:     h.report,
+	}, subscriber, nil
+}
+
+// genericTransport puts a channel on somebody else's Pub/Sub.
+func genericTransport(publisher message.Publisher, subscriber message.Subscriber, topic string, drain time.Duration, logger watermill.LoggerAdapter) transport {
+	t := transport{drain: drain, logger: logger}
+	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
+		if publisher == nil {
+			return nil, fmt.Errorf("redischannels: write to %q without a publisher: %w", topic, ErrNotSupported)
+		}
+		ids := make([]string, len(msgs))
+		for i, msg := range msgs {
+			msg.SetContext(ctx)
+			ids[i] = msg.UUID
+		}
+		return ids, publisher.Publish(topic, msgs...)
+	}
+	t.feed = feedConfig{topic: topic, report: func(Event) {}} // there is no limit to report
+	t.feed.subscribe, t.feed.shut = ownSubscription(topic, drain, logger, func(ctx context.Context) (<-chan *message.Message, error) {
+		if subscriber == nil {
+			return nil, fmt.Errorf("redischannels: read %q without a subscriber: %w", topic, ErrNotSupported)
+		}
+		return subscriber.Subscribe(ctx, topic)
+	})
+	return t
+}
+
+// pubSubTransport puts a channel on Pub/Sub.
+func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transport, error) {
+	shared, err := h.pubsub(config)
+	if err != nil {
+		return transport{}, err
+	}
+	drain := shared.subscriber.cfg.DrainTimeout
+	t := transport{drain: drain, logger: h.config.Logger}
+	t.feed = feedConfig{topic: name, limit: shared.subscriber.cfg.MaxInFlight, report: h.report}
+	t.feed.subscribe, t.feed.shut = ownSubscription(name, drain+drainGrace, h.config.Logger, func(ctx context.Context) (<-chan *message.Message, error) {
+		return shared.subscriber.Subscribe(ctx, name)
+	})
+	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
+		if config.Patterns && strings.ContainsAny(name, globCharacters) {
+			return nil, fmt.Errorf("redischannels: write to the pattern %q: %w", name, ErrNotSupported)
+		}
+		receivers, err := shared.publisher.Send(ctx, name, msgs...)
+		ids := make([]string, len(msgs))
+		for i, n := range receivers {
+			if n >= 0 {
+				ids[i] = msgs[i].UUID
+			}
+		}
+		return ids, err
+	}
+	return t, nil
+}
+
+// ownSubscription makes the functions of a feed that has one subscription of a
+// subscriber which others use as well: it ends with its context, and what still comes
+// is refused.
+func ownSubscription(topic string, patience time.Duration, logger watermill.LoggerAdapter,
+	subscribe func(context.Context) (<-chan *message.Message, error)) (open func(context.Context) (<-chan *message.Message, error), shut func()) {
+	var in <-chan *message.Message
+	open = func(ctx context.Context) (_ <-chan *message.Message, err error) {
+		in, err = subscribe(ctx)
+		return in, err
+	}
+	shut = func() {
+		if in == nil {
+			return
+		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		for {
+			select {
+			case msg, open := <-in:
+				if !open {
+					return
+				}
+				handBack(msg)
+			case <-timer.C:
+				logger.Info("The subscriber has not ended the subscription", watermill.LogFields{"topic": topic, "waited": patience})
+				return
+			}
+		}
+	}
+	return open, shut
+}

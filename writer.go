@@ -1,0 +1,161 @@
+package redischannels
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// roomInterval is the shortest and the longest time between two looks of WaitToWrite.
+const (
+	roomIntervalMin = 5 * time.Millisecond
+	roomIntervalMax = 250 * time.Millisecond
+)
+
+// Writer is the writing side of a [Channel]. It is safe for concurrent use.
+type Writer[T any] struct {
+	state      *writerState
+	code       coder[T]
+	metadata   message.Metadata
+	metadataOf func(T) message.Metadata // nil but for NewChannel
+}
+
+// writerState is what the Writers of one channel share.
+type writerState struct {
+	transport transport
+
+	mu    sync.Mutex
+	ended error // why there are no more writes
+}
+
+func (s *writerState) err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// end sets the error of later writes, the first one lasts.
+func (s *writerState) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.ended = err
+	}
+}
+
+func (s *writerState) close() {
+	s.end(fmt.Errorf("redischannels: write to %q: channel: %w", s.transport.feed.topic, ErrClosed))
+}
+
+// With returns a Writer of the same channel that adds metadata to every value that it
+// writes, on top of what this one adds. The map is copied.
+func (w *Writer[T]) With(metadata message.Metadata) *Writer[T] {
+	other := *w
+	other.metadata = maps.Clone(w.metadata)
+	if other.metadata == nil {
+		other.metadata = make(message.Metadata, len(metadata))
+	}
+	maps.Copy(other.metadata, metadata)
+	return &other
+}
+
+// Write writes a value and returns when Redis has confirmed it, with the ID of its
+// entry (where the transport has none, the UUID of its message). The error of a value
+// that cannot be encoded is permanent; [ErrCompleted] and [ErrClosed] answer later
+// writes; every other one is that of [Publisher.Append], whose [*PublishError] tells
+// whether the value may have been written. Nothing is written twice blindly.
+func (w *Writer[T]) Write(ctx context.Context, value T) (id string, err error) {
+	if err := w.Err(); err != nil {
+		return "", err
+	}
+	msg, err := w.message(&value)
+	if err != nil {
+		return "", err
+	}
+	ids, err := w.state.transport.publish(ctx, []*message.Message{msg})
+	if len(ids) == 1 {
+		id = ids[0]
+	}
+	return id, err
+}
+
+// WriteAll writes values in their order, up to 500 of them in one transaction: see
+// [Publisher]. One that cannot be encoded prevents all. With an error the IDs of
+// those that are not known to be written are empty.
+func (w *Writer[T]) WriteAll(ctx context.Context, values ...T) (ids []string, err error) {
+	if err := w.Err(); err != nil {
+		return nil, err
+	}
+	if len(values) == 0 {
+		return nil, nil
+	}
+	msgs := make([]*message.Message, len(values))
+	for i := range values {
+		if msgs[i], err = w.message(&values[i]); err != nil {
+			return nil, fmt.Errorf("value %d: %w", i, err)
+		}
+	}
+	return w.state.transport.publish(ctx, msgs)
+}
+
+func (w *Writer[T]) message(value *T) (*message.Message, error) {
+	metadata := w.metadata
+	if w.metadataOf != nil {
+		metadata = w.With(w.metadataOf(*value)).metadata
+	}
+	return w.code.message(value, metadata)
+}
+
+// WaitToWrite returns nil when a value may be written: when fewer than MaxLag entries
+// wait for the group and the stream has fewer than MaxLen, at once where neither is
+// set. It looks again every 5 to 250 ms. Write itself never waits, so several writers
+// together may exceed a bound by what each writes after one wait. The error is that
+// of ctx, of Redis, or of [Writer.Err].
+func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for interval := roomIntervalMin; ; interval = min(2*interval, roomIntervalMax) {
+		if err := w.Err(); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if w.state.transport.room == nil {
+			return nil
+		}
+		if ok, err := w.state.transport.room(ctx); err != nil {
+			return fmt.Errorf("redischannels: wait to write to %q: %w", w.state.transport.feed.topic, err)
+		} else if ok {
+			return nil
+		}
+		timer.Reset(interval)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Complete ends writing through this Channel value: later writes answer
+// [ErrCompleted], which wraps err as well if it is not nil. Nothing is sent, and
+// nobody else is concerned, not even the Reader of this channel. Only the first call
+// has an effect; it reports whether this one was that.
+func (w *Writer[T]) Complete(err error) bool {
+	topic := w.state.transport.feed.topic
+	completed := fmt.Errorf("redischannels: write to %q: %w", topic, ErrCompleted)
+	if err != nil {
+		completed = fmt.Errorf("redischannels: write to %q: %w: %w", topic, ErrCompleted, err)
+	}
+	w.state.end(completed)
+	return w.state.err() == completed
+}
+
+// Err returns nil as long as values may be written, and otherwise the error that
+// writing answers.
+func (w *Writer[T]) Err() error { return w.state.err() }
