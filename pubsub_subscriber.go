@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -86,7 +85,8 @@ func (s *PubSubSubscriber) Subscribe(ctx context.Context, topic string) (<-chan 
 }
 
 // SubscribeAll is Subscribe for several topics, or patterns, in one subscription. A
-// message that several of them match comes once.
+// message that several of them match comes once. Events about its messages have all
+// the topics, with commas, or the first five of many, in Event.Topic.
 func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (<-chan *message.Message, error) {
 	if len(topics) == 0 {
 		return nil, validateTopic("")
@@ -96,7 +96,7 @@ func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (
 			return nil, err
 		}
 	}
-	label := strings.Join(topics, ",")
+	label := topicLabel(topics)
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -180,9 +180,19 @@ func (s *PubSubSubscriber) Close() error {
 	return nil
 }
 
+// topicLabel names a subscription in events, logs and errors.
+func topicLabel(topics []string) string {
+	const most = 5
+	if len(topics) <= most {
+		return strings.Join(topics, ",")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(topics[:most], ","), len(topics)-most)
+}
+
 // names are the channels and patterns of topics, each once.
 func (s *PubSubSubscriber) names(topics []string) []pubsub.Name {
 	names := make([]pubsub.Name, 0, len(topics))
+	seen := make(map[pubsub.Name]bool, len(topics))
 	for _, topic := range topics {
 		name := pubsub.Name{Kind: pubsub.Channel, Text: s.cfg.ChannelPrefix + topic}
 		switch {
@@ -191,7 +201,8 @@ func (s *PubSubSubscriber) names(topics []string) []pubsub.Name {
 		case s.cfg.Patterns && strings.ContainsAny(topic, globCharacters):
 			name.Kind, name.Text = pubsub.Pattern, globQuote.Replace(s.cfg.ChannelPrefix)+topic
 		}
-		if !slices.Contains(names, name) {
+		if !seen[name] {
+			seen[name] = true
 			names = append(names, name)
 		}
 	}

@@ -268,3 +268,25 @@ func TestPubSub_TenThousandChannels(t *testing.T) {
 	}, "all others are unsubscribed")
 	sub.events.none(t, redischannels.EventDisconnected, redischannels.EventDropped)
 }
+
+// A subscription of 10,000 channels comes back after an outage, with one event for each.
+func TestPubSub_TenThousandChannelsComeBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	sub := newPubSub(t, client)
+	topics := topicsOf(t, 10_000)
+	messages := sub.subscribe(t, topics...)
+	for round := 1; round <= 2; round++ {
+		require.NoError(t, client.Do(t.Context(), "client", "kill", "type", "pubsub").Err())
+		sub.events.waitN(t, redischannels.EventReconnected, round)
+		redistest.Eventually(t, soon, func() bool {
+			return len(sub.events.of(redischannels.EventInterrupted)) == round*len(topics)
+		}, "an event for each topic")
+		require.Len(t, sub.events.of(redischannels.EventDisconnected), round)
+		for _, i := range []int{0, 4999, 9999} {
+			say(t, newPubSubPub(t, client), topics[i], topics[i])
+			require.Equal(t, []string{topics[i]}, receiveAcked(t, messages, 1))
+		}
+	}
+}

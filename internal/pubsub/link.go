@@ -127,7 +127,6 @@ func (l *link) ping() {
 
 // subscribe queues the command that subscribes to an entry.
 func (l *link) subscribe(e *entry) {
-	e.sent = true
 	l.queue(expectation{entry: e}, subscribeCommands[e.name.Kind], e.name.Text)
 }
 
@@ -168,7 +167,7 @@ func (l *link) settle(i int) {
 	skipped := l.expect[:i]
 	l.expect = l.expect[i:]
 	for _, x := range skipped {
-		if e := x.entry; e != nil && !x.unsubscribe && !e.gone && !e.live && e.link == l {
+		if e := x.entry; e != nil && !x.unsubscribe && !e.live && e.link == l {
 			l.subscribe(e)
 		}
 	}

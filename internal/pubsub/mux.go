@@ -102,10 +102,8 @@ type entry struct {
 	name    Name
 	sinks   []*Sink
 	waiters []*waiter
-	link    *link // nil while it is unplaced
-	sent    bool  // the command is queued on link
-	live    bool  // and confirmed
-	gone    bool  // nobody wants it any more
+	link    *link // nil while it is unplaced, and when nobody wants it any more
+	live    bool  // confirmed on link
 
 	lost     time.Time // since when it is not subscribed any more; zero if it never was
 	inOutage bool      // counted by Mux.outage
@@ -220,12 +218,11 @@ func (m *Mux) Unsubscribe(sink *Sink) {
 		if len(e.sinks) > 0 {
 			continue
 		}
-		e.gone = true
 		delete(m.names[e.name.Kind], e.name.Text)
 		delete(m.unplaced, e)
 		m.recovered(e, false)
 		if l := e.link; l != nil {
-			if l.conn != nil && e.sent {
+			if l.conn != nil {
 				l.unsubscribe(e)
 			}
 			m.detach(e)
@@ -259,7 +256,7 @@ func (m *Mux) Close() {
 // detach takes an entry from its link, which ends with its last one.
 func (m *Mux) detach(e *entry) {
 	l := e.link
-	e.link, e.sent, e.live = nil, false, false
+	e.link, e.live = nil, false
 	delete(l.entries, e)
 	if len(l.entries) == 0 {
 		delete(m.links, l.key)
@@ -327,8 +324,8 @@ func (m *Mux) confirmed(l *link, p *push) {
 	l.settle(i)
 	e := l.expect[0].entry
 	l.expect = l.expect[1:]
-	if e.gone || e.link != l {
-		return
+	if e.link != l {
+		return // nobody waits for it any more
 	}
 	e.live, e.refused, e.attempts, e.until, e.hint = true, false, 0, time.Time{}, ""
 	for _, w := range e.waiters {
@@ -374,7 +371,7 @@ func (m *Mux) failed(l *link, text string) {
 		return !moved || x.entry != nil && stream.Slot(x.entry.name.Text) == slot
 	})
 	e := x.entry
-	if !ok || e == nil || x.unsubscribe || e.gone || e.link != l {
+	if !ok || e == nil || x.unsubscribe || e.link != l {
 		return
 	}
 	e.attempts++
@@ -442,7 +439,7 @@ func (m *Mux) down(l *link, err error) {
 				m.conf.Notify(Notice{Kind: Down, Err: err})
 			}
 		}
-		e.link, e.sent, e.live = nil, false, false
+		e.link, e.live = nil, false
 		m.place(e)
 	}
 }
