@@ -62,9 +62,7 @@ func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, c
 	if err != nil {
 		return nil, err
 	}
-	c := newChannel(t, code)
-	c.hub = hub
-	return c, hub.add(c)
+	return joinHub(hub, newChannel(t, code))
 }
 
 // NewPubSubChannel makes a channel on the Redis Pub/Sub channel name: whoever reads at
@@ -97,9 +95,7 @@ func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, 
 	if err != nil {
 		return nil, err
 	}
-	c := newChannel(t, code)
-	c.hub = hub
-	return c, hub.add(c)
+	return joinHub(hub, newChannel(t, code))
 }
 
 // NewChannel makes a channel over any Watermill publisher and subscriber, such as
@@ -127,6 +123,15 @@ func newGenericChannel[T any](publisher message.Publisher, subscriber message.Su
 	}
 	c := newChannel(genericTransport(publisher, subscriber, topic, orDefault(config.DrainTimeout, DefaultDrainTimeout), config.Logger), code)
 	c.writer.metadataOf = config.Metadata
+	return c, nil
+}
+
+// joinHub lets the hub's Close close the channel.
+func joinHub[T any](hub *Hub, c *Channel[T]) (*Channel[T], error) {
+	c.hub = hub
+	if err := hub.add(c); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 

@@ -22,6 +22,16 @@
 // fields, those of redis-cli for example. That of Pub/Sub is a [PubSubMarshaler] and a
 // [PubSubUnmarshaler]: [EnvelopeMarshaler], the default, or [RawPayload].
 //
+// # Typed channels
+//
+// A [Hub] makes channels of values over these transports: [NewStreamChannel] and
+// [NewPubSubChannel], and [NewChannel] over any other of Watermill. A [Channel] has a
+// [Writer] and a [Reader], whose methods have one rule of settlement each: All acknowledges a
+// value when the loop comes back for the next, Handle when the function returns nil, Receive
+// leaves it to you, Read acknowledges at once, and History and Follow have nothing to settle.
+// An [EventBus] carries several types by names of a [Registry]. [HandlerFunc] and
+// [ProducerHandlerFunc] make functions of values into handlers of a router.
+//
 // # What holds
 //
 //	           consumer group                      fan-out                        Pub/Sub

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,6 +58,8 @@ type feed struct {
 	held   map[string]*handled // by the ID that the application knows
 	gaps   []*GapError         // reported by the subscription, not yet told
 	last   stream.ID           // of the last message
+
+	children map[*feed]struct{} // closed with this one
 }
 
 // unread is something that was taken and is to be given to the next reader.
@@ -84,6 +88,7 @@ func newFeed(config feedConfig) *feed {
 		gapReady:    make(chan struct{}, 1),
 		full:        make(chan struct{}, 1),
 		held:        make(map[string]*handled),
+		children:    make(map[*feed]struct{}),
 	}
 	if f.onGap != nil {
 		f.onGap(f.gap)
@@ -415,12 +420,32 @@ func (f *feed) close() {
 	if f.timer != nil {
 		f.timer.Stop()
 	}
+	children := slices.Collect(maps.Keys(f.children))
 	f.mu.Unlock()
+	for _, child := range children {
+		child.close()
+	}
 	f.giveBack()
 	if f.shut != nil {
 		f.shut()
 	}
 	close(f.done)
+}
+
+// adopt makes close close another feed as well.
+func (f *feed) adopt(child *feed) error {
+	f.mu.Lock()
+	f.children[child] = struct{}{}
+	f.mu.Unlock()
+	return f.closedError() // if close has begun it may have missed the child
+}
+
+// disown closes a feed that was adopted.
+func (f *feed) disown(child *feed) {
+	child.close()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.children, child)
 }
 
 // isEnd tells whether reading with ctx is over.

@@ -117,8 +117,11 @@ func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Deliver
 			yield(Delivery[T]{}, err)
 			return
 		}
-		defer source.close()
-		defer context.AfterFunc(r.feed.life, source.stop)()
+		defer r.feed.disown(source)
+		if err := r.feed.adopt(source); err != nil {
+			yield(Delivery[T]{}, err)
+			return
+		}
 		for failed := 0; ; {
 			msg, err := source.next(ctx)
 			if err != nil && isEnd(ctx, err) {

@@ -43,6 +43,15 @@ func TestFacadeHubCloseReleasesEverything(t *testing.T) {
 		}
 		blocked <- err
 	}()
+	following, leave := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(leave)
+		for range group.Reader().Follow(t.Context(), redischannels.Oldest) {
+			following <- struct{}{}
+			<-leave // a body that does not come back while the hub is closed
+		}
+	}()
+	<-following
 	require.NoError(t, hub.Close())
 	require.ErrorIs(t, <-blocked, redischannels.ErrClosed)
 	<-group.Reader().Done()
@@ -52,6 +61,8 @@ func TestFacadeHubCloseReleasesEverything(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, consumers)
 	require.NoError(t, hub.Close(), "again")
+	leave <- struct{}{}
+	<-leave
 
 	mine, err := redischannels.NewHub(admin, redischannels.HubConfig{})
 	require.NoError(t, err)

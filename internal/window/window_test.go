@@ -430,3 +430,35 @@ func TestClose(t *testing.T) {
 		empty(t, w)
 	})
 }
+
+// A delivery that nobody has used is as if it had not happened: it comes next, and Redis'
+// count includes the next hand-over again.
+func TestUnhand(t *testing.T) {
+	w := New(config(3))
+	w.Admit(items(1, 3), time.Now())
+	first, second := start(t, w, 1), start(t, w, 2)
+	w.Unhand(first)
+	require.Zero(t, first.Handed)
+	require.True(t, first.Counted)
+	again := start(t, w, 1)
+	require.Same(t, first, again)
+	require.Equal(t, 1, again.Handed)
+	require.False(t, again.Counted)
+	third := start(t, w, 3)
+	for _, it := range []*Item{again, second, third} {
+		w.Finish(it)
+	}
+	empty(t, w)
+}
+
+// On demand, slots alone are no reason to fetch: entries that wait here are kept from peers.
+func TestOnDemand(t *testing.T) {
+	all, one := config(256), config(256)
+	one.OnDemand = true
+	for n, c := range map[int]Config{256: all, 1: one} {
+		w := New(c)
+		w.lastRead = 1000
+		require.Equal(t, n, w.BeginRead())
+		w.EndRead(0)
+	}
+}
