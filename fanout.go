@@ -60,6 +60,7 @@ func (s *subscription) readFanOut() {
 			s.fanOutFailed(err)
 			continue
 		}
+		s.counters.read()
 		s.outage.over(dutyRead)
 		if len(entries) == 0 {
 			behind = false
