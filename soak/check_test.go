@@ -30,6 +30,7 @@ func (r *run) check() {
 	r.journal.lost(p, dead)
 	r.journal.order(p)
 	r.journal.owners(p)
+	r.journal.taken(p)
 	r.journal.deliveryCounts(p)
 	again := r.journal.again(p)
 	r.leftOver(p)
@@ -177,10 +178,25 @@ func (j *journal) owners(p *report) {
 						until = max(until, w.to)
 					}
 				}
-				if !excused || a.over() > until+int64(minIdle+slack) {
+				if !excused || a.over() > until+int64(minIdle/3+slack) {
 					p.addf("two owners", "%s: %s from %d, and %s %s later, while the first went on for %s (%s)", a.entry, a.by.name,
 						a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.over()-b.start), a.how)
 				}
+			}
+		}
+	}
+}
+
+// taken: an entry that somebody else has begun is begun only by who has taken it over. Who was
+// given it earlier, and comes to it late, must have looked whether it is still his.
+func (j *journal) taken(p *report) {
+	for _, hs := range j.entries {
+		hs = slices.Clone(hs)
+		slices.SortFunc(hs, func(a, b *handling) int { return int(a.start - b.start) })
+		for i, h := range hs[min(1, len(hs)):] {
+			if before := hs[i]; before.by != h.by && !h.by.taken[h.entry] && h.by.killed == 0 {
+				p.addf("handled without owning it", "%s: by %s, and %s later by %s", h.entry, before.by.name,
+					time.Duration(h.start-before.start), h.by.name)
 			}
 		}
 	}

@@ -182,8 +182,8 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 func handle(msg *message.Message, id string, hold bool, release <-chan struct{}) {
 	work := time.Duration(rand.IntN(4_000)) * time.Microsecond
 	switch n := rand.IntN(2000); {
-	case n == 0:
-		work = 5 * time.Second / 2 * time.Duration(1+rand.IntN(2)) // 2.5 or 5 s
+	case n == 0, n < 4 && os.Getenv("SOAK_TOPIC") == keyed:
+		work = 4 * minIdle
 	case n < 10:
 		work = 300 * time.Millisecond
 	}

@@ -20,7 +20,7 @@ var faults = []fault{
 	{"kill consumer", 3, func(r *run) { r.kill(r.consumer()) }},
 	{"kill publisher", 1, func(r *run) { r.kill(r.publisher()) }},
 	{"close consumer", 3, func(r *run) { r.restart(r.consumer()) }},
-	{"freeze consumer", 3, func(r *run) {
+	{"freeze consumer", 5, func(r *run) {
 		p := r.consumer()
 		r.during("freeze", p.name, func() {
 			p.child.Pause()
