@@ -310,6 +310,7 @@ func (o *outage) failed(d duty, err error, ids ...string) int {
 	o.last = time.Now()
 	attempts := o.attempts[d]
 	o.mu.Unlock()
+	stream.Relocate(o.sub.cfg.Client)
 	if first {
 		o.sub.report(Event{Kind: o.down, Err: redisError(err), EntryIDs: ids})
 	}

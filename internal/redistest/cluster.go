@@ -1,0 +1,203 @@
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	clusterSlots   = 16384
+	clusterTimeout = 30 * time.Second
+)
+
+// Cluster is a Redis Cluster of private servers on the loopback interface.
+type Cluster struct {
+	// Nodes are the masters, in the order of their slots, and behind them what
+	// [Cluster.AddReplica] has added.
+	Nodes []*Server
+
+	tb     testing.TB
+	opts   []Option
+	admins []*redis.Client // of Nodes
+}
+
+// StartCluster runs a cluster of masters that own equal parts of the slots. It returns when
+// every node knows all others and the cluster is ready. Nodes that die are given up by the
+// others after about half a second. It ends with the test, as servers of [Start] do.
+func StartCluster(tb testing.TB, masters int, opts ...Option) *Cluster {
+	tb.Helper()
+	c := &Cluster{tb: tb, opts: append([]Option{Arg("cluster-enabled", "yes"), Arg("cluster-node-timeout", "500"),
+		Arg("cluster-replica-validity-factor", "0")}, opts...)}
+	for i := range masters {
+		c.start()
+		first, last := i*clusterSlots/masters, (i+1)*clusterSlots/masters-1
+		// CLUSTER ADDSLOTSRANGE is of Redis 7.
+		slots := []any{"cluster", "addslots"}
+		for slot := first; slot <= last; slot++ {
+			slots = append(slots, slot)
+		}
+		c.do(i, slots...)
+		c.do(i, "cluster", "set-config-epoch", i+1) // equal ones are sorted out slowly
+	}
+	c.meet()
+	return c
+}
+
+// start runs one more node.
+func (c *Cluster) start() {
+	c.tb.Helper()
+	node := Start(c.tb, c.opts...)
+	c.Nodes = append(c.Nodes, node)
+	c.admins = append(c.admins, node.Admin(c.tb))
+}
+
+// meet introduces all nodes to each other and waits until they agree.
+func (c *Cluster) meet() {
+	c.tb.Helper()
+	for _, node := range c.Nodes[1:] {
+		host, port, err := net.SplitHostPort(node.Addr())
+		if err != nil {
+			c.tb.Fatalf("redistest: cluster: %v", err)
+		}
+		c.do(0, "cluster", "meet", host, port)
+	}
+	known := fmt.Sprintf("cluster_known_nodes:%d\r", len(c.Nodes))
+	Eventually(c.tb, clusterTimeout, func() bool {
+		for i := range c.Nodes {
+			info := c.text(i, "cluster", "info")
+			if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, known) {
+				return false
+			}
+			if strings.Contains(c.text(i, "cluster", "nodes"), "handshake") {
+				return false
+			}
+		}
+		return true
+	}, "the nodes of the cluster know each other")
+}
+
+// AddReplica runs a replica of a master and returns it when it has caught up. It is promoted
+// when the master dies.
+func (c *Cluster) AddReplica(master int) *Server {
+	c.tb.Helper()
+	c.start()
+	c.meet()
+	i := len(c.Nodes) - 1
+	id := c.text(master, "cluster", "myid")
+	c.do(i, "cluster", "replicate", id)
+	Eventually(c.tb, clusterTimeout, func() bool {
+		return strings.Contains(c.text(i, "info", "replication"), "master_link_status:up") &&
+			strings.Contains(c.text(0, "cluster", "nodes"), "slave "+id)
+	}, "the replica has caught up")
+	return c.Nodes[i]
+}
+
+// Client returns a new client of the cluster, which is closed at the end of the test. Each
+// mutate changes the options before the client is made.
+func (c *Cluster) Client(tb testing.TB, mutate ...func(*redis.ClusterOptions)) *redis.ClusterClient {
+	tb.Helper()
+	opts := &redis.ClusterOptions{}
+	for _, node := range c.Nodes {
+		opts.Addrs = append(opts.Addrs, node.Addr())
+	}
+	for _, m := range mutate {
+		m(opts)
+	}
+	client := redis.NewClusterClient(opts)
+	tb.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// Admin is a client of one node, by its place in Nodes.
+func (c *Cluster) Admin(node int) *redis.Client { return c.admins[node] }
+
+// Owner is the place in Nodes of the master that owns the slot of a key, as node `asked` sees
+// it.
+func (c *Cluster) Owner(asked int, key string) int {
+	c.tb.Helper()
+	slot := c.slot(asked, key)
+	// id host:port@bus flags master ping pong epoch link slots...
+	for line := range strings.Lines(c.text(asked, "cluster", "nodes")) {
+		words := strings.Fields(line)
+		addr, _, _ := strings.Cut(words[1], "@")
+		for _, part := range words[8:] {
+			low, high, isRange := strings.Cut(part, "-")
+			first, err1 := strconv.Atoi(low)
+			last, err2 := strconv.Atoi(high)
+			if !isRange {
+				last, err2 = first, err1
+			}
+			if err1 == nil && err2 == nil && slot >= first && slot <= last { // else a slot on its way
+				return slices.IndexFunc(c.Nodes, func(s *Server) bool { return s.Addr() == addr })
+			}
+		}
+	}
+	c.tb.Fatalf("redistest: nobody owns slot %d", slot)
+	return -1
+}
+
+// MoveSlot gives the slot of a key, in which no data may lie, to another master in the order
+// of a real migration, and returns when all nodes know.
+func (c *Cluster) MoveSlot(key string, to int) {
+	c.tb.Helper()
+	from, slot := c.Owner(to, key), c.slot(to, key)
+	if from == to {
+		return
+	}
+	source, target := c.text(from, "cluster", "myid"), c.text(to, "cluster", "myid")
+	c.do(to, "cluster", "setslot", slot, "importing", source)
+	c.do(from, "cluster", "setslot", slot, "migrating", target)
+	c.do(to, "cluster", "setslot", slot, "node", target)
+	c.do(from, "cluster", "setslot", slot, "node", target)
+	for i := range c.Nodes {
+		if i != to && i != from && c.Nodes[i].PID() != 0 && c.isMaster(i) {
+			c.do(i, "cluster", "setslot", slot, "node", target)
+		}
+	}
+}
+
+// isMaster reports whether a node is a master; replicas hear of slots from theirs.
+func (c *Cluster) isMaster(node int) bool {
+	c.tb.Helper()
+	return strings.Contains(c.text(node, "info", "replication"), "role:master")
+}
+
+func (c *Cluster) slot(node int, key string) int {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), clusterTimeout)
+	defer cancel()
+	slot, err := c.admins[node].ClusterKeySlot(ctx, key).Result()
+	if err != nil {
+		c.tb.Fatalf("redistest: CLUSTER KEYSLOT: %v", err)
+	}
+	return int(slot)
+}
+
+// do sends a command to one node.
+func (c *Cluster) do(node int, args ...any) {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), clusterTimeout)
+	defer cancel()
+	if err := c.admins[node].Do(ctx, args...).Err(); err != nil {
+		c.tb.Fatalf("redistest: cluster: %v %v: %v", args[0], args[1], err)
+	}
+}
+
+func (c *Cluster) text(node int, args ...any) string {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), clusterTimeout)
+	defer cancel()
+	text, err := c.admins[node].Do(ctx, args...).Text()
+	if err != nil {
+		c.tb.Fatalf("redistest: cluster: %v %v: %v", args[0], args[1], err)
+	}
+	return text
+}
