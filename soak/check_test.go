@@ -173,7 +173,7 @@ func (j *journal) owners(p *report) {
 				until := b.start
 				excused := false
 				for _, w := range j.during(a.by.name, b.start-int64(minIdle+slack), b.start) {
-					if long := w.to-w.from >= int64(minIdle/4); long || w.who == "" {
+					if long := w.to-w.from >= int64(minIdle/5); long || w.who == "" {
 						excused = true
 						until = max(until, w.to)
 					}
@@ -237,7 +237,12 @@ func (j *journal) again(p *report) map[string]int {
 			if before.how == "nack" {
 				continue
 			}
-			faults := j.during(before.by.name, before.start-int64(minIdle+slack), h.start)
+			// What comes later than the writing of the ack cannot undo it.
+			until := before.over() + int64(slack)
+			if before.by.closed != 0 {
+				until = min(until, before.by.closed)
+			}
+			faults := j.during(before.by.name, before.start-int64(minIdle+slack), until)
 			if len(faults) == 0 {
 				counts["nothing"]++
 				p.addf("handled again without a reason", "%s: by %s (%q, closing %t), then by %s %s later", h.entry, before.by.name,

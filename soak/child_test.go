@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	minIdle       = 2 * time.Second
-	claimInterval = 500 * time.Millisecond
+	minIdle       = time.Second // so that a reply can be late by more than that and less than its deadline
+	claimInterval = 200 * time.Millisecond
 	drainTimeout  = 10 * time.Second
 	group         = "g"
 
@@ -53,6 +53,22 @@ func childClient() *redis.Client {
 	return redis.NewClient(&redis.Options{
 		Addr: os.Getenv("SOAK_ADDR"), DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second,
 	})
+}
+
+// watchStalls says when the process did not run for a while: a loaded machine is a fault too.
+// It goes on until stop is closed.
+func watchStalls(stop <-chan struct{}, stalled func(from time.Time)) {
+	const tick = 50 * time.Millisecond
+	for last := time.Now(); ; last = time.Now() {
+		select {
+		case <-time.After(tick):
+		case <-stop:
+			return
+		}
+		if time.Since(last) > tick+minIdle/5 {
+			stalled(last)
+		}
+	}
 }
 
 // stopRequested is closed when the process is told to end.
@@ -158,6 +174,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 		<-time.After(100 * time.Millisecond) // the server may be away
 	}
 	say("live")
+	go watchStalls(nil, func(from time.Time) { say("stall", from.UnixNano()) })
 	closing := make(chan struct{})
 	release := make(chan struct{}) // for who holds everything
 	go func() {
@@ -178,14 +195,11 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 	<-closing
 })
 
-// handle is mostly quick, sometimes slow, and seldom slower than any lease.
+// handle is mostly quick, and slower than any lease for certain messages, whoever handles them.
 func handle(msg *message.Message, id string, hold bool, release <-chan struct{}) {
-	work := time.Duration(rand.IntN(4_000)) * time.Microsecond
-	switch n := rand.IntN(2000); {
-	case n == 0, n < 4 && os.Getenv("SOAK_TOPIC") == keyed:
-		work = 4 * minIdle
-	case n < 10:
-		work = 300 * time.Millisecond
+	work := time.Duration(rand.IntN(10_000)) * time.Microsecond
+	if _, seq, _ := strings.Cut(string(msg.Payload), " "); os.Getenv("SOAK_TOPIC") == keyed && atoi(seq)%300 == 150 {
+		work = 6 * minIdle
 	}
 	var done <-chan time.Time
 	if !hold {

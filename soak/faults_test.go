@@ -19,12 +19,12 @@ type fault struct {
 var faults = []fault{
 	{"kill consumer", 3, func(r *run) { r.kill(r.consumer()) }},
 	{"kill publisher", 1, func(r *run) { r.kill(r.publisher()) }},
-	{"close consumer", 3, func(r *run) { r.restart(r.consumer()) }},
+	{"close consumer", 6, func(r *run) { r.restart(r.consumer()) }},
 	{"freeze consumer", 5, func(r *run) {
 		p := r.consumer()
 		r.during("freeze", p.name, func() {
 			p.child.Pause()
-			r.wait(minIdle/2, 5*minIdle/2)
+			r.wait(minIdle, 4*minIdle)
 			p.child.Resume()
 		})
 	}},
@@ -44,8 +44,8 @@ var faults = []fault{
 	{"slow network", 2, func(r *run) {
 		p := r.any()
 		r.during("slow network", p.name, func() {
-			p.proxy.Delay(time.Duration(10+r.random.IntN(90)) * time.Millisecond)
-			r.wait(time.Second, 2*time.Second)
+			p.proxy.Delay(time.Duration(10+r.random.IntN(40)) * time.Millisecond)
+			r.wait(time.Second/2, time.Second)
 			p.proxy.Delay(0)
 		})
 	}},
@@ -73,8 +73,18 @@ var faults = []fault{
 		commands := []string{"xack", "evalsha"}
 		p := r.consumer()
 		r.during("lost request", p.name, func() {
-			rule := p.proxy.DropRequest(1+r.random.IntN(3), redistest.Command(commands[r.random.IntN(2)]))
+			rule := p.proxy.DropRequest(-1, redistest.Command(commands[r.random.IntN(2)]))
 			r.wait(time.Second/4, time.Second)
+			rule.Remove()
+		})
+	}},
+	{"late reply", 3, func(r *run) {
+		// Later than the lease of what it brings, and earlier than the deadline of the read.
+		p := r.consumer()
+		r.during("late reply", p.name, func() {
+			late := minIdle + 3*claimInterval/4 + time.Duration(r.random.Int64N(int64(claimInterval/2)))
+			rule := p.proxy.BeforeReply(2, redistest.Command("xreadgroup"), func() { <-time.After(late) })
+			r.wait(3*minIdle/2, 2*minIdle)
 			rule.Remove()
 		})
 	}},

@@ -124,6 +124,9 @@ func (j *journal) line(in *incarnation, text string) {
 				in.taken[id] = true
 			}
 		}
+	case "stall":
+		from, _ := strconv.ParseInt(rest[0], 10, 64)
+		j.windows = append(j.windows, window{"stall", in.name, from, at})
 	case "closing":
 		in.closing = at
 	case "closed":

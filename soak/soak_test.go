@@ -69,8 +69,11 @@ func TestSoakModel(t *testing.T) {
 	}
 	r.admin = r.server.Admin(t)
 	r.prepare()
+	// The proxies are in this process.
+	stop := make(chan struct{})
+	r.reading.Go(func() { watchStalls(stop, func(from time.Time) { r.journal.fault("stall", "", from) }) })
 
-	for end := time.Now().Add(length); time.Now().Before(end); r.wait(time.Second/20, time.Second/2) {
+	for end := time.Now().Add(length); time.Now().Before(end); r.wait(time.Second/20, time.Second/4) {
 		f := draw(r.random)
 		r.counts[f.name]++
 		f.run(r)
@@ -87,6 +90,7 @@ func TestSoakModel(t *testing.T) {
 	for _, p := range r.consumers {
 		r.end(p)
 	}
+	close(stop)
 	r.reading.Wait()
 	r.check()
 }
