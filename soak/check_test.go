@@ -158,9 +158,9 @@ func (h *handling) over() int64 {
 	return h.by.closed
 }
 
-// owners: nobody handles an entry while somebody else does whose lease holds. A lease breaks
-// only by a fault that keeps a process from renewing it; and who has lost it is told soon after
-// the fault.
+// owners: nobody handles an entry while somebody else does whose lease holds. A lease breaks by
+// a fault that keeps a process from renewing it; who has lost one is told by his next renewal,
+// after the fault, and his context has ended then.
 func (j *journal) owners(p *report) {
 	for _, hs := range j.entries {
 		hs = slices.Clone(hs)
@@ -171,14 +171,10 @@ func (j *journal) owners(p *report) {
 					continue
 				}
 				until := b.start
-				excused := false
 				for _, w := range j.during(a.by.name, b.start-int64(minIdle+slack), b.start) {
-					if long := w.to-w.from >= int64(minIdle/5); long || w.who == "" {
-						excused = true
-						until = max(until, w.to)
-					}
+					until = max(until, w.to)
 				}
-				if !excused || a.over() > until+int64(minIdle/3+slack) {
+				if a.over() > until+int64(minIdle/3+slack) {
 					p.addf("two owners", "%s: %s from %d, and %s %s later, while the first went on for %s (%s)", a.entry, a.by.name,
 						a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.over()-b.start), a.how)
 				}
@@ -242,7 +238,7 @@ func (j *journal) again(p *report) map[string]int {
 			if before.by.closed != 0 {
 				until = min(until, before.by.closed)
 			}
-			faults := j.during(before.by.name, before.start-int64(minIdle+slack), until)
+			faults := slices.DeleteFunc(j.during(before.by.name, before.start-int64(minIdle+slack), until), harmless)
 			if len(faults) == 0 {
 				counts["nothing"]++
 				p.addf("handled again without a reason", "%s: by %s (%q, closing %t), then by %s %s later", h.entry, before.by.name,
@@ -254,6 +250,10 @@ func (j *journal) again(p *report) map[string]int {
 	}
 	return counts
 }
+
+// harmless are faults after which nothing need be handled twice: who gets entries later than their
+// lease looks whether they are still his.
+func harmless(w window) bool { return w.kind == "late reply" || w.kind == "scripts forgotten" }
 
 // leftOver: nothing is pending, and no consumer is left, those of killed processes included.
 func (r *run) leftOver(p *report) {
