@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -64,13 +65,15 @@ func TestSoakModel(t *testing.T) {
 	}
 	t.Logf("SOAK_SEED=%d SOAK=%s", seed, length)
 	r := &run{
-		t: t, random: rand.New(rand.NewPCG(seed, 0)), server: redistest.Start(t, redistest.AOF()),
-		journal: newJournal(), counts: map[string]int{},
+		t: t, random: rand.New(rand.NewPCG(seed, 0)), journal: newJournal(), counts: map[string]int{},
 	}
+	// Processes are killed, not the machine, so nobody waits for the disk.
+	r.server = redistest.Start(t, redistest.Arg("appendonly", "yes"), redistest.Arg("appendfsync", "no"))
 	r.admin = r.server.Admin(t)
 	r.prepare()
-	// The proxies are in this process.
+	// The proxies are in this process, and a server can be held up as well.
 	stop := make(chan struct{})
+	r.reading.Go(func() { r.watchServer(stop) })
 	r.reading.Go(func() { watchStalls(stop, func(from time.Time) { r.journal.fault("stall", "", from) }) })
 
 	for end := time.Now().Add(length); time.Now().Before(end); r.wait(time.Second/20, time.Second/4) {
@@ -206,7 +209,7 @@ func (r *run) drain() {
 			}
 			pending, dead := int64(0), len(consumers)-r.live(topic)
 			for _, c := range consumers {
-				if !strings.HasPrefix(c.Name, r.holder.name) {
+				if r.holder.ended() || !strings.HasPrefix(c.Name, r.holder.name) {
 					pending += c.Pending
 				}
 			}
@@ -232,6 +235,24 @@ func (r *run) live(topic string) (n int) {
 		}
 	}
 	return n
+}
+
+// watchServer notes when the server takes long for an answer.
+func (r *run) watchServer(stop <-chan struct{}) {
+	client := redis.NewClient(r.admin.Options())
+	defer client.Close()
+	for {
+		from := time.Now()
+		_ = client.Ping(context.Background()).Err()
+		if time.Since(from) > minIdle/5 {
+			r.journal.fault("slow server", "", from)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-stop:
+			return
+		}
+	}
 }
 
 // during notes the time of a fault.
