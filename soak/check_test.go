@@ -239,6 +239,10 @@ func (j *journal) again(p *report) map[string]int {
 				until = min(until, before.by.closed)
 			}
 			faults := slices.DeleteFunc(j.during(before.by.name, before.start-int64(minIdle+slack), until), harmless)
+			if len(faults) == 0 && before.how == "ended" {
+				counts["a lease that was lost"]++ // it was told, for example because renewals were slow
+				continue
+			}
 			if len(faults) == 0 {
 				counts["nothing"]++
 				p.addf("handled again without a reason", "%s: by %s (%q, closing %t), then by %s %s later", h.entry, before.by.name,

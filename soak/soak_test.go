@@ -169,12 +169,6 @@ func (r *run) kill(p *process) {
 	r.start(p)
 }
 
-// restart ends a process gracefully and starts another one.
-func (r *run) restart(p *process) {
-	r.end(p)
-	r.start(p)
-}
-
 // end asks a process to close, and waits for it.
 func (r *run) end(p *process) {
 	r.t.Helper()
