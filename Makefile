@@ -44,8 +44,8 @@ bench: ## measure against watermill-redisstream and bare go-redis (BENCHFLAGS=..
 	@$(REDIS) && cd benchmarks && go run . $(BENCHFLAGS)
 
 .PHONY: soak
-soak: ## run the soak tests for SOAK=60s
-	@$(REDIS) && REQUIRE_REDIS=1 SOAK=$(SOAK) go test -run '^TestSoak' -count=1 -timeout 0 -v ./tests
+soak: ## run the soak tests for SOAK=60s (SOAK_SEED=n repeats the faults of a run)
+	@$(REDIS) && REQUIRE_REDIS=1 SOAK=$(SOAK) go test -p 1 -run '^TestSoak' -count=1 -timeout 0 -v ./soak ./tests
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME=30s

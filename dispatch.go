@@ -92,6 +92,7 @@ func (s *subscription) handOver(it *window.Item) {
 			return
 		}
 	}
+	s.counters.handedOver(count)
 	if s.win.Started(it) {
 		d.end(context.Canceled)
 	}

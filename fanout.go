@@ -61,6 +61,7 @@ func (s *subscription) readFanOut() {
 			s.fanOutFailed(err)
 			continue
 		}
+		s.counters.read()
 		s.outage.over(dutyRead)
 		s.admitFanOut(entries)
 		if len(entries) == count {

@@ -257,9 +257,12 @@ func (r *sharedReader) end(topics map[string]asked, err error) {
 	defer a.mu.Unlock()
 	close(r.read)
 	r.read = nil
-	if err != nil {
-		for _, t := range topics {
+	for _, t := range topics {
+		if err != nil {
 			t.expel()
+		}
+		for s := range t.members {
+			s.counters.read()
 		}
 	}
 }

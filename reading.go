@@ -42,6 +42,7 @@ func (s *subscription) readGroup(connects int64) {
 			s.readFailed(err)
 			continue
 		}
+		s.counters.read()
 		s.outage.over(dutyRead)
 		s.restores = 0
 		s.admit(entries, sent)

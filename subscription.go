@@ -82,6 +82,7 @@ type subscription struct {
 	leases    sync.Mutex            // held over a renewal and over a hand-back
 	outage    outage
 	settleErr outage
+	counters  counters
 }
 
 func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill.LoggerAdapter, topic string) *subscription {
@@ -292,6 +293,13 @@ type outage struct {
 
 func (o *outage) failing() bool { return o.attempts != [duties]int{} }
 
+// open reports whether there is an outage now.
+func (o *outage) open() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.failing()
+}
+
 // failed reports the first failure of a row and returns how often this duty has
 // failed in a row.
 func (o *outage) failed(d duty, err error, ids ...string) int {
@@ -304,6 +312,7 @@ func (o *outage) failed(d duty, err error, ids ...string) int {
 	o.last = time.Now()
 	attempts := o.attempts[d]
 	o.mu.Unlock()
+	stream.Relocate(o.sub.cfg.Client)
 	if first {
 		o.sub.report(Event{Kind: o.down, Err: redisError(err), EntryIDs: ids})
 	}
@@ -338,6 +347,7 @@ func (s *subscription) report(e Event) {
 	if e.Count == 0 {
 		e.Count = len(e.EntryIDs)
 	}
+	s.counters.event(e)
 	fields := watermill.LogFields{}
 	if len(e.EntryIDs) > 0 {
 		fields["entries"] = e.Count

@@ -75,12 +75,12 @@ type suite struct {
 	closes []func() error
 }
 
-func newSuite(t *testing.T, server *redistest.Server, maxInFlight int) *suite {
+func newSuite(t *testing.T, server *redistest.Server, maxInFlight int, mutate ...func(*redis.Options)) *suite {
 	s := &suite{maxInFlight: maxInFlight}
-	s.client = server.Client(t, func(o *redis.Options) {
+	s.client = server.Client(t, append(mutate, func(o *redis.Options) {
 		o.PoolSize = 32
 		o.PoolTimeout = 30 * time.Second // hundreds of adapters share it
-	})
+	})...)
 	// Not every test of the suite closes what it was given.
 	t.Cleanup(func() {
 		for _, closeIt := range s.closes {

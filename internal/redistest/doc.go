@@ -3,6 +3,7 @@
 //
 //   - [Start] runs a private server on a free port; [Shared] is one server per test process,
 //     for tests that keep to their own keys ([Key]).
+//   - [StartSentinels] runs a master with replicas and the sentinels that promote one of them.
 //   - [StartCluster] runs a cluster of such servers, whose slots a test can move.
 //   - [Proxy] stands between a client and a server: it cuts, refuses, delays, swallows, and
 //     loses one reply of a command that the server has executed.

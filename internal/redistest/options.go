@@ -17,6 +17,7 @@ type config struct {
 	users    []string
 	lines    []string
 	tls      bool
+	sentinel string // what a sentinel watches; empty for a server of data
 }
 
 // AOF makes the server keep its data in an append-only file that is written to disk before
@@ -82,8 +83,11 @@ func (c *config) file(dir string, port int, adminPassword string, certs *certifi
 		"protected-mode no",
 		"daemonize no",
 		directive("dir", dir),
-		directive("save", ""),
 	}
+	if c.sentinel != "" {
+		return strings.Join(append(lines, fmt.Sprintf("port %d", port), c.sentinel), "\n") + "\n"
+	}
+	lines = append(lines, directive("save", ""))
 	if certs == nil {
 		lines = append(lines, fmt.Sprintf("port %d", port))
 	} else {

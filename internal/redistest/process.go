@@ -150,6 +150,9 @@ func (p *process) start() error {
 	}
 
 	cmd := exec.Command(p.binary, confFile)
+	if p.conf.sentinel != "" {
+		cmd.Args = append(cmd.Args, "--sentinel")
+	}
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = dieWithParent()
@@ -181,7 +184,10 @@ func (p *process) start() error {
 // The process ID is compared because somebody else's server may have taken the port.
 func (p *process) awaitReady(pid int, done <-chan struct{}) error {
 	opts := p.options()
-	opts.Username, opts.Password, opts.DB = adminUser, p.adminPassword, 0
+	opts.DB = 0
+	if p.conf.sentinel == "" { // a sentinel has no users of ours
+		opts.Username, opts.Password = adminUser, p.adminPassword
+	}
 	opts.MaxRetries = -1
 	client := redis.NewClient(opts)
 	defer client.Close()

@@ -44,6 +44,9 @@ func (a *Appender) execute(load *appendLoad) []AppendResult {
 		}
 	} else {
 		err = guard(func() error { return a.sendPlain(load) })
+		if err != nil {
+			Relocate(a.conf.Client)
+		}
 	}
 	return a.collect(load, n, err)
 }

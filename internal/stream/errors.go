@@ -87,6 +87,11 @@ func Classify(err error) Kind {
 		return KindNetwork
 	}
 	text := reply.Error()
+	// A transaction that a right is missing for says so at its end:
+	// `EXECABORT Transaction discarded because of: NOPERM ...`.
+	if _, cause, ok := strings.Cut(text, "EXECABORT Transaction discarded because of: "); ok {
+		text = cause
+	}
 	for _, r := range replyKinds {
 		if strings.HasPrefix(text, r.prefix) {
 			return r.kind

@@ -212,8 +212,8 @@ func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, af
 		return nil, err
 	}
 	pages, err := parseReply(raw.b)
-	if c, cluster := client.(*redis.ClusterClient); cluster && err != nil && Classify(err) == KindUnavailable {
-		c.ReloadState(ctx) // another node may own the slot by now
+	if err != nil && Classify(err) == KindUnavailable {
+		Relocate(client) // another node may own the slot by now
 	}
 	return entriesOf(pages, err)
 }
@@ -246,9 +246,7 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 	if err != nil && (Classify(err) == KindUnavailable || errors.Is(err, errReply)) {
 		// go-redis did not see the error in the raw reply: leave this server.
 		r.reset()
-		if c, cluster := r.base.(*redis.ClusterClient); cluster {
-			c.ReloadState(ctx)
-		}
+		Relocate(r.base)
 	}
 	return pages, err
 }

@@ -1,6 +1,11 @@
 package stream
 
-import "strings"
+import (
+	"context"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
@@ -35,4 +40,13 @@ func Slot(key string) int {
 		}
 	}
 	return int(crc) % slots
+}
+
+// Relocate has a cluster client find out again, in the background, who owns which slot.
+// go-redis does that when a node says MOVED. A master that is dead says nothing, and its
+// clients go on dialling it after a replica was promoted.
+func Relocate(client redis.UniversalClient) {
+	if c, ok := client.(*redis.ClusterClient); ok {
+		c.ReloadState(context.Background())
+	}
 }

@@ -174,3 +174,18 @@ func (w *Window) Paused() bool {
 	defer w.mu.Unlock()
 	return w.paused
 }
+
+// Sizes are the numbers of held items by what they wait for, and their bytes.
+type Sizes struct {
+	Waiting, Backoff, Active, Settling, Bytes int
+}
+
+// Sizes returns them.
+func (w *Window) Sizes() Sizes {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return Sizes{
+		Waiting: w.waiting.n + w.blocked, Backoff: w.backoff.n, Active: w.active.n, Settling: w.settling.n,
+		Bytes: w.bytes,
+	}
+}

@@ -1,0 +1,294 @@
+package soak
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// slack is what a loaded machine may add to any delay.
+const slack = 1500 * time.Millisecond
+
+// report collects what is wrong, a few examples of each kind.
+type report struct{ wrong map[string][]string }
+
+func (p *report) addf(kind, format string, args ...any) {
+	p.wrong[kind] = append(p.wrong[kind], fmt.Sprintf(format, args...))
+}
+
+// check asks all questions. Everything has ended by now.
+func (r *run) check() {
+	p := &report{wrong: map[string][]string{}}
+	dead := r.deadLetters(p)
+	r.journal.lost(p, dead)
+	r.journal.order(p)
+	r.journal.owners(p)
+	r.journal.taken(p)
+	r.journal.deliveryCounts(p)
+	again := r.journal.again(p)
+	r.leftOver(p)
+	r.published(p)
+	if len(r.journal.trouble) > 0 {
+		p.addf("journal", "%q", r.journal.trouble[0])
+	}
+
+	starts := 0
+	for _, hs := range r.journal.entries {
+		starts += len(hs)
+	}
+	r.t.Logf("%d messages tried, %d confirmed, %d handlings, %d dead letters, %d lost", len(r.journal.tried),
+		len(r.journal.confirmed), starts, len(dead), len(p.wrong["lost"]))
+	r.t.Logf("faults: %s", table(r.counts))
+	r.t.Logf("handled again without a nack, by what came before: %s", table(again))
+	for kind, all := range p.wrong {
+		r.t.Errorf("%s: %d times, such as\n\t%s", kind, len(all), strings.Join(all[:min(3, len(all))], "\n\t"))
+	}
+}
+
+func table(counts map[string]int) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, counts[name]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// deadLetters returns the messages that are dead letters: each once, and for a reason.
+func (r *run) deadLetters(p *report) map[messageKey]bool {
+	found := map[messageKey]bool{}
+	for _, topic := range []string{keyed, strict} {
+		seen := map[string]bool{}
+		for _, e := range r.entriesOf("{" + topic + "}:dead") {
+			id := e.Values["_dead_entry_id"].(string)
+			if seen[id] {
+				p.addf("two dead letters of one entry", "%s %s", topic, id)
+			}
+			seen[id] = true
+			hs := r.journal.entries[topic+" "+id]
+			if !slices.ContainsFunc(hs, func(h *handling) bool { return h.how == "reject" }) {
+				p.addf("dead letter that nobody has rejected", "%s %s: %v", topic, id, e.Values["_dead_reason"])
+			}
+			found[parsePayload(topic, e)] = true
+		}
+	}
+	return found
+}
+
+func (r *run) entriesOf(key string) []redis.XMessage {
+	var all []redis.XMessage
+	for from := "-"; ; {
+		page, err := r.admin.XRangeN(r.t.Context(), key, from, "+", 10_000).Result()
+		require.NoError(r.t, err)
+		if all = append(all, page...); len(page) < 10_000 {
+			return all
+		}
+		from = "(" + page[len(page)-1].ID
+	}
+}
+
+func parsePayload(topic string, e redis.XMessage) messageKey {
+	key, seq, _ := strings.Cut(e.Values["payload"].(string), " ")
+	return messageKey{topic, key, atoi(seq)}
+}
+
+// lost: every confirmed message was handled to its end, or is a dead letter.
+func (j *journal) lost(p *report, dead map[messageKey]bool) {
+	handled := map[messageKey]bool{}
+	for _, hs := range j.entries {
+		for _, h := range hs {
+			if h.how == "ack" {
+				handled[h.message] = true
+			}
+		}
+	}
+	for m := range j.confirmed {
+		if !handled[m] && !dead[m] {
+			p.addf("lost", "%v", m)
+		}
+	}
+}
+
+// order: within one process the entries of a key, or of the strict topic, begin in the order of
+// the stream. One may begin again, but none after a later one, unless it was taken over.
+func (j *journal) order(p *report) {
+	for _, in := range j.processes {
+		last := map[string]*handling{}
+		for _, h := range in.starts {
+			key := h.message.key
+			if in.topic == strict {
+				key = ""
+			}
+			if in.taken[h.entry] {
+				continue
+			}
+			if before := last[key]; before != nil && less(h.entry, before.entry) {
+				p.addf("order", "%s: %s (%v) began after %s (%v)", in.name, h.entry, h.message, before.entry, before.message)
+				continue
+			}
+			last[key] = h
+		}
+	}
+}
+
+// less compares entry IDs.
+func less(a, b string) bool {
+	ams, aseq, _ := strings.Cut(a, "-")
+	bms, bseq, _ := strings.Cut(b, "-")
+	if ams != bms {
+		return atoi(ams) < atoi(bms)
+	}
+	return atoi(aseq) < atoi(bseq)
+}
+
+// over is when a handling has ended, or its process has.
+func (h *handling) over() int64 {
+	switch {
+	case h.end != 0:
+		return h.end
+	case h.by.killed != 0:
+		return h.by.killed
+	}
+	return h.by.closed
+}
+
+// owners: nobody handles an entry while somebody else does whose lease holds. A lease breaks by
+// a fault that keeps a process from renewing it; who has lost one is told by his next renewal,
+// after the fault, and his context has ended then.
+func (j *journal) owners(p *report) {
+	for _, hs := range j.entries {
+		hs = slices.Clone(hs)
+		slices.SortFunc(hs, func(a, b *handling) int { return int(a.start - b.start) })
+		for i, a := range hs {
+			for _, b := range hs[i+1:] {
+				if a.by == b.by || b.start >= a.over() {
+					continue
+				}
+				until := b.start
+				for _, w := range j.during(a.by.name, b.start-int64(minIdle+slack), b.start) {
+					until = max(until, w.to)
+				}
+				if a.over() > until+int64(minIdle/3+slack) {
+					p.addf("two owners", "%s: %s from %d, and %s %s later, while the first went on for %s (%s)", a.entry, a.by.name,
+						a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.over()-b.start), a.how)
+				}
+			}
+		}
+	}
+}
+
+// taken: an entry that somebody else has begun is begun only by who has taken it over. Who was
+// given it earlier, and comes to it late, must have looked whether it is still his.
+func (j *journal) taken(p *report) {
+	for _, hs := range j.entries {
+		hs = slices.Clone(hs)
+		slices.SortFunc(hs, func(a, b *handling) int { return int(a.start - b.start) })
+		for i, h := range hs[min(1, len(hs)):] {
+			if before := hs[i]; before.by != h.by && !h.by.taken[h.entry] && h.by.killed == 0 {
+				p.addf("handled without owning it", "%s: by %s, and %s later by %s", h.entry, before.by.name,
+					time.Duration(h.start-before.start), h.by.name)
+			}
+		}
+	}
+}
+
+// deliveryCounts: the count is that of the hand-overs. A process that dies with entries that
+// wait in it makes one more of each, because reading them has counted. It makes two more of the
+// one that is just being handed over.
+func (j *journal) deliveryCounts(p *report) {
+	kills := 0
+	for _, in := range j.processes {
+		if in.killed != 0 && in.topic != "" {
+			kills++
+		}
+	}
+	var wrong []string
+	for _, hs := range j.entries {
+		for i, h := range hs {
+			if excess := h.count - 1 - i; excess > 1 {
+				wrong = append(wrong, fmt.Sprintf("%s: hand-over %d has the count %d", h.entry, i+1, h.count))
+			}
+		}
+	}
+	if len(wrong) > kills {
+		for _, text := range wrong {
+			p.addf("delivery count", "%s", text)
+		}
+	}
+}
+
+// again counts what was handled a second time without a nack by the fault before it. Without a
+// fault nothing is.
+func (j *journal) again(p *report) map[string]int {
+	counts := map[string]int{}
+	for _, hs := range j.entries {
+		for i, h := range hs[1:] {
+			before := hs[i]
+			if before.how == "nack" {
+				continue
+			}
+			// What comes later than the writing of the ack cannot undo it.
+			until := before.over() + int64(slack)
+			if before.by.closed != 0 {
+				until = min(until, before.by.closed)
+			}
+			faults := slices.DeleteFunc(j.during(before.by.name, before.start-int64(minIdle+slack), until), harmless)
+			if len(faults) == 0 && before.how == "ended" {
+				counts["a lease that was lost"]++ // it was told, for example because renewals were slow
+				continue
+			}
+			if len(faults) == 0 {
+				counts["nothing"]++
+				p.addf("handled again without a reason", "%s: by %s (%q, closing %t), then by %s %s later", h.entry, before.by.name,
+					before.how, before.by.closing != 0, h.by.name, time.Duration(h.start-before.over()))
+				continue
+			}
+			counts[faults[len(faults)-1].kind]++
+		}
+	}
+	return counts
+}
+
+// harmless are faults after which nothing need be handled twice: who gets entries later than their
+// lease looks whether they are still his.
+func harmless(w window) bool { return w.kind == "late reply" || w.kind == "scripts forgotten" }
+
+// leftOver: nothing is pending, and no consumer is left, those of killed processes included.
+func (r *run) leftOver(p *report) {
+	for _, topic := range []string{keyed, strict} {
+		groups, err := r.admin.XInfoGroups(r.t.Context(), topic).Result()
+		require.NoError(r.t, err)
+		if len(groups) != 1 || groups[0].Pending != 0 || groups[0].Consumers != 0 || groups[0].Lag != 0 {
+			p.addf("left over", "%s: %+v", topic, groups)
+		}
+	}
+	redistest.Eventually(r.t, 5*time.Second, func() bool { return redistest.BlockedClients(r.t, r.admin) == 0 }, "nobody waits in Redis")
+}
+
+// published: what was confirmed is in the stream, and the numbers of a key are in their order.
+func (r *run) published(p *report) {
+	for _, topic := range []string{keyed, strict} {
+		there, last := map[messageKey]bool{}, map[string]int{}
+		for _, e := range r.entriesOf(topic) {
+			m := parsePayload(topic, e)
+			if !there[m] && m.seq < last[m.key] {
+				p.addf("order of publishing", "%v behind %d", m, last[m.key])
+			}
+			there[m], last[m.key] = true, max(last[m.key], m.seq)
+			if !r.journal.tried[m] {
+				p.addf("nobody has published", "%v", m)
+			}
+		}
+		for m := range r.journal.confirmed {
+			if m.topic == topic && !there[m] {
+				p.addf("confirmed and not in the stream", "%v", m)
+			}
+		}
+	}
+}

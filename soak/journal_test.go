@@ -1,0 +1,149 @@
+package soak
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// number and text of one message: KEY SEQ within a topic.
+type messageKey struct {
+	topic, key string
+	seq        int
+}
+
+// handling is one attempt at handling one entry.
+type handling struct {
+	entry      string
+	message    messageKey
+	by         *incarnation
+	count      int
+	start, end int64  // Unix nanoseconds; end is 0 if the process died with it
+	how        string // ack, nack, reject, ended or empty
+}
+
+// incarnation is one process of a publisher or consumer.
+type incarnation struct {
+	name, topic     string
+	starts          []*handling // in their order
+	open            map[string]*handling
+	taken           map[string]bool // entries that were claimed or found again
+	began           int64
+	killed          int64 // 0 unless SIGKILL
+	closing, closed int64 // 0 unless it was told to
+	events          map[string]int
+}
+
+// window is the time of a fault. who is the name of what it concerns, empty for everybody.
+type window struct {
+	kind, who string
+	from, to  int64
+}
+
+// journal is what all processes have said.
+type journal struct {
+	mu        sync.Mutex
+	tried     map[messageKey]bool
+	confirmed map[messageKey]bool
+	last      map[string]int // greatest number that a publisher has tried
+	processes []*incarnation
+	entries   map[string][]*handling // by topic and entry, in the order of their lines
+	windows   []window
+	trouble   []string // lines that make no sense
+}
+
+func newJournal() *journal {
+	return &journal{
+		tried: map[messageKey]bool{}, confirmed: map[messageKey]bool{}, last: map[string]int{},
+		entries: map[string][]*handling{},
+	}
+}
+
+func (j *journal) incarnate(name, topic string) *incarnation {
+	in := &incarnation{
+		name: name, topic: topic, began: time.Now().UnixNano(),
+		open: map[string]*handling{}, taken: map[string]bool{}, events: map[string]int{},
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.processes = append(j.processes, in)
+	return in
+}
+
+// fault notes that a fault took place from a moment until now.
+func (j *journal) fault(kind, who string, from time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.windows = append(j.windows, window{kind, who, from.UnixNano(), time.Now().UnixNano()})
+}
+
+// line takes one line of a process.
+func (j *journal) line(in *incarnation, text string) {
+	words := strings.Fields(text)
+	if len(words) < 2 {
+		return
+	}
+	at, err := strconv.ParseInt(words[1], 10, 64)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err != nil {
+		j.trouble = append(j.trouble, text)
+		return
+	}
+	rest := words[2:]
+	switch words[0] {
+	case "try", "ok":
+		m := messageKey{rest[0], rest[1], atoi(rest[2])}
+		j.tried[m] = true
+		j.last[in.name] = max(j.last[in.name], m.seq)
+		if words[0] == "ok" {
+			j.confirmed[m] = true
+		}
+	case "start":
+		h := &handling{
+			entry: rest[0], message: messageKey{in.topic, rest[1], atoi(rest[2])}, by: in, count: atoi(rest[3]), start: at,
+		}
+		in.starts = append(in.starts, h)
+		in.open[h.entry] = h
+		j.entries[in.topic+" "+h.entry] = append(j.entries[in.topic+" "+h.entry], h)
+	case "ack", "nack", "reject", "ended":
+		h := in.open[rest[0]]
+		if h == nil {
+			j.trouble = append(j.trouble, text)
+			return
+		}
+		delete(in.open, rest[0])
+		h.how, h.end = words[0], at
+	case "event":
+		in.events[rest[0]]++
+		if len(rest) > 1 && rest[0] == "recovered" {
+			for id := range strings.SplitSeq(rest[1], ",") {
+				in.taken[id] = true
+			}
+		}
+	case "stall":
+		from, _ := strconv.ParseInt(rest[0], 10, 64)
+		j.windows = append(j.windows, window{"stall", in.name, from, at})
+	case "closing":
+		in.closing = at
+	case "closed":
+		in.closed = at
+	}
+}
+
+func atoi(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+// during returns the faults that concerned a process in a span of time.
+func (j *journal) during(name string, from, to int64) []window {
+	return slices.DeleteFunc(slices.Clone(j.windows), func(w window) bool {
+		return w.who != "" && w.who != name || w.to < from || w.from > to
+	})
+}
+
+func (m messageKey) String() string { return fmt.Sprintf("%s %s %d", m.topic, m.key, m.seq) }

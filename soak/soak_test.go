@@ -1,0 +1,271 @@
+package soak
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+const (
+	soakTime = 20 * time.Second // without SOAK
+	held     = 1100             // messages that are in flight from the beginning to the end
+	patience = 45 * time.Second // until everything is handled once nothing is broken any more
+)
+
+// process is a publisher or a consumer with the way to its server. Its incarnations come and go.
+type process struct {
+	name, main, topic string
+	settings          []string
+	proxy             *redistest.Proxy
+	child             *redistest.Child
+	now               *incarnation
+}
+
+// run is one soak.
+type run struct {
+	t       *testing.T
+	random  *rand.Rand
+	server  *redistest.Server
+	admin   *redis.Client
+	journal *journal
+	reading sync.WaitGroup
+	counts  map[string]int // faults by name
+
+	publishers, consumers []*process
+	holder                *process
+}
+
+// TestSoakModel breaks what can be broken while processes publish and consume, and then asks
+// what became of each message. The seed in its output repeats the faults, not their effects.
+func TestSoakModel(t *testing.T) {
+	length, seed := soakTime, uint64(time.Now().UnixNano())
+	if s := os.Getenv("SOAK"); s != "" {
+		var err error
+		length, err = time.ParseDuration(s)
+		require.NoError(t, err)
+	}
+	if s := os.Getenv("SOAK_SEED"); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("SOAK_SEED=%d SOAK=%s", seed, length)
+	r := &run{
+		t: t, random: rand.New(rand.NewPCG(seed, 0)), journal: newJournal(), counts: map[string]int{},
+	}
+	// Processes are killed, not the machine, so nobody waits for the disk.
+	r.server = redistest.Start(t, redistest.Arg("appendonly", "yes"), redistest.Arg("appendfsync", "no"))
+	r.admin = r.server.Admin(t)
+	r.prepare()
+	// The proxies are in this process, and a server can be held up as well.
+	stop := make(chan struct{})
+	r.reading.Go(func() { r.watchServer(stop) })
+	r.reading.Go(func() { watchStalls(stop, func(from time.Time) { r.journal.fault("stall", "", from) }) })
+
+	for end := time.Now().Add(length); time.Now().Before(end); r.wait(time.Second/20, time.Second/4) {
+		f := draw(r.random)
+		r.counts[f.name]++
+		f.run(r)
+	}
+
+	for _, p := range r.publishers {
+		r.end(p)
+	}
+	r.drain()
+	// What the holder has beyond what it began with, it hands back: there must be somebody to
+	// take it.
+	r.end(r.holder)
+	r.drain()
+	for _, p := range r.consumers {
+		r.end(p)
+	}
+	close(stop)
+	r.reading.Wait()
+	r.check()
+}
+
+// prepare starts everything. The holder comes first: what it holds stands at the head of the
+// pending entries, and whoever looks for entries of the dead has to look behind it.
+func (r *run) prepare() {
+	ctx := r.t.Context()
+	for _, topic := range []string{keyed, strict} {
+		require.NoError(r.t, r.admin.XGroupCreateMkStream(ctx, topic, group, "0").Err())
+	}
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: r.admin}, nil)
+	require.NoError(r.t, err)
+	defer pub.Close()
+	var batch []*message.Message
+	for n := range held {
+		batch = append(batch, message.NewMessage(fmt.Sprint("held-", n), []byte(fmt.Sprintf("held-%d 1", n))))
+		r.journal.confirmed[messageKey{keyed, fmt.Sprintf("held-%d", n), 1}] = true
+		r.journal.tried[messageKey{keyed, fmt.Sprintf("held-%d", n), 1}] = true
+	}
+	require.NoError(r.t, pub.Publish(keyed, batch...))
+	// Exactly as many as it holds: what is published later is for the others.
+	r.holder = &process{name: "holder", main: consumerChild, topic: keyed,
+		settings: []string{fmt.Sprint("SOAK_IN_FLIGHT=", held), "SOAK_HOLD=1"}}
+	r.start(r.holder)
+	redistest.Eventually(r.t, 20*time.Second, func() bool { return r.handled(r.holder.now) == held }, "everything is held")
+
+	for n := range 2 {
+		r.publishers = append(r.publishers, &process{name: fmt.Sprint("publisher", n), main: publisherChild})
+		r.consumers = append(r.consumers, &process{name: fmt.Sprint("consumer", n), main: consumerChild, topic: keyed,
+			settings: []string{"SOAK_IN_FLIGHT=8"}})
+	}
+	r.consumers = append(r.consumers, &process{name: "strict", main: consumerChild, topic: strict,
+		settings: []string{"SOAK_IN_FLIGHT=1"}})
+	for _, p := range append(r.consumers, r.publishers...) {
+		r.start(p)
+	}
+}
+
+func (r *run) handled(in *incarnation) int {
+	r.journal.mu.Lock()
+	defer r.journal.mu.Unlock()
+	return len(in.starts)
+}
+
+// start begins a new incarnation.
+func (r *run) start(p *process) {
+	r.t.Helper()
+	if p.proxy == nil {
+		p.proxy = redistest.NewProxy(r.t, r.server.Addr())
+	}
+	in := r.journal.incarnate(p.name, p.topic)
+	r.journal.mu.Lock()
+	first := r.journal.last[p.name] + 1
+	r.journal.mu.Unlock()
+	p.now = in
+	child := redistest.StartChild(r.t, p.main, append(p.settings, "SOAK_ADDR="+p.proxy.Addr(), "SOAK_NAME="+p.name,
+		"SOAK_TOPIC="+p.topic, fmt.Sprint("SOAK_FIRST=", first))...)
+	p.child = child
+	r.reading.Go(func() {
+		for line := range child.Lines() {
+			r.journal.line(in, line)
+		}
+	})
+}
+
+// kill ends a process without a warning and starts another one.
+func (r *run) kill(p *process) {
+	r.during("kill", p.name, func() {
+		p.child.Kill()
+		p.now.killed = time.Now().UnixNano()
+	})
+	r.start(p)
+}
+
+// end asks a process to close, and waits for it.
+func (r *run) end(p *process) {
+	r.t.Helper()
+	_, _ = io.WriteString(p.child.Stdin(), "close\n")
+	require.NoError(r.t, p.child.Wait(2*drainTimeout), "%s ends", p.name)
+}
+
+// ended reports whether no incarnation of the process runs.
+func (p *process) ended() bool {
+	select {
+	case <-p.child.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// drain waits until everything is handled but what the holder still has.
+func (r *run) drain() {
+	r.t.Helper()
+	ctx := r.t.Context()
+	rest := func() string {
+		text := ""
+		for _, topic := range []string{keyed, strict} {
+			groups, err := r.admin.XInfoGroups(ctx, topic).Result()
+			if err != nil {
+				return err.Error()
+			}
+			consumers, err := r.admin.XInfoConsumers(ctx, topic, group).Result()
+			if err != nil {
+				return err.Error()
+			}
+			pending, dead := int64(0), len(consumers)-r.live(topic)
+			for _, c := range consumers {
+				if r.holder.ended() || !strings.HasPrefix(c.Name, r.holder.name) {
+					pending += c.Pending
+				}
+			}
+			if pending+groups[0].Lag != 0 || dead > 0 {
+				text += fmt.Sprintf(" %s: %d pending, lag %d, %d consumers of the dead;", topic, pending, groups[0].Lag, dead)
+			}
+		}
+		return text
+	}
+	for deadline := time.Now().Add(patience); rest() != ""; <-time.After(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.t.Errorf("not everything is handled %s after the last fault:%s", patience, rest())
+			return
+		}
+	}
+}
+
+// live is how many consumers of a topic run.
+func (r *run) live(topic string) (n int) {
+	for _, p := range append(r.consumers, r.holder) {
+		if p.topic == topic && !p.ended() {
+			n++
+		}
+	}
+	return n
+}
+
+// watchServer notes when the server takes long for an answer.
+func (r *run) watchServer(stop <-chan struct{}) {
+	client := redis.NewClient(r.admin.Options())
+	defer client.Close()
+	for {
+		from := time.Now()
+		_ = client.Ping(context.Background()).Err()
+		if time.Since(from) > minIdle/5 {
+			r.journal.fault("slow server", "", from)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-stop:
+			return
+		}
+	}
+}
+
+// during notes the time of a fault.
+func (r *run) during(kind, who string, what func()) {
+	from := time.Now()
+	what()
+	r.journal.fault(kind, who, from)
+}
+
+// wait lets a time between two bounds pass.
+func (r *run) wait(least, most time.Duration) {
+	<-time.After(least + time.Duration(r.random.Int64N(int64(most-least))))
+}
+
+func (r *run) consumer() *process  { return r.consumers[r.random.IntN(len(r.consumers))] }
+func (r *run) publisher() *process { return r.publishers[r.random.IntN(len(r.publishers))] }
+func (r *run) any() *process {
+	if r.random.IntN(3) == 0 {
+		return r.publisher()
+	}
+	return r.consumer()
+}

@@ -1,0 +1,241 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// topicOn returns a topic that the master has, with its hash tag.
+func topicOn(t *testing.T, cluster *redistest.Cluster, master int) string {
+	t.Helper()
+	for {
+		if topic := redistest.Key(t); cluster.Owner(0, topic) == master {
+			return topic
+		}
+	}
+}
+
+// Keys of one feature in several slots are refused as a whole (CROSSSLOT); recovery that reads
+// from a replica sees no group. Every feature is used on every master, by clients that read
+// where they like. (F67, F68)
+func TestF67_F68_EveryFeatureInACluster(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3)
+	for master := range 3 {
+		cluster.AddReplica(master)
+	}
+	for name, change := range map[string]func(*redis.ClusterOptions){
+		"masters":        func(*redis.ClusterOptions) {},
+		"ReadOnly":       func(o *redis.ClusterOptions) { o.ReadOnly = true },
+		"RouteByLatency": func(o *redis.ClusterOptions) { o.RouteByLatency = true },
+		"RouteRandomly":  func(o *redis.ClusterOptions) { o.RouteRandomly = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, masters := cluster.Client(t, change), cluster.Client(t)
+			for master := range 3 {
+				topic := topicOn(t, cluster, master)
+				if name == "masters" { // its lists of dead letters are never behind
+					everyFeature(t, client, topic, nil)
+				}
+				// What a consumer has left behind is found and comes, with the right count.
+				publish(t, client, topic, "left")
+				_ = masters.XGroupCreateMkStream(t.Context(), topic, "g", "0").Err()
+				stream := deliverTo(t, masters, topic, "dead", int(masters.XLen(t.Context(), topic).Val()-groupOf(t, masters, topic).EntriesRead), time.Hour)
+				sub := newSub(t, client)
+				messages := sub.subscribe(t, topic)
+				msg := receive(t, messages)
+				require.Equal(t, stream[0], entryIDOf(t, msg))
+				require.Equal(t, 2, countOf(t, msg))
+				msg.Ack()
+				eventuallyPending(t, masters, topic, 0)
+				stats, err := sub.GroupStats(t.Context(), topic)
+				require.NoError(t, err)
+				require.Zero(t, stats.Lag+stats.Pending)
+				sub.closeSoon(t)
+				sub.events.none(t, redischannels.EventError, redischannels.EventDisconnected, redischannels.EventTrimmed)
+			}
+		})
+	}
+
+	// Fan-out over topics on all masters at once, by one subscriber.
+	all := newSub(t, cluster.Client(t), fanOut)
+	channels := map[string]<-chan *message.Message{}
+	for n := range 6 {
+		topic := topicOn(t, cluster, n%3)
+		channels[topic] = all.subscribe(t, topic)
+	}
+	client := cluster.Client(t)
+	for topic, messages := range channels {
+		publish(t, client, topic, "a", "b")
+		require.Equal(t, []string{"a", "b"}, receiveAcked(t, messages, 2))
+	}
+}
+
+// clusterLoad publishes to a topic and handles what comes, until it is stopped.
+type clusterLoad struct {
+	mu                 sync.Mutex
+	confirmed, handled map[string]int
+	sub                *testSub
+	stop               func()
+}
+
+func startClusterLoad(t *testing.T, cluster *redistest.Cluster, topic string) *clusterLoad {
+	t.Helper()
+	load := &clusterLoad{confirmed: map[string]int{}, handled: map[string]int{}}
+	load.sub = newSub(t, cluster.Client(t), inFlight(8), minIdle(2*time.Second))
+	messages := load.sub.subscribe(t, topic)
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: cluster.Client(t), Timeout: 2 * time.Second}, nil)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var work, handling sync.WaitGroup
+	work.Go(func() {
+		for ctx.Err() == nil {
+			msg := message.NewMessage(watermill.NewUUID(), []byte("m"))
+			if pub.Publish(topic, msg) == nil {
+				load.mu.Lock()
+				load.confirmed[msg.UUID]++
+				load.mu.Unlock()
+			}
+			<-time.After(2 * time.Millisecond)
+		}
+	})
+	handling.Go(func() {
+		for msg := range messages {
+			load.mu.Lock()
+			load.handled[msg.UUID]++
+			load.mu.Unlock()
+			msg.Ack()
+		}
+	})
+	load.stop = sync.OnceFunc(func() {
+		cancel()
+		work.Wait()
+		_ = pub.Close()
+	})
+	t.Cleanup(func() {
+		load.stop()
+		_ = load.sub.Close()
+		handling.Wait()
+	})
+	return load
+}
+
+// more waits until n more messages are confirmed.
+func (l *clusterLoad) more(t *testing.T, n int) {
+	t.Helper()
+	count := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.confirmed)
+	}
+	before := count()
+	redistest.Eventually(t, 2*soon, func() bool { return count() >= before+n }, "%d more messages are confirmed", n)
+}
+
+// done stops publishing and returns how many confirmed messages were never handled, when all
+// that is in the stream was.
+func (l *clusterLoad) done(t *testing.T, client redis.UniversalClient, topic string) (lost int) {
+	t.Helper()
+	l.stop()
+	entries, err := client.XRange(t.Context(), topic, "-", "+").Result()
+	require.NoError(t, err)
+	missing := 0
+	redistest.Eventually(t, 2*soon, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		missing = 0
+		for _, e := range entries {
+			if l.handled[e.Values["_watermill_message_uuid"].(string)] == 0 {
+				missing++
+			}
+		}
+		return missing == 0
+	}, "everything in the stream is handled, of %d", len(entries))
+	eventuallyPending(t, client, topic, 0)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	again := 0
+	for uuid := range l.confirmed {
+		if l.handled[uuid] == 0 {
+			lost++
+		}
+		again += max(0, l.handled[uuid]-1)
+	}
+	t.Logf("%d confirmed, %d lost, %d handled again", len(l.confirmed), lost, again)
+	return lost
+}
+
+// A master dies under load, and its replica takes over: publishing and consuming go on. What
+// the replica did not have yet is lost, as without a cluster. (F65)
+func TestF65_AMasterOfAClusterDies(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3)
+	cluster.AddReplica(0)
+	topic := topicOn(t, cluster, 0)
+	load := startClusterLoad(t, cluster, topic)
+	load.more(t, 200)
+	killed := time.Now()
+	cluster.Nodes[0].Kill()
+	redistest.Eventually(t, 2*soon, func() bool { return cluster.Owner(1, topic) == 3 }, "the replica owns the slot")
+	load.more(t, 200)
+	t.Logf("200 messages confirmed %s after the death", time.Since(killed))
+	require.Less(t, load.done(t, cluster.Client(t), topic), 20)
+	load.sub.events.none(t, redischannels.EventError)
+}
+
+// A slot and its data move to another master under load. Nothing is lost, nothing is handled
+// twice without a reason, and the group is not taken for a lost one. (F68)
+func TestASlotMovesUnderLoad(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3)
+	topic := topicOn(t, cluster, 0)
+	load := startClusterLoad(t, cluster, topic)
+	for _, way := range [][2]int{{0, 1}, {1, 2}, {2, 0}} {
+		load.more(t, 100)
+		migrate(t, cluster, topic, way[0], way[1])
+	}
+	load.more(t, 100)
+	require.Zero(t, load.done(t, cluster.Client(t), topic))
+	load.sub.events.none(t, redischannels.EventError, redischannels.EventGroupLost)
+}
+
+// migrate moves the slot of a key with its data.
+func migrate(t *testing.T, cluster *redistest.Cluster, key string, from, to int) {
+	t.Helper()
+	ctx := t.Context()
+	source, target := cluster.Admin(from), cluster.Admin(to)
+	slot := source.ClusterKeySlot(ctx, key).Val()
+	do := func(client *redis.Client, args ...any) {
+		t.Helper()
+		require.NoError(t, client.Do(ctx, args...).Err(), fmt.Sprint(args...))
+	}
+	do(target, "cluster", "setslot", slot, "importing", source.ClusterMyID(ctx).Val())
+	do(source, "cluster", "setslot", slot, "migrating", target.ClusterMyID(ctx).Val())
+	host, port, err := net.SplitHostPort(cluster.Nodes[to].Addr())
+	require.NoError(t, err)
+	keys, err := source.ClusterGetKeysInSlot(ctx, int(slot), 100).Result()
+	require.NoError(t, err)
+	for _, k := range keys {
+		do(source, "migrate", host, port, k, 0, 5000)
+	}
+	id := target.ClusterMyID(ctx).Val()
+	do(target, "cluster", "setslot", slot, "node", id)
+	do(source, "cluster", "setslot", slot, "node", id)
+	for i := range cluster.Nodes {
+		if i != from && i != to {
+			do(cluster.Admin(i), "cluster", "setslot", slot, "node", id)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package tests
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// everyFeature uses a topic in every way: published, handled, nacked, a dead letter that is
+// listed and requeued, fan-out, history, and the numbers of the group.
+func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead func(string) string) {
+	t.Helper()
+	ctx := t.Context()
+	named := func(c *redischannels.SubscriberConfig) { c.DeadLetterTopic = dead }
+	sub, all := newSub(t, client, deliveries(2), named), newSub(t, client, fanOut)
+	messages, every := sub.subscribe(t, topic), all.subscribe(t, topic)
+	publish(t, client, topic, "good", "bad")
+	require.Equal(t, []string{"good"}, receiveAcked(t, messages, 1))
+	receive(t, messages).Nack()
+	receive(t, messages).Nack()
+	lost := sub.events.wait(t, redischannels.EventDeadLettered)
+	require.Equal(t, topic, lost.Topic)
+	require.Equal(t, []string{"good", "bad"}, receiveAcked(t, every, 2))
+
+	letters, err := redischannels.NewDeadLetters(redischannels.DeadLettersConfig{Client: client, DeadLetterTopic: dead}, nil)
+	require.NoError(t, err)
+	ids := listIDs(t, letters, topic, redischannels.DeadLetterQuery{Group: "g"})
+	require.Len(t, ids, 1)
+	results, err := letters.Requeue(ctx, topic, ids...)
+	require.NoError(t, err)
+	require.Len(t, results, 1)
+	require.Equal(t, []string{"bad"}, receiveAcked(t, messages, 1))
+	var old []string
+	for msg, err := range all.History(ctx, topic, redischannels.Oldest, redischannels.Latest) {
+		require.NoError(t, err)
+		old = append(old, string(msg.Payload))
+	}
+	require.Equal(t, []string{"good", "bad"}, old)
+	redistest.Eventually(t, soon, func() bool {
+		stats, err := sub.GroupStats(ctx, topic)
+		return err == nil && stats.Lag == 0 && stats.Pending == 0
+	}, "nothing is left to do")
+	sub.closeSoon(t)
+	all.closeSoon(t)
+	sub.events.none(t, redischannels.EventError, redischannels.EventDisconnected)
+}
+
+// The same replies look different in RESP2 and RESP3, and in another database a forgotten
+// SELECT finds nothing. (F22, F93)
+func TestProtocolsAndDatabases(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	for _, protocol := range []int{2, 3} {
+		for _, db := range []int{0, 5} {
+			t.Run(fmt.Sprintf("RESP%d, database %d", protocol, db), func(t *testing.T) {
+				t.Parallel()
+				client := server.Client(t, func(o *redis.Options) { o.Protocol, o.DB = protocol, db })
+				everyFeature(t, client, redistest.Key(t), nil)
+			})
+		}
+	}
+}
+
+// A server that talks to clients with a certificate only: read connections are built from the
+// client's options and must have it too.
+func TestTLSWithAClientCertificate(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.TLS(), redistest.Password("of-the-server"))
+	everyFeature(t, server.Client(t), redistest.Key(t), nil)
+
+	bare := server.Client(t, func(o *redis.Options) { o.TLSConfig.Certificates = nil })
+	_, err := newSub(t, bare).Subscribe(t.Context(), redistest.Key(t))
+	require.Error(t, err)
+}
+
+// A topic is a key: any bytes. (F104)
+func TestTopicsOfAnyBytes(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	elsewhere := func(topic string) string { return topic + ":dead" }
+	for name, form := range map[string]string{
+		"spaces":             " a b  %s ",
+		"newlines":           "a\r\nDEL %s\r\n",
+		"hash tag":           "{%s}:x",
+		"opening brace":      "a{%s",
+		"empty hash tag":     "{}%s",
+		"closing brace":      "a}%s",
+		"binary":             "\x00\xff\xfe%s\x80",
+		"pattern characters": "*?[%s]\\",
+		"quotes":             `"'%s'"`,
+		"not ASCII":          "Bestellungen für %s 订单",
+		"percent":            "%%s %%d %s",
+		"long":               "%s" + strings.Repeat("x", 10_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := fmt.Sprintf(form, redistest.Key(t))
+			var dead func(string) string
+			if strings.Contains(topic, "}") && name != "hash tag" { // the default says that it needs one
+				dead = elsewhere
+				_, err := newSub(t, client).Subscribe(t.Context(), topic)
+				require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+				require.ErrorContains(t, err, "DeadLetterTopic")
+			}
+			everyFeature(t, client, topic, dead)
+			require.NoError(t, client.Del(t.Context(), topic).Err())
+		})
+	}
+}
+
+// Sizes from nothing to the bound, on both sides. What is larger is refused by the publisher,
+// and becomes a dead letter at the subscriber without being decoded. (F104)
+func TestPayloadsUpToTheBound(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { // a reply must come within BlockTime + 1 s
+		c.MinIdle, c.BlockTime = 30*time.Second, 9*time.Second
+	}))
+	messages := sub.subscribe(t, topic)
+	pub := newTestPublisher(t, client, watermillFormat)
+	for _, size := range []int{0, 1, 1 << 10, 1 << 20, 63 << 20} {
+		payload := bytes.Repeat([]byte{0xa5}, size)
+		require.NoError(t, pub.Publish(topic, message.NewMessage("m", payload)), size)
+		msg := receive(t, messages)
+		require.True(t, bytes.Equal(payload, msg.Payload), "%d bytes", size)
+		msg.Ack()
+	}
+	require.ErrorIs(t, pub.Publish(topic, message.NewMessage("m", make([]byte, 64<<20))), redischannels.ErrTooLarge)
+	eventuallyPending(t, client, topic, 0)
+	sub.closeSoon(t)
+
+	narrow := newSub(t, client, func(c *redischannels.SubscriberConfig) { c.MaxPayload = 1000 })
+	messages = narrow.subscribe(t, topic)
+	publish(t, client, topic, strings.Repeat("x", 2000), "small")
+	require.Equal(t, []string{"small"}, receiveAcked(t, messages, 1))
+	event := narrow.events.wait(t, redischannels.EventDeadLettered)
+	require.ErrorContains(t, event.Err, "MaxPayload 1000")
+}
+
+// Metadata is the publisher's: names and values of any bytes, also those that the library uses
+// itself, neither break an entry nor pretend to be a dead letter.
+func TestHostileMetadata(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	msg := message.NewMessage("u\r\n\x00", []byte("p"))
+	pub := newTestPublisher(t, client, watermillFormat)
+	reserved := message.NewMessage("u", nil)
+	reserved.Metadata.Set("_watermill_message_uuid", "another")
+	require.Error(t, pub.Publish(topic, reserved))
+	for _, name := range []string{
+		"", " ", "payload", "metadata", "_dead_reason", "_dead_entry_id", "\x00\xff", "a\r\nDEL b",
+		strings.Repeat("n", 10_000),
+	} {
+		msg.Metadata.Set(name, "value of "+name+"\x00\xff\r\n")
+	}
+	require.NoError(t, pub.Publish(topic, msg))
+	got := receive(t, messages)
+	require.True(t, msg.Equals(got), "%q", got.Metadata)
+	redischannels.Reject(got, "hostile\r\n\x00\xff")
+	got.Nack()
+	sub.events.wait(t, redischannels.EventDeadLettered)
+	for letter, err := range newDeadLetters(t, client).List(t.Context(), topic, redischannels.DeadLetterQuery{}) {
+		require.NoError(t, err)
+		require.Equal(t, topic, letter.Topic)
+		require.Equal(t, "g", letter.Group)
+		again, err := redischannels.WatermillMarshaler{}.Unmarshal(letter.Entry())
+		require.NoError(t, err)
+		require.True(t, msg.Equals(again))
+	}
+}
+
+// Neither the log nor an event nor an error nor a reason holds a password or a payload, whatever
+// goes wrong. The dead letter holds the payload, which is what it is for. (F106)
+func TestF106_NoSecretsInLogs(t *testing.T) {
+	t.Parallel()
+	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"
+	server := redistest.Start(t, redistest.WithACL("app on >"+password+" ~* +@all"))
+	admin, topic := server.Admin(t), redistest.Key(t)
+	client := server.Client(t, redistest.As("app", password))
+	logger := redistest.NewRecordingLogger()
+	sub := newLoggedSub(t, client, logger, deliveries(1), inFlight(2))
+	messages := sub.subscribe(t, topic)
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client, MaxPayload: 1000}, logger)
+	require.NoError(t, err)
+	defer pub.Close()
+	var texts []string
+	note := func(err error) {
+		require.Error(t, err)
+		texts = append(texts, err.Error())
+	}
+
+	require.NoError(t, pub.Publish(topic, message.NewMessage("u", []byte(payload))))
+	receive(t, messages).Nack() // too many deliveries
+	addRaw(t, admin, topic, "neither", payload, payload, "message")
+	addRaw(t, admin, topic, "_watermill_message_uuid", "u", "metadata", payload, "payload", payload)
+	redistest.Eventually(t, soon, func() bool { return len(sub.events.of(redischannels.EventDeadLettered)) == 3 }, "three dead letters")
+	note(pub.Publish(topic, message.NewMessage("u", []byte(strings.Repeat(payload, 100)))))
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "app", "-xack", "-xadd", "-xreadgroup").Err())
+	note(pub.Publish(topic, message.NewMessage("u", []byte(payload))))
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "app", ">another", "<"+password).Err())
+	require.NoError(t, admin.ClientKillByFilter(t.Context(), "type", "normal", "skipme", "yes").Err())
+	note(pub.Publish(topic, message.NewMessage("u", []byte(payload))))
+	sub.events.wait(t, redischannels.EventDisconnected)
+	_, err = newLoggedSub(t, client, logger).Subscribe(t.Context(), topic)
+	note(err)
+	sub.closeSoon(t)
+
+	texts = append(texts, logger.Lines()...)
+	for _, e := range sub.events.seen {
+		texts = append(texts, fmt.Sprint(e))
+	}
+	for _, e := range rawRange(t, admin, deadStream(topic)) {
+		for i := 0; i < len(e.fields); i += 2 {
+			if strings.HasPrefix(e.fields[i], "_dead_") {
+				texts = append(texts, e.fields[i+1])
+			}
+			require.NotContains(t, e.fields[i+1], password)
+		}
+	}
+	require.Greater(t, len(texts), 10)
+	for _, text := range texts {
+		require.NotContains(t, text, password)
+		require.NotContains(t, text, payload)
+	}
+}

@@ -1,0 +1,205 @@
+package tests
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// statsOf waits until the only subscription of the subscriber fulfils the condition.
+func statsOf(t *testing.T, sub *testSub, want func(redischannels.SubscriptionStats) bool, what string) redischannels.SubscriptionStats {
+	t.Helper()
+	var stats []redischannels.SubscriptionStats
+	redistest.Eventually(t, soon, func() bool {
+		stats = sub.Stats()
+		return len(stats) == 1 && want(stats[0])
+	}, "%s", what)
+	return stats[0]
+}
+
+// An operator sees a queue grow and cannot tell whether the consumer is slow, stuck or gone.
+func TestStatsOfAGroup(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(2), deliveries(2), func(c *redischannels.SubscriberConfig) {
+		c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
+	})
+	require.Empty(t, sub.Stats())
+	began := time.Now()
+	messages := sub.subscribe(t, topic)
+	first := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return !s.LastRead.IsZero() }, "it has read")
+	require.Equal(t, topic, first.Topic)
+	require.Equal(t, "g", first.Group)
+	require.Equal(t, consumersOf(t, client, topic), []string{first.Consumer})
+	require.Equal(t, redischannels.StateLive, first.State)
+	require.WithinRange(t, first.LastRead, began, time.Now())
+	require.Zero(t, first.InFlight+first.Waiting+first.BackingOff+first.Settling+first.Bytes)
+	statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LastRead.After(first.LastRead) },
+		"an idle subscription goes on reading")
+
+	publish(t, client, topic, "a", "b", "c")
+	a, b := receive(t, messages), receive(t, messages)
+	held := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.InFlight == 2 && s.Delivered == 2 }, "two in flight")
+	require.Positive(t, held.Bytes)
+
+	a.Nack()
+	statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.BackingOff == 1 }, "one is backing off")
+	redischannels.RetryAfter(b, time.Millisecond)
+	b.Nack()
+	c := receive(t, messages)
+	again := receive(t, messages)
+	if countOf(t, c) == 2 {
+		c, again = again, c
+	}
+	require.Equal(t, 2, countOf(t, again))
+	redischannels.Reject(again, "no")
+	again.Nack()
+	c.Ack()
+	end := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool {
+		return s.DeadLettered == 1 && s.InFlight+s.Settling == 0
+	}, "one is a dead letter")
+	require.EqualValues(t, 4, end.Delivered)
+	require.EqualValues(t, 1, end.Redelivered)
+	require.Equal(t, 1, end.BackingOff)
+
+	sub.closeSoon(t)
+	require.Empty(t, sub.Stats())
+}
+
+// What happens to a subscription from outside is counted as well.
+func TestStatsOfFaults(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.AOF())
+	client := server.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(4)) // one that takes no more does not read
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, "claimed", "trimmed", "kept")
+	first, second, third := receive(t, messages), receive(t, messages), receive(t, messages)
+
+	server.Stop()
+	down := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.State == redischannels.StateDisconnected }, "it is disconnected")
+	require.Equal(t, 3, down.InFlight)
+	server.Restart()
+	up := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.State == redischannels.StateLive }, "it is live again")
+	require.EqualValues(t, 1, up.Reconnects)
+	require.True(t, up.LastRead.After(down.LastRead))
+
+	require.NoError(t, client.XClaimJustID(t.Context(), &redis.XClaimArgs{
+		Stream: topic, Group: "g", Consumer: "other", MinIdle: 0, Messages: ids[:1],
+	}).Err())
+	require.NoError(t, client.XDel(t.Context(), topic, ids[1]).Err())
+	lost := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LostClaims == 1 && s.Trimmed == 1 },
+		"a claim is lost and an entry is trimmed")
+	require.Zero(t, lost.Recovered)
+
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_ = sub.Close()
+	}()
+	statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.State == redischannels.StateClosing }, "it is closing")
+	first.Ack()
+	second.Ack()
+	third.Ack()
+	<-closed
+}
+
+// A reader without a group has no consumer, and passes what it cannot use.
+func TestStatsWithoutGroup(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, fanOut, deliveries(1))
+	messages := sub.subscribe(t, topic)
+	addRaw(t, client, topic, "no", "message")
+	publish(t, client, topic, "a")
+	receive(t, messages).Nack()
+	stats := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Passed == 2 }, "two are passed")
+	require.Empty(t, stats.Group)
+	require.Empty(t, stats.Consumer)
+	require.EqualValues(t, 1, stats.Delivered)
+	require.False(t, stats.LastRead.IsZero())
+
+	_, err := sub.GroupStats(t.Context(), topic)
+	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+}
+
+// XINFO GROUPS does not know the lag before Redis 7.0, calls it unknown after an XDEL, and
+// tells a wrong one after trimming: 10 entries, 7 of them trimmed, are "lag 10".
+func TestGroupStats(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	ctx := t.Context()
+	read := func(t *testing.T, topic string, n int64) {
+		t.Helper()
+		require.NoError(t, client.XReadGroup(ctx, &redis.XReadGroupArgs{
+			Group: "g", Consumer: "c", Streams: []string{topic, ">"}, Count: n, Block: -1,
+		}).Err())
+	}
+	for name, test := range map[string]struct {
+		prepare      func(t *testing.T, topic string, ids []string)
+		lag, pending int64
+		last         int // place in ids, -1 for none
+	}{
+		"untouched": {func(*testing.T, string, []string) {}, 1000, 0, -1},
+		"read":      {func(t *testing.T, topic string, _ []string) { read(t, topic, 300) }, 700, 300, 299},
+		"read to the end": {func(t *testing.T, topic string, _ []string) {
+			read(t, topic, 1000)
+		}, 0, 1000, 999},
+		"trimmed before it was read": {func(t *testing.T, topic string, _ []string) {
+			require.NoError(t, client.XTrimMaxLen(ctx, topic, 30).Err())
+		}, 30, 0, -1},
+		"trimmed and read": {func(t *testing.T, topic string, _ []string) {
+			read(t, topic, 3)
+			require.NoError(t, client.XTrimMaxLen(ctx, topic, 500).Err())
+			read(t, topic, 10)
+		}, 490, 13, 509},
+		"deleted ahead": {func(t *testing.T, topic string, ids []string) {
+			read(t, topic, 10)
+			require.NoError(t, client.XDel(ctx, topic, ids[500], ids[501]).Err())
+		}, 988, 10, 9},
+		"empty": {func(t *testing.T, topic string, _ []string) {
+			require.NoError(t, client.XTrimMaxLen(ctx, topic, 0).Err())
+		}, 0, 0, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			sub := newSub(t, client)
+			require.NoError(t, sub.SubscribeInitialize(topic))
+			payloads := make([]string, 1000)
+			ids := publish(t, client, topic, payloads...)
+			test.prepare(t, topic, ids)
+			stats, err := sub.GroupStats(ctx, topic)
+			require.NoError(t, err)
+			require.Equal(t, test.lag, stats.Lag, "lag")
+			require.Equal(t, test.pending, stats.Pending, "pending")
+			last := "0-0"
+			if test.last >= 0 {
+				last = ids[test.last]
+				require.EqualValues(t, 1, stats.Consumers)
+			}
+			require.Equal(t, last, stats.LastDelivered)
+		})
+	}
+
+	sub := newSub(t, client)
+	_, err := sub.GroupStats(ctx, "")
+	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	topic := redistest.Key(t)
+	_, err = sub.GroupStats(ctx, topic)
+	require.ErrorContains(t, err, "no such key")
+	require.ErrorContains(t, err, topic)
+	publish(t, client, topic, "m")
+	_, err = sub.GroupStats(ctx, topic)
+	require.ErrorContains(t, err, "NOGROUP")
+	require.ErrorContains(t, err, fmt.Sprintf("%q", "g"))
+}
