@@ -107,11 +107,11 @@ type GroupStats struct {
 
 // GroupStats asks Redis where the consumer group stands on a topic.
 //
-// XINFO GROUPS has a lag since Redis 7.0 only, and a wrong one after trimming. So
-// it is used only for a stream that has never lost an entry; where the group has read
-// nothing that is left, or everything, the length of the stream tells; otherwise the
-// entries after the last one delivered are counted inside Redis, 200 at a time, which
-// costs about a millisecond for each 1,000 small entries. ctx bounds it.
+// XINFO GROUPS has a lag since Redis 7.0 only, and a wrong one after trimming and
+// after a restart from an append-only file, so it is not used. Where the group has
+// read nothing that is left, or everything, the length of the stream tells; otherwise
+// the entries after the last one delivered are counted inside Redis, 200 at a time.
+// That takes longer the greater the lag is; ctx bounds it.
 //
 // The error wraps [ErrInvalidConfig] without a group, [ErrPermission], [ErrWrongType],
 // or is the reply NOGROUP of Redis if the group or its stream does not exist.

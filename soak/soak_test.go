@@ -207,8 +207,8 @@ func (r *run) drain() {
 					pending += c.Pending
 				}
 			}
-			if pending+groups[0].Lag != 0 || dead > 0 {
-				text += fmt.Sprintf(" %s: %d pending, lag %d, %d consumers of the dead;", topic, pending, groups[0].Lag, dead)
+			if behind := r.behind(topic, groups[0]); pending != 0 || behind || dead > 0 {
+				text += fmt.Sprintf(" %s: %d pending, behind %t, %d consumers of the dead;", topic, pending, behind, dead)
 			}
 		}
 		return text
@@ -219,6 +219,13 @@ func (r *run) drain() {
 			return
 		}
 	}
+}
+
+// behind reports whether a group has not read everything. (The lag that Redis tells is wrong
+// after a restart.)
+func (r *run) behind(topic string, g redis.XInfoGroup) bool {
+	info, err := r.admin.XInfoStream(r.t.Context(), topic).Result()
+	return err != nil || info.LastGeneratedID != g.LastDeliveredID
 }
 
 // live is how many consumers of a topic run.

@@ -26,11 +26,8 @@ if from == '' then
   if s.length == 0 or last == s['last-generated-id'] then
     return {g.pending, g.consumers, last, 0, ''}
   end
-  -- What was trimmed is missing in Redis' own number, so that is worth something only
-  -- where nothing was.
-  if g.lag and s['entries-added'] == s.length then
-    return {g.pending, g.consumers, last, g.lag, ''}
-  end
+  -- The server's own lag is not used: it is wrong after trimming, and also after a
+  -- restart from an append-only file, which does not keep what a group has read.
   -- Nothing of what is left was delivered.
   if #redis.call('XRANGE', key, '-', last, 'COUNT', 1) == 0 then
     return {g.pending, g.consumers, last, s.length, ''}
