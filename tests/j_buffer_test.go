@@ -193,9 +193,10 @@ func TestF94_NackRedeliversInThisProcess(t *testing.T) {
 			c.NackBackoff = redischannels.Backoff{Min: time.Minute, Max: time.Minute}
 		})
 		topic := redistest.Key(t)
-		messages := sub.subscribe(t, topic)
+		messages, others := sub.subscribe(t, topic), sub.subscribe(t, topic)
 		say(t, pub, topic, "a", "b", "c")
 		receive(t, messages).Nack()
+		require.Equal(t, []string{"a", "b", "c"}, receiveAcked(t, others, 3)) // all have come over the connection
 		require.Less(t, sub.closeSoon(t), time.Second)
 		waitClosed(t, messages)
 		require.Equal(t, 3, sub.events.sum(redischannels.EventAbandoned), "what is lost at the end is told")
