@@ -19,6 +19,9 @@ const (
 	// handed back, and staleCheck how often that is looked at.
 	staleAfter = time.Second
 	staleCheck = 250 * time.Millisecond
+	// reapEvery is after how many walks idle consumers are looked for, and where the
+	// group stands: four commands, which idle subscriptions should not cost each time.
+	reapEvery = 4
 )
 
 // keep renews leases until keeping is closed and, until stop, looks for entries
@@ -31,6 +34,7 @@ func (s *subscription) keep() {
 	stale := time.NewTicker(staleCheck)
 	defer stale.Stop()
 	stopped := s.fetch.Done()
+	walks := 0
 	for {
 		select {
 		case <-s.keeping:
@@ -55,8 +59,10 @@ func (s *subscription) keep() {
 				s.walk.begin()
 				s.claimWalk()
 			}
-			if err := s.reap(s.fetch); err != nil {
-				s.backgroundFailed(err)
+			if walks++; walks%reapEvery == 0 {
+				if err := s.reap(s.fetch); err != nil {
+					s.backgroundFailed(err)
+				}
 			}
 		}
 	}
