@@ -375,6 +375,9 @@ func (m *Mux) failed(l *link, text string) {
 		return
 	}
 	e.attempts++
+	if e.live { // the command was sent once more; the end itself is still on its way
+		e.lost = time.Now()
+	}
 	if moved {
 		m.reload()
 		e.hint = addr

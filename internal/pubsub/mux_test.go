@@ -96,6 +96,29 @@ func TestACommandWithoutAnAnswer(t *testing.T) {
 	require.NoError(t, <-aw.done)
 }
 
+// The error reaches us before the end of the subscription does: the gap was not reported.
+func TestALiveNameThatHasMoved(t *testing.T) {
+	d := newDesk(t)
+	_, keep := d.want("keep") // the link stays open
+	x, w := d.want("x")
+	d.confirm("keep")
+	require.NoError(t, <-keep.done)
+	d.confirm("x")
+	require.NoError(t, <-w.done)
+	d.link.subscribe(x) // once more, as after a confirmation that was not recognised
+	d.moved("x")
+	require.Nil(t, x.link)
+	d.end("x")
+	d.mu.Lock()
+	d.join(d.link, x)
+	d.mu.Unlock()
+	d.confirm("x")
+	require.True(t, x.live)
+	require.Len(t, d.notices, 1)
+	require.Equal(t, Gap, d.notices[0].Kind)
+	require.Equal(t, "x", d.notices[0].Name.Text)
+}
+
 // Subscribe and unsubscribe of one name, with answers on their way.
 func TestAnswersToEarlierSubscriptions(t *testing.T) {
 	d := newDesk(t)
