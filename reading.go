@@ -288,6 +288,10 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 
 // restore creates the group again after it or its stream vanished.
 func (s *subscription) restore(cause error) error {
+	// Without the lock: an entry is acknowledged between the look and the script, which
+	// then puts it back, and it is handled again.
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	held := s.win.Pending()
 	created, start, restored, err := s.restoreGroup(s.fetch, held)
 	if err != nil {
@@ -333,6 +337,8 @@ func (s *subscription) restoreGroup(ctx context.Context, held []stream.Pending) 
 // consumer has made a lost group again and did not know of it: it is put back. Or it
 // was trimmed, and another consumer's walk was the first to see that.
 func (s *subscription) vanished(items ...*window.Item) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	items, held, expired := s.win.Unexpired(items)
 	for _, it := range expired {
 		s.lost(it, stream.NotPending)

@@ -56,6 +56,8 @@ func (s *subscription) settle() {
 // write writes the settlements that are due and returns the time until the next of
 // those that have failed, or 0.
 func (s *subscription) write(items []*window.Item) (wait time.Duration) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	now := time.Now()
 	standings := s.win.Standings(items, now, make([]window.Standing, 0, len(items)))
 	leased := make([]*window.Item, 0, len(items))

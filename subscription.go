@@ -80,6 +80,7 @@ type subscription struct {
 	losses    losses                // the same
 	returned  sync.Map              // stream.ID of entries that were handed back
 	leases    sync.Mutex            // held over a renewal and over a hand-back
+	writing   sync.Mutex            // held while settlements are written, and while a group is restored
 	outage    outage
 	settleErr outage
 	counters  counters

@@ -172,6 +172,7 @@ func TestF65_F66_TheRolesChange(t *testing.T) {
 	require.NoError(t, pub.Publish(topic, pubMessages("m", 2)...))
 	first, held := receive(t, messages), receive(t, messages)
 	first.Ack()
+	redistest.Eventually(t, soon, func() bool { return len(heir.XInfoGroups(ctx, topic).Val()) == 1 }, "the group is replicated")
 	eventuallyPending(t, heir, topic, 1)
 
 	require.NoError(t, heir.Do(ctx, "replicaof", "no", "one").Err())
