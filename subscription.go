@@ -38,7 +38,8 @@ const (
 //	settle    writes acknowledgements and dead letters; groups only (settle.go)
 //	keep      renews leases, claims, removes idle consumers; groups only (keep.go)
 //
-// They share the window, which has the only lock. Redis is never called under it.
+// They share the window, whose lock is never held over a call of Redis. The locks that
+// are, and their order, are listed in CONTRIBUTING.md.
 type subscription struct {
 	origin
 	deadTopic string
