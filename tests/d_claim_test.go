@@ -239,7 +239,8 @@ func TestF46_AQuietConsumerIsNotHarmed(t *testing.T) {
 	publish(t, client, topic, "a", "b")
 	require.Equal(t, []string{"a", "b"}, receiveAcked(t, messages, 2))
 	eventuallyPending(t, client, topic, 0)
-	quietOne.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored, redischannels.EventDisconnected)
+	quietOne.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored,
+		redischannels.EventDisconnected, redischannels.EventGroupLost)
 }
 
 // A lock for reclaiming, held by a process that was killed, ends all recovery. (F47)
