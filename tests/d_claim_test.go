@@ -241,6 +241,7 @@ func TestF46_AQuietConsumerIsNotHarmed(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 	quietOne.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored,
 		redischannels.EventDisconnected, redischannels.EventGroupLost)
+	other.events.none(t, redischannels.EventGroupLost)
 }
 
 // A lock for reclaiming, held by a process that was killed, ends all recovery. (F47)
