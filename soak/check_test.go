@@ -245,14 +245,23 @@ func (j *journal) again(p *report) map[string]int {
 			}
 			if len(faults) == 0 {
 				counts["nothing"]++
-				p.addf("handled again without a reason", "%s: by %s (%q, closing %t), then by %s %s later", h.entry, before.by.name,
-					before.how, before.by.closing != 0, h.by.name, time.Duration(h.start-before.over()))
+				p.addf("handled again without a reason", "%s: by %s (%q, for %s, closing since %s), then by %s %s later (count %d)\n\t\t%s\n\t\t%s",
+					h.entry, before.by.name, before.how, time.Duration(before.over()-before.start), since(before.by.closing, before.over()),
+					h.by.name, time.Duration(h.start-before.over()), h.count, before.by.said(before.over()), h.by.said(h.start))
 				continue
 			}
 			counts[faults[len(faults)-1].kind]++
 		}
 	}
 	return counts
+}
+
+// since tells how long before a moment something was, if it was at all.
+func since(was, moment int64) string {
+	if was == 0 {
+		return "never"
+	}
+	return time.Duration(moment - was).String()
 }
 
 // harmless are faults after which nothing need be handled twice: who gets entries later than their

@@ -35,7 +35,13 @@ type incarnation struct {
 	began           int64
 	killed          int64 // 0 unless SIGKILL
 	closing, closed int64 // 0 unless it was told to
-	events          map[string]int
+	events          []event
+}
+
+// event is something that the library has reported.
+type event struct {
+	at   int64
+	text string
 }
 
 // window is the time of a fault. who is the name of what it concerns, empty for everybody.
@@ -66,7 +72,7 @@ func newJournal() *journal {
 func (j *journal) incarnate(name, topic string) *incarnation {
 	in := &incarnation{
 		name: name, topic: topic, began: time.Now().UnixNano(),
-		open: map[string]*handling{}, taken: map[string]bool{}, events: map[string]int{},
+		open: map[string]*handling{}, taken: map[string]bool{},
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -119,7 +125,7 @@ func (j *journal) line(in *incarnation, text string) {
 		delete(in.open, rest[0])
 		h.how, h.end = words[0], at
 	case "event":
-		in.events[rest[0]]++
+		in.events = append(in.events, event{at, strings.Join(rest, " ")})
 		if len(rest) > 1 && rest[0] == "recovered" {
 			for id := range strings.SplitSeq(rest[1], ",") {
 				in.taken[id] = true
@@ -152,3 +158,15 @@ func (j *journal) during(name string, from, to int64) []window {
 }
 
 func (m messageKey) String() string { return fmt.Sprintf("%s %s %d", m.topic, m.key, m.seq) }
+
+// said returns what a process has reported around a moment, with the time from it.
+func (in *incarnation) said(moment int64) string {
+	const around = int64(3 * time.Second)
+	var lines []string
+	for _, e := range in.events {
+		if e.at > moment-around && e.at < moment+around {
+			lines = append(lines, fmt.Sprintf("%s %.300s", time.Duration(e.at-moment).Round(time.Millisecond), e.text))
+		}
+	}
+	return in.name + ": " + strings.Join(lines, "; ")
+}
