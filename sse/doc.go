@@ -1,0 +1,2 @@
+// Package sse streams a channel to browsers as Server-Sent Events.
+package sse
