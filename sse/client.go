@@ -211,7 +211,7 @@ func (c *client[T]) send(e *event[T]) error {
 // settle tells the client the ID that it has come to, if it does not know it: browsers
 // take it from an event without data and tell nobody.
 func (c *client[T]) settle() error {
-	if !c.owes || c.at.IsZero() {
+	if !c.owes || !c.handler.keeps {
 		return nil
 	}
 	c.owes = false

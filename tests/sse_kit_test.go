@@ -93,20 +93,29 @@ func openSSEWith(t *testing.T, client *http.Client, url string, changes ...func(
 // read takes the response apart.
 func (s *sseStream) read(ctx context.Context) {
 	defer close(s.events)
-	lines := bufio.NewReader(s.resp.Body)
+	s.err = eachEvent(s.resp.Body, func(e sseEvent) (bool, error) {
+		select {
+		case s.events <- e:
+			return true, nil
+		case <-ctx.Done():
+			return false, nil
+		}
+	})
+}
+
+// eachEvent reads events until f says otherwise.
+func eachEvent(body io.Reader, f func(sseEvent) (more bool, err error)) error {
+	lines := bufio.NewReader(body)
 	var e sseEvent
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			s.err = err
-			return
+			return err
 		}
 		line = strings.TrimSuffix(line, "\n")
 		if line == "" {
-			select {
-			case s.events <- e:
-			case <-ctx.Done():
-				return
+			if more, err := f(e); err != nil || !more {
+				return err
 			}
 			e = sseEvent{}
 			continue
