@@ -27,6 +27,7 @@ type load struct {
 	duration time.Duration
 	payload  int // bytes of JSON, about
 	naive    int // clients of the naive handler; 0 leaves it out
+	profile  string
 }
 
 func main() {
@@ -39,6 +40,7 @@ func main() {
 	flag.DurationVar(&l.duration, "duration", 10*time.Second, "how `long` is published")
 	flag.IntVar(&l.payload, "payload", 256, "`bytes` of a message")
 	flag.IntVar(&l.naive, "naive", 1000, "`number` of clients of the handler with one XREAD per client; 0 leaves it out")
+	flag.StringVar(&l.profile, "profile", "", "write a CPU profile of the server process with sse.Handler to this `file`")
 	flag.Parse()
 	if err := run(ctx, l); err != nil {
 		cancel()
@@ -96,7 +98,7 @@ func measure(ctx context.Context, l load, progress func(string)) ([]result, erro
 func print(l load, results []result) error {
 	fmt.Printf("%g messages/s of %d bytes for %v\n\n", l.rate, l.payload, l.duration)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "handler\tclients\tdeliveries/s\tp50\tp99\tmax\theap/client\tstack/client\treading connections\tCPU server\tCPU redis\tCPU clients\t")
+	fmt.Fprintln(w, "handler\tclients\tmessages/s\tdeliveries/s\tp50\tp99\tmax\theap/client\tstack/client\treading connections\tCPU server\tCPU redis\tCPU clients\t")
 	base := results[0]
 	for i, r := range results {
 		heap, stack := r.heap, r.stack
@@ -104,8 +106,8 @@ func print(l load, results []result) error {
 		if i > 0 {
 			heap, stack, beyond = heap-base.heap, stack-base.stack, "+"
 		}
-		fmt.Fprintf(w, "%s\t%d\t%.0f\t%s\t%s\t%s\t%s%.1f KiB\t%s%.1f KiB\t%d\t%.2f\t%.2f\t%.2f\t\n", r.name, r.clients,
-			r.deliveries, short(r.P50), short(r.P99), short(r.Max), beyond, heap/1024, beyond, stack/1024, r.readers, r.cpu, r.redisCPU, r.clientsCPU)
+		fmt.Fprintf(w, "%s\t%d\t%.1f\t%.0f\t%s\t%s\t%s\t%s%.1f KiB\t%s%.1f KiB\t%d\t%.2f\t%.2f\t%.2f\t\n", r.name, r.clients,
+			r.deliveries/float64(r.clients), r.deliveries, short(r.P50), short(r.P99), short(r.Max), beyond, heap/1024, beyond, stack/1024, r.readers, r.cpu, r.redisCPU, r.clientsCPU)
 	}
 	fmt.Fprintln(w)
 	if err := w.Flush(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,13 @@ func serve(ctx context.Context, k kind, l load, redisServer *local.Redis, client
 	}
 	if begun.Connected != l.clients {
 		return r, fmt.Errorf("%d of %d clients are connected: %s", begun.Connected, l.clients, begun.Err)
+	}
+	if k.name == kinds[1].name && l.profile != "" {
+		stop, err := profile(l.profile)
+		if err != nil {
+			return r, err
+		}
+		defer stop()
 	}
 	published := int64(0)
 	cpu, redisCPU, began := local.CPUTime(), redisTime(ctx, redisServer), time.Now()
@@ -118,6 +126,21 @@ func publish(ctx context.Context, l load, addr string) (int64, error) {
 		}
 	}
 	return n, nil
+}
+
+// profile writes a CPU profile until stop is called.
+func profile(name string) (stop func(), err error) {
+	file, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = file.Close()
+	}, nil
 }
 
 // memory is that of this process without garbage.
