@@ -26,8 +26,10 @@ type transport struct {
 	publish func(ctx context.Context, msgs []*message.Message) ([]string, error)
 	// room tells whether WaitToWrite may return; nil: always.
 	room func(ctx context.Context) (bool, error)
-	// history and follow are nil where the transport keeps nothing.
+	// history and last are nil where the transport keeps nothing; follow knows only
+	// Latest there.
 	history func(ctx context.Context, from Position) iter.Seq2[*message.Message, error]
+	last    func(ctx context.Context) (string, error)
 	follow  func(from Position) (*feed, error)
 	drain   time.Duration
 	logger  watermill.LoggerAdapter
@@ -70,7 +72,8 @@ func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, c
 // nobody reads, while the connection is, and when a reader falls behind by more than
 // its Buffer, which events tell of. It does not talk to Redis before the first use;
 // the first read returns when Redis has confirmed the subscription or fails. IDs are
-// those of the messages; History and Follow answer [ErrNotSupported].
+// those of the messages; History and LastID answer [ErrNotSupported], and so does Follow
+// from elsewhere than Latest.
 func NewPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig) (*Channel[T], error) {
 	if hub == nil {
 		return nil, errNoHub
@@ -101,7 +104,8 @@ func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, 
 // NewChannel makes a channel over any Watermill publisher and subscriber, such as
 // gochannel in unit tests. Either may be nil for a channel that only reads or only
 // writes; the other direction answers [ErrNotSupported]. What only Redis Streams can
-// do (History, Follow, Reject, NackAfter, the bounds of WaitToWrite) does so as well.
+// do (History, LastID, Follow from elsewhere than Latest, Reject, NackAfter, the bounds of
+// WaitToWrite) does so as well.
 // Delivery IDs are the UUIDs of the messages.
 //
 // Publisher and subscriber stay the caller's: Close ends only the subscription.

@@ -144,6 +144,9 @@ func (s *subscription) checkGap(info stream.Info) {
 	}
 	s.position = info.Head()
 	s.report(Event{Kind: EventGap, Err: gap})
+	if s.onGap != nil {
+		s.onGap(gap)
+	}
 }
 
 func (s *subscription) fanOutFailed(err error) {

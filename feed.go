@@ -204,6 +204,18 @@ func (f *feed) open(ctx context.Context) error {
 	return nil
 }
 
+// tellLive has told called when the feed has subscribed. It precedes the first use.
+func (f *feed) tellLive(told func()) {
+	subscribe := f.subscribe
+	f.subscribe = func(ctx context.Context) (<-chan *message.Message, error) {
+		in, err := subscribe(ctx)
+		if err == nil {
+			told()
+		}
+		return in, err
+	}
+}
+
 // drainMessages reads from a subscription that is ending.
 func drainMessages(in <-chan *message.Message) {
 	for msg := range in {

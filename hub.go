@@ -24,6 +24,7 @@ type Hub struct {
 	closed     bool
 	channels   map[interface{ Close() error }]struct{}
 	publishers []sharedPublisher
+	fanOuts    []sharedFanOut
 	pubsubs    []*sharedPubSub
 	closing    sync.Once
 	closeErr   error
@@ -138,8 +139,8 @@ func (h *Hub) Close() error {
 func (h *Hub) close() error {
 	h.mu.Lock()
 	h.closed = true
-	channels, publishers, pubsubs := h.channels, h.publishers, h.pubsubs
-	h.channels, h.publishers, h.pubsubs = nil, nil, nil
+	channels, publishers, fanOuts, pubsubs := h.channels, h.publishers, h.fanOuts, h.pubsubs
+	h.channels, h.publishers, h.fanOuts, h.pubsubs = nil, nil, nil, nil
 	h.mu.Unlock()
 
 	var errs []error
@@ -156,6 +157,9 @@ func (h *Hub) close() error {
 	closing.Wait()
 	for _, p := range publishers {
 		errs = append(errs, p.publisher.Close())
+	}
+	for _, f := range fanOuts {
+		errs = append(errs, f.subscriber.Close())
 	}
 	for _, p := range pubsubs {
 		errs = append(errs, p.publisher.Close(), p.subscriber.Close())
@@ -239,6 +243,40 @@ func (h *Hub) publisher(config PublisherConfig) (*Publisher, error) {
 	}
 	h.publishers = append(h.publishers, sharedPublisher{config, publisher})
 	return publisher, nil
+}
+
+// sharedFanOut serves all that is read without a group with the same settings, so that it
+// shares connections.
+type sharedFanOut struct {
+	config     SubscriberConfig
+	subscriber *Subscriber
+}
+
+// fanOut returns the subscriber without a group for this configuration, but for what each
+// subscription has of its own or only a group has.
+func (h *Hub) fanOut(config SubscriberConfig) (*Subscriber, error) {
+	config.ConsumerGroup, config.Consumer, config.StartFrom = "", "", Position{}
+	config.DeadLetterTopic, config.DeadLetterRetention = nil, Retention{}
+	onEvent, onReadClient := config.OnEvent, config.OnReadClient
+	config.OnEvent, config.OnReadClient = nil, nil // those of the hub; functions cannot be compared
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
+	}
+	for _, f := range h.fanOuts {
+		if reflect.DeepEqual(f.config, config) {
+			return f.subscriber, nil
+		}
+	}
+	own := config
+	own.OnEvent, own.OnReadClient = onEvent, onReadClient
+	subscriber, err := NewSubscriber(own, h.config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	h.fanOuts = append(h.fanOuts, sharedFanOut{config, subscriber})
+	return subscriber, nil
 }
 
 // report tells OnEvent what readers find out themselves.

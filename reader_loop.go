@@ -3,9 +3,12 @@ package redischannels
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/live"
 )
 
 // All yields values and acknowledges each when the loop comes back for the next. When
@@ -95,6 +98,10 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 			return
 		}
 		for msg, err := range r.transport.history(ctx, from) {
+			if closed := r.Err(); closed != nil {
+				yield(Delivery[T]{}, closed)
+				return
+			}
 			if !r.show(msg, err, yield) {
 				return
 			}
@@ -104,18 +111,23 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 
 // Follow yields what is in the stream after from (zero means Oldest), and then what is
 // written, as it comes: one cursor goes through both, so nothing is missing or twice
-// where they meet. It belongs to no group and uses a connection of its own until the
-// loop ends, which it does as All does. Errors are those of History and All.
+// where they meet. It belongs to no group and ends as All does; errors are those of
+// History and All. All that is read without a group on one hub with equal settings, by
+// this loop, others and readers, shares one connection per 256 streams (in Redis Cluster
+// per hash slot), and who is slow holds up nobody else.
+//
+// Where the transport keeps nothing, Latest is the only position: the loop then has a
+// subscription of its own, and sees what others see, as far as the transport gives every
+// subscription every message (Pub/Sub does).
 func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
-		if r.transport.follow == nil {
-			yield(Delivery[T]{}, r.notSupported("follow"))
-			return
-		}
 		source, err := r.transport.follow(from)
 		if err != nil {
 			yield(Delivery[T]{}, err)
 			return
+		}
+		if told := live.Told(ctx); told != nil {
+			source.tellLive(told)
 		}
 		defer r.feed.disown(source)
 		if err := r.feed.adopt(source); err != nil {
@@ -137,6 +149,24 @@ func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Deliver
 			failed = r.rest(ctx, err, failed)
 		}
 	}
+}
+
+// LastID returns the greatest entry ID that the stream has had, "0-0" if it has had none:
+// History or Follow with [AfterID] of it begins with what is written after this call.
+// Where the transport keeps nothing it answers [ErrNotSupported] without asking Redis.
+// (XINFO STREAM last-generated-id)
+func (r *Reader[T]) LastID(ctx context.Context) (string, error) {
+	if r.transport.last == nil {
+		return "", r.notSupported("last ID")
+	}
+	if err := r.Err(); err != nil {
+		return "", err
+	}
+	id, err := r.transport.last(ctx)
+	if err != nil {
+		return "", fmt.Errorf("redischannels: last ID of %q: %w", r.feed.topic, err)
+	}
+	return id, nil
 }
 
 // show yields a message of which there is nothing to settle.

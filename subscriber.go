@@ -79,6 +79,11 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 // consumer group it matters only if the group does not exist yet. Without a group
 // a position that was trimmed away is reported by EventGap.
 func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Position) (<-chan *message.Message, error) {
+	return s.subscribe(ctx, topic, from, nil)
+}
+
+// subscribe is SubscribeFrom with a function that is told the gaps of this subscription.
+func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position, onGap func(*GapError)) (<-chan *message.Message, error) {
 	if err := validateTopic(topic); err != nil {
 		return nil, err
 	}
@@ -90,6 +95,7 @@ func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Posit
 	}
 	sub, err := s.newSubscription(ctx, topic)
 	if err == nil {
+		sub.onGap = onGap
 		err = sub.open(ctx, from.or(s.cfg.StartFrom))
 	}
 	if err == nil {

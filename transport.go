@@ -22,10 +22,16 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 		return transport{}, err
 	}
 	reading := config.subscriber()
-	reading.Client, reading.OnReadClient = h.client, h.config.OnReadClient
-	source, subscriber, err := h.streamFeed(key, reading, reading.StartFrom)
+	reading.Client, reading.OnEvent, reading.OnReadClient = h.client, h.config.OnEvent, h.config.OnReadClient
+	together, err := h.fanOut(reading)
 	if err != nil {
 		return transport{}, err
+	}
+	source, subscriber := h.sharedFeed(together, key, reading.StartFrom), together
+	if reading.ConsumerGroup != "" {
+		if source, subscriber, err = h.groupFeed(key, reading); err != nil {
+			return transport{}, err
+		}
 	}
 	t := transport{
 		feed: source,
@@ -36,13 +42,11 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			return subscriber.History(ctx, key, from, Latest)
 		},
 		follow: func(from Position) (*feed, error) {
-			alone := reading
-			alone.ConsumerGroup = ""
-			source, _, err := h.streamFeed(key, alone, from.or(Oldest))
-			if err != nil {
-				return nil, err
-			}
-			return newFeed(source), nil
+			return newFeed(h.sharedFeed(together, key, from.or(Oldest))), nil
+		},
+		last: func(ctx context.Context) (string, error) {
+			info, err := stream.Stat(ctx, h.client, key)
+			return info.Last.String(), redisError(err)
 		},
 		drain:  subscriber.cfg.Tuning.DrainTimeout,
 		logger: h.config.Logger,
@@ -57,33 +61,41 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 	return t, nil
 }
 
-// streamFeed returns a feed from a stream with a subscriber of its own.
-func (h *Hub) streamFeed(key string, config SubscriberConfig, from Position) (feedConfig, *Subscriber, error) {
-	var gap func(*GapError)
-	config.OnEvent = func(e Event) {
-		if err, ok := e.Err.(*GapError); ok && e.Kind == EventGap && gap != nil {
-			gap(err)
-		}
-		if h.config.OnEvent != nil {
-			h.config.OnEvent(e)
-		}
-	}
+// groupFeed returns a feed from a stream with a subscriber of its own.
+func (h *Hub) groupFeed(key string, config SubscriberConfig) (feedConfig, *Subscriber, error) {
 	subscriber, err := NewSubscriber(config, h.config.Logger)
 	if err != nil {
 		return feedConfig{}, nil, err
 	}
+	source := h.streamFeed(subscriber, key)
+	source.group = config.ConsumerGroup
+	source.subscribe = func(ctx context.Context) (<-chan *message.Message, error) {
+		return subscriber.Subscribe(ctx, key)
+	}
+	source.shut = func() { _ = subscriber.Close() } // always nil
+	return source, subscriber, nil
+}
+
+// sharedFeed returns a feed from a stream with a subscription of a subscriber that the
+// groupless readers of the hub share.
+func (h *Hub) sharedFeed(subscriber *Subscriber, key string, from Position) feedConfig {
+	source := h.streamFeed(subscriber, key)
+	var gap func(*GapError)
+	source.onGap = func(f func(*GapError)) { gap = f }
+	patience := subscriber.cfg.Tuning.DrainTimeout + drainGrace
+	source.subscribe, source.shut = ownSubscription(key, patience, h.config.Logger, func(ctx context.Context) (<-chan *message.Message, error) {
+		return subscriber.subscribe(ctx, key, from, gap)
+	})
+	return source
+}
+
+func (h *Hub) streamFeed(subscriber *Subscriber, key string) feedConfig {
 	return feedConfig{
-		topic: key,
-		group: config.ConsumerGroup,
-		subscribe: func(ctx context.Context) (<-chan *message.Message, error) {
-			return subscriber.SubscribeFrom(ctx, key, from)
-		},
-		shut:       func() { _ = subscriber.Close() }, // always nil
-		onGap:      func(f func(*GapError)) { gap = f },
+		topic:      key,
 		limit:      subscriber.cfg.MaxInFlight,
 		stallAfter: subscriber.cfg.Tuning.BlockTime,
 		report:     h.report,
-	}, subscriber, nil
+	}
 }
 
 // genericTransport puts a channel on somebody else's Pub/Sub.
@@ -100,8 +112,7 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 		}
 		return ids, publisher.Publish(topic, msgs...)
 	}
-	t.feed = feedConfig{topic: topic, report: func(Event) {}} // there is no limit to report
-	t.feed.subscribe, t.feed.shut = ownSubscription(topic, drain, logger, func(ctx context.Context) (<-chan *message.Message, error) {
+	t.live(feedConfig{topic: topic, report: func(Event) {}}, drain, func(ctx context.Context) (<-chan *message.Message, error) { // there is no limit to report
 		if subscriber == nil {
 			return nil, fmt.Errorf("redischannels: read %q without a subscriber: %w", topic, ErrNotSupported)
 		}
@@ -118,8 +129,8 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 	}
 	drain := shared.subscriber.cfg.DrainTimeout
 	t := transport{drain: drain, logger: h.config.Logger}
-	t.feed = feedConfig{topic: name, limit: shared.subscriber.cfg.MaxInFlight, report: h.report}
-	t.feed.subscribe, t.feed.shut = ownSubscription(name, drain+drainGrace, h.config.Logger, func(ctx context.Context) (<-chan *message.Message, error) {
+	source := feedConfig{topic: name, limit: shared.subscriber.cfg.MaxInFlight, report: h.report}
+	t.live(source, drain+drainGrace, func(ctx context.Context) (<-chan *message.Message, error) {
 		return shared.subscriber.Subscribe(ctx, name)
 	})
 	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
@@ -136,6 +147,23 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 		return ids, err
 	}
 	return t, nil
+}
+
+// live makes a transport that keeps nothing read what comes: each feed has a subscription
+// of its own.
+func (t *transport) live(source feedConfig, patience time.Duration, subscribe func(context.Context) (<-chan *message.Message, error)) {
+	open := func() feedConfig {
+		own := source
+		own.subscribe, own.shut = ownSubscription(source.topic, patience, t.logger, subscribe)
+		return own
+	}
+	t.feed = open()
+	t.follow = func(from Position) (*feed, error) {
+		if from != Latest {
+			return nil, fmt.Errorf("redischannels: follow %q, of which nothing is kept, from elsewhere than Latest: %w", source.topic, ErrNotSupported)
+		}
+		return newFeed(open()), nil
+	}
 }
 
 // ownSubscription makes the functions of a feed that has one subscription of a

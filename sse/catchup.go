@@ -1,0 +1,182 @@
+package sse
+
+import (
+	"context"
+	"errors"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// A page that a client catches up by has at most this many events, and about this many
+// bytes. Only pages are held in memory for clients that are not up to date, catchUps of
+// them being read and one per client being written.
+const (
+	pageEvents = 256
+	pageBytes  = 256 << 10
+)
+
+// attach brings a client from where it begins into the ring and returns the number of the
+// event that comes next.
+//
+// What the ring has is never read from Redis. Behind that a client reads pages of the
+// stream until one ends at the stream's end. The floor of the ring was noted before that
+// page was read, and everything up to it existed then, so the client has it now; what is
+// behind it is in the ring, unless the ring was faster: then it reads on.
+func (c *client[T]) attach() (uint64, error) {
+	if !c.known && c.start == redischannels.Latest {
+		edge := c.broadcast.edge()
+		c.at, c.owes = edge.end, true
+		return edge.next, nil
+	}
+	from := c.start
+	exists := false // Redis has, or had, an entry of the ID at
+	for failed := 0; ; {
+		edge := c.broadcast.edge()
+		if c.known {
+			from = redischannels.AfterID(c.at.String())
+			number, where, life := c.broadcast.locate(c.at)
+			switch {
+			case where == inside:
+				return number, nil
+			case where == ahead && exists:
+				c.skip, c.life = c.at, life // what comes up to there is known
+				return number, nil
+			case where == ahead:
+				last, err := c.lastID()
+				if err != nil {
+					return 0, err
+				}
+				if exists = !last.Less(c.at); exists {
+					continue // another process was faster than this one
+				}
+				// The stream has begun anew.
+				if err := c.send(newGap[T](c.at.String(), "")); err != nil {
+					return 0, err
+				}
+				if now := c.broadcast.edge(); last.Less(now.end) && now.life == edge.life {
+					c.at, c.owes = now.end, true // the ring will find that out, and then has all of it
+					return now.next, nil
+				}
+				c.at, c.known, from = stream.ID{}, false, redischannels.Oldest
+				continue
+			}
+		}
+		p, err := c.read(from)
+		if err == nil {
+			err = c.sendPage(p)
+		}
+		if err != nil {
+			return 0, err
+		}
+		exists = exists || len(p.events) > 0
+		if p.err != nil {
+			failed++
+			if err := c.rest(failed, p.err); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		failed = 0
+		if !p.more && edge.life == c.broadcast.edge().life {
+			if c.at.Less(edge.floor) {
+				c.at, c.owes = edge.floor, true
+			}
+			c.known = true
+		}
+	}
+}
+
+// lastID asks Redis until it answers.
+func (c *client[T]) lastID() (stream.ID, error) {
+	for failed := 1; ; failed++ {
+		var last stream.ID
+		var redisErr error
+		if err := c.apart(func() { last, redisErr = c.handler.lastID(c.ctx) }); err != nil {
+			return stream.ID{}, err
+		}
+		if redisErr == nil {
+			return last, nil
+		}
+		if err := c.rest(failed, redisErr); err != nil {
+			return stream.ID{}, err
+		}
+	}
+}
+
+// page is a part of the stream that a client is sent from Redis.
+type page[T any] struct {
+	events []*event[T]
+	more   bool  // it does not end at the end of the stream
+	err    error // behind events
+}
+
+// read reads what comes after a position.
+func (c *client[T]) read(from redischannels.Position) (*page[T], error) {
+	p := new(page[T])
+	err := c.apart(func() { *p = c.handler.page(c.ctx, from) })
+	return p, err
+}
+
+// page reads a page from Redis.
+func (h *Handler[T]) page(ctx context.Context, from redischannels.Position) (p page[T]) {
+	bytes := 0
+	for d, err := range h.channel.Reader().History(ctx, from) {
+		if len(p.events) == pageEvents || bytes >= pageBytes {
+			p.more = true
+			break
+		}
+		e, err := h.event(d, err)
+		if err != nil {
+			p.err = err
+			break
+		}
+		p.events = append(p.events, e)
+		bytes += len(e.wire)
+	}
+	return p
+}
+
+// sendPage writes the events of a page.
+func (c *client[T]) sendPage(p *page[T]) error {
+	for _, e := range p.events {
+		if err := c.send(e); err != nil {
+			return err
+		}
+		if !e.gap {
+			c.known = true
+		}
+	}
+	return c.flush()
+}
+
+// apart lets f, which talks to Redis, run in a goroutine of its own while heartbeats are
+// sent; few do so at once. After an error f may still run.
+func (c *client[T]) apart(f func()) error {
+	if err := c.wait(nil, c.handler.slots); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	c.handler.running.Go(func() {
+		defer close(done)
+		defer func() { <-c.handler.slots }()
+		f()
+	})
+	return c.wait(done, nil)
+}
+
+// rest waits before Redis is asked again, and reports the first error of a row.
+func (c *client[T]) rest(failed int, err error) error {
+	if errors.Is(err, redischannels.ErrClosed) {
+		return errEnded
+	}
+	if failed == 1 && c.ctx.Err() == nil {
+		c.handler.options.OnError(err)
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, retryDelay(failed))
+	defer cancel()
+	if err := c.wait(ctx.Done(), nil); err != nil {
+		return err
+	}
+	return c.ctx.Err()
+}

@@ -1,0 +1,116 @@
+package sse
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	gosse "github.com/tmaxmax/go-sse"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// event makes an event of what a reader yields, or returns the error that is none.
+func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*event[T], error) {
+	var gap *redischannels.GapError
+	var undecodable *redischannels.DecodeError
+	switch {
+	case errors.As(err, &gap):
+		return newGap[T](gap.Asked, gap.FirstAvailable), nil
+	case errors.As(err, &undecodable):
+		h.options.OnError(err)
+		return h.undecodable(undecodable.EntryID), nil
+	case err != nil:
+		return nil, err
+	}
+	e, err := h.value(d)
+	if err != nil {
+		h.options.OnError(fmt.Errorf("redischannels/sse: event of %s: %w", d.ID, err))
+		return h.undecodable(d.ID), nil
+	}
+	return e, nil
+}
+
+// value makes the event of a value. A panic of the application's functions is an error.
+func (h *Handler[T]) value(d redischannels.Delivery[T]) (e *event[T], err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e, err = nil, fmt.Errorf("Event or Encode panicked: %v", r)
+		}
+	}()
+	var m gosse.Message
+	if h.options.Event != nil {
+		if name := h.options.Event(d); name != "" {
+			if m.Type, err = gosse.NewType(name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var data []byte
+	if h.options.Encode != nil {
+		data, err = h.options.Encode(d)
+	} else {
+		data, err = json.Marshal(d.Value)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	if !utf8.Valid(data) {
+		return nil, errors.New("encode: not UTF-8")
+	}
+	e = &event[T]{id: h.id(d.ID)}
+	if h.options.Filter != nil {
+		e.value = &d
+	}
+	e.wire = e.encode(&m, string(data))
+	return e, nil
+}
+
+func (h *Handler[T]) undecodable(id string) *event[T] {
+	e := &event[T]{id: h.id(id)}
+	if !h.keeps {
+		id = ""
+	}
+	e.wire = e.encode(&gosse.Message{Type: gosse.Type(EventUndecodable)}, toJSON(Undecodable{ID: id}))
+	return e
+}
+
+// newGap makes an EventGap. It has no `id:`, so who is told of it only is told again.
+func newGap[T any](from, to string) *event[T] {
+	e := &event[T]{gap: true}
+	e.wire = e.encode(&gosse.Message{Type: gosse.Type(EventGap)}, toJSON(Gap{From: from, To: to}))
+	return e
+}
+
+// id is the ID of an entry, zero where the transport has none.
+func (h *Handler[T]) id(text string) stream.ID {
+	if !h.keeps {
+		return stream.ID{}
+	}
+	id, _ := stream.ParseID(text) // it was made of one
+	return id
+}
+
+// encode returns an event as it is sent.
+func (e *event[T]) encode(m *gosse.Message, data string) []byte {
+	if data == "" {
+		data = "\n" // one empty line: without any, browsers do not tell of the event
+	}
+	m.AppendData(data)
+	if !e.id.IsZero() {
+		m.ID = gosse.ID(e.id.String())
+	}
+	return toBytes(m)
+}
+
+func toBytes(m *gosse.Message) []byte {
+	text, _ := m.MarshalText() // never an error: it writes to memory
+	return text
+}
+
+func toJSON(v any) string {
+	text, _ := json.Marshal(v) // structs of strings
+	return string(text)
+}

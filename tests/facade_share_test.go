@@ -1,0 +1,216 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// followed is one Follow in a goroutine of its own.
+type followed struct {
+	seen chan any // values and gaps
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func follow(t *testing.T, channel *redischannels.Channel[int], from redischannels.Position) *followed {
+	ctx, cancel := context.WithCancel(t.Context())
+	f := &followed{seen: make(chan any, 100), stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(f.done)
+		for d, err := range channel.Reader().Follow(ctx, from) {
+			if err != nil {
+				f.seen <- err
+			} else {
+				f.seen <- d.Value
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-f.done
+	})
+	return f
+}
+
+func (f *followed) next(t *testing.T) any {
+	t.Helper()
+	select {
+	case v := <-f.seen:
+		return v
+	case <-time.After(soon):
+		require.FailNow(t, "nothing comes", "for %s", soon)
+		return nil
+	}
+}
+
+// A Follow was a connection, so 50 rooms were 50. What one of them is told, and its end,
+// are no business of the others.
+func TestFacadeFollowsShareAConnection(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	admin := server.Admin(t)
+	var readClients atomic.Int32
+	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.PoolSize = 4 }), func(c *redischannels.HubConfig) {
+		c.OnReadClient = func(*redis.Client) { readClients.Add(1) }
+		c.Stream.Tuning.BlockTime = time.Minute
+	})
+	const rooms = 50
+	channels := make([]*redischannels.Channel[int], rooms)
+	follows := make([]*followed, rooms)
+	ids := make([][]string, rooms)
+	for i := range channels {
+		// Half of them belong to a group, which Follow has nothing to do with.
+		config := redischannels.StreamChannelConfig{}
+		if i%2 == 0 {
+			config = noGroup
+		}
+		channels[i] = streamOf[int](t, hub, fmt.Sprint("room", i), config)
+		ids[i] = write(t, channels[i], 1, 2, 3)
+	}
+	const trimmed = 7
+	require.NoError(t, admin.XTrimMaxLen(t.Context(), fmt.Sprint("room", trimmed), 1).Err())
+	for i, c := range channels {
+		follows[i] = follow(t, c, redischannels.AfterID(ids[i][0]))
+	}
+	beside := follow(t, channels[trimmed], redischannels.Oldest)
+	require.Equal(t, 3, beside.next(t), "the gap is that of the other, who asked for an ID")
+	for i, f := range follows {
+		if i == trimmed {
+			var gap *redischannels.GapError
+			require.ErrorAs(t, f.next(t).(error), &gap)
+			require.Equal(t, redischannels.GapError{Topic: "room7", Asked: ids[i][0], FirstAvailable: ids[i][2]}, *gap)
+		} else {
+			require.Equal(t, 2, f.next(t))
+		}
+		require.Equal(t, 3, f.next(t))
+	}
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, admin) == 1 }, "one blocked read")
+	for i := rooms - 1; i >= 0; i-- {
+		write(t, channels[i], 4)
+		require.Equal(t, 4, follows[i].next(t))
+	}
+	require.Equal(t, 4, beside.next(t))
+	require.EqualValues(t, 1, readClients.Load())
+
+	follows[trimmed].stop()
+	<-follows[trimmed].done
+	require.NoError(t, channels[8].Close())
+	<-follows[8].done
+	for i, f := range follows {
+		if i != trimmed && i != 8 {
+			write(t, channels[i], 5)
+			require.Equal(t, 5, f.next(t))
+		}
+	}
+	write(t, channels[trimmed], 5)
+	require.Equal(t, 5, beside.next(t))
+	require.EqualValues(t, 1, readClients.Load())
+	require.LessOrEqual(t, redistest.BlockedClients(t, admin), 1)
+
+	var closing sync.WaitGroup
+	for _, c := range channels {
+		closing.Go(func() { _ = c.Close() })
+	}
+	closing.Wait()
+	require.Zero(t, redistest.BlockedClients(t, admin))
+	groups, err := admin.XInfoGroups(t.Context(), "room1").Result()
+	require.NoError(t, err)
+	require.Empty(t, groups)
+}
+
+// Settings that matter for reading part the subscribers; readers without a group and
+// Follow of equal settings are together.
+func TestFacadeSharedReadersBySettings(t *testing.T) {
+	t.Parallel()
+	var readClients atomic.Int32
+	hub, key := newHubOf(t, func(c *redischannels.HubConfig) {
+		c.OnReadClient = func(*redis.Client) { readClients.Add(1) }
+	}), redistest.Key(t)
+	one := streamOf[int](t, hub, key, noGroup)
+	_, _, err := one.Reader().TryReceive()
+	require.NoError(t, err)
+	other := noGroup
+	other.StartFrom = redischannels.Oldest
+	two := streamOf[int](t, hub, key+"2", other)
+	write(t, two, 1)
+	require.Equal(t, 1, receiveValue(t, two).Value)
+	f := follow(t, one, redischannels.Oldest)
+	write(t, one, 1)
+	require.Equal(t, 1, f.next(t))
+	require.Equal(t, 1, receiveValue(t, one).Value)
+	require.EqualValues(t, 1, readClients.Load())
+
+	apart := noGroup
+	apart.MaxPayload = 1000
+	three := streamOf[int](t, hub, key, apart)
+	_, _, err = three.Reader().TryReceive()
+	require.NoError(t, err)
+	write(t, one, 2)
+	require.Equal(t, 2, receiveValue(t, three).Value)
+	require.EqualValues(t, 2, readClients.Load())
+}
+
+// LastID is what Latest means, as an ID.
+func TestFacadeLastID(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	c := streamOf[int](t, hub, key)
+	id, err := c.Reader().LastID(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "0-0", id)
+	ids := write(t, c, 1, 2)
+	require.NoError(t, hub.client.XDel(t.Context(), key, ids[1]).Err())
+	id, err = c.Reader().LastID(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, ids[1], id)
+	news := must(redischannels.NewPubSubChannel[int](hub.Hub, key, redischannels.PubSubChannelConfig{}))
+	_, err = news.Reader().LastID(t.Context())
+	require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	require.NoError(t, c.Close())
+	_, err = c.Reader().LastID(t.Context())
+	require.ErrorIs(t, err, redischannels.ErrClosed)
+}
+
+// Follow of a Pub/Sub channel sees what comes, beside the reader of the channel, and
+// refuses positions that nothing is kept for.
+func TestFacadeFollowPubSub(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	c := must(redischannels.NewPubSubChannel[int](hub.Hub, key, redischannels.PubSubChannelConfig{}))
+	for _, err := range c.Reader().Follow(t.Context(), redischannels.Oldest) {
+		require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	}
+	_, _, err := c.Reader().TryReceive()
+	require.NoError(t, err)
+	f := follow(t, c, redischannels.Latest)
+	values := 0
+	redistest.Eventually(t, soon, func() bool {
+		values++
+		write(t, c, values)
+		return len(f.seen) > 0
+	}, "the subscription is there")
+	first := f.next(t).(int)
+	write(t, c, 1000)
+	for v := first; v != 1000; {
+		next := f.next(t).(int)
+		require.True(t, next == v+1 || next == 1000)
+		v = next
+	}
+	for want := 1; want <= values; want++ {
+		d := receiveValue(t, c)
+		require.Equal(t, want, d.Value, "nothing is taken from the reader")
+		require.NoError(t, d.Ack())
+	}
+	f.stop()
+	<-f.done
+}
