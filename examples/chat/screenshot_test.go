@@ -35,7 +35,7 @@ func TestScreenshot(t *testing.T) {
 	browser := startBrowser(t)
 	first, second := startInstance(t, server), startInstance(t, server)
 	ana, kenji, theo, mira := newTab(t, browser), newTab(t, browser), newTab(t, browser), newTab(t, browser)
-	ana.signIn(second.addr, "support", "Ana Ruiz", testAdminKey)
+	ana.signIn(second.addr, "support", "Ines Ruiz", testAdminKey)
 	kenji.signIn(second.addr, "support", "Kenji Mori", "")
 	theo.signIn(first.addr, "support", "Theo Brandt", "")
 	mira.signIn(first.addr, "support", "Mira Kowalska", "")
@@ -63,10 +63,10 @@ func TestScreenshot(t *testing.T) {
 			Key: fmt.Sprintf("screenshot-%d", i), From: me(line.tab), Text: line.text, Announcement: line.announcement,
 		})
 	}
-	mira.awaitTexts(7)
+	mira.awaitDelivered(7)
 	mira.await("document.querySelectorAll('#people li').length === 4")
 	mira.do(emulation.SetLocaleOverride().WithLocale("en-GB"), emulation.SetTimezoneOverride(timezone(t)), chromedp.Reload())
-	mira.awaitTexts(7)
+	mira.awaitDelivered(7)
 	mira.await("document.querySelectorAll('#people li').length === 4 && document.querySelectorAll('#rooms li').length === 5")
 	mira.do(chromedp.Blur("#text", chromedp.ByQuery))
 

@@ -23,6 +23,8 @@ let storageTrouble = false;
 let linkState = "connecting";
 const instances = new Map(); // people by instance
 const typing = new Map(); // people by ID
+let lastSpeaker = {};
+let toldTyping = 0; // when we have told last that we are typing
 
 const feed = new Feed($("log"), $("scroll"), () => me, {
   retry(key) {
@@ -223,6 +225,7 @@ function show(id, message) {
   const isNews = feed.show(id, message);
   if (message.from.id === me.id) outbox.remove(message.key);
   typing.delete(message.from.id);
+  lastSpeaker = { id: message.from.id, until: Date.now() + 1000 };
   showTyping();
   if ($("log").getAttribute("aria-busy") === "true") readOutSoon();
   else if (isNews && document.hidden) {
@@ -231,11 +234,15 @@ function show(id, message) {
   }
 }
 
-// readOutSoon lets screen readers read what comes when nothing has come for a moment.
+// readOutSoon ends the history when nothing has come for a moment: from then on screen readers
+// read what comes.
 let quiet;
 function readOutSoon() {
   clearTimeout(quiet);
-  quiet = setTimeout(() => $("log").setAttribute("aria-busy", "false"), 500);
+  quiet = setTimeout(() => {
+    $("log").setAttribute("aria-busy", "false");
+    $("empty").hidden = !feed.isEmpty;
+  }, 500);
 }
 
 function showTitle() {
@@ -249,6 +256,7 @@ $("composer").addEventListener("submit", (event) => {
   feed.add(outbox.add(room, text, announcing));
   $("text").value = "";
   setAnnouncing(false);
+  toldTyping = 0; // the next word is news
   measure();
   $("text").focus();
 });
@@ -304,12 +312,12 @@ function tellPeople({ instance, people }) {
 }
 
 function tellTyping({ typing: person }) {
-  if (person.id === me.id) return;
+  // The two transports have no order among them: this may be about what has been said by now.
+  if (person.id === me.id || (person.id === lastSpeaker.id && Date.now() < lastSpeaker.until)) return;
   typing.set(person.id, { name: person.name, until: Date.now() + typingAge });
   showTyping();
 }
 
-let toldTyping = 0;
 function tellThatWeType() {
   if (Date.now() - toldTyping < typingAge / 2) return;
   toldTyping = Date.now();
