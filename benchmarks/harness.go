@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
 // trialTimeout bounds one repetition of one peer, its preparation and checks included.
@@ -18,7 +20,7 @@ const trialTimeout = 2 * time.Minute
 
 // harness runs rows on one server.
 type harness struct {
-	server      *server
+	server      *local.Redis
 	repetitions int
 	scale       int // divides the numbers of messages and the windows
 	profiles    string
@@ -116,7 +118,7 @@ func (h *harness) messages(p peer) int {
 func (h *harness) trial(ctx context.Context, r row, p peer, rep int) (_ *trial, err error) {
 	ctx, cancel := context.WithTimeout(ctx, trialTimeout)
 	defer cancel()
-	if err := h.server.client.FlushAll(ctx).Err(); err != nil {
+	if err := h.server.Client.FlushAll(ctx).Err(); err != nil {
 		return nil, err
 	}
 	h.trials++

@@ -16,6 +16,8 @@ import (
 	"regexp"
 	"slices"
 	"syscall"
+
+	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
 func main() {
@@ -48,11 +50,11 @@ func benchmark(ctx context.Context) error {
 		return fmt.Errorf("-n must be at least 1, and there are no arguments beside the flags")
 	}
 
-	s, err := startServer(ctx)
+	s, err := local.StartRedis(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	defer s.Stop()
 	h := &harness{server: s, repetitions: *n, scale: 1, profiles: *profiles, progress: func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, format+"\n", args...)
 	}}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
 // report is a whole run.
@@ -29,10 +31,10 @@ type environment struct {
 	Payload    int               `json:"payload_bytes"`
 }
 
-func newEnvironment(s *server) environment {
+func newEnvironment(s *local.Redis) environment {
 	env := environment{
 		OS: runtime.GOOS, Arch: runtime.GOARCH, GOMAXPROCS: runtime.GOMAXPROCS(0),
-		Go: runtime.Version(), Redis: s.version, Modules: map[string]string{}, Payload: payloadSize,
+		Go: runtime.Version(), Redis: s.Version, Modules: map[string]string{}, Payload: payloadSize,
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
 func TestMain(m *testing.M) {
@@ -18,14 +20,14 @@ func TestMain(m *testing.M) {
 
 // testServer starts a server for one test. Without one the test is skipped, or fails when
 // REQUIRE_REDIS=1 demands one.
-func testServer(t *testing.T) *server {
+func testServer(t *testing.T) *local.Redis {
 	t.Helper()
-	s, err := startServer(t.Context())
-	if errors.Is(err, errNoServer) && (os.Getenv("REQUIRE_REDIS") != "1" || os.Getenv("REDIS_ADDR") != "") {
+	s, err := local.StartRedis(t.Context())
+	if errors.Is(err, local.ErrNoServer) && (os.Getenv("REQUIRE_REDIS") != "1" || os.Getenv("REDIS_ADDR") != "") {
 		t.Skipf("skipped: %v", err)
 	}
 	require.NoError(t, err)
-	t.Cleanup(s.stop)
+	t.Cleanup(s.Stop)
 	return s
 }
 
@@ -92,7 +94,7 @@ func TestTrialRefusesWhatIsPending(t *testing.T) {
 		if err := tr.fill(); err != nil {
 			return err
 		}
-		if err := tr.server.client.Do(tr.ctx, "xreadgroup", "group", group, "c", "streams", tr.topic, ">").Err(); err != nil {
+		if err := tr.server.Client.Do(tr.ctx, "xreadgroup", "group", group, "c", "streams", tr.topic, ">").Err(); err != nil {
 			return err
 		}
 		tr.countOne(uuid(0), payloadSize)

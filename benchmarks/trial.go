@@ -13,6 +13,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
 const (
@@ -27,7 +29,7 @@ var payload = bytes.Repeat([]byte{'x'}, payloadSize)
 // figure is never that of a run which lost or repeated a message.
 type trial struct {
 	ctx    context.Context // ends when the trial takes too long
-	server *server
+	server *local.Redis
 	topic  string
 	n      int           // messages
 	window time.Duration // of rows that watch for a time
@@ -69,7 +71,7 @@ func number(uuid string) (int, error) {
 // connect returns a client that is closed after the trial. Each side of a peer has its own,
 // because watermill-redisstream closes what it is given.
 func (t *trial) connect(change ...func(*redis.Options)) *redis.Client {
-	options := &redis.Options{Addr: t.server.addr}
+	options := &redis.Options{Addr: t.server.Addr}
 	for _, f := range change {
 		f(options)
 	}
@@ -80,7 +82,7 @@ func (t *trial) connect(change ...func(*redis.Options)) *redis.Client {
 
 // start begins the measured time.
 func (t *trial) start() error {
-	commands, err := t.server.commands(t.ctx)
+	commands, err := t.server.Commands(t.ctx)
 	if err != nil {
 		return err
 	}
@@ -88,17 +90,17 @@ func (t *trial) start() error {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	t.commands, t.mallocs, t.allocated = commands, m.Mallocs, m.TotalAlloc
-	t.began, t.cpu = time.Now(), cpuTime()
+	t.began, t.cpu = time.Now(), local.CPUTime()
 	return nil
 }
 
 // stop ends the measured time.
 func (t *trial) stop() error {
-	t.elapsed, t.cpu = time.Since(t.began), cpuTime()-t.cpu
+	t.elapsed, t.cpu = time.Since(t.began), local.CPUTime()-t.cpu
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	t.mallocs, t.allocated = m.Mallocs-t.mallocs, m.TotalAlloc-t.allocated
-	commands, err := t.server.commands(t.ctx)
+	commands, err := t.server.Commands(t.ctx)
 	if err != nil {
 		return err
 	}
@@ -152,7 +154,7 @@ func (t *trial) missing() error {
 // are still under way count in the measured time.
 func (t *trial) awaitSettled() error {
 	for {
-		pending, err := t.server.client.XPending(t.ctx, t.topic, group).Result()
+		pending, err := t.server.Client.XPending(t.ctx, t.topic, group).Result()
 		if err != nil {
 			return err
 		}
@@ -178,7 +180,7 @@ func (t *trial) check(groups bool) error {
 	if !groups {
 		return nil
 	}
-	pending, err := t.server.client.XPending(t.ctx, t.topic, group).Result()
+	pending, err := t.server.Client.XPending(t.ctx, t.topic, group).Result()
 	if err != nil {
 		return err
 	}
@@ -191,7 +193,7 @@ func (t *trial) check(groups bool) error {
 // readBack counts what was published.
 func (t *trial) readBack() error {
 	for from := "-"; ; {
-		page, err := t.server.client.XRangeN(t.ctx, t.topic, from, "+", 10_000).Result()
+		page, err := t.server.Client.XRangeN(t.ctx, t.topic, from, "+", 10_000).Result()
 		if err != nil {
 			return err
 		}
@@ -213,7 +215,7 @@ func (t *trial) fill() error { return t.fillWith(fields) }
 func (t *trial) fillWith(fields func(i int) []any) error {
 	const batch = 1000
 	for i := 0; i < t.n; i += batch {
-		pipe := t.server.client.Pipeline()
+		pipe := t.server.Client.Pipeline()
 		for k := i; k < min(i+batch, t.n); k++ {
 			pipe.XAdd(t.ctx, &redis.XAddArgs{Stream: t.topic, Values: fields(k)})
 		}
@@ -221,7 +223,7 @@ func (t *trial) fillWith(fields func(i int) []any) error {
 			return err
 		}
 	}
-	return t.server.client.XGroupCreateMkStream(t.ctx, t.topic, group, "0").Err()
+	return t.server.Client.XGroupCreateMkStream(t.ctx, t.topic, group, "0").Err()
 }
 
 // fields are what the default marshaler of both libraries makes of message i.

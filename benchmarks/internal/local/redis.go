@@ -1,4 +1,6 @@
-package main
+// Package local has what measurements need of this machine: a redis-server of their own and
+// the time of its processors.
+package local
 
 import (
 	"context"
@@ -22,22 +24,23 @@ const (
 	pollInterval = 5 * time.Millisecond
 )
 
-var errNoServer = errors.New("no redis-server: install Redis >= 6.2 or Valkey >= 7.2, " +
+// ErrNoServer is the error where there is no server to start.
+var ErrNoServer = errors.New("no redis-server: install Redis >= 6.2 or Valkey >= 7.2, " +
 	"or set REDIS_SERVER to the path of its binary")
 
-// server is a redis-server process that nobody else uses: no persistence, one port on
+// Redis is a redis-server process that nobody else uses: no persistence, one port on
 // loopback, a directory that goes with it.
-type server struct {
-	addr    string
-	version string
-	client  *redis.Client // for preparing and checking, never for what is measured
+type Redis struct {
+	Addr    string
+	Version string
+	Client  *redis.Client // for preparing and checking, never for what is measured
 	dir     string
 	cmd     *exec.Cmd
 	ended   chan struct{}
 }
 
-// startServer starts a server and waits until it answers.
-func startServer(ctx context.Context) (*server, error) {
+// StartRedis starts a server and waits until it answers.
+func StartRedis(ctx context.Context) (*Redis, error) {
 	binary, err := serverBinary()
 	if err != nil {
 		return nil, err
@@ -65,10 +68,10 @@ func serverBinary() (string, error) {
 			return path, nil
 		}
 	}
-	return "", errNoServer
+	return "", ErrNoServer
 }
 
-func launch(ctx context.Context, binary string) (_ *server, err error) {
+func launch(ctx context.Context, binary string) (_ *Redis, err error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -77,7 +80,7 @@ func launch(ctx context.Context, binary string) (_ *server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), dir: dir, ended: make(chan struct{})}
+	s := &Redis{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), dir: dir, ended: make(chan struct{})}
 	log, err := os.Create(filepath.Join(dir, "server.log"))
 	if err != nil {
 		_ = os.RemoveAll(dir)
@@ -98,7 +101,7 @@ func launch(ctx context.Context, binary string) (_ *server, err error) {
 	}()
 	if err := s.await(ctx); err != nil {
 		text, _ := os.ReadFile(log.Name())
-		s.stop()
+		s.Stop()
 		return nil, fmt.Errorf("start %s: %w; its log:\n%s", binary, err, text)
 	}
 	return s, nil
@@ -118,12 +121,12 @@ func freePort() (int, error) {
 }
 
 // await waits until the process of cmd, and not another one on its port, answers.
-func (s *server) await(ctx context.Context) error {
+func (s *Redis) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
 		// go-redis would log every failed dial.
-		conn, err := net.Dial("tcp", s.addr)
+		conn, err := net.Dial("tcp", s.Addr)
 		if err == nil {
 			_ = conn.Close()
 			break
@@ -136,21 +139,21 @@ func (s *server) await(ctx context.Context) error {
 		case <-time.After(pollInterval):
 		}
 	}
-	s.client = redis.NewClient(&redis.Options{Addr: s.addr})
-	info, err := s.info(ctx, "server")
+	s.Client = redis.NewClient(&redis.Options{Addr: s.Addr})
+	info, err := s.Info(ctx, "server")
 	if err != nil {
 		return err
 	}
 	if info["process_id"] != strconv.Itoa(s.cmd.Process.Pid) {
 		return errors.New("another server has its port")
 	}
-	s.version = info["redis_version"]
+	s.Version = info["redis_version"]
 	return nil
 }
 
-// info returns one section of INFO.
-func (s *server) info(ctx context.Context, section string) (map[string]string, error) {
-	text, err := s.client.Info(ctx, section).Result()
+// Info returns one section of INFO.
+func (s *Redis) Info(ctx context.Context, section string) (map[string]string, error) {
+	text, err := s.Client.Info(ctx, section).Result()
 	if err != nil {
 		return nil, err
 	}
@@ -163,19 +166,19 @@ func (s *server) info(ctx context.Context, section string) (map[string]string, e
 	return fields, nil
 }
 
-// commands returns how many commands the server has executed, those of scripts included.
-func (s *server) commands(ctx context.Context) (int64, error) {
-	info, err := s.info(ctx, "stats")
+// Commands returns how many commands the server has executed, those of scripts included.
+func (s *Redis) Commands(ctx context.Context) (int64, error) {
+	info, err := s.Info(ctx, "stats")
 	if err != nil {
 		return 0, err
 	}
 	return strconv.ParseInt(info["total_commands_processed"], 10, 64)
 }
 
-// stop ends the server and removes its directory.
-func (s *server) stop() {
-	if s.client != nil {
-		_ = s.client.Close()
+// Stop ends the server and removes its directory.
+func (s *Redis) Stop() {
+	if s.Client != nil {
+		_ = s.Client.Close()
 	}
 	_ = s.cmd.Process.Signal(os.Interrupt)
 	select {

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package local
+
+import (
+	"syscall"
+	"time"
+)
+
+func dieWithParent() *syscall.SysProcAttr { return nil }
+
+// CPUTime is not known here.
+func CPUTime() time.Duration { return 0 }
+
+// RaiseFileLimit does nothing here.
+func RaiseFileLimit() error { return nil }
