@@ -17,10 +17,12 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -133,13 +135,30 @@ type tab struct {
 
 func newTab(t *testing.T, browser context.Context) *tab {
 	t.Helper()
-	// A window of its own, because this browser opens the first tab of a context only so.
-	direct := cdp.WithExecutor(browser, chromedp.FromContext(browser).Browser)
-	person, err := target.CreateBrowserContext().Do(direct)
+	profile, err := target.CreateBrowserContext().Do(direct(browser))
 	require.NoError(t, err)
-	window, err := target.CreateTarget("about:blank").WithBrowserContextID(person).WithNewWindow(true).Do(direct)
+	// A window of its own, because this browser opens the first tab of a profile only so.
+	return openTab(t, browser, target.CreateTarget("about:blank").WithBrowserContextID(profile).WithNewWindow(true))
+}
+
+// sibling opens one more tab with the same cookies.
+func (tb *tab) sibling(browser context.Context) *tab {
+	tb.t.Helper()
+	info, err := target.GetTargetInfo().WithTargetID(chromedp.FromContext(tb.ctx).Target.TargetID).Do(direct(browser))
+	require.NoError(tb.t, err)
+	return openTab(tb.t, browser, target.CreateTarget("about:blank").WithBrowserContextID(info.BrowserContextID))
+}
+
+// direct is for commands to the browser itself.
+func direct(browser context.Context) context.Context {
+	return cdp.WithExecutor(browser, chromedp.FromContext(browser).Browser)
+}
+
+func openTab(t *testing.T, browser context.Context, create *target.CreateTargetParams) *tab {
+	t.Helper()
+	id, err := create.Do(direct(browser))
 	require.NoError(t, err)
-	ctx, _ := chromedp.NewContext(browser, chromedp.WithTargetID(window))
+	ctx, _ := chromedp.NewContext(browser, chromedp.WithTargetID(id))
 	tb := &tab{t: t, ctx: ctx}
 	chromedp.ListenTarget(ctx, func(event any) {
 		tb.mu.Lock()
@@ -228,10 +247,10 @@ func (tb *tab) signIn(addr, room, name, key string) {
 	tb.do(chromedp.Focus("#text", chromedp.ByQuery)) // which the page does not do on a phone
 }
 
-// say types a message and sends it with the Enter key.
+// say enters a message and sends it with the Enter key.
 func (tb *tab) say(text string) {
 	tb.t.Helper()
-	tb.do(chromedp.SendKeys("#text", text+"\r", chromedp.ByQuery))
+	tb.do(chromedp.Focus("#text", chromedp.ByQuery), input.InsertText(text), chromedp.KeyEvent(kb.Enter))
 }
 
 // shown is a message as the page has it.

@@ -27,145 +27,183 @@ func TestPage(t *testing.T) {
 	browser := startBrowser(t)
 	first, second := startInstance(t, server), startInstance(t, server)
 
-	t.Run("two instances", func(t *testing.T) {
-		mira, ana := newTab(t, browser), newTab(t, browser)
-		mira.signIn(first.addr, "two-instances", "Mira", "")
-		ana.signIn(second.addr, "two-instances", "Ana", testAdminKey)
-		mira.say("Good morning")
-		ana.awaitDelivered(1)
-		ana.do(chromedp.Click("#announce", chromedp.ByQuery))
-		ana.say("Good morning, all")
-		mira.awaitDelivered(2)
-		require.True(t, eval[bool](mira, "document.querySelector('#log .announcement .badge').textContent === 'Admin'"))
-		require.False(t, eval[bool](mira, "document.querySelector('#announce').checkVisibility()"), "a customer may announce")
-		for _, tb := range []*tab{mira, ana} {
-			tb.await("document.querySelectorAll('#people li').length === 2")
-			requireAsStored(t, client, "two-instances", tb, 2)
-		}
-
-		// Who is typing, until the message is there; and who has gone.
-		time.Sleep(time.Second) // who has just spoken is not shown to be typing
-		ana.do(chromedp.SendKeys("#text", "Who", chromedp.ByQuery))
-		mira.await("document.querySelector('#typing').textContent === 'Ana is typing…'")
-		ana.say(" is there?")
-		mira.await("document.querySelector('#typing').textContent === ''")
-		ana.do(chromedp.Click("#leave", chromedp.ByQuery))
-		mira.await("document.querySelectorAll('#people li').length === 1")
-
-		// Reloading shows the history, and who we are.
-		mira.do(chromedp.Reload())
-		mira.awaitDelivered(3)
-		requireAsStored(t, client, "two-instances", mira, 3)
-		require.Equal(t, "Mira", mira.textOf("#my-name"))
-	})
-
-	t.Run("script stays text", func(t *testing.T) {
-		mira, theo := newTab(t, browser), newTab(t, browser)
-		mira.signIn(first.addr, `scripts"><script>alert(1)</script>`, "<img src onerror=boo()>", "")
-		require.Equal(t, "# lounge", "# "+mira.textOf("#title"))
-		theo.signIn(second.addr, "lounge", "Theo", "")
-		payloads := []string{
-			`<script>window.hacked = 1; alert(1)</script>`,
-			`<img src=x onerror="window.hacked=1;alert(2)">`,
-			`"><svg onload=alert(3)><iframe srcdoc="<script>parent.hacked=1</script>">`,
-			`<a href="javascript:alert(4)">click</a> &lt;b&gt; &amp; {{7*7}} ${7*7}`,
-			"</textarea></li></ol><style>*{display:none}</style>\u2028<!--",
-		}
-		for _, payload := range payloads[:4] {
-			mira.say(payload)
-		}
-		mira.awaitDelivered(4)
-		theo.awaitDelivered(4)
-		// This one has a character that the server refuses, and that no keyboard has.
-		eval[bool](mira, "(document.querySelector('#text').value = %q, true)", payloads[4])
-		mira.say("")
-		mira.await("document.querySelector('#log [data-state=failed]')")
-		for _, tb := range []*tab{mira, theo} {
-			for i, message := range tb.messages() {
-				require.Equal(t, payloads[i], message.Text)
+	t.Run("together", func(t *testing.T) {
+		t.Run("two instances", func(t *testing.T) {
+			t.Parallel()
+			mira, ana := newTab(t, browser), newTab(t, browser)
+			mira.signIn(first.addr, "two-instances", "Mira", "")
+			ana.signIn(second.addr, "two-instances", "Ana", testAdminKey)
+			mira.say("Good morning")
+			ana.awaitDelivered(1)
+			ana.do(chromedp.Click("#announce", chromedp.ByQuery))
+			ana.say("Good morning, all")
+			mira.awaitDelivered(2)
+			require.True(t, eval[bool](mira, "document.querySelector('#log .announcement .badge').textContent === 'Admin'"))
+			require.False(t, eval[bool](mira, "document.querySelector('#announce').checkVisibility()"), "a customer may announce")
+			for _, tb := range []*tab{mira, ana} {
+				tb.await("document.querySelectorAll('#people li').length === 2")
+				requireAsStored(t, client, "two-instances", tb, 2)
 			}
-			require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("#log :is(script, img, svg, iframe, a, b, style), [onerror], [onload]").length +
-				document.querySelectorAll("#people :is(img, script)").length + (window.hacked ? 1 : 0)`))
-			tb.requireNothingRan()
-		}
-		require.Equal(t, "<img src onerror=boo()>", theo.textOf("#log .name"))
-	})
 
-	t.Run("only by keyboard", func(t *testing.T) {
-		tb := newTab(t, browser)
-		tb.do(chromedp.Navigate("http://" + first.addr + "/?room=keyboard"))
-		tb.await("document.activeElement.id === 'name'")
-		tb.do(chromedp.KeyEvent("Kim\r"))
-		tb.await("document.activeElement.id === 'text'")
-		tb.do(chromedp.KeyEvent("one"), chromedp.KeyEvent("\r", chromedp.KeyModifiers(input.ModifierShift)), chromedp.KeyEvent("two\r"))
-		tb.awaitDelivered(1)
-		require.Equal(t, "one\ntwo", tb.messages()[0].Text)
-		requireTabOrder(t, tb)
-		// Into another room, and back by the browser's history.
-		tb.do(chromedp.Focus("#room-name", chromedp.ByQuery), chromedp.KeyEvent("Next Door\r"))
-		tb.await("document.querySelector('#title').textContent === 'next-door' && document.activeElement.id === 'text'")
-		tb.await("document.querySelector('#empty').checkVisibility()")
-		tb.do(chromedp.NavigateBack())
-		tb.await("document.querySelector('#title').textContent === 'keyboard'")
-		tb.awaitDelivered(1)
-	})
+			// Who is typing, until the message is there; and who has gone.
+			time.Sleep(time.Second) // who has just spoken is not shown to be typing
+			ana.do(chromedp.SendKeys("#text", "Who", chromedp.ByQuery))
+			mira.await("document.querySelector('#typing').textContent === 'Ana is typing…'")
+			ana.say(" is there?")
+			mira.await("document.querySelector('#typing').textContent === ''")
+			ana.do(chromedp.Click("#leave", chromedp.ByQuery))
+			mira.await("document.querySelectorAll('#people li').length === 1")
 
-	t.Run("not sent", func(t *testing.T) {
-		tb := newTab(t, browser)
-		tb.signIn(first.addr, "not-sent", "Mira", "")
-		eval[bool](tb, `(window.real = fetch, window.fetch = async () => new Response('{"error":"not today"}', {status: 403}), true)`)
-		tb.say("first")
-		tb.say("second")
-		tb.await("document.querySelectorAll('#log [data-state=failed]').length === 2")
-		require.Contains(t, tb.textOf("#log .state"), "Not sent: Not today.")
-		require.Contains(t, tb.textOf("#status"), "not sent")
-		requireNamedControls(t, tb)
-		tb.do(chromedp.Click("#log .message:nth-of-type(2) .state button:last-child", chromedp.ByQuery)) // the first is the day
-		tb.await("document.querySelectorAll('#log .message').length === 1")
-		tb.do(chromedp.Reload()) // what has failed is not lost
-		tb.await("document.querySelectorAll('#log [data-state=failed]').length === 1")
-		tb.do(chromedp.Click("#log .state button", chromedp.ByQuery))
-		tb.awaitDelivered(1)
-		require.Equal(t, "second", tb.messages()[0].Text)
-		requireAsStored(t, client, "not-sent", tb, 1)
-	})
+			// Reloading shows the history, and who we are.
+			mira.do(chromedp.Reload())
+			mira.awaitDelivered(3)
+			requireAsStored(t, client, "two-instances", mira, 3)
+			require.Equal(t, "Mira", mira.textOf("#my-name"))
+		})
 
-	t.Run("narrow phone", func(t *testing.T) {
-		tb := newTab(t, browser)
-		tb.do(chromedp.EmulateViewport(320, 568, chromedp.EmulateMobile, chromedp.EmulateTouch))
-		tb.do(chromedp.Navigate("http://" + first.addr))
-		tb.await("document.activeElement.id === 'name'")
-		requireNoSideways(t, tb)
-		requireNamedControls(t, tb)
-		tb.signIn(first.addr, "a-room-with-a-name-of-32-letters", strings.Repeat("W", maxName), testAdminKey)
-		tb.say(strings.Repeat("longword", 20))
-		tb.say("and then some words that need more than one line on such a narrow screen")
-		tb.awaitDelivered(2)
-		requireNoSideways(t, tb)
-		require.True(t, eval[bool](tb, "document.querySelector('#send').getBoundingClientRect().bottom <= innerHeight"))
-		tb.do(chromedp.Click("#open-side", chromedp.ByQuery))
-		tb.await("document.activeElement.id === 'close-side' && document.querySelector('#room').inert")
-		requireNoSideways(t, tb)
-		requireNamedControls(t, tb)
-		tb.do(chromedp.KeyEvent(kb.Escape))
-		tb.await("document.activeElement.id === 'open-side' && document.querySelector('#side').inert")
-		tb.do(emulation.SetDeviceMetricsOverride(568, 320, 2, true))
-		requireNoSideways(t, tb)
-	})
+		// Bug: with two event streams in each of four tabs a browser, which opens six connections to a
+		// server, has none left to send by.
+		t.Run("four tabs of one browser", func(t *testing.T) {
+			t.Parallel()
+			tabs := []*tab{newTab(t, browser)}
+			for range 3 {
+				tabs = append(tabs, tabs[0].sibling(browser))
+			}
+			for i, tb := range tabs {
+				tb.signIn(first.addr, "four-tabs", fmt.Sprint("Person ", i), "")
+			}
+			for i, tb := range tabs {
+				tb.say(fmt.Sprint("hello from ", i))
+				for _, other := range tabs {
+					other.awaitDelivered(i + 1)
+				}
+			}
+			for _, tb := range tabs {
+				tb.await("document.querySelectorAll('#people li').length === 4")
+				requireAsStored(t, client, "four-tabs", tb, 4)
+			}
+			// The one that has the stream of who is there closes, and another one takes over.
+			tabs[0].do(chromedp.Click("#leave", chromedp.ByQuery))
+			for _, tb := range tabs[1:] {
+				tb.await("document.querySelectorAll('#people li').length === 3")
+			}
+			tabs[2].do(chromedp.SendKeys("#text", "x", chromedp.ByQuery)) // who has just spoken is not shown to be typing
+			tabs[1].await("document.querySelector('#typing').textContent === 'Person 2 is typing…'")
+		})
 
-	t.Run("for screen readers", func(t *testing.T) {
-		tb := newTab(t, browser)
-		tb.signIn(first.addr, "screen-readers", "Mira", testAdminKey)
-		tb.say("hello")
-		tb.awaitDelivered(1)
-		roles := requireNamedControls(t, tb)
-		for _, role := range []string{"main", "navigation", "log", "status", "heading", "textbox", "listitem"} {
-			require.Contains(t, roles, role)
-		}
-		require.Equal(t, "polite", eval[string](tb, "document.querySelector('#log').ariaLive"))
-		tb.await("document.querySelector('#log').getAttribute('aria-busy') === 'false'")
-	})
+		t.Run("script stays text", func(t *testing.T) {
+			t.Parallel()
+			mira, theo := newTab(t, browser), newTab(t, browser)
+			mira.signIn(first.addr, `scripts"><script>alert(1)</script>`, "<img src onerror=boo()>", "")
+			require.Equal(t, "# lounge", "# "+mira.textOf("#title"))
+			theo.signIn(second.addr, "lounge", "Theo", "")
+			payloads := []string{
+				`<script>window.hacked = 1; alert(1)</script>`,
+				`<img src=x onerror="window.hacked=1;alert(2)">`,
+				`"><svg onload=alert(3)><iframe srcdoc="<script>parent.hacked=1</script>">`,
+				`<a href="javascript:alert(4)">click</a> &lt;b&gt; &amp; {{7*7}} ${7*7}`,
+				"</textarea></li></ol><style>*{display:none}</style>\u2028<!--",
+			}
+			for _, payload := range payloads[:4] {
+				mira.say(payload)
+			}
+			mira.awaitDelivered(4)
+			theo.awaitDelivered(4)
+			// This one has a character that the server refuses, and that no keyboard has.
+			eval[bool](mira, "(document.querySelector('#text').value = %q, true)", payloads[4])
+			mira.do(chromedp.KeyEvent(kb.Enter))
+			mira.await("document.querySelector('#log [data-state=failed]')")
+			for _, tb := range []*tab{mira, theo} {
+				for i, message := range tb.messages() {
+					require.Equal(t, payloads[i], message.Text)
+				}
+				require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("#log :is(script, img, svg, iframe, a, b, style), [onerror], [onload]").length +
+					document.querySelectorAll("#people :is(img, script)").length + (window.hacked ? 1 : 0)`))
+				tb.requireNothingRan()
+			}
+			require.Equal(t, "<img src onerror=boo()>", theo.textOf("#log .name"))
+		})
 
+		t.Run("only by keyboard", func(t *testing.T) {
+			t.Parallel()
+			tb := newTab(t, browser)
+			tb.do(chromedp.Navigate("http://" + first.addr + "/?room=keyboard"))
+			tb.await("document.activeElement.id === 'name'")
+			tb.do(chromedp.KeyEvent("Kim\r"))
+			tb.await("document.activeElement.id === 'text'")
+			tb.do(chromedp.KeyEvent("one"), chromedp.KeyEvent("\r", chromedp.KeyModifiers(input.ModifierShift)), chromedp.KeyEvent("two\r"))
+			tb.awaitDelivered(1)
+			require.Equal(t, "one\ntwo", tb.messages()[0].Text)
+			requireTabOrder(t, tb)
+			// Into another room, and back by the browser's history.
+			tb.do(chromedp.Focus("#room-name", chromedp.ByQuery), chromedp.KeyEvent("Next Door\r"))
+			tb.await("document.querySelector('#title').textContent === 'next-door' && document.activeElement.id === 'text'")
+			tb.await("document.querySelector('#empty').checkVisibility()")
+			tb.do(chromedp.NavigateBack())
+			tb.await("document.querySelector('#title').textContent === 'keyboard'")
+			tb.awaitDelivered(1)
+		})
+
+		t.Run("not sent", func(t *testing.T) {
+			t.Parallel()
+			tb := newTab(t, browser)
+			tb.signIn(first.addr, "not-sent", "Mira", "")
+			eval[bool](tb, `(window.real = fetch, window.fetch = async () => new Response('{"error":"not today"}', {status: 403}), true)`)
+			tb.say("first")
+			tb.say("second")
+			tb.await("document.querySelectorAll('#log [data-state=failed]').length === 2")
+			require.Contains(t, tb.textOf("#log .state"), "Not sent: Not today.")
+			require.Contains(t, tb.textOf("#status"), "not sent")
+			requireNamedControls(t, tb)
+			tb.do(chromedp.Click("#log .message:nth-of-type(2) .state button:last-child", chromedp.ByQuery)) // the first is the day
+			tb.await("document.querySelectorAll('#log .message').length === 1")
+			tb.do(chromedp.Reload()) // what has failed is not lost
+			tb.await("document.querySelectorAll('#log [data-state=failed]').length === 1")
+			tb.do(chromedp.Click("#log .state button", chromedp.ByQuery))
+			tb.awaitDelivered(1)
+			require.Equal(t, "second", tb.messages()[0].Text)
+			requireAsStored(t, client, "not-sent", tb, 1)
+		})
+
+		t.Run("narrow phone", func(t *testing.T) {
+			t.Parallel()
+			tb := newTab(t, browser)
+			tb.do(chromedp.EmulateViewport(320, 568, chromedp.EmulateMobile, chromedp.EmulateTouch))
+			tb.do(chromedp.Navigate("http://" + first.addr))
+			tb.await("document.activeElement.id === 'name'")
+			requireNoSideways(t, tb)
+			requireNamedControls(t, tb)
+			tb.signIn(first.addr, "a-room-with-a-name-of-32-letters", strings.Repeat("W", maxName), testAdminKey)
+			tb.say(strings.Repeat("longword", 20))
+			tb.say("and then some words that need more than one line on such a narrow screen")
+			tb.awaitDelivered(2)
+			requireNoSideways(t, tb)
+			require.True(t, eval[bool](tb, "document.querySelector('#send').getBoundingClientRect().bottom <= innerHeight"))
+			tb.do(chromedp.Click("#open-side", chromedp.ByQuery))
+			tb.await("document.activeElement.id === 'close-side' && document.querySelector('#room').inert")
+			requireNoSideways(t, tb)
+			requireNamedControls(t, tb)
+			tb.do(chromedp.KeyEvent(kb.Escape))
+			tb.await("document.activeElement.id === 'open-side' && document.querySelector('#side').inert")
+			tb.do(emulation.SetDeviceMetricsOverride(568, 320, 2, true))
+			requireNoSideways(t, tb)
+		})
+
+		t.Run("for screen readers", func(t *testing.T) {
+			t.Parallel()
+			tb := newTab(t, browser)
+			tb.signIn(first.addr, "screen-readers", "Mira", testAdminKey)
+			tb.say("hello")
+			tb.awaitDelivered(1)
+			roles := requireNamedControls(t, tb)
+			for _, role := range []string{"main", "navigation", "log", "status", "heading", "textbox", "listitem"} {
+				require.Contains(t, roles, role)
+			}
+			require.Equal(t, "polite", eval[string](tb, "document.querySelector('#log').ariaLive"))
+			tb.await("document.querySelector('#log').getAttribute('aria-busy') === 'false'")
+		})
+	})
+	// Alone, since it kills what the others need.
 	t.Run("faults", func(t *testing.T) { testFaults(t, server, browser, first, second) })
 }
 
