@@ -189,10 +189,12 @@ func openTab(t *testing.T, browser context.Context, create *target.CreateTargetP
 // recordEvents keeps the IDs of what comes through event streams, before the page judges it.
 const recordEvents = `
 	window.received = [];
+	window.sources = [];
 	window.EventSource = class extends EventSource {
 		constructor(url) {
 			super(url);
 			this.addEventListener("message", (event) => received.push(event.lastEventId));
+			if (url.includes("/events")) sources.push(this);
 		}
 	};
 `

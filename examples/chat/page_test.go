@@ -163,6 +163,16 @@ func TestPage(t *testing.T) {
 			tb.awaitDelivered(1)
 			require.Equal(t, "second", tb.messages()[0].Text)
 			requireAsStored(t, client, "not-sent", tb, 1)
+
+			// The page drops what it has by its ID, and what was written twice by its key.
+			id, key := tb.messages()[0].ID, tb.messages()[0].Key
+			for _, again := range []struct{ id, key string }{{id, key}, {id, "other-key"}, {"1-0", "older-key"}, {"99999999999999-0", key}} {
+				eval[bool](tb, `sources.every((source) => source.dispatchEvent(new MessageEvent("message", {lastEventId: %q,
+					data: JSON.stringify({key: %q, from: {id: sessionStorage.getItem("chat-me"), name: "Mira", role: "customer"}, text: "again"})})))`, again.id, again.key)
+				require.Len(t, tb.messages(), 1, "%v", again)
+			}
+			eval[bool](tb, `sources.every((source) => source.dispatchEvent(new Event("gap")))`)
+			require.Contains(t, tb.textOf("#log .note"), "no longer kept")
 		})
 
 		t.Run("narrow phone", func(t *testing.T) {
@@ -254,13 +264,13 @@ func testFaults(t *testing.T, server *redistest.Server, browser context.Context,
 			mira.awaitDelivered(said - 1) // so the other tab misses them
 		}
 
+		proxy.Refuse(false) // first, so that the tab also meets an instance without Redis
 		if redis {
 			server.Restart()
 		}
 		if instance {
 			second.start()
 		}
-		proxy.Refuse(false)
 		say(theo, "after")
 		say(mira, "after")
 		for _, tb := range []*tab{mira, theo} {
@@ -269,6 +279,16 @@ func testFaults(t *testing.T, server *redistest.Server, browser context.Context,
 			tb.await("document.querySelector('#link').dataset.state === 'live' && document.querySelector('#banner').textContent === ''")
 			tb.requireNothingRan()
 		}
+	}
+	// What one person has written is in the order in which it was written.
+	for _, tb := range []*tab{mira, theo} {
+		texts := eval[[]string](tb, "[...document.querySelectorAll('#log .own .text')].map((e) => e.textContent)")
+		require.True(t, slices.IsSortedFunc(texts, func(a, b string) int {
+			var x, y int
+			_, _ = fmt.Sscan(a, &x)
+			_, _ = fmt.Sscan(b, &y)
+			return x - y
+		}), "%q", texts)
 	}
 }
 

@@ -35,7 +35,7 @@ func secured(next http.Handler) http.Handler {
 	})
 }
 
-// bounded is for requests that have an end.
+// bounded is for requests that have an end. Event streams set and take back deadlines themselves.
 func bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -43,15 +43,6 @@ func bounded(next http.Handler) http.Handler {
 		deadline := time.Now().Add(requestTimeout)
 		_ = control.SetReadDeadline(deadline)
 		_ = control.SetWriteDeadline(deadline)
-		next.ServeHTTP(w, r)
-	})
-}
-
-// unbounded is for event streams. The connection may have served a bounded request before, whose
-// deadline for writing would still hold; net/http takes back only that for reading.
-func unbounded(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		next.ServeHTTP(w, r)
 	})
 }

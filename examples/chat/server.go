@@ -117,8 +117,8 @@ func (s *server) handler() http.Handler {
 	all := http.NewServeMux()
 	all.Handle("/", pages(files))
 	all.Handle("/api/", bounded(api))
-	all.Handle("GET /api/rooms/{room}/events", unbounded(s.asUser(s.events)))
-	all.Handle("GET /api/rooms/{room}/live", unbounded(s.asUser(s.liveEvents)))
+	all.Handle("GET /api/rooms/{room}/events", s.asUser(s.events))
+	all.Handle("GET /api/rooms/{room}/live", s.asUser(s.liveEvents))
 	// Browsers tell where a request comes from: those that change something must come from
 	// our own page. The cookies are SameSite=Strict besides.
 	return secured(http.NewCrossOriginProtection().Handler(all))
