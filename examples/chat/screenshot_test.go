@@ -35,7 +35,7 @@ func TestScreenshot(t *testing.T) {
 	browser := startBrowser(t)
 	first, second := startInstance(t, server), startInstance(t, server)
 	ana, kenji, theo, mira := newTab(t, browser), newTab(t, browser), newTab(t, browser), newTab(t, browser)
-	ana.signIn(second.addr, "support", "Ines Ruiz", testAdminKey)
+	ana.signIn(second.addr, "support", "Anna Ruiz", testAdminKey)
 	kenji.signIn(second.addr, "support", "Kenji Mori", "")
 	theo.signIn(first.addr, "support", "Theo Brandt", "")
 	mira.signIn(first.addr, "support", "Mira Kowalska", "")
