@@ -101,6 +101,33 @@ func resumeAtRandom(ctx context.Context, urls []string, n int, random *rand.Rand
 	return nil
 }
 
+// While a client reads a page from Redis the ring goes on and gives up what the page has
+// not: the client must read on, not jump to where the ring is now.
+func TestSSERingRunsAway(t *testing.T) {
+	t.Parallel()
+	server, key := redistest.Shared(t), redistest.Key(t)
+	client := server.Client(t)
+	channel, writer := streamOf[int](t, newHub(t, client), key), streamOf[int](t, newHub(t, server.Client(t)), key)
+	url := serveSSE(t, newSSE(t, channel, sse.Options[int]{Buffer: 5}))
+	ids := write(t, writer, consecutive(0, 10)...)
+	quick := openSSE(t, url, after(ids[9])).live()
+	write(t, writer, consecutive(10, 10)...)
+	require.Equal(t, numbers(10, 10), quick.data(10))
+
+	scripts := 0
+	client.AddHook(redistest.After("evalsha", func(context.Context, redis.Cmder) error {
+		if scripts++; scripts == 2 { // where the stream ends, then what is in it
+			for i := 20; i < 60; i += 4 { // the quick one follows
+				write(t, writer, consecutive(i, 4)...)
+				require.Equal(t, numbers(i, 4), quick.data(4))
+			}
+		}
+		return nil
+	}))
+	require.Equal(t, numbers(1, 59), openSSE(t, url, after(ids[0])).data(59))
+	require.Greater(t, scripts, 2)
+}
+
 // A client that was told only where it is, by the server or by a heartbeat, resumes there
 // as well.
 func TestSSEResumeWithoutAnEvent(t *testing.T) {

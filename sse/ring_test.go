@@ -1,0 +1,86 @@
+package sse
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// Whatever comes and is given up: who is inside of the ring gets exactly what came after
+// its ID in this life of the stream, and nobody is inside who would miss something.
+func TestRing(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		start := stream.ID{Ms: 10}
+		b := newBroadcast(&Handler[int]{options: Options[int]{
+			Buffer:      rapid.IntRange(1, 8).Draw(t, "events"),
+			BufferBytes: rapid.IntRange(1, 8*(eventSize+1)).Draw(t, "bytes"),
+		}})
+		defer b.stop()
+		b.ring.floor, b.ring.end = start, start
+		var all []*event[int] // of this life, which began after birth
+		birth := start
+		total := uint64(0)
+		for range rapid.IntRange(0, 60).Draw(t, "steps") {
+			e := &event[int]{wire: []byte("x")}
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0:
+				e.gap = true
+			case 1: // the stream begins anew
+				e.id = stream.ID{Ms: 1 + uint64(rapid.IntRange(0, int(b.ring.end.Ms)).Draw(t, "id"))}
+			default:
+				e.id = stream.ID{Ms: b.ring.end.Ms + uint64(rapid.IntRange(1, 3).Draw(t, "distance"))}
+			}
+			end, life := b.ring.end, b.ring.life
+			b.add(e)
+			total++
+			if b.ring.life != life {
+				require.False(t, e.gap)
+				require.False(t, end.Less(e.id))
+				total++ // the gap that says so
+				all, birth = nil, stream.ID{}
+			}
+			all = append(all, e)
+			require.Equal(t, total, b.edge().next)
+			require.LessOrEqual(t, len(b.ring.events), b.handler.options.Buffer)
+		}
+		for ms := range b.ring.end.Ms + 2 {
+			id := stream.ID{Ms: ms}
+			number, where, _ := b.locate(id)
+			var after, left []*event[int]
+			for i, e := range all {
+				if id.Less(e.id) {
+					after = append(after, e)
+					if uint64(len(all)-i) <= uint64(len(b.ring.events)) {
+						left = append(left, e)
+					}
+				}
+			}
+			switch where {
+			case ahead:
+				require.Greater(t, ms, b.ring.end.Ms)
+				require.Equal(t, total, number)
+			case behind:
+				require.True(t, id.Less(birth) || len(left) < len(after), "nothing is missing")
+			case inside:
+				require.False(t, id.Less(birth))
+				into := make([]*event[int], 100)
+				n, _, ok := b.take(number, into)
+				require.True(t, ok)
+				require.Len(t, after, n)
+				for i := range after {
+					require.Same(t, after[i], into[i])
+				}
+			}
+		}
+		_, _, ok := b.take(b.ring.first, nil)
+		require.True(t, ok)
+		if b.ring.first > 0 {
+			_, _, ok = b.take(b.ring.first-1, make([]*event[int], 1))
+			require.False(t, ok, "gone")
+		}
+	})
+}
