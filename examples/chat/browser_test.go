@@ -22,7 +22,6 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
-	"github.com/chromedp/chromedp/kb"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -252,7 +251,21 @@ func (tb *tab) signIn(addr, room, name, key string) {
 // say enters a message and sends it with the Enter key.
 func (tb *tab) say(text string) {
 	tb.t.Helper()
-	tb.do(chromedp.Focus("#text", chromedp.ByQuery), input.InsertText(text), chromedp.KeyEvent(kb.Enter))
+	tb.do(chromedp.Focus("#text", chromedp.ByQuery), input.InsertText(text), enter(0))
+	require.Empty(tb.t, eval[string](tb, "document.querySelector('#text').value"))
+}
+
+// enter presses the Enter key as a keyboard does: a page that handles the key gets no line break.
+// chromedp.KeyEvent sends that separately.
+func enter(modifiers input.Modifier) chromedp.Action {
+	return chromedp.ActionFunc(func(ctx context.Context) error {
+		key := input.DispatchKeyEvent(input.KeyDown).WithKey("Enter").WithCode("Enter").WithWindowsVirtualKeyCode(13).WithModifiers(modifiers)
+		if err := key.WithText("\r").Do(ctx); err != nil {
+			return err
+		}
+		key.Type, key.Text = input.KeyUp, ""
+		return key.Do(ctx)
+	})
 }
 
 // shown is a message as the page has it.

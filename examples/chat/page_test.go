@@ -111,7 +111,7 @@ func TestPage(t *testing.T) {
 			theo.awaitDelivered(4)
 			// This one has a character that the server refuses, and that no keyboard has.
 			eval[bool](mira, "(document.querySelector('#text').value = %q, true)", payloads[4])
-			mira.do(chromedp.KeyEvent(kb.Enter))
+			mira.do(enter(0))
 			mira.await("document.querySelector('#log [data-state=failed]')")
 			for _, tb := range []*tab{mira, theo} {
 				for i, message := range tb.messages() {
@@ -129,14 +129,14 @@ func TestPage(t *testing.T) {
 			tb := newTab(t, browser)
 			tb.do(chromedp.Navigate("http://" + first.addr + "/?room=keyboard"))
 			tb.await("document.activeElement.id === 'name'")
-			tb.do(chromedp.KeyEvent("Kim\r"))
+			tb.do(chromedp.KeyEvent("Kim"), enter(0))
 			tb.await("document.activeElement.id === 'text'")
-			tb.do(chromedp.KeyEvent("one"), chromedp.KeyEvent("\r", chromedp.KeyModifiers(input.ModifierShift)), chromedp.KeyEvent("two\r"))
+			tb.do(chromedp.KeyEvent("one"), enter(input.ModifierShift), chromedp.KeyEvent("two"), enter(0))
 			tb.awaitDelivered(1)
 			require.Equal(t, "one\ntwo", tb.messages()[0].Text)
 			requireTabOrder(t, tb)
 			// Into another room, and back by the browser's history.
-			tb.do(chromedp.Focus("#room-name", chromedp.ByQuery), chromedp.KeyEvent("Next Door\r"))
+			tb.do(chromedp.Focus("#room-name", chromedp.ByQuery), chromedp.KeyEvent("Next Door"), enter(0))
 			tb.await("document.querySelector('#title').textContent === 'next-door' && document.activeElement.id === 'text'")
 			tb.await("document.querySelector('#empty').checkVisibility()")
 			tb.do(chromedp.NavigateBack())
@@ -215,6 +215,26 @@ func TestPage(t *testing.T) {
 	})
 	// Alone, since it kills what the others need.
 	t.Run("faults", func(t *testing.T) { testFaults(t, server, browser, first, second) })
+
+	// The instance refuses the page, so the browser gives up; the page does not.
+	t.Run("forgotten", func(t *testing.T) {
+		tb := newTab(t, browser)
+		tb.signIn(second.addr, "forgotten", "Mira", "")
+		tb.say("before")
+		tb.awaitDelivered(1)
+		who := me(tb)
+		second.child.Kill()
+		require.NoError(t, client.Del(t.Context(), "chat:secret").Err()) // by which it knows users
+		require.NoError(t, client.ZRem(t.Context(), directoryKey, "forgotten").Err())
+		writeAt(t, client, "forgotten", time.Now(), Message{Key: "while-away", From: User{"abc", "Theo", customer}, Text: "while away"})
+		tb.say("kept")
+		second.start()
+		tb.awaitDelivered(3)
+		requireAsStored(t, client, "forgotten", tb, 3)
+		require.NotEqual(t, who.ID, me(tb).ID)
+		require.Equal(t, who.Name, me(tb).Name)
+		require.Equal(t, "", tb.textOf("#banner"))
+	})
 }
 
 // testFaults kills the instance, Redis, and the connection of one tab, in every combination,
