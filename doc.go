@@ -30,7 +30,8 @@
 // value when the loop comes back for the next, Handle when the function returns nil, Receive
 // leaves it to you, Read acknowledges at once, and History and Follow have nothing to settle.
 // An [EventBus] carries several types by names of a [Registry]. [HandlerFunc] and
-// [ProducerHandlerFunc] make functions of values into handlers of a router.
+// [ProducerHandlerFunc] make functions of values into handlers of a router. Package sse
+// streams a Channel to browsers.
 //
 // # What holds
 //
@@ -72,7 +73,8 @@
 //
 // The Redis client is the caller's and is never closed. Blocking reads do not use its pool:
 // each subscription in a group opens one connection of its own, from the client's options, and
-// those without a group share one per 256 topics (in Redis Cluster per hash slot). Few
+// those without a group share one per 256 topics (in Redis Cluster per hash slot); on a Hub
+// all Readers without a group and all loops over Follow do, if their settings are equal. Few
 // goroutines belong to a subscription (reading, handing over, settling, keeping leases), and
 // with MaxInFlight above 1 one to each message in flight; CONTRIBUTING.md lists them with
 // their owners. Constructors start none and do not use the network: the first round trip is
