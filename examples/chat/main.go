@@ -130,9 +130,11 @@ func (c command) serve(ctx context.Context, addr string, open bool, perSecond ra
 
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
+	opening, cancelOpening := context.WithCancel(ctx)
+	defer cancelOpening()
 	if open {
 		helpers.Go(func() {
-			if err := openBrowser(page); err != nil {
+			if err := openBrowser(opening, page); err != nil && opening.Err() == nil {
 				fmt.Fprintf(c.stderr, "chat: no browser opens (%v); please open %s yourself\n", err, page)
 			}
 		})
@@ -189,15 +191,16 @@ func visibleAddr(addr net.Addr) string {
 	return net.JoinHostPort(host, fmt.Sprint(tcp.Port))
 }
 
-// openBrowser asks the system to open the page.
-func openBrowser(page string) error {
+// openBrowser asks the system to open the page. Where that runs the browser itself, it lasts as
+// long as the browser does, or ctx.
+func openBrowser(ctx context.Context, page string) error {
 	switch runtime.GOOS {
 	case "darwin":
-		return exec.Command("open", page).Run()
+		return exec.CommandContext(ctx, "open", page).Run()
 	case "windows":
-		return exec.Command("rundll32", "url.dll,FileProtocolHandler", page).Run()
+		return exec.CommandContext(ctx, "rundll32", "url.dll,FileProtocolHandler", page).Run()
 	default:
-		return exec.Command("xdg-open", page).Run()
+		return exec.CommandContext(ctx, "xdg-open", page).Run()
 	}
 }
 

@@ -5,6 +5,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +59,14 @@ func TestBadStart(t *testing.T) {
 // page follows a room.
 func TestEmbeddedStartAndSignal(t *testing.T) {
 	t.Parallel()
-	child := redistest.StartChild(t, chatChild, "REDIS_URL=", "CHAT_ADMIN_KEY=", "CHAT_ARGS=-addr\n127.0.0.1:0")
+	env, opened := []string{"REDIS_URL=", "CHAT_ADMIN_KEY=", "CHAT_ARGS=-addr\n127.0.0.1:0"}, ""
+	if runtime.GOOS == "linux" {
+		dir := t.TempDir()
+		opened = filepath.Join(dir, "opened")
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "xdg-open"), []byte("#!/bin/sh\necho \"$1\" >"+opened+"\nexec sleep 60\n"), 0o700))
+		env = append(env, env[2]+"\n-open", "PATH="+dir+":"+os.Getenv("PATH"))
+	}
+	child := redistest.StartChild(t, chatChild, env...)
 	require.Contains(t, child.WaitLine("Redis: ", 20*time.Second), "embedded")
 	key, _, _ := strings.Cut(child.WaitLine("Admin key: ", 20*time.Second), " ")
 	address, _, _ := strings.Cut(child.WaitLine("Chat: ", 20*time.Second), " ")
@@ -79,6 +89,12 @@ func TestEmbeddedStartAndSignal(t *testing.T) {
 	require.Equal(t, 201, v.say("lounge", "message-1", "hello"))
 	require.Contains(t, next(t, events), "hello")
 
+	if opened != "" {
+		redistest.Eventually(t, 20*time.Second, func() bool {
+			page, _ := os.ReadFile(opened)
+			return string(page) == address+"\n"
+		}, "the browser")
+	}
 	child.Terminate()
 	require.NoError(t, child.Wait(5*time.Second))
 }

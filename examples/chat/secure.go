@@ -17,7 +17,7 @@ const requestTimeout = 15 * time.Second
 // contentPolicy lets the page use what comes from here and nothing else. Scripts cannot turn text
 // into elements even if they tried (trusted types).
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
 	"require-trusted-types-for 'script'; trusted-types 'none'"
 
 // secured sets the headers that every answer has.
@@ -85,8 +85,6 @@ func pages(files fs.FS) http.Handler {
 		switch strings.ToLower(path.Ext(name)) {
 		case ".js":
 			w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
-		case ".webmanifest":
-			w.Header().Set("Content-Type", "application/manifest+json")
 		default:
 			if kind := mime.TypeByExtension(path.Ext(name)); kind != "" {
 				w.Header().Set("Content-Type", kind)

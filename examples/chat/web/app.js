@@ -174,7 +174,7 @@ async function open(name, asked = false) {
   live = new Live(name, () => me, { people: tellPeople, typing: tellTyping });
   if (entered) await refreshRooms();
   outbox.run();
-  if (!narrow.matches) $("text").focus();
+  $(narrow.matches ? "title" : "text").focus(); // on a phone the keyboard would cover half of it
 }
 
 async function refreshRooms() {
