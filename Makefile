@@ -1,4 +1,5 @@
-# Needs Go and, except for lint, a redis-server, which scripts/redis.sh finds or installs.
+# Needs Go and, except for lint, a redis-server, which scripts/redis.sh finds or installs; test
+# also needs a Chromium, for which scripts/chromium.sh does the same.
 
 # Every module of the repository that has code. tools/ only pins the tools of lint.
 MODULES := . examples benchmarks
@@ -15,13 +16,16 @@ SOAK        ?= 60s
 # install. A server that exists only at REDIS_ADDR leaves it empty.
 REDIS := REDIS_SERVER="$$(scripts/redis.sh)" && export REDIS_SERVER
 
+# The same for CHROMIUM.
+BROWSER := CHROMIUM="$$(scripts/chromium.sh)" && export CHROMIUM
+
 .PHONY: help
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: test
 test: ## run the tests of all modules with the race detector (RACE= without, TESTTIMEOUT=15m)
-	@$(REDIS) && export REQUIRE_REDIS=1 && failed= && \
+	@$(REDIS) && $(BROWSER) && export REQUIRE_REDIS=1 REQUIRE_CHROMIUM=1 && failed= && \
 	for module in $(MODULES); do \
 		echo "go test $(RACE) ./... ($$module)"; \
 		(cd $$module && go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) ./...) || failed="$$failed $$module"; \
@@ -63,3 +67,7 @@ fuzz: ## run every fuzz test for FUZZTIME=30s
 .PHONY: redis
 redis: ## find or install the redis-server of the tests and print its path
 	@scripts/redis.sh
+
+.PHONY: browser
+browser: ## find or install the Chromium of the tests and print its path
+	@scripts/chromium.sh

@@ -1,0 +1,364 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"mime"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/time/rate"
+
+	"github.com/flaminco/redischannels"
+)
+
+//go:embed web
+var web embed.FS
+
+// maxBody is the greatest request, in bytes: a text of maxText characters, all escaped.
+const maxBody = 16 << 10
+
+// config is what tests change.
+type config struct {
+	log          *log.Logger
+	adminKey     string        // empty: a random one, kept in Redis
+	rate         rate.Limit    // messages per second and user
+	burst        int           // messages of a user at once
+	history      int64         // messages that a room keeps
+	roomAge      time.Duration // how long they are kept, and a room that nobody uses
+	maxRooms     int           // in Redis
+	openRooms    int           // in this process at a time
+	idle         time.Duration // after which an open room is closed
+	maxClients   int           // event streams per room and instance
+	presence     time.Duration // between two tellings of who is there
+	heartbeat    time.Duration
+	retry        time.Duration // of pages whose stream has ended
+	writeTimeout time.Duration
+}
+
+func defaultConfig() config {
+	return config{
+		log:  log.New(io.Discard, "", 0),
+		rate: 2, burst: 10,
+		history: 300, roomAge: 7 * 24 * time.Hour, maxRooms: 200,
+		openRooms: 64, idle: time.Minute, maxClients: 1000,
+		presence: 3 * time.Second, heartbeat: 15 * time.Second, retry: time.Second,
+		writeTimeout: 3 * time.Second,
+	}
+}
+
+// server is the chat as seen over HTTP.
+type server struct {
+	config    config
+	hub       *redischannels.Hub
+	sessions  *sessions
+	directory *directory
+	rooms     *rooms
+	messages  *limiter // by user
+	typing    *limiter // by user
+	entries   *limiter // into rooms, by user
+	signIns   *limiter // by address
+	logged    rate.Sometimes
+}
+
+func newServer(ctx context.Context, client *redis.Client, config config) (*server, error) {
+	s := &server{config: config, directory: &directory{client, config}, logged: rate.Sometimes{Interval: 5 * time.Second}}
+	var err error
+	if s.sessions, err = newSessions(ctx, client, config.adminKey); err != nil {
+		return nil, err
+	}
+	for _, l := range []struct {
+		limiter **limiter
+		every   rate.Limit
+		burst   int
+	}{{&s.messages, config.rate, config.burst}, {&s.typing, 2, 4}, {&s.entries, 1, 10}, {&s.signIns, 1, 20}} {
+		if *l.limiter, err = newLimiter(l.every, l.burst, 10_000); err != nil {
+			return nil, err
+		}
+	}
+	if s.hub, err = redischannels.NewHub(client, redischannels.HubConfig{}); err != nil {
+		return nil, err
+	}
+	s.rooms = newRooms(s.hub, config, rand.Text()[:8])
+	return s, nil
+}
+
+// endStreams ends all event streams, and answers 503 from then on.
+func (s *server) endStreams() { s.rooms.endStreams() }
+
+// close closes all but the Redis client. The HTTP server must have ended.
+func (s *server) close() error { return errors.Join(s.rooms.close(), s.hub.Close()) }
+
+// handler returns the whole chat.
+func (s *server) handler() http.Handler {
+	files, err := fs.Sub(web, "web")
+	if err != nil {
+		panic(err) // the folder is embedded
+	}
+	api := http.NewServeMux()
+	api.HandleFunc("POST /api/session", s.signIn)
+	api.HandleFunc("GET /api/session", s.asUser(s.whoAmI))
+	api.HandleFunc("DELETE /api/session", s.asUser(s.signOut))
+	api.HandleFunc("GET /api/rooms", s.asUser(s.listRooms))
+	api.HandleFunc("POST /api/rooms/{room}", s.asUser(s.enterRoom))
+	api.HandleFunc("POST /api/rooms/{room}/messages", s.asUser(s.postMessage))
+	api.HandleFunc("POST /api/rooms/{room}/typing", s.asUser(s.postTyping))
+
+	all := http.NewServeMux()
+	all.Handle("/", pages(files))
+	all.Handle("/api/", bounded(api))
+	all.Handle("GET /api/rooms/{room}/events", s.asUser(s.events))
+	all.Handle("GET /api/rooms/{room}/live", s.asUser(s.liveEvents))
+	// Browsers tell where a request comes from: those that change something must come from
+	// our own page. The cookies are SameSite=Strict besides.
+	return secured(http.NewCrossOriginProtection().Handler(all))
+}
+
+// signIn answers {"name", "key"} with the new user.
+func (s *server) signIn(w http.ResponseWriter, r *http.Request) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	if wait := s.signIns.allow(host); wait > 0 {
+		refuse(w, wait)
+		return
+	}
+	var in struct {
+		Name string `json:"name"`
+		Key  string `json:"key"`
+	}
+	if !read(w, r, &in) {
+		return
+	}
+	name, err := checkName(in.Name)
+	if err != nil {
+		fail(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	role := customer
+	if in.Key != "" {
+		if !s.sessions.isAdminKey(in.Key) {
+			fail(w, http.StatusForbidden, errors.New("this is not the admin key, which is printed where the chat was started"))
+			return
+		}
+		role = admin
+	}
+	answer(w, http.StatusCreated, s.sessions.begin(w, r, name, role))
+}
+
+func (s *server) whoAmI(w http.ResponseWriter, _ *http.Request, user User) {
+	answer(w, http.StatusOK, user)
+}
+
+func (s *server) signOut(w http.ResponseWriter, r *http.Request, user User) {
+	s.sessions.end(w, r, user)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *server) listRooms(w http.ResponseWriter, r *http.Request, _ User) {
+	names, err := s.directory.list(r.Context())
+	if err != nil {
+		s.failRedis(w, err)
+		return
+	}
+	answer(w, http.StatusOK, map[string]any{"rooms": names})
+}
+
+// enterRoom makes the room if it does not exist. Event streams are of rooms that do.
+func (s *server) enterRoom(w http.ResponseWriter, r *http.Request, user User) {
+	name := r.PathValue("room")
+	if err := checkRoom(name); err != nil {
+		fail(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	if wait := s.entries.allow(user.ID); wait > 0 {
+		refuse(w, wait)
+		return
+	}
+	switch err := s.directory.add(r.Context(), name); {
+	case errors.Is(err, errTooManyRooms):
+		fail(w, http.StatusConflict, err)
+	case err != nil:
+		s.failRedis(w, err)
+	default:
+		answer(w, http.StatusOK, map[string]string{"room": name})
+	}
+}
+
+// postMessage answers {"key", "text", "announcement"} with the ID of the entry, when Redis has it.
+func (s *server) postMessage(w http.ResponseWriter, r *http.Request, user User) {
+	var in struct {
+		Key          string `json:"key"`
+		Text         string `json:"text"`
+		Announcement bool   `json:"announcement"`
+	}
+	if !read(w, r, &in) {
+		return
+	}
+	text, err := checkText(in.Text)
+	if err == nil && !keyPattern.MatchString(in.Key) {
+		err = errors.New("the key must be 8 to 64 letters, digits and hyphens")
+	}
+	if err != nil {
+		fail(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	if in.Announcement && user.Role != admin {
+		fail(w, http.StatusForbidden, errors.New("only admins make announcements"))
+		return
+	}
+	if wait := s.messages.allow(user.ID); wait > 0 {
+		refuse(w, wait)
+		return
+	}
+	room, release, ok := s.room(w, r)
+	if !ok {
+		return
+	}
+	defer release()
+	// Who closes the page now has sent the message all the same.
+	ctx := context.WithoutCancel(r.Context())
+	id, err := room.messages.Writer().Write(ctx, Message{Key: in.Key, From: user, Text: text, Announcement: in.Announcement})
+	if err != nil {
+		// Perhaps it is written. The page sends it again in any case, under the same key.
+		s.failRedis(w, err)
+		return
+	}
+	_ = s.directory.touch(ctx, room.name) // the next message does it as well
+	answer(w, http.StatusCreated, map[string]string{"id": id})
+}
+
+// postTyping tells the others in the room that the user is typing.
+func (s *server) postTyping(w http.ResponseWriter, r *http.Request, user User) {
+	if wait := s.typing.allow(user.ID); wait > 0 {
+		refuse(w, wait)
+		return
+	}
+	room, release, ok := s.room(w, r)
+	if !ok {
+		return
+	}
+	defer release()
+	if _, err := room.live.Writer().Write(r.Context(), Live{Typing: &user}); err != nil {
+		s.failRedis(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// events is the stream of messages. Its user is in the room as long as it is open.
+func (s *server) events(w http.ResponseWriter, r *http.Request, user User) {
+	if room, release, ok := s.room(w, r); ok {
+		defer release()
+		defer room.enter(user)()
+		room.messageEvents.ServeHTTP(w, r)
+	}
+}
+
+// liveEvents is the stream of who is there and who is typing.
+func (s *server) liveEvents(w http.ResponseWriter, r *http.Request, _ User) {
+	if room, release, ok := s.room(w, r); ok {
+		defer release()
+		room.show()
+		room.liveEvents.ServeHTTP(w, r)
+	}
+}
+
+// room opens the room of the path for a request, or answers that it cannot.
+func (s *server) room(w http.ResponseWriter, r *http.Request) (_ *room, release func(), ok bool) {
+	name := r.PathValue("room")
+	if err := checkRoom(name); err != nil {
+		fail(w, http.StatusUnprocessableEntity, err)
+		return nil, nil, false
+	}
+	room, release, err := s.rooms.useKnown(r.Context(), s.directory, name)
+	switch {
+	case err == nil:
+		return room, release, true
+	case errors.Is(err, errNoRoom):
+		fail(w, http.StatusNotFound, err)
+	case errors.Is(err, errRoomsBusy), errors.Is(err, errEnding):
+		w.Header().Set("Retry-After", "1")
+		fail(w, http.StatusServiceUnavailable, err)
+	default:
+		s.failRedis(w, err)
+	}
+	return nil, nil, false
+}
+
+// asUser calls the handler with the user who sends the request.
+func (s *server) asUser(handler func(http.ResponseWriter, *http.Request, User)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		user, err := s.sessions.user(r)
+		if err != nil {
+			fail(w, http.StatusUnauthorized, err)
+			return
+		}
+		handler(w, r, user)
+	}
+}
+
+// read decodes the request's JSON, or answers why it cannot.
+func read(w http.ResponseWriter, r *http.Request, into any) bool {
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		fail(w, http.StatusUnsupportedMediaType, errors.New("the request must be application/json"))
+		return false
+	}
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(into)
+	if err == nil {
+		if _, more := decoder.Token(); more != io.EOF {
+			err = errors.New("more than one value")
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		fail(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the request has more than %d bytes", tooLarge.Limit))
+	case err != nil:
+		fail(w, http.StatusBadRequest, fmt.Errorf("the request cannot be read: %w", err))
+	}
+	return err == nil
+}
+
+// answer writes JSON, in which <, > and & are escaped.
+func answer(w http.ResponseWriter, status int, value any) {
+	body, err := json.Marshal(value)
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+func fail(w http.ResponseWriter, status int, err error) {
+	answer(w, status, map[string]string{"error": err.Error()})
+}
+
+// failRedis answers what users need to know of an error of Redis, and logs the error, during an
+// outage one every few seconds.
+func (s *server) failRedis(w http.ResponseWriter, err error) {
+	s.logged.Do(func() { s.config.log.Printf("chat: %v", err) })
+	w.Header().Set("Retry-After", "1")
+	fail(w, http.StatusServiceUnavailable, errors.New("the chat's storage does not answer at the moment"))
+}
+
+// refuse answers who is too fast.
+func refuse(w http.ResponseWriter, wait time.Duration) {
+	w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
+	fail(w, http.StatusTooManyRequests, errors.New("that was too fast; please wait a moment"))
+}

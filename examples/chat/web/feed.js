@@ -1,0 +1,233 @@
+// The list of messages. All text is set as text: nothing that anybody has typed is ever parsed as
+// HTML.
+
+const most = 500; // messages on the page
+const sameBreath = 5 * 60_000; // ms between messages of one person that are shown as one group
+
+// compare orders entry IDs, "milliseconds-sequence".
+export function compare(a, b) {
+  const [x, y] = [a, b].map((id) => id.split("-").map(BigInt));
+  for (const i of [0, 1]) {
+    if (x[i] !== y[i]) return x[i] < y[i] ? -1 : 1;
+  }
+  return 0;
+}
+
+export function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+// avatar fills an element with the initials of a person, on a colour that goes with the name.
+export function avatar(element, person) {
+  const words = person.name.split(" ").filter(Boolean);
+  const letters = words.length > 1 ? [words[0], words.at(-1)] : words;
+  element.textContent = letters.map((word) => [...word][0].toUpperCase()).join("");
+  let sum = 0;
+  for (const c of person.name) sum = (sum * 31 + c.codePointAt(0)) % 9973;
+  element.dataset.tone = sum % 8;
+  return element;
+}
+
+export function badge() {
+  return make("span", "badge", "Admin");
+}
+
+const states = {
+  sending: ["Sending", ""],
+  waiting: ["Waiting to be sent", ""],
+  sent: ["Sent", "✓"],
+  delivered: ["Delivered", "✓✓"],
+  failed: ["Not sent", "!"],
+};
+
+export class Feed {
+  lastID = ""; // of what the stream has brought
+  #log;
+  #scroll;
+  #own = new Map(); // elements of our own messages that the stream has not brought yet, by key
+  #keys = new Set(); // of messages that are shown, to know the ones that were sent twice
+  #me;
+
+  // actions has retry(key), discard(key) and changed(atEnd, isNews).
+  constructor(log, scroll, me, actions) {
+    this.#log = log;
+    this.#scroll = scroll;
+    this.#me = me;
+    this.actions = actions;
+  }
+
+  clear() {
+    this.#log.replaceChildren();
+    this.#own.clear();
+    this.#keys.clear();
+    this.lastID = "";
+  }
+
+  get isEmpty() {
+    return this.#log.childElementCount === 0;
+  }
+
+  // show adds a message that the stream has brought, and reports whether it is a new one of
+  // somebody else. A stream has its entries in the order of their IDs, so what does not come
+  // after the last one was here before.
+  show(id, message) {
+    if (this.lastID && compare(id, this.lastID) <= 0) return false;
+    this.lastID = id;
+    const mine = message.from.id === this.#me().id;
+    const key = `${message.from.id} ${message.key}`;
+    if (this.#keys.has(key)) return false; // sent twice: the first answer got lost
+    this.#keys.add(key);
+    if (this.#keys.size > 2 * most) this.#keys.delete(this.#keys.values().next().value);
+
+    const atEnd = this.atEnd;
+    const time = new Date(Number(id.split("-")[0]));
+    let element = mine ? this.#own.get(message.key) : undefined;
+    const pending = this.#firstPending();
+    if (element) {
+      this.#own.delete(message.key);
+      if (element !== pending) this.#log.insertBefore(element, pending);
+    } else {
+      element = this.#make(message, mine);
+      this.#log.insertBefore(element, pending);
+    }
+    element.dataset.id = id;
+    this.#setTime(element, time);
+    this.#group(element, message, time);
+    if (mine) this.#setState(element, "delivered");
+    this.#trim();
+    this.#settle(atEnd, !mine);
+    return !mine;
+  }
+
+  // add shows a message of ours that is on its way.
+  add(item) {
+    const element = this.#make({ key: item.key, from: this.#me(), text: item.text, announcement: item.announcement }, true);
+    this.#own.set(item.key, element);
+    this.#log.append(element);
+    this.#setTime(element, new Date());
+    this.#group(element, { from: this.#me(), announcement: item.announcement }, new Date());
+    this.#setState(element, item.state, item.reason);
+    this.#settle(true, false);
+  }
+
+  // mark shows what has become of a message of ours.
+  mark(key, state, reason) {
+    const element = this.#own.get(key);
+    if (element) this.#setState(element, state, reason);
+  }
+
+  discard(key) {
+    this.#own.get(key)?.remove();
+    this.#own.delete(key);
+    this.actions.changed(this.atEnd, false);
+  }
+
+  gap() {
+    const note = make("li", "note", "Some earlier messages are no longer kept.");
+    this.#log.insertBefore(note, this.#firstPending());
+  }
+
+  get atEnd() {
+    const s = this.#scroll;
+    return s.scrollHeight - s.scrollTop - s.clientHeight < 80;
+  }
+
+  toEnd() {
+    this.#scroll.scrollTop = this.#scroll.scrollHeight;
+  }
+
+  #settle(follow, news) {
+    if (follow) this.toEnd();
+    this.actions.changed(follow, news);
+  }
+
+  #firstPending() {
+    return this.#own.values().next().value ?? null;
+  }
+
+  #make(message, mine) {
+    const element = make("li", `message ${mine ? "own" : "other"}`);
+    if (message.announcement) element.classList.add("announcement");
+    element.dataset.key = message.key;
+    element.dataset.from = message.from.id;
+
+    const face = avatar(make("span", "avatar"), message.from);
+    face.setAttribute("aria-hidden", "true");
+    const body = make("div", "body");
+    const meta = make("p", "meta");
+    meta.append(make("bdi", "name", mine ? "You" : message.from.name));
+    if (message.from.role === "admin") meta.append(" ", badge());
+    if (message.announcement) meta.append(" ", make("span", "kind", "Announcement"));
+    const text = make("p", "text", message.text);
+    text.dir = "auto";
+    body.append(meta, text);
+    const time = make("time", "time");
+    if (mine) {
+      const foot = make("p", "foot");
+      foot.append(time, make("span", "state"));
+      body.append(foot);
+    } else meta.append(" ", time);
+    element.append(face, body);
+    return element;
+  }
+
+  #setTime(element, time) {
+    const shown = element.querySelector("time");
+    shown.dateTime = time.toISOString();
+    shown.textContent = time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  }
+
+  // group joins a message to the one before, or begins a new day.
+  #group(element, message, time) {
+    let before = element.previousElementSibling;
+    if (before?.classList.contains("day") && before.dataset.key === element.dataset.key) {
+      before.remove();
+      before = element.previousElementSibling;
+    }
+    const last = before?.querySelector("time")?.dateTime;
+    const sameDay = last && new Date(last).toDateString() === time.toDateString();
+    if (!sameDay) {
+      const day = make("li", "day", dayName(time));
+      day.dataset.key = element.dataset.key;
+      element.before(day);
+    }
+    element.classList.toggle("follow", Boolean(
+      sameDay && before.dataset.from === message.from.id && time - new Date(last) < sameBreath &&
+        !message.announcement && !before.classList.contains("announcement")));
+  }
+
+  #setState(element, state, reason) {
+    const [words, sign] = states[state];
+    element.dataset.state = state;
+    const shown = element.querySelector(".state");
+    const mark = make("span", "sign", sign);
+    mark.setAttribute("aria-hidden", "true");
+    const loud = state === "failed" || state === "waiting";
+    const label = make("span", loud ? "" : "unseen", reason ? `${words}: ${reason}` : words);
+    shown.replaceChildren(mark, label);
+    shown.title = words;
+    if (state !== "failed") return;
+    const key = element.dataset.key;
+    for (const [name, action] of [["Try again", "retry"], ["Discard", "discard"]]) {
+      const button = make("button", "", name);
+      button.type = "button";
+      button.onclick = () => this.actions[action](key);
+      shown.append(" ", button);
+    }
+  }
+
+  #trim() {
+    while (this.#log.childElementCount > most) this.#log.firstElementChild.remove();
+  }
+}
+
+function dayName(time) {
+  const today = new Date();
+  const yesterday = new Date(today.getFullYear(), today.getMonth(), today.getDate() - 1);
+  if (time.toDateString() === today.toDateString()) return "Today";
+  if (time.toDateString() === yesterday.toDateString()) return "Yesterday";
+  return time.toLocaleDateString([], { weekday: "long", day: "numeric", month: "long" });
+}
