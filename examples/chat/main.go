@@ -23,7 +23,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -32,9 +31,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/time/rate"
+
+	"github.com/flaminco/redischannels/examples/internal/redisserver"
 )
 
 // Exit codes.
@@ -109,7 +109,7 @@ func (c command) serve(ctx context.Context, addr string, open bool, perSecond ra
 		return err
 	}
 	defer listener.Close()
-	client, redisServer, closeRedis, err := openRedis(ctx, c.redisURL)
+	client, redisServer, closeRedis, err := redisserver.Open(ctx, c.redisURL)
 	if err != nil {
 		return err
 	}
@@ -202,35 +202,4 @@ func openBrowser(ctx context.Context, page string) error {
 	default:
 		return exec.CommandContext(ctx, "xdg-open", page).Run()
 	}
-}
-
-// openRedis connects to the server that the URL names, or starts an embedded one.
-func openRedis(ctx context.Context, redisURL string) (client *redis.Client, server string, closeAll func(), err error) {
-	if redisURL == "" {
-		server, err := miniredis.Run()
-		if err != nil {
-			return nil, "", nil, fmt.Errorf("start the embedded Redis server: %w; set REDIS_URL to use another", err)
-		}
-		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-		return client, "an embedded server, which ends with this program (REDIS_URL names a real one)", func() {
-			_ = client.Close()
-			server.Close()
-		}, nil
-	}
-	opts, err := redis.ParseURL(redisURL)
-	if err != nil {
-		var parse *url.Error // holds the URL, which may hold a password
-		if errors.As(err, &parse) {
-			err = parse.Err
-		}
-		return nil, "", nil, fmt.Errorf("REDIS_URL must look like redis://user:password@localhost:6379/0: %w", err)
-	}
-	client = redis.NewClient(opts)
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := client.Ping(ctx).Err(); err != nil {
-		_ = client.Close()
-		return nil, "", nil, fmt.Errorf("Redis at %s does not answer: %w; without REDIS_URL an embedded server is used", opts.Addr, err)
-	}
-	return client, fmt.Sprintf("%s, database %d", opts.Addr, opts.DB), func() { _ = client.Close() }, nil
 }
