@@ -214,7 +214,7 @@ func TestSSERedisRestarts(t *testing.T) {
 func TestSSERedisFreezes(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = 2*time.Second, -1 }))
+	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = time.Minute, -1 }))
 	channel := streamOf[int](t, hub, "room")
 	handler := newSSE(t, channel, sse.Options[int]{Heartbeat: 20 * time.Millisecond, OnError: func(error) {}})
 	url := serveSSE(t, handler)
