@@ -111,8 +111,6 @@ func (c *client[T]) serve() {
 		defer c.beat.Stop()
 		c.silent = c.beat.C
 	}
-	// Without effect where it is not supported.
-	_ = c.out.SetReadDeadline(time.Time{}) // that of the server is for reading the request
 	err := c.open()
 	var number uint64
 	if err == nil {
