@@ -232,6 +232,26 @@ func TestFacadeCloseDrains(t *testing.T) {
 	}
 }
 
+// An acknowledgement that comes too late, because the group has given the value to somebody
+// else, says so.
+func TestFacadeAckOfWhatIsSomebodyElses(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	mine := streamOf[int](t, hub, key)
+	write(t, mine, 1, 2)
+	first, second := receiveValue(t, mine), receiveValue(t, mine)
+	require.NoError(t, hub.client.XClaimJustID(t.Context(), &redis.XClaimArgs{
+		Stream: key, Group: "g", Consumer: "other", MinIdle: 0, Messages: []string{first.ID, second.ID},
+	}).Err())
+	waitDone(t, first.Context())
+	waitDone(t, second.Context())
+	require.ErrorIs(t, first.Ack(), redischannels.ErrNotOwner)
+	n, err := mine.Reader().Ack(t.Context(), second.ID)
+	require.Zero(t, n)
+	require.ErrorIs(t, err, redischannels.ErrNotOwner)
+	require.Len(t, pendingOf(t, hub.client, key), 2, "they are still the other one's")
+}
+
 // Acking twice, a foreign ID, what was never received: a clear error, and nothing else
 // is harmed.
 func TestFacadeAckMisuse(t *testing.T) {
