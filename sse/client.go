@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"time"
 
 	gosse "github.com/tmaxmax/go-sse"
@@ -28,9 +29,6 @@ var heartbeat = func() []byte {
 	m.AppendComment("keep-alive")
 	return toBytes(&m)
 }()
-
-// errSlow ends a client that the ring has run away from.
-var errSlow = errors.New("too slow")
 
 // client is one request. All of it belongs to the goroutine that net/http serves it in.
 type client[T any] struct {
@@ -113,8 +111,6 @@ func (c *client[T]) serve() {
 		defer c.beat.Stop()
 		c.silent = c.beat.C
 	}
-	// Without effect where it is not supported.
-	_ = c.out.SetReadDeadline(time.Time{}) // that of the server is for reading the request
 	err := c.open()
 	var number uint64
 	if err == nil {
@@ -122,6 +118,9 @@ func (c *client[T]) serve() {
 	}
 	if err == nil {
 		err = c.follow(number)
+	}
+	if errors.Is(err, ErrSlowClient) || errors.Is(err, os.ErrDeadlineExceeded) {
+		c.handler.options.OnError(fmt.Errorf("redischannels/sse: %w at %s: %w", ErrSlowClient, c.at, err))
 	}
 	c.extend() // of what the server writes at the end
 }
@@ -167,7 +166,7 @@ func (c *client[T]) follow(number uint64) error {
 	for {
 		n, changed, ok := c.broadcast.take(number, batch[:])
 		if !ok {
-			return errSlow
+			return ErrSlowClient
 		}
 		if n == 0 {
 			if err := c.wait(changed, nil); err != nil {

@@ -119,14 +119,21 @@ type Options[T any] struct {
 	BufferBytes int
 
 	// OnError is told what no caller can be: what Redis answers, an entry that cannot be
-	// decoded, a value that Event or Encode fails for, a ResponseWriter that cannot flush.
+	// decoded, a value that Event or Encode fails for, a ResponseWriter that cannot flush,
+	// and, by an error that wraps ErrSlowClient, a client that was closed for its slowness.
 	// It must return soon and must not call Close. Outages and gaps are events of the hub
 	// as well. Defaults to nobody.
 	OnError func(error)
 }
 
-// ErrUnauthorized as the error of Options.Authorize answers 401 in place of 403.
-var ErrUnauthorized = errors.New("unauthorized")
+var (
+	// ErrUnauthorized as the error of Options.Authorize answers 401 in place of 403.
+	ErrUnauthorized = errors.New("unauthorized")
+
+	// ErrSlowClient means that a client took nothing for WriteTimeout, or was further
+	// behind than Buffer and BufferBytes. It resumes where it has come to.
+	ErrSlowClient = errors.New("client is too slow")
+)
 
 // Validate reports every problem of the options in one joined error. Each names its
 // field and wraps [redischannels.ErrInvalidConfig].

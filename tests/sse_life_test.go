@@ -49,6 +49,8 @@ func TestSSESlowClient(t *testing.T) {
 			hub, key := newHubOf(t), redistest.Key(t)
 			channel := streamOf[string](t, hub, key)
 			options.Encode = func(d redischannels.Delivery[string]) ([]byte, error) { return []byte(d.Value), nil }
+			told := make(chan error, 10)
+			options.OnError = func(err error) { told <- err }
 			handler := newSSE(t, channel, options)
 			url := serveSSE(t, handler)
 			slow, quick := stuck(t, url), openSSE(t, url).live()
@@ -81,6 +83,7 @@ func TestSSESlowClient(t *testing.T) {
 			require.Equal(t, name == "ring", errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF), "%v", err)
 			require.Less(t, next, n)
 			redistest.Eventually(t, soon, func() bool { return handler.Clients() == 1 }, "it is closed")
+			require.ErrorIs(t, <-told, sse.ErrSlowClient)
 			again := openSSE(t, url, after(last))
 			for ; next < n; next++ {
 				require.Equal(t, next, number(again.data(1)[0]))
@@ -211,7 +214,7 @@ func TestSSERedisRestarts(t *testing.T) {
 func TestSSERedisFreezes(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = 2*time.Second, -1 }))
+	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = time.Minute, -1 }))
 	channel := streamOf[int](t, hub, "room")
 	handler := newSSE(t, channel, sse.Options[int]{Heartbeat: 20 * time.Millisecond, OnError: func(error) {}})
 	url := serveSSE(t, handler)

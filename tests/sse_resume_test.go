@@ -33,6 +33,11 @@ func TestSSEResumeAtFullSpeed(t *testing.T) {
 		urls = append(urls, serveSSE(t, newSSE(t, channel, sse.Options[int]{
 			Start:  func(*http.Request) redischannels.Position { return redischannels.Oldest },
 			Buffer: 100, // small, so that Redis is asked as well
+			OnError: func(err error) {
+				if !errors.Is(err, sse.ErrSlowClient) {
+					t.Errorf("unexpected: %v", err)
+				}
+			},
 		})))
 	}
 	var reading sync.WaitGroup
