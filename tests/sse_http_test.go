@@ -25,6 +25,7 @@ func answer(t *testing.T, url string, changes ...func(*http.Request)) (*http.Res
 	t.Helper()
 	r, cancel := sseRequest(t, url, changes...)
 	defer cancel()
+	defer time.AfterFunc(soon, cancel).Stop() // it might be a stream
 	resp, err := http.DefaultClient.Do(r)
 	require.NoError(t, err)
 	defer resp.Body.Close()
@@ -204,6 +205,7 @@ func TestSSEData(t *testing.T) {
 	}))
 	r, cancel := sseRequest(t, url)
 	defer cancel()
+	defer time.AfterFunc(soon, cancel).Stop()
 	resp, err := http.DefaultClient.Do(r)
 	require.NoError(t, err)
 	defer resp.Body.Close()
