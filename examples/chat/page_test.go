@@ -46,7 +46,9 @@ func TestPage(t *testing.T) {
 			}
 
 			// Who is typing, until the message is there; and who has gone.
-			time.Sleep(time.Second) // who has just spoken is not shown to be typing
+			ana.say("One moment")
+			mira.awaitDelivered(3)
+			time.Sleep(1100 * time.Millisecond) // who has just spoken is not shown to be typing
 			ana.do(chromedp.SendKeys("#text", "Who", chromedp.ByQuery))
 			mira.await("document.querySelector('#typing').textContent === 'Ana is typing…'")
 			ana.say(" is there?")
@@ -56,8 +58,8 @@ func TestPage(t *testing.T) {
 
 			// Reloading shows the history, and who we are.
 			mira.do(chromedp.Reload())
-			mira.awaitDelivered(3)
-			requireAsStored(t, client, "two-instances", mira, 3)
+			mira.awaitDelivered(4)
+			requireAsStored(t, client, "two-instances", mira, 4)
 			require.Equal(t, "Mira", mira.textOf("#my-name"))
 		})
 

@@ -124,7 +124,8 @@ func (s *server) handler() http.Handler {
 	return secured(http.NewCrossOriginProtection().Handler(all))
 }
 
-// signIn answers {"name", "key"} with the new user.
+// signIn answers {"name", "key"} with the new user. Its rate is that of the address, which behind
+// a proxy is the proxy's: there the proxy should limit.
 func (s *server) signIn(w http.ResponseWriter, r *http.Request) {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
