@@ -35,6 +35,9 @@ func (s *subscription) keep() {
 	defer stale.Stop()
 	stopped := s.fetch.Done()
 	walks := 0
+	// A walk through many pending entries takes long, and leases must be renewed meanwhile:
+	// its steps are single turns of this loop.
+	turn := make(chan struct{}, 1)
 	for {
 		select {
 		case <-s.keeping:
@@ -57,12 +60,16 @@ func (s *subscription) keep() {
 				s.walk.begin()
 			} else if s.walk.slot.due(s.cfg.Tuning.ClaimInterval) {
 				s.walk.begin()
-				s.claimWalk()
+				signal(turn)
 			}
 			if walks++; walks%reapEvery == 0 {
 				if err := s.reap(s.fetch); err != nil {
 					s.backgroundFailed(err)
 				}
+			}
+		case <-turn:
+			if s.claimStep() {
+				signal(turn)
 			}
 		}
 	}
@@ -319,16 +326,18 @@ func (w *walk) alone() bool {
 	return w.others == 0
 }
 
-// claimWalk goes on with the walk while there is room; the reader continues it
-// when there is room again.
-func (s *subscription) claimWalk() {
-	for s.walk.active() && s.win.ClaimRoom() > 0 && s.fetch.Err() == nil {
-		if err := s.stepWalk(s.fetch); err != nil {
-			s.walk.end()
-			s.backgroundFailed(err)
-			return
-		}
+// claimStep goes on with the walk, and reports whether it should be called again. Where
+// there is no room, the reader continues the walk when there is.
+func (s *subscription) claimStep() bool {
+	if !s.walk.active() || s.win.ClaimRoom() == 0 || s.fetch.Err() != nil {
+		return false
 	}
+	if err := s.stepWalk(s.fetch); err != nil {
+		s.walk.end()
+		s.backgroundFailed(err)
+		return false
+	}
+	return true
 }
 
 // stepWalk claims the next entries of the walk. Its callers are the reader and the
