@@ -46,6 +46,9 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 			return fmt.Errorf("%s: %w: %w", name, ErrInvalidConfig, err)
 		}
 	}
+	if err := s.isClosed(); err != nil {
+		return err
+	}
 	sub := &subscription{origin: origin{topic: topic, values: context.WithoutCancel(ctx)}, decoder: newDecoder(s.cfg, topic)}
 	info, err := stream.Stat(ctx, s.cfg.Client, topic)
 	if err != nil {

@@ -135,6 +135,7 @@ var publisherChild = redistest.ChildMain("publisher", func() {
 
 // consumerChild consumes SOAK_TOPIC. It says, with the entry's ID behind the moment,
 //
+//	live CONSUMER    it has subscribed, under this name in Redis
 //	start ID KEY SEQ COUNT    a handler begins
 //	ack ID, nack ID, reject ID    it ends, said before the message is told
 //	ended ID    its context was cancelled before it has ended
@@ -173,7 +174,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 		}
 		<-time.After(100 * time.Millisecond) // the server may be away
 	}
-	say("live")
+	say("live", sub.Stats()[0].Consumer)
 	go watchStalls(nil, func(from time.Time) { say("stall", from.UnixNano()) })
 	closing := make(chan struct{})
 	release := make(chan struct{}) // for who holds everything

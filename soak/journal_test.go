@@ -28,6 +28,7 @@ type handling struct {
 // incarnation is one process of a publisher or consumer.
 type incarnation struct {
 	name, topic     string
+	consumer        string      // its name in Redis, once it has told it
 	starts          []*handling // in their order
 	open            map[string]*handling
 	taken           map[string]bool // entries that were claimed or found again
@@ -127,6 +128,10 @@ func (j *journal) line(in *incarnation, text string) {
 	case "stall":
 		from, _ := strconv.ParseInt(rest[0], 10, 64)
 		j.windows = append(j.windows, window{"stall", in.name, from, at})
+	case "live":
+		if len(rest) > 0 {
+			in.consumer = rest[0]
+		}
 	case "closing":
 		in.closing = at
 	case "closed":

@@ -201,8 +201,13 @@ func (r *run) drain() {
 			if err != nil {
 				return err.Error()
 			}
-			pending, dead := int64(0), len(consumers)-r.live(topic)
+			// By name: while nothing comes, Redis before 7.2 takes a living consumer for an idle
+			// one, and it may be removed until it gets something.
+			pending, dead, live := int64(0), 0, r.live(topic)
 			for _, c := range consumers {
+				if !live[c.Name] {
+					dead++
+				}
 				if r.holder.ended() || !strings.HasPrefix(c.Name, r.holder.name) {
 					pending += c.Pending
 				}
@@ -228,14 +233,17 @@ func (r *run) behind(topic string, g redis.XInfoGroup) bool {
 	return err != nil || info.LastGeneratedID != g.LastDeliveredID
 }
 
-// live is how many consumers of a topic run.
-func (r *run) live(topic string) (n int) {
+// live are the names of the consumers of a topic that run.
+func (r *run) live(topic string) map[string]bool {
+	names := map[string]bool{}
 	for _, p := range append(r.consumers, r.holder) {
 		if p.topic == topic && !p.ended() {
-			n++
+			r.journal.mu.Lock()
+			names[p.now.consumer] = true
+			r.journal.mu.Unlock()
 		}
 	}
-	return n
+	return names
 }
 
 // watchServer notes when the server takes long for an answer.

@@ -234,12 +234,14 @@ func TestF46_AQuietConsumerIsNotHarmed(t *testing.T) {
 	messages := quietOne.subscribe(t, topic)
 	other := newSub(t, server.Client(t), short)
 	other.subscribe(t, topic)
-	noMessage(t, messages) // several times the timeout
+	redistest.Eventually(t, soon, func() bool { return len(consumersOf(t, client, topic)) < 2 }, "a consumer is removed")
 	other.closeSoon(t)
 	publish(t, client, topic, "a", "b")
 	require.Equal(t, []string{"a", "b"}, receiveAcked(t, messages, 2))
 	eventuallyPending(t, client, topic, 0)
-	quietOne.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored, redischannels.EventDisconnected)
+	quietOne.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored,
+		redischannels.EventDisconnected, redischannels.EventGroupLost)
+	other.events.none(t, redischannels.EventGroupLost)
 }
 
 // A lock for reclaiming, held by a process that was killed, ends all recovery. (F47)

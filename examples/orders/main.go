@@ -18,16 +18,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/examples/internal/redisserver"
 )
 
 // Exit codes.
@@ -102,7 +101,7 @@ func (c command) run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
 
-	client, server, closeRedis, err := openRedis(ctx, c.redisURL)
+	client, words, closeRedis, err := redisserver.Open(ctx, c.redisURL)
 	if err != nil {
 		fmt.Fprintf(c.stderr, "orders: %v\n", err)
 		return exitFailed
@@ -121,7 +120,7 @@ func (c command) run() int {
 		imp.logger = watermill.NewStdLoggerWithOut(c.stderr, false, false)
 	}
 	imp.out.printf("%d rows in %s, import %s", in.rows, in.name, in.id)
-	imp.out.printf("Redis: %s", server)
+	imp.out.printf("Redis: %s", words)
 	if c.redisURL != "" {
 		imp.tuning = restartable
 	} else if imp.tuning = embedded; in.rows > embeddedRows {
@@ -144,35 +143,4 @@ func (c command) run() int {
 		fmt.Fprintf(c.stderr, "orders: %v\n", err)
 		return exitFailed
 	}
-}
-
-// openRedis connects to the server that the URL names, or starts an embedded one.
-func openRedis(ctx context.Context, redisURL string) (client *redis.Client, server string, closeAll func(), err error) {
-	if redisURL == "" {
-		server, err := miniredis.Run()
-		if err != nil {
-			return nil, "", nil, fmt.Errorf("start the embedded Redis server: %w; set REDIS_URL to use another", err)
-		}
-		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-		return client, "an embedded server, which ends with this program (REDIS_URL names a real one)", func() {
-			_ = client.Close()
-			server.Close()
-		}, nil
-	}
-	opts, err := redis.ParseURL(redisURL)
-	if err != nil {
-		var parse *url.Error // holds the URL, which may hold a password
-		if errors.As(err, &parse) {
-			err = parse.Err
-		}
-		return nil, "", nil, fmt.Errorf("REDIS_URL must look like redis://user:password@localhost:6379/0: %w", err)
-	}
-	client = redis.NewClient(opts)
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := client.Ping(ctx).Err(); err != nil {
-		_ = client.Close()
-		return nil, "", nil, fmt.Errorf("Redis at %s does not answer: %w; without REDIS_URL an embedded server is used", opts.Addr, err)
-	}
-	return client, fmt.Sprintf("%s, database %d", opts.Addr, opts.DB), func() { _ = client.Close() }, nil
 }
