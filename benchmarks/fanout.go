@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
+	"strconv"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -42,9 +42,6 @@ func (l library) fanOut(t *trial) error {
 			return errors.Join(err, sub.Close())
 		}
 	}
-	if err := t.start(); err != nil {
-		return err
-	}
 	received := t.loops(len(channels), func(i int) error {
 		for msg := range channels[i] {
 			t.countCopy(i, msg.UUID, len(msg.Payload))
@@ -59,13 +56,10 @@ func (l library) fanOut(t *trial) error {
 // bareFanOut has a connection and a loop for each subscription.
 func bareFanOut(t *trial) error {
 	client := t.connect(func(o *redis.Options) { o.PoolSize = t.row.copies })
-	if err := t.start(); err != nil {
-		return err
-	}
 	decoder := redisstream.DefaultMarshallerUnmarshaller{}
 	ended := t.loops(t.row.copies, func(i int) error {
 		for last, n := "0", 0; n < t.n; {
-			streams, err := client.XRead(t.ctx, &redis.XReadArgs{Streams: []string{t.topic, last}, Count: 1000, Block: bareBlock}).Result()
+			streams, err := client.XRead(t.ctx, &redis.XReadArgs{Streams: []string{t.topic, last}, Count: 1000, Block: 5 * time.Second}).Result()
 			if errors.Is(err, redis.Nil) {
 				continue
 			}
@@ -86,12 +80,19 @@ func bareFanOut(t *trial) error {
 	return errors.Join(t.flood(), <-ended, t.check(false))
 }
 
-// flood publishes everything by pipelines of a hundred and waits until it has arrived. It
-// sets both values of the row.
+// flood publishes everything by pipelines of a hundred when all subscriptions wait for it, and
+// waits until it has arrived. It sets both values of the row.
 func (t *trial) flood() error {
 	const batch = 100
+	reading, err := t.reading()
+	if err != nil {
+		return err
+	}
 	client := t.connect()
-	err := calls(t.n, 1, batch, 0, func(from, n int) error {
+	if err := t.start(); err != nil {
+		return err
+	}
+	err = calls(t.n, 1, batch, 0, func(from, n int) error {
 		_, err := client.Pipelined(t.ctx, func(pipe redis.Pipeliner) error {
 			for i := from; i < from+n; i++ {
 				pipe.XAdd(t.ctx, &redis.XAddArgs{Stream: t.topic, Values: t.fields(i)})
@@ -103,24 +104,22 @@ func (t *trial) flood() error {
 	if err == nil {
 		err = t.awaitAll()
 	}
-	if err := errors.Join(err, t.stop()); err != nil {
-		return err
-	}
-	reading, err := t.reading()
+	err = errors.Join(err, t.stop())
 	t.values = append(t.values, float64(reading))
 	return err
 }
 
-// reading counts the connections whose last command is a read that waits.
-func (t *trial) reading() (int, error) {
-	clients, err := t.server.Client.ClientList(t.ctx).Result()
-	if err != nil {
-		return 0, fmt.Errorf("count connections: %w", err)
-	}
-	n := 0
-	for line := range strings.Lines(clients) {
-		if strings.Contains(line, " cmd=xread ") {
-			n++
+// reading counts the connections in which reads wait, as soon as they become no more.
+func (t *trial) reading() (n int, err error) {
+	for before := 0; n == 0 || n != before; {
+		before = n
+		pause(t.ctx, 100*time.Millisecond)
+		info, err := t.server.Info(t.ctx, "clients")
+		if err != nil {
+			return 0, err
+		}
+		if n, err = strconv.Atoi(info["blocked_clients"]); err != nil {
+			return 0, err
 		}
 	}
 	return n, nil
