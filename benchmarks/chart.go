@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/template"
@@ -100,6 +101,9 @@ func (r report) writeChart(file string) error {
 	}
 	var text strings.Builder
 	if err := chartTemplate.Execute(&text, c); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
 	return os.WriteFile(file, []byte(text.String()), 0o644)

@@ -85,7 +85,7 @@ func (r report) text(out io.Writer) error {
 }
 
 // commands writes which commands the messages of this library have cost. Those that less than
-// one message in ten thousand needs are left out.
+// one message in two thousand needs are left out.
 func (r report) commands(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\nrow\tcommands per message of the first peer")
@@ -93,7 +93,7 @@ func (r report) commands(out io.Writer) error {
 		counts := res.Peers[0].ByCommand
 		var parts []string
 		for _, name := range slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return cmp.Compare(counts[b], counts[a]) }) {
-			if counts[name] >= 0.0001 {
+			if counts[name] >= 0.0005 {
 				parts = append(parts, fmt.Sprintf("%s %.4f", name, counts[name]))
 			}
 		}

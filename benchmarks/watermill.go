@@ -202,7 +202,7 @@ func (l library) publishThenSubscribe(goroutines int) func(*trial) error {
 			return err
 		}
 		err = l.subscribeFilled(t, 1)
-		t.values = append([]float64{published}, t.values...)
+		t.values = append(t.values, published)
 		return err
 	}
 }
