@@ -40,8 +40,8 @@ func benchmark(ctx context.Context) error {
 	n := flag.Int("n", 5, "`repetitions` of each row")
 	pattern := flag.String("run", "", "run the rows whose names match this `regexp`: main rows, and those of the groups\n"+
 		"sizes/ publishers/ subscriptions/ handlers/ fanout/ latency/ growing/ watermill-benchmark/")
-	everything := flag.Bool("all", false, "run the main rows and all groups, which takes most of an hour")
-	huge := flag.Bool("huge", false, "let the rows of growing/ have 10,000,000 entries as well, which takes a gigabyte")
+	everything := flag.Bool("all", false, "run the main rows and all groups, which takes half an hour or more")
+	huge := flag.Bool("huge", false, "let a row of growing/ have 10,000,000 entries as well, which takes memory")
 	peers := flag.String("peer", "", "run only peers whose names match this `regexp`, whose ratios are then of the first that is left")
 	quick := flag.Bool("quick", false, "a tenth of the messages: to see that it works, not to compare")
 	file := flag.String("json", "", "write the results to this `file` as well")

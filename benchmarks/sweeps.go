@@ -105,21 +105,22 @@ func handlers() []row {
 // growing are rows in which the peers are this library in other circumstances: the ratio of
 // the first to the others tells whether a message costs more there.
 func growing(huge bool) []row {
+	const flat = 1.25 // and noise
 	entries := row{name: "growing/entries", unit: rate}
 	sizes := []int{10_000, 1_000_000}
 	if huge {
 		sizes = append(sizes, 10_000_000)
 	}
 	for _, n := range sizes {
-		entries.peers = append(entries.peers, peer{name: decimal(float64(n)) + " before", messages: 100_000, run: ours.subscribeBehind(n)})
+		entries.peers = append(entries.peers, peer{name: decimal(float64(n)) + " before", messages: 100_000, run: ours.subscribeBehind(n), atMost: flat})
 	}
 	pending := row{name: "growing/pending", unit: rate}
 	foreign := row{name: "growing/pending-elsewhere", unit: rate}
 	for _, n := range []int{1, 32, 1000} {
-		pending.peers = append(pending.peers, peer{name: decimal(float64(n)) + " in flight", messages: 100_000, run: ours.hold(n)})
+		pending.peers = append(pending.peers, peer{name: decimal(float64(n)) + " in flight", messages: 100_000, run: ours.hold(n), atMost: flat})
 	}
 	for _, n := range []int{1, 1000} {
-		foreign.peers = append(foreign.peers, peer{name: decimal(float64(n)) + " pending", messages: 100_000, run: ours.subscribeBeside(n)})
+		foreign.peers = append(foreign.peers, peer{name: decimal(float64(n)) + " pending", messages: 100_000, run: ours.subscribeBeside(n), atMost: flat})
 	}
 	return []row{entries, pending, foreign}
 }
