@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -79,9 +80,10 @@ func bareEndpoints(t *trial) (endpoints, error) {
 	}, nil
 }
 
-// latency sends each message at its time, whatever became of those before it, and takes from
-// then on: a receiver that stands still has all of them wait (no coordinated omission). The
-// first tenth opens connections and is not counted.
+// latency sends each message at its time. It takes from then on if the sender is still busy
+// with the message before, so that what stands still lets all of them wait (no coordinated
+// omission), and otherwise from when the sender wakes: timers are up to a millisecond late,
+// which is nobody's fault. The first tenth opens connections and is not counted.
 func latency(open func(*trial) (endpoints, error)) func(*trial) error {
 	return func(t *trial) error {
 		if err := t.group("0"); err != nil {
@@ -94,20 +96,24 @@ func latency(open func(*trial) (endpoints, error)) func(*trial) error {
 		if err := t.start(); err != nil {
 			return err
 		}
-		due := func(i int) time.Time { return t.began.Add(time.Duration(i) * time.Second / time.Duration(t.row.rate)) }
+		began := time.Now()
+		sent := make([]atomic.Int64, t.n) // when, or when it was due, since began
 		took := hdrhistogram.New(1, time.Minute.Nanoseconds(), 3)
 		received := t.loops(1, func(int) error {
 			return ends.receive(func(msg *message.Message) {
-				now := time.Now()
+				now := time.Since(began)
 				t.arrived(msg)
 				if i, err := number(msg.UUID); err == nil && i >= t.n/10 {
-					if err := took.RecordValue(now.Sub(due(i)).Nanoseconds()); err != nil {
+					if err := took.RecordValue(now.Nanoseconds() - sent[i].Load()); err != nil {
 						t.fail(err)
 					}
 				}
 			})
 		})
-		err = t.pace(due, ends.send)
+		err = t.pace(began, func(i int, due time.Duration) error {
+			sent[i].Store(int64(due))
+			return ends.send(i)
+		})
 		if err == nil {
 			err = t.awaitAll()
 		}
@@ -123,19 +129,24 @@ func latency(open func(*trial) (endpoints, error)) func(*trial) error {
 	}
 }
 
-// pace calls send for every message at the time when it is due.
-func (t *trial) pace(due func(i int) time.Time, send func(i int) error) error {
+// pace calls send for every message at the time when it is due, counted from began, and tells
+// that time, or when it has woken if it has slept until then.
+func (t *trial) pace(began time.Time, send func(i int, due time.Duration) error) error {
 	return parallel(senders, func(g int) error {
 		timer := time.NewTimer(time.Hour)
 		defer timer.Stop()
 		for i := g; i < t.n; i += senders {
-			timer.Reset(time.Until(due(i)))
-			select {
-			case <-timer.C:
-			case <-t.ctx.Done():
-				return t.missing()
+			due := time.Duration(i) * time.Second / time.Duration(t.row.rate)
+			if wait := due - time.Since(began); wait > 0 {
+				timer.Reset(wait)
+				select {
+				case <-timer.C:
+				case <-t.ctx.Done():
+					return t.missing()
+				}
+				due = time.Since(began)
 			}
-			if err := send(i); err != nil {
+			if err := send(i, due); err != nil {
 				return err
 			}
 		}

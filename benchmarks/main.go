@@ -2,7 +2,7 @@
 // go-redis and rueidis without a library, in one run on one redis-server that it starts
 // itself.
 //
-// Without flags it runs the main rows, which take a few minutes. The wider rows have names of
+// Without flags it runs the main rows, which take about six minutes. The wider rows have names of
 // the form group/value: sizes, publishers, subscriptions, handlers, fanout, latency, growing
 // and watermill-benchmark. -run '^sizes/' runs a group, -all everything.
 //
