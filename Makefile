@@ -44,7 +44,7 @@ lint: ## check the format, go vet and staticcheck of all modules
 	if [ -n "$$failed" ]; then echo "lint failed in:$$failed"; exit 1; fi
 
 .PHONY: bench
-bench: ## measure against watermill-redisstream and bare go-redis (BENCHFLAGS=...)
+bench: ## measure against watermill-redisstream, go-redis and rueidis (BENCHFLAGS=-h)
 	@$(REDIS) && cd benchmarks && go run . $(BENCHFLAGS)
 
 .PHONY: soak

@@ -3,29 +3,49 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 )
 
 // What a program does that uses go-redis without a library in between.
 
-// bareSubscribe reads by the thousand, makes messages, and acknowledges each batch at once.
-func bareSubscribe(t *trial) error {
-	if err := t.fill(); err != nil {
-		return err
+// bareBlock is how long reads without a library wait for entries.
+const bareBlock = 200 * time.Millisecond
+
+// bareSubscribe reads in so many loops.
+func bareSubscribe(loops int) func(*trial) error {
+	return func(t *trial) error {
+		if err := t.fill(); err != nil {
+			return err
+		}
+		client := t.connect()
+		if err := t.start(); err != nil {
+			return err
+		}
+		ended := t.loops(loops, func(i int) error { return bareLoop(t, client, fmt.Sprintf("bare-%d", i), t.arrived) })
+		err := t.awaitAll()
+		if err == nil {
+			err = t.awaitSettled()
+		}
+		return errors.Join(err, t.stop(), <-ended, t.check(true))
 	}
-	client := t.connect()
-	if err := t.start(); err != nil {
-		return err
-	}
+}
+
+// bareLoop reads by the thousand, makes messages, and acknowledges each batch at once.
+func bareLoop(t *trial, client *redis.Client, consumer string, got func(*message.Message)) error {
 	decoder := redisstream.DefaultMarshallerUnmarshaller{}
 	ids := make([]string, 0, 1000)
 	for !t.complete() {
 		streams, err := client.XReadGroup(t.ctx, &redis.XReadGroupArgs{
-			Group: group, Consumer: "bare", Streams: []string{t.topic, ">"}, Count: 1000, Block: 5 * time.Second,
+			Group: group, Consumer: consumer, Streams: []string{t.topic, ">"}, Count: 1000, Block: bareBlock,
 		}).Result()
+		if errors.Is(err, redis.Nil) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -35,14 +55,29 @@ func bareSubscribe(t *trial) error {
 			if err != nil {
 				return err
 			}
-			t.arrived(msg)
+			got(msg)
 			ids = append(ids, entry.ID)
 		}
 		if err := client.XAck(t.ctx, t.topic, group, ids...).Err(); err != nil {
 			return err
 		}
 	}
-	return errors.Join(t.awaitSettled(), t.stop(), t.check(true))
+	return nil
+}
+
+// loops runs f in so many goroutines until they end; an error ends the trial.
+func (t *trial) loops(n int, f func(i int) error) (ended <-chan error) {
+	done := make(chan error, 1)
+	go func() {
+		done <- parallel(n, func(i int) error {
+			err := f(i)
+			if err != nil {
+				t.fail(err)
+			}
+			return err
+		})
+	}()
+	return done
 }
 
 // barePublish sends one XADD per message through what add returns.
@@ -57,7 +92,7 @@ func barePublish(goroutines int, face func(*redis.Client) (redis.Cmdable, func()
 		}
 		err = parallel(goroutines, func(g int) error {
 			return calls(t.n, goroutines, 1, g, func(i, _ int) error {
-				return client.XAdd(t.ctx, &redis.XAddArgs{Stream: t.topic, Values: fields(i)}).Err()
+				return client.XAdd(t.ctx, &redis.XAddArgs{Stream: t.topic, Values: t.fields(i)}).Err()
 			})
 		})
 		return errors.Join(err, t.stop(), done(), t.readBack(), t.check(false))
@@ -87,7 +122,7 @@ func barePipeline(batch int) func(*trial) error {
 		err := calls(t.n, 1, batch, 0, func(from, n int) error {
 			_, err := client.Pipelined(t.ctx, func(pipe redis.Pipeliner) error {
 				for i := from; i < from+n; i++ {
-					pipe.XAdd(context.Background(), &redis.XAddArgs{Stream: t.topic, Values: fields(i)})
+					pipe.XAdd(context.Background(), &redis.XAddArgs{Stream: t.topic, Values: t.fields(i)})
 				}
 				return nil
 			})

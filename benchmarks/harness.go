@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +35,7 @@ type result struct {
 	Row         string       `json:"row"`
 	Unit        string       `json:"unit"`
 	Repetitions int          `json:"repetitions"`
+	Payload     int          `json:"payload_bytes"`
 	Most        float64      `json:"most,omitempty"`
 	Peers       []peerResult `json:"peers"`
 }
@@ -46,12 +49,17 @@ type peerResult struct {
 	Allocations float64 `json:"allocations_per_message,omitempty"`
 	Bytes       float64 `json:"bytes_per_message,omitempty"`
 	Commands    float64 `json:"commands_per_message,omitempty"`
+	// ByCommand are the means of the same by command. A transaction counts MULTI, EXEC and
+	// what is in it.
+	ByCommand map[string]float64 `json:"commands_per_message_by_command,omitempty"`
 	// Ratio is that of the first peer to this one: the median of the ratios of the
 	// repetitions. What happens to the machine meanwhile happens to both.
 	Ratio *ratio  `json:"ratio,omitempty"`
 	Least float64 `json:"least,omitempty"`
 	// AtMost is the aim of rows where less is better.
 	AtMost float64 `json:"at_most,omitempty"`
+	// Slack is what the first peer may have in addition, in the unit of the row.
+	Slack float64 `json:"slack,omitempty"`
 }
 
 type ratio struct {
@@ -60,48 +68,88 @@ type ratio struct {
 	Max    float64 `json:"max"`
 }
 
-// measured are the values of one peer, one per repetition.
-type measured struct{ values, cpu, allocations, bytes, commands []float64 }
+// measured is what one peer has shown, one element per repetition.
+type measured struct {
+	values                            [][]float64 // by metric of the row
+	cpu, allocations, bytes, commands []float64
+	byCommand                         map[string]float64 // the sum of all repetitions
+}
+
+// add adds a repetition.
+func (m *measured) add(t *trial) {
+	for i, value := range t.values {
+		m.values[i] = append(m.values[i], value)
+	}
+	count := float64(t.deliveries())
+	m.cpu = append(m.cpu, float64(t.cpu.Nanoseconds())/1000/count)
+	m.allocations = append(m.allocations, float64(t.mallocs)/count)
+	m.bytes = append(m.bytes, float64(t.allocated)/count)
+	m.commands = append(m.commands, float64(t.commands)/count)
+	for name, calls := range t.byCommand {
+		m.byCommand[name] += float64(calls) / count
+	}
+}
 
 // run runs the repetitions of a row, all peers in turn in each of them. Every repetition
 // begins with another peer, so that none has always the same neighbour.
-func (h *harness) run(ctx context.Context, r row) (result, error) {
+func (h *harness) run(ctx context.Context, r row) ([]result, error) {
+	if r.metrics == nil {
+		r.metrics = []metric{{}}
+	}
 	n := h.repetitions
 	if r.repetitions > 0 {
 		n = min(n, r.repetitions)
 	}
 	all := make([]measured, len(r.peers))
+	for i := range all {
+		all[i] = measured{values: make([][]float64, len(r.metrics)), byCommand: make(map[string]float64)}
+	}
 	for rep := range n {
 		for i := range r.peers {
 			k := (rep + i) % len(r.peers)
 			t, err := h.trial(ctx, r, r.peers[k], rep)
 			if err != nil {
-				return result{}, fmt.Errorf("%s, %s, repetition %d: %w", r.name, r.peers[k].name, rep+1, err)
+				return nil, fmt.Errorf("%s, %s, repetition %d: %w", r.name, r.peers[k].name, rep+1, err)
 			}
-			m, count := &all[k], float64(t.n)
-			m.values = append(m.values, t.value)
-			m.cpu = append(m.cpu, float64(t.cpu.Nanoseconds())/1000/count)
-			m.allocations = append(m.allocations, float64(t.mallocs)/count)
-			m.bytes = append(m.bytes, float64(t.allocated)/count)
-			m.commands = append(m.commands, float64(t.commands)/count)
-			h.progress("%s %d/%d %s: %.0f %s", r.name, rep+1, n, r.peers[k].name, t.value, r.unit)
+			if len(t.values) != len(r.metrics) {
+				return nil, fmt.Errorf("%s, %s: %d values for %d metrics", r.name, r.peers[k].name, len(t.values), len(r.metrics))
+			}
+			all[k].add(t)
+			h.progress("%s %d/%d %s: %.0f %s", r.name, rep+1, n, r.peers[k].name, t.values, r.unit)
 		}
 	}
-	return r.result(all, h.messages), nil
+	results := make([]result, len(r.metrics))
+	for i := range results {
+		results[i] = r.result(i, all, h.messages)
+	}
+	return results, nil
 }
 
-func (r row) result(all []measured, messages func(peer) int) result {
-	res := result{Row: r.name, Unit: r.unit, Repetitions: len(all[0].values), Most: r.most}
+// result makes the result of one metric.
+func (r row) result(metric int, all []measured, messages func(peer) int) result {
+	m := r.metrics[metric]
+	res := result{
+		Row: strings.TrimSuffix(r.name+"-"+m.name, "-"), Unit: cmp.Or(m.unit, r.unit), Payload: cmp.Or(r.payload, payloadSize),
+		Repetitions: len(all[0].values[metric]), Most: cmp.Or(m.most, r.most),
+	}
 	for i, p := range r.peers {
-		pr := peerResult{Name: p.name, Messages: messages(p), Values: all[i].values, Least: p.least, AtMost: p.atMost}
-		if r.window == 0 {
+		values := all[i].values[metric]
+		pr := peerResult{Name: p.name, Messages: messages(p), Values: values, Least: p.least, AtMost: p.atMost}
+		if p.name == m.against {
+			pr.AtMost, pr.Slack = m.atMost, m.slack
+		}
+		if r.window == 0 && metric == 0 {
 			pr.CPU, pr.Allocations = median(all[i].cpu), median(all[i].allocations)
 			pr.Bytes, pr.Commands = median(all[i].bytes), median(all[i].commands)
+			pr.ByCommand = all[i].byCommand
+			for name := range pr.ByCommand {
+				pr.ByCommand[name] /= float64(len(values))
+			}
 		}
 		if i > 0 {
-			ratios := make([]float64, len(all[i].values))
+			ratios := make([]float64, len(values))
 			for k := range ratios {
-				ratios[k] = all[0].values[k] / all[i].values[k]
+				ratios[k] = all[0].values[metric][k] / values[k]
 			}
 			pr.Ratio = &ratio{median(ratios), slices.Min(ratios), slices.Max(ratios)}
 		}
@@ -123,17 +171,21 @@ func (h *harness) trial(ctx context.Context, r row, p peer, rep int) (_ *trial, 
 	}
 	h.trials++
 	t := &trial{
-		ctx:    ctx,
-		server: h.server,
-		topic:  fmt.Sprintf("bench-%d", h.trials),
-		n:      h.messages(p),
-		window: r.window / time.Duration(h.scale),
-		done:   make(chan struct{}),
+		ctx:     ctx,
+		server:  h.server,
+		topic:   fmt.Sprintf("bench-%d", h.trials),
+		row:     r,
+		n:       h.messages(p),
+		scale:   h.scale,
+		window:  r.window / time.Duration(h.scale),
+		done:    make(chan struct{}),
+		abort:   cancel,
+		payload: bytes.Repeat([]byte{'x'}, cmp.Or(r.payload, payloadSize)),
 	}
 	if r.window > 0 {
 		t.n = p.messages // these are subscriptions
 	}
-	t.seen = make([]atomic.Bool, t.n)
+	t.seen = make([]atomic.Bool, t.n*cmp.Or(r.copies, 1))
 	stop, err := h.profile(r, p, rep)
 	if err != nil {
 		return nil, err
@@ -150,7 +202,7 @@ func (h *harness) profile(r row, p peer, rep int) (stop func() error, err error)
 	if h.profiles == "" {
 		return func() error { return nil }, nil
 	}
-	name := fmt.Sprintf("%s_%s_%d.pprof", r.name, strings.ReplaceAll(p.name, " ", "-"), rep+1)
+	name := fmt.Sprintf("%s_%s_%d.pprof", strings.ReplaceAll(r.name, "/", "_"), strings.ReplaceAll(p.name, " ", "-"), rep+1)
 	f, err := os.Create(filepath.Join(h.profiles, name))
 	if err != nil {
 		return nil, err

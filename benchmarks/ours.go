@@ -10,13 +10,20 @@ var ours = library{
 	publisher: func(t *trial) (message.Publisher, error) {
 		return redischannels.NewPublisher(redischannels.PublisherConfig{Client: t.connect()}, nil)
 	},
-	subscriber: func(t *trial, maxInFlight int) (message.Subscriber, error) {
-		return redischannels.NewSubscriber(redischannels.SubscriberConfig{
+	subscriber: func(t *trial, s settings) (message.Subscriber, error) {
+		config := redischannels.SubscriberConfig{
 			Client:        t.connect(),
 			ConsumerGroup: group,
-			MaxInFlight:   maxInFlight,
-			OnEvent:       func(e redischannels.Event) { t.event(e) },
-		}, nil)
+			MaxInFlight:   s.maxInFlight,
+			OnEvent:       t.event,
+		}
+		if s.keyed {
+			config.OrderingKey = key
+		}
+		if s.fanOut {
+			config.ConsumerGroup, config.StartFrom = "", redischannels.Oldest
+		}
+		return redischannels.NewSubscriber(config, nil)
 	},
 }
 

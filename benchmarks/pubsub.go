@@ -83,8 +83,8 @@ func barePubSub(t *trial, ctx context.Context, got func(string, int)) (<-chan er
 const envelopeHead = 1 + 1 + len(uuidPrefix) + 12 + 1
 
 // envelope is message i as it is published.
-func envelope(i int) ([]byte, error) {
-	return redischannels.EnvelopeMarshaler{}.Marshal("", message.NewMessage(uuid(i), payload))
+func (t *trial) envelope(i int) ([]byte, error) {
+	return redischannels.EnvelopeMarshaler{}.Marshal("", message.NewMessage(uuid(i), t.payload))
 }
 
 // flood publishes by pipelines of a hundred, as fast as they are received.
@@ -115,7 +115,7 @@ func (p pubSubPeer) flood(t *trial) error {
 		}
 		_, err := client.Pipelined(t.ctx, func(pipe redis.Pipeliner) error {
 			for i := from; i < from+n; i++ {
-				data, err := envelope(i)
+				data, err := t.envelope(i)
 				if err != nil {
 					return err
 				}
@@ -133,9 +133,9 @@ func (p pubSubPeer) flood(t *trial) error {
 	return errors.Join(err, <-done, t.check(false))
 }
 
-// latency publishes at a steady pace and takes a percentile of the time from publishing to the
-// handler as the value, in microseconds.
-func (p pubSubPeer) latency(percentile float64) func(*trial) error {
+// latency publishes at a steady pace and takes percentiles of the time from publishing to the
+// handler as the values, in microseconds.
+func (p pubSubPeer) latency(percentiles ...float64) func(*trial) error {
 	return func(t *trial) error {
 		ctx, cancel := context.WithCancel(t.ctx)
 		defer cancel()
@@ -162,7 +162,7 @@ func (p pubSubPeer) latency(percentile float64) func(*trial) error {
 		defer tick.Stop()
 		for i := 0; i < t.n && err == nil; i++ {
 			var data []byte
-			if data, err = envelope(i); err != nil {
+			if data, err = t.envelope(i); err != nil {
 				break
 			}
 			<-tick.C
@@ -178,7 +178,10 @@ func (p pubSubPeer) latency(percentile float64) func(*trial) error {
 			return err
 		}
 		slices.Sort(took)
-		t.value = float64(took[min(int(float64(t.n)*percentile/100), t.n-1)].Microseconds())
+		t.values = nil
+		for _, percentile := range percentiles {
+			t.values = append(t.values, float64(took[min(int(float64(t.n)*percentile/100), t.n-1)].Microseconds()))
+		}
 		return nil
 	}
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -39,7 +41,7 @@ func newEnvironment(s *local.Redis) environment {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
 			switch m.Path {
-			case "github.com/ThreeDotsLabs/watermill", "github.com/ThreeDotsLabs/watermill-redisstream", "github.com/redis/go-redis/v9":
+			case "github.com/ThreeDotsLabs/watermill", "github.com/ThreeDotsLabs/watermill-redisstream", "github.com/redis/go-redis/v9", "github.com/redis/rueidis":
 				env.Modules[m.Path] = m.Version
 			}
 		}
@@ -76,6 +78,29 @@ func (r report) text(out io.Writer) error {
 				decimal(median(p.Values)), res.Unit, spread(p.Values), p.ratio(), res.aim(i), p.costs())
 		}
 	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return r.commands(out)
+}
+
+// commands writes which commands the messages of this library have cost. Those that less than
+// one message in two thousand needs are left out.
+func (r report) commands(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nrow\tcommands per message of the first peer")
+	for _, res := range r.Results {
+		counts := res.Peers[0].ByCommand
+		var parts []string
+		for _, name := range slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return cmp.Compare(counts[b], counts[a]) }) {
+			if counts[name] >= 0.0005 {
+				parts = append(parts, fmt.Sprintf("%s %.4f", name, counts[name]))
+			}
+		}
+		if len(parts) > 0 {
+			fmt.Fprintf(w, "%s\t%s\n", res.Row, strings.Join(parts, ", "))
+		}
+	}
 	return w.Flush()
 }
 
@@ -97,6 +122,11 @@ func (r result) aim(i int) string {
 	switch {
 	case i == 0 && r.Most > 0:
 		return fmt.Sprintf("<= %g %s", r.Most, met[median(p.Values) <= r.Most])
+	case i == 0:
+		return ""
+	case p.AtMost > 0 && p.Slack > 0:
+		return fmt.Sprintf("<= %gx + %g %s", p.AtMost, p.Slack,
+			met[median(r.Peers[0].Values) <= p.AtMost*median(p.Values)+p.Slack])
 	case p.AtMost > 0:
 		return fmt.Sprintf("<= %gx %s", p.AtMost, met[p.Ratio.Median <= p.AtMost])
 	case p.Least > 0:

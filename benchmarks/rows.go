@@ -4,15 +4,33 @@ import "time"
 
 // row is one kind of work that several peers do.
 type row struct {
-	name  string // for -run, and in the table
+	name  string // for -run, and in the table; with a slash when it is one of a group
 	unit  string
 	peers []peer // the first is this library
 
+	// metrics are for rows whose trials set several values. Each is a result of its own.
+	metrics []metric
+	// payload is the size of a message, 0 for payloadSize.
+	payload int
+	// copies is how often each message is to arrive, 0 for once.
+	copies int
+	// rate is the number of messages per second of rows that keep a pace.
+	rate int
 	// repetitions and window are for rows that watch for a time instead of working.
 	repetitions int
 	window      time.Duration
 	// most is the greatest acceptable value of the first peer, for rows where less is better.
 	most float64
+}
+
+// metric is one of several values of a row.
+type metric struct {
+	name string // is added to that of the row
+	unit string // that of the row if empty
+	most float64
+	// atMost and slack are the aim against a peer: a ratio, and what may be added.
+	against       string
+	atMost, slack float64
 }
 
 // peer is one side of a row. Each has as many messages as keep it busy for a second or two:
@@ -27,17 +45,21 @@ type peer struct {
 	atMost float64
 }
 
-const bare = "go-redis"
+const (
+	bare        = "go-redis"
+	bareRueidis = "rueidis"
+	rate        = "messages/s"
+)
 
 // rows are the aims of the library, with payloads of 256 bytes.
 func rows() []row {
-	const rate = "messages/s"
 	slow := 10 * time.Millisecond
 	return []row{
 		{name: "subscribe", unit: rate, peers: []peer{
-			{name: ours.name, messages: 200_000, run: ours.subscribe},
-			{name: redisStream.name, messages: 8_000, run: redisStream.subscribe, least: 20},
-			{name: bare + " loop", messages: 200_000, run: bareSubscribe, least: 0.7},
+			{name: ours.name, messages: 200_000, run: ours.subscribe(1)},
+			{name: redisStream.name, messages: 8_000, run: redisStream.subscribe(1), least: 20},
+			{name: bare + " loop", messages: 200_000, run: bareSubscribe(1), least: 0.7},
+			{name: bareRueidis + " loop", messages: 200_000, run: rueidisSubscribe},
 		}},
 		{name: "typed-reader", unit: rate, peers: []peer{
 			{name: "Reader[T] of JSON", messages: 100_000, run: typedRead},
@@ -47,11 +69,13 @@ func rows() []row {
 			{name: ours.name, messages: 150_000, run: ours.publish(64, 1)},
 			{name: redisStream.name, messages: 50_000, run: redisStream.publish(64, 1), least: 2.5},
 			{name: bare + " AutoPipeline", messages: 150_000, run: barePublish(64, autoPipeline), least: 0.85},
+			{name: bareRueidis, messages: 150_000, run: rueidisPublish(64, 1)},
 		}},
 		{name: "publish-1x100", unit: rate, peers: []peer{
 			{name: ours.name, messages: 150_000, run: ours.publish(1, 100)},
 			{name: redisStream.name, messages: 10_000, run: redisStream.publish(1, 100), least: 12},
 			{name: bare + " pipeline", messages: 150_000, run: barePipeline(100), least: 0.85},
+			{name: bareRueidis, messages: 150_000, run: rueidisPublish(1, 100)},
 		}},
 		{name: "publish-1x1", unit: rate, peers: []peer{
 			{name: ours.name, messages: 10_000, run: ours.publish(1, 1)},
@@ -63,20 +87,18 @@ func rows() []row {
 			{name: redisStream.name, messages: 8_000, run: redisStream.route, least: 12},
 		}},
 		{name: "handler-10ms-100", unit: rate, peers: []peer{
-			{name: ours.name, messages: 15_000, run: ours.handle(100, slow)},
-			{name: redisStream.name, messages: 150, run: redisStream.handle(100, slow), least: 90},
+			{name: ours.name, messages: 15_000, run: ours.handle(settings{maxInFlight: 100}, slow)},
+			{name: redisStream.name, messages: 150, run: redisStream.handle(settings{}, slow), least: 90},
 		}},
+		fanOutRow("fanout-1000", 1000, 200_000),
+		latencyRow("latency-1000", 1000, 3*time.Second),
 		{name: "pubsub", unit: rate, peers: []peer{
 			{name: ours.name, messages: 300_000, run: pubSubPeer(oursPubSub).flood},
 			{name: bare + " PubSub", messages: 300_000, run: pubSubPeer(barePubSub).flood, least: 0.7},
 		}},
-		{name: "pubsub-p50", unit: "µs at 1,000/s", peers: []peer{
-			{name: ours.name, messages: 3_000, run: pubSubPeer(oursPubSub).latency(50)},
-			{name: bare + " PubSub", messages: 3_000, run: pubSubPeer(barePubSub).latency(50)},
-		}},
-		{name: "pubsub-p99", unit: "µs at 1,000/s", peers: []peer{
-			{name: ours.name, messages: 5_000, run: pubSubPeer(oursPubSub).latency(99)},
-			{name: bare + " PubSub", messages: 5_000, run: pubSubPeer(barePubSub).latency(99), atMost: 1.5},
+		{name: "pubsub-latency", unit: "µs at 1,000/s", metrics: []metric{{name: "p50"}, {name: "p99", against: bare + " PubSub", atMost: 1.5}}, peers: []peer{
+			{name: ours.name, messages: 5_000, run: pubSubPeer(oursPubSub).latency(50, 99)},
+			{name: bare + " PubSub", messages: 5_000, run: pubSubPeer(barePubSub).latency(50, 99)},
 		}},
 		{name: "idle-100", unit: "commands/s", repetitions: 1, window: 15 * time.Second, most: 40, peers: []peer{
 			{name: ours.name, messages: 100, run: ours.idle(100)},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +18,10 @@ import (
 
 const (
 	group       = "bench"
-	payloadSize = 256
+	payloadSize = 256                        // unless the row has another one
+	keys        = 100                        // of the rows with ordering keys
 	uuidPrefix  = "00000000-0000-4000-8000-" // followed by the number of the message, 12 digits
 )
-
-var payload = bytes.Repeat([]byte{'x'}, payloadSize)
 
 // trial is one measured run of one peer. What it counts is checked afterwards, so that a
 // figure is never that of a run which lost or repeated a message.
@@ -31,15 +29,23 @@ type trial struct {
 	ctx    context.Context // ends when the trial takes too long
 	server *local.Redis
 	topic  string
+	row    row
 	n      int           // messages
+	scale  int           // what the harness divides by
 	window time.Duration // of rows that watch for a time
+
+	payload []byte
+	foreign int64              // entries that other consumers of the group keep pending
+	polls   int64              // XPENDING of the harness itself, which count for nobody
+	last    [keys]atomic.Int64 // by key, the message that has come last
 
 	clients []*redis.Client
 
-	seen    []atomic.Bool // by number of the message
+	seen    []atomic.Bool // by copy and number of the message
 	count   atomic.Int64
-	done    chan struct{} // closed when n messages have arrived
+	done    chan struct{} // closed when everything has arrived
 	invalid atomic.Pointer[error]
+	abort   context.CancelFunc // ends ctx
 
 	began     time.Time
 	elapsed   time.Duration
@@ -47,8 +53,15 @@ type trial struct {
 	mallocs   uint64
 	allocated uint64
 	commands  int64
-	value     float64 // messages per second unless the peer sets it
+	byCommand map[string]int64
+	values    []float64 // one per metric of the row; messages per second unless the peer sets them
 }
+
+// deliveries is how often a message is to arrive, all messages and copies together.
+func (t *trial) deliveries() int { return len(t.seen) }
+
+// scaled is what remains of a number that is not one of messages.
+func (t *trial) scaled(n int) int { return max(1, n/t.scale) }
 
 // uuid returns the UUID of the message with this number.
 func uuid(i int) string {
@@ -82,6 +95,10 @@ func (t *trial) connect(change ...func(*redis.Options)) *redis.Client {
 
 // start begins the measured time.
 func (t *trial) start() error {
+	byCommand, err := t.server.CommandStats(t.ctx)
+	if err != nil {
+		return err
+	}
 	commands, err := t.server.Commands(t.ctx)
 	if err != nil {
 		return err
@@ -89,7 +106,8 @@ func (t *trial) start() error {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	t.commands, t.mallocs, t.allocated = commands, m.Mallocs, m.TotalAlloc
+	t.commands, t.byCommand, t.polls = commands, byCommand, 0
+	t.mallocs, t.allocated = m.Mallocs, m.TotalAlloc
 	t.began, t.cpu = time.Now(), local.CPUTime()
 	return nil
 }
@@ -104,8 +122,20 @@ func (t *trial) stop() error {
 	if err != nil {
 		return err
 	}
-	t.commands = commands - t.commands - 1 // without the INFO of start
-	t.value = float64(t.n) / t.elapsed.Seconds()
+	t.commands = commands - t.commands - 1 - t.polls // without the INFO of start
+	byCommand, err := t.server.CommandStats(t.ctx)
+	if err != nil {
+		return err
+	}
+	byCommand["xpending"] -= t.polls
+	for name, calls := range byCommand {
+		byCommand[name] = calls - t.byCommand[name]
+		if byCommand[name] == 0 || name == "info" {
+			delete(byCommand, name)
+		}
+	}
+	t.byCommand = byCommand
+	t.values = []float64{float64(t.deliveries()) / t.elapsed.Seconds()}
 	return nil
 }
 
@@ -114,27 +144,43 @@ func (t *trial) arrived(msg *message.Message) {
 	t.countOne(msg.UUID, len(msg.Payload))
 }
 
-func (t *trial) countOne(uuid string, size int) {
+func (t *trial) countOne(uuid string, size int) { t.countCopy(0, uuid, size) }
+
+// countCopy counts a message of one of several subscriptions that all receive everything.
+func (t *trial) countCopy(c int, uuid string, size int) {
 	i, err := number(uuid)
 	switch {
 	case err != nil:
 		t.fail(err)
 	case i >= t.n:
 		t.fail(fmt.Errorf("message %d of %d", i, t.n))
-	case size != payloadSize:
+	case size != len(t.payload):
 		t.fail(fmt.Errorf("message %d has a payload of %d bytes", i, size))
-	case t.seen[i].Swap(true):
+	case t.seen[c*t.n+i].Swap(true):
 		t.fail(fmt.Errorf("message %d has arrived twice", i))
-	case t.count.Add(1) == int64(t.n):
+	case t.count.Add(1) == int64(t.deliveries()):
 		close(t.done)
 	}
 }
 
-// fail keeps the first thing that makes the trial worthless.
-func (t *trial) fail(err error) { t.invalid.CompareAndSwap(nil, &err) }
+// inOrder sees to it that messages of a key come one after the other.
+func (t *trial) inOrder(uuid string) {
+	i, err := number(uuid)
+	if err != nil {
+		t.fail(err)
+	} else if before := t.last[i%keys].Swap(int64(i)); before > int64(i) {
+		t.fail(fmt.Errorf("message %d has come after message %d of its key", i, before))
+	}
+}
+
+// fail keeps the first thing that makes the trial worthless, and ends it.
+func (t *trial) fail(err error) {
+	t.invalid.CompareAndSwap(nil, &err)
+	t.abort()
+}
 
 // complete reports whether all messages have arrived.
-func (t *trial) complete() bool { return t.count.Load() == int64(t.n) }
+func (t *trial) complete() bool { return t.count.Load() == int64(t.deliveries()) }
 
 // awaitAll waits until all messages have arrived.
 func (t *trial) awaitAll() error {
@@ -147,7 +193,7 @@ func (t *trial) awaitAll() error {
 }
 
 func (t *trial) missing() error {
-	return fmt.Errorf("%d of %d messages have arrived", t.count.Load(), t.n)
+	return fmt.Errorf("%d of %d messages have arrived", t.count.Load(), t.deliveries())
 }
 
 // awaitSettled waits until nothing is pending in the group, so that acknowledgements which
@@ -158,7 +204,8 @@ func (t *trial) awaitSettled() error {
 		if err != nil {
 			return err
 		}
-		if pending.Count == 0 {
+		t.polls++
+		if pending.Count == t.foreign {
 			return nil
 		}
 		select {
@@ -184,8 +231,8 @@ func (t *trial) check(groups bool) error {
 	if err != nil {
 		return err
 	}
-	if pending.Count != 0 {
-		return fmt.Errorf("%d entries are pending after the end", pending.Count)
+	if pending.Count != t.foreign {
+		return fmt.Errorf("%d entries are pending after the end", pending.Count-t.foreign)
 	}
 	return nil
 }
@@ -210,9 +257,18 @@ func (t *trial) readBack() error {
 }
 
 // fill appends the n messages that a subscribing peer is to read, and makes the group.
-func (t *trial) fill() error { return t.fillWith(fields) }
+func (t *trial) fill() error { return t.fillWith(t.fields) }
 
 func (t *trial) fillWith(fields func(i int) []any) error {
+	return errors.Join(t.append(fields), t.group("0"))
+}
+
+// group makes the group, which reads what comes after an entry.
+func (t *trial) group(after string) error {
+	return t.server.Client.XGroupCreateMkStream(t.ctx, t.topic, group, after).Err()
+}
+
+func (t *trial) append(fields func(i int) []any) error {
 	const batch = 1000
 	for i := 0; i < t.n; i += batch {
 		pipe := t.server.Client.Pipeline()
@@ -223,12 +279,12 @@ func (t *trial) fillWith(fields func(i int) []any) error {
 			return err
 		}
 	}
-	return t.server.Client.XGroupCreateMkStream(t.ctx, t.topic, group, "0").Err()
+	return nil
 }
 
 // fields are what the default marshaler of both libraries makes of message i.
-func fields(i int) []any {
-	return []any{"_watermill_message_uuid", uuid(i), "metadata", "", "payload", payload}
+func (t *trial) fields(i int) []any {
+	return []any{"_watermill_message_uuid", uuid(i), "metadata", "", "payload", t.payload}
 }
 
 // parallel calls f in so many goroutines and returns their errors.

@@ -64,5 +64,5 @@ func untypedRead(t *trial) error {
 	if err := t.fillWith(documentFields); err != nil {
 		return err
 	}
-	return ours.subscribeFilled(t)
+	return ours.subscribeFilled(t, 1)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -14,42 +15,66 @@ import (
 type library struct {
 	name       string
 	publisher  func(t *trial) (message.Publisher, error)
-	subscriber func(t *trial, maxInFlight int) (message.Subscriber, error)
+	subscriber func(t *trial, s settings) (message.Subscriber, error)
 }
 
-// subscribe receives and acknowledges one message after the other.
-func (l library) subscribe(t *trial) error {
-	if err := t.fill(); err != nil {
-		return err
+// settings are what rows ask of a subscriber. The zero value is one message at a time.
+type settings struct {
+	maxInFlight int
+	keyed       bool // keep the order of keys, those of key
+	fanOut      bool // from the beginning, without a group
+}
+
+// key returns the ordering key of a message, which is one of so many as keys tells.
+func key(msg *message.Message) string { return msg.UUID[len(msg.UUID)-2:] }
+
+// subscribe receives and acknowledges one message after the other, in so many subscriptions
+// of one group.
+func (l library) subscribe(subscriptions int) func(*trial) error {
+	return func(t *trial) error {
+		if err := t.fill(); err != nil {
+			return err
+		}
+		return l.subscribeFilled(t, subscriptions)
 	}
-	return l.subscribeFilled(t)
 }
 
 // subscribeFilled is subscribe for a stream that has its messages.
-func (l library) subscribeFilled(t *trial) error {
-	sub, err := l.subscriber(t, 1)
-	if err != nil {
-		return err
+func (l library) subscribeFilled(t *trial, subscriptions int) error {
+	var subs subscribers
+	for range subscriptions {
+		sub, err := l.subscriber(t, settings{})
+		if err != nil {
+			return err
+		}
+		subs = append(subs, sub)
 	}
 	if err := t.start(); err != nil {
 		return err
 	}
-	messages, err := sub.Subscribe(t.ctx, t.topic)
-	if err != nil {
-		return err
-	}
-	for msg := range messages {
-		t.arrived(msg)
-		msg.Ack()
-		if t.complete() {
-			break
+	received := t.loops(subscriptions, func(i int) error {
+		messages, err := subs[i].Subscribe(t.ctx, t.topic)
+		if err != nil {
+			return err
 		}
-	}
-	return l.finish(t, sub)
+		for msg := range messages {
+			t.arrived(msg)
+			msg.Ack()
+		}
+		return nil
+	})
+	return errors.Join(l.finish(t, subs), <-received) // finish closes the channels
+}
+
+// subscribers are closed together.
+type subscribers []message.Subscriber
+
+func (s subscribers) Close() error {
+	return parallel(len(s), func(i int) error { return s[i].Close() })
 }
 
 // finish ends a trial of subscribing when everything is acknowledged.
-func (l library) finish(t *trial, sub message.Subscriber) error {
+func (l library) finish(t *trial, sub io.Closer) error {
 	err := t.awaitAll()
 	if err == nil {
 		err = t.awaitSettled()
@@ -58,12 +83,12 @@ func (l library) finish(t *trial, sub message.Subscriber) error {
 }
 
 // handle lets a handler take some time for each message, as many at once as it is given.
-func (l library) handle(maxInFlight int, work time.Duration) func(*trial) error {
+func (l library) handle(s settings, work time.Duration) func(*trial) error {
 	return func(t *trial) error {
 		if err := t.fill(); err != nil {
 			return err
 		}
-		sub, err := l.subscriber(t, maxInFlight)
+		sub, err := l.subscriber(t, s)
 		if err != nil {
 			return err
 		}
@@ -78,10 +103,18 @@ func (l library) handle(maxInFlight int, work time.Duration) func(*trial) error 
 		go func() {
 			defer close(received)
 			for msg := range messages {
-				time.AfterFunc(work, func() {
+				handle := func() {
+					if s.keyed {
+						t.inOrder(msg.UUID)
+					}
 					t.arrived(msg)
 					msg.Ack()
-				})
+				}
+				if work == 0 {
+					handle()
+				} else {
+					time.AfterFunc(work, handle)
+				}
 			}
 		}()
 		err = l.finish(t, sub)
@@ -95,7 +128,7 @@ func (l library) route(t *trial) error {
 	if err := t.fill(); err != nil {
 		return err
 	}
-	sub, err := l.subscriber(t, 1)
+	sub, err := l.subscriber(t, settings{})
 	if err != nil {
 		return err
 	}
@@ -134,19 +167,43 @@ func (l library) publish(goroutines, batch int) func(*trial) error {
 		if err := t.start(); err != nil {
 			return err
 		}
-		err = parallel(goroutines, func(g int) error {
-			messages := make([]*message.Message, batch)
-			for i := range messages {
-				messages[i] = message.NewMessage("", payload)
-			}
-			return calls(t.n, goroutines, batch, g, func(from, n int) error {
-				for i := range n {
-					messages[i].UUID = uuid(from + i)
-				}
-				return pub.Publish(t.topic, messages[:n]...)
-			})
-		})
+		err = t.publishAll(pub, goroutines, batch)
 		return errors.Join(err, t.stop(), pub.Close(), t.readBack(), t.check(false))
+	}
+}
+
+func (t *trial) publishAll(pub message.Publisher, goroutines, batch int) error {
+	return parallel(goroutines, func(g int) error {
+		messages := make([]*message.Message, batch)
+		for i := range messages {
+			messages[i] = message.NewMessage("", t.payload)
+		}
+		return calls(t.n, goroutines, batch, g, func(from, n int) error {
+			for i := range n {
+				messages[i].UUID = uuid(from + i)
+			}
+			return pub.Publish(t.topic, messages[:n]...)
+		})
+	})
+}
+
+// publishThenSubscribe has the shape of ThreeDotsLabs/watermill-benchmark: many goroutines
+// publish one by one, and then one subscription receives everything.
+func (l library) publishThenSubscribe(goroutines int) func(*trial) error {
+	return func(t *trial) error {
+		pub, err := l.publisher(t)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		err = t.publishAll(pub, goroutines, 1)
+		published := float64(t.n) / time.Since(began).Seconds()
+		if err := errors.Join(err, pub.Close(), t.group("0")); err != nil {
+			return err
+		}
+		err = l.subscribeFilled(t, 1)
+		t.values = append(t.values, published)
+		return err
 	}
 }
 
@@ -164,7 +221,7 @@ func calls(n, goroutines, batch, g int, call func(from, n int) error) error {
 // after each of them has received a message.
 func (l library) idle(subscriptions int) func(*trial) error {
 	return func(t *trial) error {
-		sub, err := l.subscriber(t, 1)
+		sub, err := l.subscriber(t, settings{})
 		if err != nil {
 			return err
 		}
@@ -185,7 +242,7 @@ func (l library) idle(subscriptions int) func(*trial) error {
 					msg.Ack()
 				}
 			})
-			if err := pub.Publish(topic, message.NewMessage(uuid(i), payload)); err != nil {
+			if err := pub.Publish(topic, message.NewMessage(uuid(i), t.payload)); err != nil {
 				return err
 			}
 		}
@@ -201,7 +258,7 @@ func (l library) idle(subscriptions int) func(*trial) error {
 		err = errors.Join(err, t.start())
 		pause(t.ctx, t.window)
 		err = errors.Join(err, t.stop(), t.ctx.Err(), sub.Close(), pub.Close(), <-received, t.check(false))
-		t.value = float64(t.commands) / t.elapsed.Seconds()
+		t.values = []float64{float64(t.commands) / t.elapsed.Seconds()}
 		return err
 	}
 }

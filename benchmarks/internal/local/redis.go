@@ -175,6 +175,25 @@ func (s *Redis) Commands(ctx context.Context) (int64, error) {
 	return strconv.ParseInt(info["total_commands_processed"], 10, 64)
 }
 
+// CommandStats returns how often the server has executed each command, by its name in lower
+// case.
+func (s *Redis) CommandStats(ctx context.Context) (map[string]int64, error) {
+	info, err := s.Info(ctx, "commandstats")
+	if err != nil {
+		return nil, err
+	}
+	stats := make(map[string]int64, len(info))
+	for name, text := range info {
+		calls, _, _ := strings.Cut(strings.TrimPrefix(text, "calls="), ",")
+		n, err := strconv.ParseInt(calls, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("commandstats: %q: %w", text, err)
+		}
+		stats[strings.TrimPrefix(name, "cmdstat_")] = n
+	}
+	return stats, nil
+}
+
 // Stop ends the server and removes its directory.
 func (s *Redis) Stop() {
 	if s.Client != nil {

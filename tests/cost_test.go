@@ -1,0 +1,131 @@
+package tests
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// A read and an acknowledgement for each message are two commands and two round trips per
+// message: what makes a subscriber twenty times slower than Redis. The link is slow, so that
+// the counts do not depend on the speed of the machine: whatever is handled while one
+// acknowledgement is under way goes with the next.
+func TestCommandsPerReceivedMessage(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){
+		"in order":    inFlight(1),
+		"100 at once": inFlight(100),
+		"keys": func(c *redischannels.SubscriberConfig) {
+			c.MaxInFlight, c.OrderingKey = 32, func(msg *message.Message) string { return msg.UUID[:1] }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const n = 5000
+			server := redistest.Start(t)
+			direct, topic := server.Client(t), redistest.Key(t)
+			publish(t, direct, topic, numbered(n)...)
+			proxy := redistest.NewProxy(t, server.Addr())
+			sub := newSub(t, server.Client(t, redistest.Via(proxy)), change, usualTuning)
+			proxy.Delay(10 * time.Millisecond)
+			messages := sub.subscribe(t, topic)
+			receiveAcked(t, messages, 1) // what a subscription asks at its start does not count
+			redistest.ResetStats(t, direct)
+			receiveAcked(t, messages, n-1)
+			stats := redistest.CommandStats(t, direct)
+			eventuallyPending(t, direct, topic, 0)
+			require.LessOrEqual(t, stats["xreadgroup"], int64(n/50), "%v", stats)
+			require.LessOrEqual(t, stats["xack"], int64(n/50), "%v", stats)
+			var others int64
+			for command, calls := range stats {
+				if command != "xreadgroup" && command != "xack" && !strings.HasPrefix(command, "config") && command != "info" {
+					others += calls
+				}
+			}
+			require.LessOrEqual(t, others, int64(20), "renewals, claims and whatever else: %v", stats)
+		})
+	}
+}
+
+// The whole way of a message, and not only the marshaler's part of it. The counts are those
+// of all goroutines, so the bounds leave room for what timers and pools do now and then.
+func TestAllocationsPerMessage(t *testing.T) {
+	if raceEnabled {
+		t.Skip("allocations are counted without the race detector: go test -run TestAllocationsPerMessage ./tests")
+	}
+	const n, runs = 1000, 5
+	client := redistest.Start(t).Client(t)
+	payload := []byte(strings.Repeat("x", 256))
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pub.Close() })
+
+	t.Run("publish 100 per call", func(t *testing.T) {
+		topic, batch := redistest.Key(t), make([]*message.Message, 100)
+		for i := range batch {
+			batch[i] = message.NewMessage(fmt.Sprintf("01890f3e-5f6a-7c1e-8a51-%012d", i), payload)
+		}
+		require.LessOrEqual(t, perMessage(t, runs, n, func() {
+			for range n / len(batch) {
+				require.NoError(t, pub.Publish(topic, batch...))
+			}
+		}), 7.0)
+	})
+	t.Run("publish", func(t *testing.T) {
+		topic, msg := redistest.Key(t), message.NewMessage("01890f3e-5f6a-7c1e-8a51-0b8f3c1d2e4f", payload)
+		require.LessOrEqual(t, perMessage(t, runs, n, func() {
+			for range n {
+				require.NoError(t, pub.Publish(topic, msg))
+			}
+		}), 24.0)
+	})
+	// Seven are those of Watermill's message with its context, and seven go-redis's, one for
+	// each string of the reply.
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){"in order": inFlight(1), "100 at once": inFlight(100), "fan-out": fanOut} {
+		t.Run("receive "+name, func(t *testing.T) {
+			topic := redistest.Key(t)
+			fillWithMessages(t, client, topic, (runs+1)*n, payload)
+			sub := newSub(t, client, change, usualTuning, func(c *redischannels.SubscriberConfig) { c.StartFrom = redischannels.Oldest })
+			messages := sub.subscribe(t, topic)
+			require.LessOrEqual(t, perMessage(t, runs, n, func() {
+				for range n {
+					(<-messages).Ack()
+				}
+			}), 18.0)
+			sub.closeSoon(t)
+		})
+	}
+}
+
+// usualTuning is that of whoever does not change it.
+func usualTuning(c *redischannels.SubscriberConfig) { c.Tuning = redischannels.Tuning{} }
+
+// perMessage returns the allocations per message of f, which handles n of them. f is called
+// once more than runs tells, to warm up.
+func perMessage(t *testing.T, runs, n int, f func()) float64 {
+	t.Helper()
+	allocations := testing.AllocsPerRun(runs, f) / float64(n)
+	t.Logf("%.2f allocations per message", allocations)
+	return allocations
+}
+
+// fillWithMessages appends n messages without metadata.
+func fillWithMessages(t *testing.T, client redis.UniversalClient, topic string, n int, payload []byte) {
+	t.Helper()
+	pipe := client.Pipeline()
+	for i := range n {
+		pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, Values: []any{
+			"_watermill_message_uuid", fmt.Sprintf("01890f3e-5f6a-7c1e-8a51-%012d", i), "metadata", "", "payload", payload,
+		}})
+	}
+	_, err := pipe.Exec(t.Context())
+	require.NoError(t, err)
+}
