@@ -30,6 +30,8 @@ test: ## run the tests of all modules with the race detector (RACE= without, TES
 		echo "go test $(RACE) ./... ($$module)"; \
 		(cd $$module && go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) ./...) || failed="$$failed $$module"; \
 	done && \
+	echo "go test -run Allocations (the race detector makes allocations of its own)" && \
+	{ go test -count=1 -timeout $(TESTTIMEOUT) -run Allocations . ./tests || failed="$$failed allocations"; } && \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 
 .PHONY: lint
