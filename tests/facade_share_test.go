@@ -135,6 +135,7 @@ func TestFacadeSharedReadersBySettings(t *testing.T) {
 	var readClients atomic.Int32
 	hub, key := newHubOf(t, func(c *redischannels.HubConfig) {
 		c.OnReadClient = func(*redis.Client) { readClients.Add(1) }
+		c.Stream.Tuning.BlockTime = time.Minute // no read times out, however slow the machine is
 	}), redistest.Key(t)
 	one := streamOf[int](t, hub, key, noGroup)
 	_, _, err := one.Reader().TryReceive()
