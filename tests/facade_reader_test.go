@@ -2,6 +2,7 @@ package tests
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"sync"
 	"testing"
@@ -118,6 +119,30 @@ func TestFacadeAllAcknowledgesWhenTheLoopComesBack(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 1)
 	require.Equal(t, 19, drainAcked(t, numbers, 1)[0])
 	eventuallyPending(t, hub.client, key, 0)
+}
+
+// Loops that are left one after the other hand their values back in that order.
+func TestFacadeHandedBackInOrder(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	numbers := streamOf[int](t, hub, key)
+	write(t, numbers, 1, 2)
+	ctx := soonCtx(t)
+	next, leave := iter.Pull2(numbers.Reader().All(ctx))
+	otherNext, otherLeave := iter.Pull2(numbers.Reader().All(ctx))
+	v, err, _ := next()
+	require.NoError(t, err)
+	require.Equal(t, 1, v)
+	v, err, _ = otherNext()
+	require.NoError(t, err)
+	require.Equal(t, 2, v)
+	leave()
+	otherLeave()
+	for want := 1; want <= 2; want++ {
+		v, err := numbers.Reader().Read(ctx)
+		require.NoError(t, err)
+		require.Equal(t, want, v)
+	}
 }
 
 // break, return, panic and the end of ctx leave exactly the unfinished value, in its
