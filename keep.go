@@ -68,6 +68,13 @@ func (s *subscription) keep() {
 				}
 			}
 		case <-turn:
+			select { // first, because the choice among the cases above is by chance
+			case <-renew.C:
+				s.renew()
+			case <-s.renewNow:
+				s.renew()
+			default:
+			}
 			if s.claimStep() {
 				signal(turn)
 			}
