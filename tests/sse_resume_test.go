@@ -228,8 +228,15 @@ func TestSSEGap(t *testing.T) {
 	s = openSSE(t, serveSSE(t, newSSE(t, writer, sse.Options[int]{})), after(ids[0]))
 	require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q}`, ids[0])}, s.event())
 	require.Equal(t, more[9], s.next().ID, "it is told where it is now")
-	write(t, writer, 20)
-	require.Equal(t, []string{"20"}, s.data(1))
+	last := write(t, writer, 20)[0]
+	e := s.event()
+	if e.Name == sse.EventGap {
+		// Redis does not say what was trimmed: whoever looks after this write, and not
+		// before it, cannot tell that nothing is missing.
+		require.Equal(t, fmt.Sprintf(`{"from":%q,"to":%q}`, more[9], last), e.Data)
+		e = s.event()
+	}
+	require.Equal(t, "20", e.Data)
 }
 
 // A stream that is deleted begins anew, also for a client that has an ID of the old one.
