@@ -32,6 +32,7 @@ type feedConfig struct {
 	stallAfter   time.Duration
 	report       func(Event)
 	onGap        func(func(*GapError)) // nil where there are none
+	start        func() stream.ID      // that a subscription began after; nil where there are no IDs
 }
 
 // feed is the untyped side of a Reader: one subscription, opened at the first use, from
@@ -205,12 +206,16 @@ func (f *feed) open(ctx context.Context) error {
 }
 
 // tellLive has told called when the feed has subscribed. It precedes the first use.
-func (f *feed) tellLive(told func()) {
+func (f *feed) tellLive(told func(start stream.ID)) {
 	subscribe := f.subscribe
 	f.subscribe = func(ctx context.Context) (<-chan *message.Message, error) {
 		in, err := subscribe(ctx)
 		if err == nil {
-			told()
+			var start stream.ID
+			if f.start != nil {
+				start = f.start()
+			}
+			told(start)
 		}
 		return in, err
 	}

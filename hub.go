@@ -23,17 +23,24 @@ type Hub struct {
 	mu         sync.Mutex
 	closed     bool
 	channels   map[interface{ Close() error }]struct{}
-	publishers []sharedPublisher
-	fanOuts    []sharedFanOut
-	pubsubs    []*sharedPubSub
+	publishers shared[PublisherConfig, *Publisher]
+	fanOuts    shared[SubscriberConfig, *Subscriber]
+	pubsubs    shared[PubSubChannelConfig, pubSub]
 	closing    sync.Once
 	closeErr   error
 }
 
-// sharedPublisher serves all channels that write in the same way.
-type sharedPublisher struct {
-	config    PublisherConfig
-	publisher *Publisher
+// shared is what channels with equal configurations have together.
+type shared[C, V any] []struct {
+	config C
+	value  V
+}
+
+// pubSub serves all Pub/Sub channels that differ only in what they carry: their
+// subscriptions share one connection.
+type pubSub struct {
+	publisher  *PubSubPublisher
+	subscriber *PubSubSubscriber
 }
 
 // Open connects to Redis and returns a hub that closes the connection on Close. It
@@ -156,55 +163,18 @@ func (h *Hub) close() error {
 	}
 	closing.Wait()
 	for _, p := range publishers {
-		errs = append(errs, p.publisher.Close())
+		errs = append(errs, p.value.Close())
 	}
 	for _, f := range fanOuts {
-		errs = append(errs, f.subscriber.Close())
+		errs = append(errs, f.value.Close())
 	}
 	for _, p := range pubsubs {
-		errs = append(errs, p.publisher.Close(), p.subscriber.Close())
+		errs = append(errs, p.value.publisher.Close(), p.value.subscriber.Close())
 	}
 	if h.owned {
 		errs = append(errs, h.client.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// sharedPubSub serves all Pub/Sub channels that differ only in what they carry: their
-// subscriptions share one connection.
-type sharedPubSub struct {
-	config     PubSubChannelConfig
-	publisher  *PubSubPublisher
-	subscriber *PubSubSubscriber
-}
-
-// pubsub returns the Pub/Sub adapters for this configuration.
-func (h *Hub) pubsub(config PubSubChannelConfig) (*sharedPubSub, error) {
-	config.Codec = nil
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
-	}
-	for _, p := range h.pubsubs {
-		if reflect.DeepEqual(p.config, config) {
-			return p, nil
-		}
-	}
-	writing, reading := config.publisher(), config.subscriber()
-	writing.Client, reading.Client = h.client, h.client
-	reading.OnEvent, reading.OnReadClient = h.config.OnEvent, h.config.OnReadClient
-	publisher, err := NewPubSubPublisher(writing, h.config.Logger)
-	if err != nil {
-		return nil, err
-	}
-	subscriber, err := NewPubSubSubscriber(reading, h.config.Logger)
-	if err != nil {
-		return nil, err
-	}
-	p := &sharedPubSub{config, publisher, subscriber}
-	h.pubsubs = append(h.pubsubs, p)
-	return p, nil
 }
 
 // add makes Close close a channel.
@@ -224,32 +194,33 @@ func (h *Hub) remove(channel interface{ Close() error }) {
 	delete(h.channels, channel)
 }
 
-// publisher returns the publisher for this configuration: one for all channels that
-// have the same, so that their writes share pipelines.
-func (h *Hub) publisher(config PublisherConfig) (*Publisher, error) {
+// share returns what of a list was made for this configuration, or makes it.
+func share[C, V any](h *Hub, list *shared[C, V], config C, build func() (V, error)) (value V, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		return nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
+		return value, fmt.Errorf("redischannels: hub: %w", ErrClosed)
 	}
-	for _, p := range h.publishers {
-		if reflect.DeepEqual(p.config, config) {
-			return p.publisher, nil
+	for _, s := range *list {
+		if reflect.DeepEqual(s.config, config) {
+			return s.value, nil
 		}
 	}
-	publisher, err := NewPublisher(config, h.config.Logger)
-	if err != nil {
-		return nil, err
+	if value, err = build(); err == nil {
+		*list = append(*list, struct {
+			config C
+			value  V
+		}{config, value})
 	}
-	h.publishers = append(h.publishers, sharedPublisher{config, publisher})
-	return publisher, nil
+	return value, err
 }
 
-// sharedFanOut serves all that is read without a group with the same settings, so that it
-// shares connections.
-type sharedFanOut struct {
-	config     SubscriberConfig
-	subscriber *Subscriber
+// publisher returns the publisher for this configuration: one for all channels that
+// have the same, so that their writes share pipelines.
+func (h *Hub) publisher(config PublisherConfig) (*Publisher, error) {
+	return share(h, &h.publishers, config, func() (*Publisher, error) {
+		return NewPublisher(config, h.config.Logger)
+	})
 }
 
 // fanOut returns the subscriber without a group for this configuration, but for what each
@@ -257,26 +228,26 @@ type sharedFanOut struct {
 func (h *Hub) fanOut(config SubscriberConfig) (*Subscriber, error) {
 	config.ConsumerGroup, config.Consumer, config.StartFrom = "", "", Position{}
 	config.DeadLetterTopic, config.DeadLetterRetention = nil, Retention{}
-	onEvent, onReadClient := config.OnEvent, config.OnReadClient
-	config.OnEvent, config.OnReadClient = nil, nil // those of the hub; functions cannot be compared
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
-	}
-	for _, f := range h.fanOuts {
-		if reflect.DeepEqual(f.config, config) {
-			return f.subscriber, nil
+	key := config
+	key.OnEvent, key.OnReadClient = nil, nil // those of the hub; functions cannot be compared
+	return share(h, &h.fanOuts, key, func() (*Subscriber, error) {
+		return NewSubscriber(config, h.config.Logger)
+	})
+}
+
+// pubsub returns the Pub/Sub adapters for this configuration.
+func (h *Hub) pubsub(config PubSubChannelConfig) (pubSub, error) {
+	config.Codec = nil
+	return share(h, &h.pubsubs, config, func() (p pubSub, err error) {
+		writing, reading := config.publisher(), config.subscriber()
+		writing.Client, reading.Client = h.client, h.client
+		reading.OnEvent, reading.OnReadClient = h.config.OnEvent, h.config.OnReadClient
+		if p.publisher, err = NewPubSubPublisher(writing, h.config.Logger); err != nil {
+			return p, err
 		}
-	}
-	own := config
-	own.OnEvent, own.OnReadClient = onEvent, onReadClient
-	subscriber, err := NewSubscriber(own, h.config.Logger)
-	if err != nil {
-		return nil, err
-	}
-	h.fanOuts = append(h.fanOuts, sharedFanOut{config, subscriber})
-	return subscriber, nil
+		p.subscriber, err = NewPubSubSubscriber(reading, h.config.Logger)
+		return p, err
+	})
 }
 
 // report tells OnEvent what readers find out themselves.

@@ -79,19 +79,21 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 // consumer group it matters only if the group does not exist yet. Without a group
 // a position that was trimmed away is reported by EventGap.
 func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Position) (<-chan *message.Message, error) {
-	return s.subscribe(ctx, topic, from, nil)
+	out, _, err := s.subscribe(ctx, topic, from, nil)
+	return out, err
 }
 
 // subscribe is SubscribeFrom with a function that is told the gaps of this subscription.
-func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position, onGap func(*GapError)) (<-chan *message.Message, error) {
+// Without a group it returns the ID that the subscription begins after.
+func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position, onGap func(*GapError)) (out <-chan *message.Message, start stream.ID, err error) {
 	if err := validateTopic(topic); err != nil {
-		return nil, err
+		return nil, start, err
 	}
 	if err := from.validate(); err != nil {
-		return nil, fmt.Errorf("redischannels: from: %w: %w", ErrInvalidConfig, err)
+		return nil, start, fmt.Errorf("redischannels: from: %w: %w", ErrInvalidConfig, err)
 	}
 	if err := s.enter(); err != nil {
-		return nil, err
+		return nil, start, err
 	}
 	sub, err := s.newSubscription(ctx, topic)
 	if err == nil {
@@ -106,7 +108,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 			sub.abort()
 		}
 		s.wg.Done()
-		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, redisError(err))
+		return nil, start, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, redisError(err))
 	}
 
 	s.mu.Lock()
@@ -114,10 +116,11 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 		s.mu.Unlock()
 		sub.abort()
 		s.wg.Done()
-		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", topic, ErrClosed)
+		return nil, start, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", topic, ErrClosed)
 	}
 	s.subs[sub] = struct{}{}
 	s.mu.Unlock()
+	start = sub.cursor // until run moves it
 
 	detach := context.AfterFunc(ctx, sub.stop)
 	go func() {
@@ -129,7 +132,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 		s.mu.Unlock()
 		close(sub.out)
 	}()
-	return sub.out, nil
+	return sub.out, start, nil
 }
 
 // SubscribeInitialize creates the consumer group, and the stream, so that it sees

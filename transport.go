@@ -81,10 +81,13 @@ func (h *Hub) groupFeed(key string, config SubscriberConfig) (feedConfig, *Subsc
 func (h *Hub) sharedFeed(subscriber *Subscriber, key string, from Position) feedConfig {
 	source := h.streamFeed(subscriber, key)
 	var gap func(*GapError)
+	var start stream.ID
 	source.onGap = func(f func(*GapError)) { gap = f }
+	source.start = func() stream.ID { return start }
 	patience := subscriber.cfg.Tuning.DrainTimeout + drainGrace
-	source.subscribe, source.shut = ownSubscription(key, patience, h.config.Logger, func(ctx context.Context) (<-chan *message.Message, error) {
-		return subscriber.subscribe(ctx, key, from, gap)
+	source.subscribe, source.shut = ownSubscription(key, patience, h.config.Logger, func(ctx context.Context) (in <-chan *message.Message, err error) {
+		in, start, err = subscriber.subscribe(ctx, key, from, gap)
+		return in, err
 	})
 	return source
 }

@@ -43,48 +43,19 @@ func newBroadcast[T any](h *Handler[T]) *broadcast[T] {
 func (b *broadcast[T]) run() {
 	defer close(b.done)
 	defer b.stop()
-	ctx, from := b.ctx, redischannels.Latest
-	if b.handler.keeps {
-		id, err := b.resolve()
-		if err != nil {
-			return
-		}
-		b.ring.floor, b.ring.end = id, id
+	ctx := live.Tell(b.ctx, func(start stream.ID) {
+		b.ring.floor, b.ring.end = start, start
 		close(b.live)
-		from = redischannels.AfterID(id.String())
-	} else {
-		var once sync.Once
-		ctx = live.Tell(ctx, func() { once.Do(func() { close(b.live) }) })
-	}
-	for d, err := range b.handler.channel.Reader().Follow(ctx, from) {
+	})
+	failed := false
+	for d, err := range b.handler.channel.Reader().Follow(ctx, redischannels.Latest) {
 		e, err := b.handler.event(d, err)
-		if err != nil {
-			if b.ctx.Err() == nil && !errors.Is(err, redischannels.ErrClosed) {
-				b.handler.options.OnError(err)
-			}
-			continue
-		}
-		b.add(e)
-	}
-}
-
-// resolve returns the ID from which on the ring has everything. It tries until it has it,
-// or the broadcast or the channel ends.
-func (b *broadcast[T]) resolve() (stream.ID, error) {
-	for failed := 1; ; failed++ {
-		id, err := b.handler.lastID(b.ctx)
-		if err == nil || b.ctx.Err() != nil || errors.Is(err, redischannels.ErrClosed) {
-			return id, err
-		}
-		if failed == 1 {
+		if err == nil {
+			b.add(e)
+		} else if !failed && b.ctx.Err() == nil && !errors.Is(err, redischannels.ErrClosed) {
+			failed = true // Follow tries until it is live, and has no errors then
 			b.handler.options.OnError(err)
 		}
-		rest := time.NewTimer(retryDelay(failed))
-		select {
-		case <-rest.C:
-		case <-b.ctx.Done():
-		}
-		rest.Stop()
 	}
 }
 

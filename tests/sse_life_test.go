@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,6 +181,8 @@ func TestSSERedisRestarts(t *testing.T) {
 	channel := streamOf[int](t, hub, "room")
 	options := sse.Options[int]{Heartbeat: 20 * time.Millisecond, OnError: func(error) {}}
 	url := serveSSE(t, newSSE(t, channel, options))
+	var told atomic.Int64
+	options.OnError = func(error) { told.Add(1) }
 	other := serveSSE(t, newSSE(t, streamOf[int](t, hub, "room"), options)) // without clients before
 	ids := write(t, channel, consecutive(0, 3)...)
 	connected := openSSE(t, url).live()
@@ -208,6 +211,7 @@ func TestSSERedisRestarts(t *testing.T) {
 	for i, from := range []int{3, 3, 3, 1, 3, 2} {
 		require.Equal(t, numbers(from, 53-from), all[i].data(53-from), i)
 	}
+	require.EqualValues(t, 1, told.Load(), "each attempt failed, the first is told")
 }
 
 // A Redis that does not answer holds up neither heartbeats nor the end.

@@ -2,17 +2,23 @@
 // published from then on arrives.
 package live
 
-import "context"
+import (
+	"context"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
 
 type key struct{}
 
-// Tell returns a context for Reader.Follow that calls told once the subscription is live.
-func Tell(ctx context.Context, told func()) context.Context {
+// Tell returns a context for Reader.Follow that calls told once the subscription is live,
+// before the first message, with the ID that it begins after: zero where the transport has
+// none.
+func Tell(ctx context.Context, told func(start stream.ID)) context.Context {
 	return context.WithValue(ctx, key{}, told)
 }
 
 // Told returns the function of [Tell], or nil.
-func Told(ctx context.Context) func() {
-	told, _ := ctx.Value(key{}).(func())
+func Told(ctx context.Context) func(start stream.ID) {
+	told, _ := ctx.Value(key{}).(func(stream.ID))
 	return told
 }
