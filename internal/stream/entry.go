@@ -95,8 +95,8 @@ func parseReply(raw []byte) ([]Page, error) {
 	var pages []Page
 	for range n {
 		if kind == '*' {
-			if kind, m, err := p.header(); err != nil || kind != '*' || m != 2 {
-				return nil, errReply
+			if err := p.pair(); err != nil {
+				return nil, err
 			}
 		}
 		key, err := p.bulk()
@@ -159,17 +159,58 @@ func (p *parser) line() (kind byte, n int, err error) {
 	return kind, n, nil
 }
 
-func (p *parser) bulk() ([]byte, error) {
-	kind, n, err := p.header()
-	if err != nil {
-		return nil, err
+// plain reads a type line of a kind, if that is what comes and there is nothing special
+// about it: header takes four times as long, and there are eight lines per entry.
+func (p *parser) plain(kind byte) (n int, ok bool) {
+	i := p.i
+	if i >= len(p.b) || p.b[i] != kind {
+		return 0, false
 	}
-	if kind != '$' || n > len(p.b)-p.i-2 {
+	for i++; i < len(p.b) && n < 1<<40; i++ {
+		c := p.b[i] - '0'
+		if c > 9 {
+			break
+		}
+		n = 10*n + int(c)
+	}
+	if i == p.i+1 || i+1 >= len(p.b) || p.b[i] != '\r' || p.b[i+1] != '\n' {
+		return 0, false
+	}
+	p.i = i + 2
+	return n, true
+}
+
+func (p *parser) bulk() ([]byte, error) {
+	n, ok := p.plain('$')
+	if !ok {
+		kind, m, err := p.header()
+		if err != nil {
+			return nil, err
+		}
+		if kind != '$' {
+			return nil, errReply
+		}
+		n = m
+	}
+	if n > len(p.b)-p.i-2 {
 		return nil, errReply
 	}
 	v := p.b[p.i : p.i+n : p.i+n]
 	p.i += n + 2
 	return v, nil
+}
+
+// pair reads the header of an array of two.
+func (p *parser) pair() error {
+	if n, ok := p.plain('*'); ok && n == 2 {
+		return nil
+	} else if ok {
+		return errReply
+	}
+	if kind, n, err := p.header(); err != nil || kind != '*' || n != 2 {
+		return errReply
+	}
+	return nil
 }
 
 // maxDepth is how deep a value that is skipped may be nested.
@@ -212,8 +253,8 @@ func (p *parser) entries() ([]Entry, error) {
 	// One string holds the IDs of the whole batch.
 	ids := make([]byte, 0, 24*n)
 	for range n {
-		if kind, m, err := p.header(); err != nil || kind != '*' || m != 2 {
-			return nil, errReply
+		if err := p.pair(); err != nil {
+			return nil, err
 		}
 		text, err := p.bulk()
 		if err != nil {
@@ -223,14 +264,20 @@ func (p *parser) entries() ([]Entry, error) {
 		if err != nil || idLen(id) != len(text) {
 			return nil, errReply
 		}
-		kind, m, err := p.header()
-		if err != nil {
-			return nil, err
+		m, ok := p.plain('*')
+		if !ok {
+			var kind byte
+			if kind, m, err = p.header(); err != nil {
+				return nil, err
+			}
+			if kind == '_' {
+				continue
+			}
+			if kind != '*' {
+				return nil, errReply
+			}
 		}
-		if kind == '_' {
-			continue
-		}
-		if kind != '*' || m%2 != 0 {
+		if m%2 != 0 {
 			return nil, errReply
 		}
 		e := Entry{ID: id}

@@ -1,13 +1,10 @@
 package stream
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +25,8 @@ type Reader struct {
 	onClient func(*redis.Client)
 
 	client *redis.Client // opened from the options of node
-	reply  reply         // used again for every read
+	reply  []byte        // to the last read, from its tap
+	expect int           // size of a large reply
 
 	mu       sync.Mutex
 	node     redis.UniversalClient // who can wake the connection: the client of its server
@@ -79,6 +77,7 @@ func (r *Reader) open(ctx context.Context) error {
 			r.mu.Lock()
 			r.conn, r.clientID = conn, 0
 			r.mu.Unlock()
+			conn = tapped(conn, r)
 		}
 		return conn, err
 	}
@@ -121,52 +120,17 @@ func master(ctx context.Context, client redis.UniversalClient, key string) (*red
 	}
 }
 
-// reply collects a raw reply. go-redis hands over each line and each bulk string as
-// it reads them. (Its RawCmd does the same into a new buffer, which is copied about
-// five times while it grows to the size of a batch.)
-type reply struct{ b []byte }
-
-// maxReply is the largest buffer that is kept for the next reply.
-const maxReply = 1 << 20
-
-// Write implements io.Writer.
-func (r *reply) Write(p []byte) (int, error) {
-	r.b = append(r.b, p...)
-	return len(p), nil
-}
-
-// ReadFrom implements io.ReaderFrom, so that io.CopyN reads a bulk string to where
-// it belongs instead of by way of a buffer of its own.
-func (r *reply) ReadFrom(src io.Reader) (int64, error) {
-	limited, ok := src.(*io.LimitedReader)
-	if !ok {
-		return 0, errReply
-	}
-	at, n := len(r.b), int(limited.N)
-	r.b = slices.Grow(r.b, n)[:at+n]
-	m, err := io.ReadFull(limited.R, r.b[at:])
-	r.b = r.b[:at+m]
-	return int64(m), err
-}
-
-// readCmd is a command whose reply is parsed by us. It is never sent twice.
+// readCmd is a read of streams, whose reply a tap has taken. It is never sent twice.
 type readCmd struct {
-	*redis.RawWriteToCmd
-	reply *reply
+	*redis.StatusCmd
+	r *Reader
 }
 
-// Val returns the reply to hooks, which must not keep it.
-func (c readCmd) Val() []byte { return c.reply.b }
+// NoRetry is part of [redis.Cmder].
+func (readCmd) NoRetry() bool { return true }
 
-// take returns the reply in memory of its own. The buffer is kept while replies are
-// large: an idle subscription should not hold it.
-func (r *reply) take() []byte {
-	raw := bytes.Clone(r.b)
-	if cap(r.b) > maxReply || len(r.b) < cap(r.b)/8 {
-		r.b = nil
-	}
-	return raw
-}
+// Val returns the reply to hooks, which must not change it.
+func (c readCmd) Val() []byte { return c.r.reply }
 
 // ReadGroup reads up to count new entries for a consumer, waiting up to the
 // block time for the first. No entries and no error means that there are none.
@@ -206,12 +170,11 @@ func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, af
 	if err != nil {
 		return nil, err
 	}
-	var raw reply
-	cmd := readCmd{redis.NewRawWriteToCmd(ctx, &raw, "XREAD", "COUNT", count, "STREAMS", key, after.String()), &raw}
-	if err := node.Process(ctx, cmd); err != nil {
+	raw := redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())
+	if err := node.Process(ctx, raw); err != nil {
 		return nil, err
 	}
-	pages, err := parseReply(raw.b)
+	pages, err := parseReply(raw.Val())
 	if err != nil && Classify(err) == KindUnavailable {
 		Relocate(client) // another node may own the slot by now
 	}
@@ -234,21 +197,30 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
-	r.reply.b = r.reply.b[:0]
-	cmd := readCmd{redis.NewRawWriteToCmd(ctx, &r.reply, args...), &r.reply}
-	if err := r.client.Process(ctx, cmd); err != nil {
-		if _, cluster := r.base.(*redis.ClusterClient); cluster {
-			r.reset() // another node may own the slot by now
-		}
-		return nil, err
+	r.reply = nil
+	err := r.client.Process(ctx, readCmd{redis.NewStatusCmd(ctx, args...), r})
+	var pages []Page
+	if err == nil {
+		pages, err = parseReply(r.reply)
 	}
-	pages, err := parseReply(r.reply.take())
-	if err != nil && (Classify(err) == KindUnavailable || errors.Is(err, errReply)) {
-		// go-redis did not see the error in the raw reply: leave this server.
-		r.reset()
-		Relocate(r.base)
+	r.reply = nil // what of it is needed is in the entries
+	if err != nil {
+		r.failed(err)
 	}
 	return pages, err
+}
+
+// failed leaves a server that cannot serve, or, in Redis Cluster, that does not answer:
+// another may have the stream by now.
+func (r *Reader) failed(err error) {
+	_, cluster := r.base.(*redis.ClusterClient)
+	switch kind := Classify(err); {
+	case kind == KindUnavailable, errors.Is(err, errReply):
+		r.reset()
+		Relocate(r.base)
+	case cluster && (kind == KindNetwork || kind == KindCanceled):
+		r.reset()
+	}
 }
 
 // Wake ends a blocked read, at once where the server allows it, by closing the

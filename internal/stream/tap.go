@@ -1,0 +1,161 @@
+package stream
+
+import (
+	"bytes"
+	"net"
+	"slices"
+	"syscall"
+)
+
+// standIn is what go-redis is given in place of the reply to a read.
+const standIn = "+OK\r\n"
+
+// maxExpect bounds the memory that is made ready for a large reply before it has come.
+const maxExpect = 1 << 20
+
+// tap is a connection that keeps the replies to XREAD and XREADGROUP to itself: go-redis
+// reads a line in their place, and an error as it is. It would take each reply apart into
+// strings, one call and one allocation for each, or copy it string by string, which costs
+// more than everything else that is done about a message. What is no reply to a read goes
+// through.
+type tap struct {
+	net.Conn
+	to *Reader
+
+	reading bool   // a read was sent that is not answered
+	due     []byte // what go-redis reads next
+}
+
+// tapped returns the connection with a tap. go-redis looks at the socket of a connection
+// that was idle, if it can.
+func tapped(conn net.Conn, to *Reader) net.Conn {
+	t := &tap{Conn: conn, to: to}
+	if socket, ok := conn.(syscall.Conn); ok {
+		return struct {
+			*tap
+			syscall.Conn
+		}{t, socket}
+	}
+	return t
+}
+
+// Write implements net.Conn.
+func (t *tap) Write(p []byte) (int, error) {
+	t.reading = t.reading || isRead(p)
+	return t.Conn.Write(p)
+}
+
+// isRead tells whether a command reads streams. go-redis sends `*6\r\n$5\r\nXREAD\r\n...`.
+func isRead(p []byte) bool {
+	_, rest, _ := bytes.Cut(p, []byte("\r\n"))
+	return bytes.HasPrefix(rest, []byte("$10\r\nXREADGROUP\r\n")) || bytes.HasPrefix(rest, []byte("$5\r\nXREAD\r\n"))
+}
+
+// Read implements net.Conn.
+func (t *tap) Read(p []byte) (int, error) {
+	if len(t.due) == 0 && t.reading {
+		if err := t.answer(p); err != nil {
+			return 0, err
+		}
+	}
+	if len(t.due) > 0 {
+		n := copy(p, t.due)
+		t.due = t.due[n:]
+		return n, nil
+	}
+	return t.Conn.Read(p)
+}
+
+// answer reads the reply to a read. p is memory that may be used meanwhile; while the
+// server blocks there is no other.
+func (t *tap) answer(p []byte) error {
+	b, own := p[:0], false
+	for at := (walk{left: 1}); ; {
+		done, err := at.on(b)
+		if err != nil {
+			return err
+		}
+		if done && b[0] == '>' { // a push is for go-redis; the reply comes behind it
+			t.due = append(t.due, b[:at.i]...)
+			b, at = b[at.i:], walk{left: 1}
+			continue
+		}
+		if done {
+			t.reading = false
+			t.take(b[:at.i], own)
+			t.due = append(t.due, b[at.i:]...)
+			return nil
+		}
+		if len(b) == cap(b) {
+			b, own = append(make([]byte, 0, max(t.to.expect, 2*len(b))), b...), true
+		}
+		n, err := t.Conn.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err != nil && n == 0 {
+			return err
+		}
+	}
+}
+
+// take hands a reply over to the reader and go-redis what stands in for it.
+func (t *tap) take(reply []byte, own bool) {
+	if reply[0] == '-' || reply[0] == '!' {
+		t.due = append(t.due, reply...)
+		return
+	}
+	t.due = append(t.due, standIn...)
+	if own {
+		t.to.expect = min(len(reply)+len(reply)/8, maxExpect)
+	}
+	if !own || len(reply) < cap(reply)/2 {
+		reply = bytes.Clone(reply)
+	}
+	t.to.reply = slices.Clip(reply)
+}
+
+// walk goes through a reply as it comes.
+type walk struct {
+	i    int // up to here
+	left int // values that are still to come
+}
+
+// on goes on in what has come so far and reports whether that is the whole reply.
+func (w *walk) on(b []byte) (done bool, err error) {
+	for w.left > 0 {
+		p := parser{b: b, i: w.i}
+		kind := byte('$')
+		n, ok := p.plain(kind)
+		if !ok {
+			kind = '*'
+			n, ok = p.plain(kind)
+		}
+		if !ok {
+			if bytes.IndexByte(b[w.i:], '\n') < 0 {
+				return false, nil
+			}
+			if kind, n, err = p.line(); err != nil {
+				return false, err
+			}
+		}
+		switch kind {
+		case '$', '=', '!':
+			if n > len(b)-p.i-2 {
+				return false, nil
+			}
+			p.i += n + 2
+			n = 0
+		case '*', '~', '>':
+		case '%':
+			n *= 2
+		case '|':
+			n = 2*n + 1 // it comes before a value
+		default:
+			n = 0
+		}
+		if w.left += n - 1; w.left > 1<<40 {
+			return false, errReply
+		}
+		w.i = p.i
+	}
+	return true, nil
+}
