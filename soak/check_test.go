@@ -32,6 +32,7 @@ func (r *run) check() {
 	r.journal.owners(p)
 	r.journal.taken(p)
 	r.journal.deliveryCounts(p)
+	r.journal.dropped(p)
 	again := r.journal.again(p)
 	r.leftOver(p)
 	r.published(p)
@@ -191,8 +192,9 @@ func (j *journal) taken(p *report) {
 		slices.SortFunc(hs, func(a, b *handling) int { return int(a.start - b.start) })
 		for i, h := range hs[min(1, len(hs)):] {
 			if before := hs[i]; before.by != h.by && !h.by.taken[h.entry] && h.by.killed == 0 {
-				p.addf("handled without owning it", "%s: by %s, and %s later by %s", h.entry, before.by.name,
-					time.Duration(h.start-before.start), h.by.name)
+				p.addf("handled without owning it", "%s: by %s (%q, for %s), and %s later by %s (count %d)\n\t\t%s\n\t\t%s",
+					h.entry, before.by.name, before.how, time.Duration(before.over()-before.start),
+					time.Duration(h.start-before.start), h.by.name, h.count, before.by.said(before.over()), h.by.said(h.start))
 			}
 		}
 	}
@@ -221,6 +223,30 @@ func (j *journal) deliveryCounts(p *report) {
 			p.addf("delivery count", "%s", text)
 		}
 	}
+}
+
+// dropped: what was acknowledged is not pending for a process that has closed, unless it said
+// that it could not write that.
+func (j *journal) dropped(p *report) {
+	for _, in := range j.processes {
+		for _, id := range in.left {
+			ended := ""
+			for _, h := range in.starts {
+				if h.entry == id {
+					ended = h.how
+				}
+			}
+			if ended == "ack" && !slices.ContainsFunc(in.events, func(e event) bool { return e.revokes(id) }) {
+				p.addf("acknowledged, and pending after Close", "%s: %s", id, in.name)
+			}
+		}
+	}
+}
+
+// revokes tells whether an event says of an entry that its acknowledgement was not written.
+func (e event) revokes(id string) bool {
+	kind, ids, _ := strings.Cut(e.text, " ")
+	return slices.Contains([]string{"abandoned", "lease-lost", "settle-ignored"}, kind) && slices.Contains(strings.Split(ids, ","), id)
 }
 
 // again counts what was handled a second time without a nack by the fault before it. Without a

@@ -33,8 +33,9 @@ type incarnation struct {
 	open            map[string]*handling
 	taken           map[string]bool // entries that were claimed or found again
 	began           int64
-	killed          int64 // 0 unless SIGKILL
-	closing, closed int64 // 0 unless it was told to
+	killed          int64    // 0 unless SIGKILL
+	closing, closed int64    // 0 unless it was told to
+	left            []string // entries that were pending for it when it had closed
 	events          []event
 }
 

@@ -169,11 +169,24 @@ func (r *run) kill(p *process) {
 	r.start(p)
 }
 
-// end asks a process to close, and waits for it.
+// end asks a process to close, waits for it, and notes what is pending for it then.
 func (r *run) end(p *process) {
 	r.t.Helper()
 	_, _ = io.WriteString(p.child.Stdin(), "close\n")
 	require.NoError(r.t, p.child.Wait(2*drainTimeout), "%s ends", p.name)
+	if p.topic == "" {
+		return
+	}
+	r.journal.mu.Lock()
+	consumer := p.now.consumer
+	r.journal.mu.Unlock()
+	pending, err := r.admin.XPendingExt(r.t.Context(), &redis.XPendingExtArgs{
+		Stream: p.topic, Group: group, Start: "-", End: "+", Count: 10_000, Consumer: consumer,
+	}).Result()
+	require.NoError(r.t, err)
+	for _, entry := range pending {
+		p.now.left = append(p.now.left, entry.ID)
+	}
 }
 
 // ended reports whether no incarnation of the process runs.

@@ -2,8 +2,6 @@ package tests
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -202,40 +200,11 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3)
 	topic := topicOn(t, cluster, 0)
 	load := startClusterLoad(t, cluster, topic)
-	for _, way := range [][2]int{{0, 1}, {1, 2}, {2, 0}} {
+	for _, to := range []int{1, 2, 0} {
 		load.more(t, 100)
-		migrate(t, cluster, topic, way[0], way[1])
+		cluster.MoveSlot(topic, to)
 	}
 	load.more(t, 100)
 	require.Zero(t, load.done(t, cluster.Client(t), topic))
 	load.sub.events.none(t, redischannels.EventError, redischannels.EventGroupLost)
-}
-
-// migrate moves the slot of a key with its data.
-func migrate(t *testing.T, cluster *redistest.Cluster, key string, from, to int) {
-	t.Helper()
-	ctx := t.Context()
-	source, target := cluster.Admin(from), cluster.Admin(to)
-	slot := source.ClusterKeySlot(ctx, key).Val()
-	do := func(client *redis.Client, args ...any) {
-		t.Helper()
-		require.NoError(t, client.Do(ctx, args...).Err(), fmt.Sprint(args...))
-	}
-	do(target, "cluster", "setslot", slot, "importing", source.ClusterMyID(ctx).Val())
-	do(source, "cluster", "setslot", slot, "migrating", target.ClusterMyID(ctx).Val())
-	host, port, err := net.SplitHostPort(cluster.Nodes[to].Addr())
-	require.NoError(t, err)
-	keys, err := source.ClusterGetKeysInSlot(ctx, int(slot), 100).Result()
-	require.NoError(t, err)
-	for _, k := range keys {
-		do(source, "migrate", host, port, k, 0, 5000)
-	}
-	id := target.ClusterMyID(ctx).Val()
-	do(target, "cluster", "setslot", slot, "node", id)
-	do(source, "cluster", "setslot", slot, "node", id)
-	for i := range cluster.Nodes {
-		if i != from && i != to {
-			do(cluster.Admin(i), "cluster", "setslot", slot, "node", id)
-		}
-	}
 }

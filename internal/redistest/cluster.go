@@ -144,17 +144,20 @@ func (c *Cluster) Owner(asked int, key string) int {
 	return -1
 }
 
-// MoveSlot gives the slot of a key, in which no data may lie, to another master in the order
-// of a real migration, and returns when all nodes know.
+// MoveSlot gives the slot of a key with its data to another master in the order of a real
+// migration, and returns when all nodes know. A slot that moves again before that can get
+// lost: a node that hears late of the first move takes it for the later one.
 func (c *Cluster) MoveSlot(key string, to int) {
 	c.tb.Helper()
 	from, slot := c.Owner(to, key), c.slot(to, key)
 	if from == to {
 		return
 	}
+	c.awaitAgreement()
 	source, target := c.text(from, "cluster", "myid"), c.text(to, "cluster", "myid")
 	c.do(to, "cluster", "setslot", slot, "importing", source)
 	c.do(from, "cluster", "setslot", slot, "migrating", target)
+	c.migrate(from, to, slot)
 	c.do(to, "cluster", "setslot", slot, "node", target)
 	c.do(from, "cluster", "setslot", slot, "node", target)
 	for i := range c.Nodes {
@@ -162,6 +165,57 @@ func (c *Cluster) MoveSlot(key string, to int) {
 			c.do(i, "cluster", "setslot", slot, "node", target)
 		}
 	}
+	c.awaitAgreement()
+}
+
+// migrate moves the keys of a slot.
+func (c *Cluster) migrate(from, to, slot int) {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), clusterTimeout)
+	defer cancel()
+	keys, err := c.admins[from].ClusterGetKeysInSlot(ctx, slot, 100_000).Result()
+	if err != nil {
+		c.tb.Fatalf("redistest: CLUSTER GETKEYSINSLOT: %v", err)
+	}
+	host, port, _ := strings.Cut(c.Nodes[to].Addr(), ":")
+	for _, key := range keys {
+		c.do(from, "migrate", host, port, key, 0, 5000)
+	}
+}
+
+// awaitAgreement returns when all masters see the same slots and epochs.
+func (c *Cluster) awaitAgreement() {
+	c.tb.Helper()
+	Eventually(c.tb, clusterTimeout, func() bool {
+		views := map[string]bool{}
+		for i := range c.Nodes {
+			if c.Nodes[i].PID() != 0 && c.isMaster(i) {
+				views[c.view(i)] = true
+			}
+		}
+		return len(views) == 1
+	}, "all masters agree about the cluster")
+}
+
+// view is who owns which slots since which epoch, as a node sees it.
+func (c *Cluster) view(node int) string {
+	c.tb.Helper()
+	var masters []string
+	for line := range strings.Lines(c.text(node, "cluster", "nodes")) {
+		words := strings.Fields(line)
+		if !strings.Contains(words[2], "master") {
+			continue
+		}
+		text := words[0] + " " + words[6]
+		for _, part := range words[8:] {
+			if part[0] != '[' { // a slot on its way is the node's own affair
+				text += " " + part
+			}
+		}
+		masters = append(masters, text)
+	}
+	slices.Sort(masters)
+	return strings.Join(masters, "\n")
 }
 
 // isMaster reports whether a node is a master; replicas hear of slots from theirs.

@@ -18,11 +18,15 @@ func TestCluster(t *testing.T) {
 
 	to := (c.Owner(0, key) + 1) % 3
 	c.MoveSlot(key, to)
-	for asked := range 3 {
-		require.Equal(t, to, c.Owner(asked, key))
-	}
 	require.NoError(t, client.Set(t.Context(), key, "v", 0).Err(), "the client follows")
-	require.Equal(t, "v", c.Admin(to).Get(t.Context(), key).Val())
+	for range 6 {
+		to = (to + 1) % 3
+		c.MoveSlot(key, to)
+		for asked := range 3 {
+			require.Equal(t, to, c.Owner(asked, key))
+		}
+		require.Equal(t, "v", c.Admin(to).Get(t.Context(), key).Val(), "with its data")
+	}
 	require.Contains(t, c.text(3, "info", "replication"), "role:slave")
 	require.NotEmpty(t, replica.Addr())
 }

@@ -120,14 +120,11 @@ func master(ctx context.Context, client redis.UniversalClient, key string) (*red
 	}
 }
 
-// readCmd is a read of streams, whose reply a tap has taken. It is never sent twice.
+// readCmd is a read of streams, whose reply a tap has taken.
 type readCmd struct {
 	*redis.StatusCmd
 	r *Reader
 }
-
-// NoRetry is part of [redis.Cmder].
-func (readCmd) NoRetry() bool { return true }
 
 // Val returns the reply to hooks, which must not change it.
 func (c readCmd) Val() []byte { return c.r.reply }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -106,6 +107,21 @@ func TestTapOfOtherCommands(t *testing.T) {
 		require.Equal(t, test.want, string(p[:n]), test.command)
 	}
 	require.Equal(t, sent, inner.out.String())
+}
+
+// go-redis finds out about a connection that was closed while it was idle by its socket, and
+// takes one that pretends to have a socket for broken.
+func TestTapOfASocket(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	socket, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	defer socket.Close()
+	_, ok := tapped(socket, new(Reader)).(syscall.Conn)
+	require.True(t, ok)
+	_, ok = tapped(&scripted{}, new(Reader)).(syscall.Conn)
+	require.False(t, ok)
 }
 
 // A connection that ends inside a reply is an error, and no reply.
