@@ -185,13 +185,20 @@ func (j *journal) owners(p *report) {
 }
 
 // taken: an entry that somebody else has begun is begun only by who has taken it over. Who was
-// given it earlier, and comes to it late, must have looked whether it is still his.
+// given it earlier, and comes to it late, must have looked whether it is still his. Who is held
+// up between looking and beginning cannot know; his context ends with the next renewal.
 func (j *journal) taken(p *report) {
 	for _, hs := range j.entries {
 		hs = slices.Clone(hs)
 		slices.SortFunc(hs, func(a, b *handling) int { return int(a.start - b.start) })
 		for i, h := range hs[min(1, len(hs)):] {
-			if before := hs[i]; before.by != h.by && !h.by.taken[h.entry] && h.by.killed == 0 {
+			before := hs[i]
+			if before.by == h.by || h.by.taken[h.entry] || h.by.killed != 0 {
+				continue
+			}
+			if !slices.ContainsFunc(j.during(h.by.name, h.start-int64(minIdle/5), h.start), func(w window) bool {
+				return (w.kind == "freeze" || w.kind == "stall") && w.from < before.start
+			}) {
 				p.addf("handled without owning it", "%s: by %s (%q, for %s), and %s later by %s (count %d)\n\t\t%s\n\t\t%s",
 					h.entry, before.by.name, before.how, time.Duration(before.over()-before.start),
 					time.Duration(h.start-before.start), h.by.name, h.count, before.by.said(before.over()), h.by.said(h.start))
