@@ -10,8 +10,12 @@ import (
 // standIn is what go-redis is given in place of the reply to a read.
 const standIn = "+OK\r\n"
 
-// maxExpect bounds the memory that is made ready for a large reply before it has come.
-const maxExpect = 1 << 20
+const (
+	// maxExpect bounds the memory that is made ready for a large reply before it has come.
+	maxExpect = 1 << 20
+	// maxLines is what usually comes behind the last large value of a reply.
+	maxLines = 4 << 10
+)
 
 // tap is a connection that keeps the replies to XREAD and XREADGROUP to itself: go-redis
 // reads a line in their place, and an error as it is. It would take each reply apart into
@@ -69,7 +73,7 @@ func (t *tap) Read(p []byte) (int, error) {
 // answer reads the reply to a read. p is memory that may be used meanwhile; while the
 // server blocks there is no other.
 func (t *tap) answer(p []byte) error {
-	b, own := p[:0], false
+	b, own := p[:0:len(p)], false
 	for at := (walk{left: 1}); ; {
 		done, err := at.on(b)
 		if err != nil {
@@ -87,7 +91,11 @@ func (t *tap) answer(p []byte) error {
 			return nil
 		}
 		if len(b) == cap(b) {
-			b, own = append(make([]byte, 0, max(t.to.expect, 2*len(b))), b...), true
+			size := max(t.to.expect, 2*len(b))
+			if at.until > len(b) && at.i < len(b)/2 { // one value is most of it
+				size = min(at.until+maxLines, 4*len(b)) // the length alone takes no memory
+			}
+			b, own = append(make([]byte, 0, size), b...), true
 		}
 		n, err := t.Conn.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
@@ -107,7 +115,7 @@ func (t *tap) take(reply []byte, own bool) {
 	if own {
 		t.to.expect = min(len(reply)+len(reply)/8, maxExpect)
 	}
-	if !own || len(reply) < cap(reply)/2 {
+	if !own || len(reply) < cap(reply)/5*4 {
 		reply = bytes.Clone(reply)
 	}
 	t.to.reply = slices.Clip(reply)
@@ -115,8 +123,9 @@ func (t *tap) take(reply []byte, own bool) {
 
 // walk goes through a reply as it comes.
 type walk struct {
-	i    int // up to here
-	left int // values that are still to come
+	i     int // up to here
+	left  int // values that are still to come
+	until int // end of the string that has not come whole
 }
 
 // on goes on in what has come so far and reports whether that is the whole reply.
@@ -140,6 +149,7 @@ func (w *walk) on(b []byte) (done bool, err error) {
 		switch kind {
 		case '$', '=', '!':
 			if n > len(b)-p.i-2 {
+				w.until = p.i + n + 2
 				return false, nil
 			}
 			p.i += n + 2

@@ -124,6 +124,29 @@ func TestTapOfASocket(t *testing.T) {
 	require.False(t, ok)
 }
 
+// A large message takes little more memory than it is long, and none is kept beyond that.
+func TestTapOfALargeReply(t *testing.T) {
+	for name, payload := range map[string]int{"8 MiB": 8 << 20, "9 MiB": 9 << 20, "100 KiB": 100 << 10} {
+		t.Run(name, func(t *testing.T) {
+			server := []byte(resp("*1", "*2", "key", "*1", "*2", "1-0", "*4", "n", strings.Repeat("x", payload), "last", "v"))
+			var r Reader
+			conn := tapped(&scripted{in: bytes.NewReader(server), chunk: func() int { return 1 << 16 }}, &r)
+			_, err := conn.Write([]byte(readCommand))
+			require.NoError(t, err)
+			p := make([]byte, 1<<15)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			n, err := conn.Read(p)
+			runtime.ReadMemStats(&after)
+			require.NoError(t, err)
+			require.Equal(t, standIn, string(p[:n]))
+			require.True(t, bytes.Equal(server, r.reply))
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*len(server)))
+			require.LessOrEqual(t, r.expect, maxExpect)
+		})
+	}
+}
+
 // A connection that ends inside a reply is an error, and no reply.
 func TestTapOfAConnectionThatEnds(t *testing.T) {
 	whole := resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", "value")
