@@ -144,8 +144,8 @@ func (s *subscription) checkGap(info stream.Info) {
 	}
 	s.position = info.Head()
 	s.report(Event{Kind: EventGap, Err: gap})
-	if s.onGap != nil {
-		s.onGap(gap)
+	if s.feed != nil {
+		s.feed.gap(gap)
 	}
 }
 

@@ -26,14 +26,16 @@ const (
 // feedConfig says where a feed has its messages from.
 type feedConfig struct {
 	topic, group string
-	subscribe    func(ctx context.Context) (<-chan *message.Message, error)
+	subscribe    subscribeFunc
 	shut         func() // ends the subscription and waits for it
 	limit        int    // greatest number of unsettled messages, 0 if the transport has none
 	stallAfter   time.Duration
 	report       func(Event)
-	onGap        func(func(*GapError)) // nil where there are none
-	start        func() stream.ID      // that a subscription began after; nil where there are no IDs
 }
+
+// subscribeFunc opens the subscription of a feed. One to a stream without a group tells
+// it gaps and sets start.
+type subscribeFunc func(ctx context.Context, f *feed) (<-chan *message.Message, error)
 
 // feed is the untyped side of a Reader: one subscription, opened at the first use, from
 // which any number of goroutines take messages. It has no goroutine of its own, except
@@ -47,6 +49,8 @@ type feed struct {
 
 	in     <-chan *message.Message // set once, under opening; readers of it hold opened
 	opened chan struct{}           // closed when in is set
+	start  stream.ID               // that the subscription began after; set before in
+	live   func(start stream.ID)   // is told when it has begun; nil or set before the first use
 
 	unreadReady chan struct{} // there is something in unread
 	gapReady    chan struct{} // there is something in gaps
@@ -90,9 +94,6 @@ func newFeed(config feedConfig) *feed {
 		full:        make(chan struct{}, 1),
 		held:        make(map[string]*handled),
 		children:    make(map[*feed]struct{}),
-	}
-	if f.onGap != nil {
-		f.onGap(f.gap)
 	}
 	f.life, f.stop = context.WithCancel(context.Background())
 	return f
@@ -188,7 +189,7 @@ func (f *feed) open(ctx context.Context) error {
 	// The subscription outlives the call that opens it, but not before it is open.
 	subscribing, cancel := context.WithCancel(f.life)
 	detach := context.AfterFunc(ctx, cancel)
-	in, err := f.subscribe(subscribing)
+	in, err := f.subscribe(subscribing, f)
 	if !detach() && err == nil {
 		err = ctx.Err()
 		drainMessages(in)
@@ -200,25 +201,12 @@ func (f *feed) open(ctx context.Context) error {
 		}
 		return err
 	}
+	if f.live != nil {
+		f.live(f.start)
+	}
 	f.in = in
 	close(f.opened)
 	return nil
-}
-
-// tellLive has told called when the feed has subscribed. It precedes the first use.
-func (f *feed) tellLive(told func(start stream.ID)) {
-	subscribe := f.subscribe
-	f.subscribe = func(ctx context.Context) (<-chan *message.Message, error) {
-		in, err := subscribe(ctx)
-		if err == nil {
-			var start stream.ID
-			if f.start != nil {
-				start = f.start()
-			}
-			told(start)
-		}
-		return in, err
-	}
 }
 
 // drainMessages reads from a subscription that is ending.

@@ -126,9 +126,7 @@ func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Deliver
 			yield(Delivery[T]{}, err)
 			return
 		}
-		if told := live.Told(ctx); told != nil {
-			source.tellLive(told)
-		}
+		source.live = live.Told(ctx)
 		defer r.feed.disown(source)
 		if err := r.feed.adopt(source); err != nil {
 			yield(Delivery[T]{}, err)

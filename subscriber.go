@@ -79,25 +79,23 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 // consumer group it matters only if the group does not exist yet. Without a group
 // a position that was trimmed away is reported by EventGap.
 func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Position) (<-chan *message.Message, error) {
-	out, _, err := s.subscribe(ctx, topic, from, nil)
-	return out, err
+	return s.subscribe(ctx, topic, from, nil)
 }
 
-// subscribe is SubscribeFrom with a function that is told the gaps of this subscription.
-// Without a group it returns the ID that the subscription begins after.
-func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position, onGap func(*GapError)) (out <-chan *message.Message, start stream.ID, err error) {
+// subscribe is SubscribeFrom for a feed, or for nil.
+func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position, reader *feed) (<-chan *message.Message, error) {
 	if err := validateTopic(topic); err != nil {
-		return nil, start, err
+		return nil, err
 	}
 	if err := from.validate(); err != nil {
-		return nil, start, fmt.Errorf("redischannels: from: %w: %w", ErrInvalidConfig, err)
+		return nil, fmt.Errorf("redischannels: from: %w: %w", ErrInvalidConfig, err)
 	}
 	if err := s.enter(); err != nil {
-		return nil, start, err
+		return nil, err
 	}
 	sub, err := s.newSubscription(ctx, topic)
 	if err == nil {
-		sub.onGap = onGap
+		sub.feed = reader
 		err = sub.open(ctx, from.or(s.cfg.StartFrom))
 	}
 	if err == nil {
@@ -108,7 +106,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 			sub.abort()
 		}
 		s.wg.Done()
-		return nil, start, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, redisError(err))
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, redisError(err))
 	}
 
 	s.mu.Lock()
@@ -116,11 +114,13 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 		s.mu.Unlock()
 		sub.abort()
 		s.wg.Done()
-		return nil, start, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", topic, ErrClosed)
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", topic, ErrClosed)
 	}
 	s.subs[sub] = struct{}{}
 	s.mu.Unlock()
-	start = sub.cursor // until run moves it
+	if reader != nil {
+		reader.start = sub.cursor // until run moves it
+	}
 
 	detach := context.AfterFunc(ctx, sub.stop)
 	go func() {
@@ -132,7 +132,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 		s.mu.Unlock()
 		close(sub.out)
 	}()
-	return sub.out, start, nil
+	return sub.out, nil
 }
 
 // SubscribeInitialize creates the consumer group, and the stream, so that it sees

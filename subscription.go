@@ -69,7 +69,7 @@ type subscription struct {
 
 	restores  int                       // of the group since the last read; reading's own
 	shared    *sharedReaders            // of reading without a group
-	onGap     func(*GapError)           // is told the gaps of reading without a group; may be nil
+	feed      *feed                     // that the messages are for; nil where they are for no Reader
 	behind    chan struct{}             // the shared reader goes on without us
 	cursor    stream.ID                 // of reading without a group; whoever reads now, owns it
 	position  int64                     // how many entries were ever added up to cursor, or UnknownPosition

@@ -69,8 +69,8 @@ func (h *Hub) groupFeed(key string, config SubscriberConfig) (feedConfig, *Subsc
 	}
 	source := h.streamFeed(subscriber, key)
 	source.group = config.ConsumerGroup
-	source.subscribe = func(ctx context.Context) (<-chan *message.Message, error) {
-		return subscriber.Subscribe(ctx, key)
+	source.subscribe = func(ctx context.Context, f *feed) (<-chan *message.Message, error) {
+		return subscriber.subscribe(ctx, key, config.StartFrom, f)
 	}
 	source.shut = func() { _ = subscriber.Close() } // always nil
 	return source, subscriber, nil
@@ -80,14 +80,9 @@ func (h *Hub) groupFeed(key string, config SubscriberConfig) (feedConfig, *Subsc
 // groupless readers of the hub share.
 func (h *Hub) sharedFeed(subscriber *Subscriber, key string, from Position) feedConfig {
 	source := h.streamFeed(subscriber, key)
-	var gap func(*GapError)
-	var start stream.ID
-	source.onGap = func(f func(*GapError)) { gap = f }
-	source.start = func() stream.ID { return start }
 	patience := subscriber.cfg.Tuning.DrainTimeout + drainGrace
-	source.subscribe, source.shut = ownSubscription(key, patience, h.config.Logger, func(ctx context.Context) (in <-chan *message.Message, err error) {
-		in, start, err = subscriber.subscribe(ctx, key, from, gap)
-		return in, err
+	source.subscribe, source.shut = ownSubscription(key, patience, h.config.Logger, func(ctx context.Context, f *feed) (<-chan *message.Message, error) {
+		return subscriber.subscribe(ctx, key, from, f)
 	})
 	return source
 }
@@ -115,7 +110,7 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 		}
 		return ids, publisher.Publish(topic, msgs...)
 	}
-	t.live(feedConfig{topic: topic, report: func(Event) {}}, drain, func(ctx context.Context) (<-chan *message.Message, error) { // there is no limit to report
+	t.live(feedConfig{topic: topic, report: func(Event) {}}, drain, func(ctx context.Context, _ *feed) (<-chan *message.Message, error) { // there is no limit to report
 		if subscriber == nil {
 			return nil, fmt.Errorf("redischannels: read %q without a subscriber: %w", topic, ErrNotSupported)
 		}
@@ -133,7 +128,7 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 	drain := shared.subscriber.cfg.DrainTimeout
 	t := transport{drain: drain, logger: h.config.Logger}
 	source := feedConfig{topic: name, limit: shared.subscriber.cfg.MaxInFlight, report: h.report}
-	t.live(source, drain+drainGrace, func(ctx context.Context) (<-chan *message.Message, error) {
+	t.live(source, drain+drainGrace, func(ctx context.Context, _ *feed) (<-chan *message.Message, error) {
 		return shared.subscriber.Subscribe(ctx, name)
 	})
 	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
@@ -154,7 +149,7 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 
 // live makes a transport that keeps nothing read what comes: each feed has a subscription
 // of its own.
-func (t *transport) live(source feedConfig, patience time.Duration, subscribe func(context.Context) (<-chan *message.Message, error)) {
+func (t *transport) live(source feedConfig, patience time.Duration, subscribe subscribeFunc) {
 	open := func() feedConfig {
 		own := source
 		own.subscribe, own.shut = ownSubscription(source.topic, patience, t.logger, subscribe)
@@ -172,11 +167,10 @@ func (t *transport) live(source feedConfig, patience time.Duration, subscribe fu
 // ownSubscription makes the functions of a feed that has one subscription of a
 // subscriber which others use as well: it ends with its context, and what still comes
 // is refused.
-func ownSubscription(topic string, patience time.Duration, logger watermill.LoggerAdapter,
-	subscribe func(context.Context) (<-chan *message.Message, error)) (open func(context.Context) (<-chan *message.Message, error), shut func()) {
+func ownSubscription(topic string, patience time.Duration, logger watermill.LoggerAdapter, subscribe subscribeFunc) (open subscribeFunc, shut func()) {
 	var in <-chan *message.Message
-	open = func(ctx context.Context) (_ <-chan *message.Message, err error) {
-		in, err = subscribe(ctx)
+	open = func(ctx context.Context, f *feed) (_ <-chan *message.Message, err error) {
+		in, err = subscribe(ctx, f)
 		return in, err
 	}
 	shut = func() {
