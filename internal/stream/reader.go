@@ -160,6 +160,13 @@ func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int)
 	return r.read(ctx, args...)
 }
 
+// rawOnce is a read that go-redis does not repeat: what was trimmed until the second
+// attempt would be missing from its reply without a word.
+type rawOnce struct{ *redis.RawCmd }
+
+// NoRetry is part of [redis.Cmder].
+func (rawOnce) NoRetry() bool { return true }
+
 // ReadAfter reads up to count entries after an ID from the stream's master, without
 // waiting. (XREAD COUNT count STREAMS key id)
 func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, after ID, count int) ([]Entry, error) {
@@ -167,7 +174,7 @@ func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, af
 	if err != nil {
 		return nil, err
 	}
-	raw := redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())
+	raw := rawOnce{redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())}
 	if err := node.Process(ctx, raw); err != nil {
 		return nil, err
 	}
