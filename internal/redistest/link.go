@@ -178,6 +178,11 @@ func (l *link) forwardRequests(server net.Conn, pending []byte) ([]byte, bool) {
 // expect notes what the reply to request will answer, before the request is sent. It reports
 // whether a rule wants to judge that reply.
 func (l *link) expect(request []byte) bool {
+	return l.proxy.wantsReply(l.note(request)) // without mu, which is locked under proxy.mu
+}
+
+// note returns the requests that the reply will answer.
+func (l *link) note(request []byte) [][]byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	words := requestWords(request, 2)
@@ -192,14 +197,14 @@ func (l *link) expect(request []byte) bool {
 		if !l.resp3 {
 			l.raw = true // RESP2 answers with any number of replies, mixed with messages
 		}
-		return false // RESP3 answers with pushes only
+		return nil // RESP3 answers with pushes only
 	case "monitor", "sync", "psync":
 		l.raw = true
-		return false
+		return nil
 	case "client":
 		if len(words) > 1 && words[1] == "reply" {
 			l.raw = true
-			return false
+			return nil
 		}
 	case "multi":
 		l.multi = [][]byte{request}
@@ -222,7 +227,7 @@ func (l *link) expect(request []byte) bool {
 	case <-l.answered:
 	default:
 	}
-	return l.proxy.wantsReply(next.requests)
+	return next.requests
 }
 
 // awaitReplies waits until every request has its reply; false when the link was closed.

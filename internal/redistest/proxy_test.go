@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -254,6 +255,33 @@ func TestCutClosesOpenConnectionsOnly(t *testing.T) {
 	ping(t, dial(t, p))
 	Eventually(t, soon, func() bool { return p.Connections() == 1 }, "one connection is left")
 	require.Equal(t, 2, p.Accepted())
+}
+
+// Cutting a connection waited for one that forwarded a request, and that one for the proxy.
+func TestCutUnderLoad(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p, through, _ := proxied(t)
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = through.Ping(ctx).Err()
+				}
+			}
+		})
+	}
+	defer time.AfterFunc(time.Minute, func() { panic("the proxy is stuck") }).Stop() // so that nobody waits for its end
+	for p.Accepted() < 500 {
+		p.Cut()
+	}
+	close(stop)
+	wg.Wait()
 }
 
 func TestRefuseFailsTheDial(t *testing.T) {
