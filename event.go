@@ -28,8 +28,8 @@ const (
 	// they were acknowledged. EntryIDs names those that were pending here; Count
 	// is their number, or the number of unread ones when it is known.
 	EventTrimmed
-	// EventGap: entries were trimmed away ahead of a reader without a group. Err
-	// is a *GapError.
+	// EventGap: entries were trimmed away ahead of a reader without a group, which
+	// it is told before what comes behind them. Err is a *GapError.
 	EventGap
 	// EventLeaseLost: another consumer owns entries that were held here. Their
 	// handlers' contexts are cancelled. EntryIDs.

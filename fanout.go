@@ -14,16 +14,12 @@ func (s *subscription) openFanOut(ctx context.Context, from Position) error {
 	if err != nil {
 		return err
 	}
-	s.cursor = from.id
-	if from.kind == positionLatest {
-		s.cursor = info.Last
-	}
-	s.position = info.Position(s.cursor)
+	s.cursor = from.cursor(info)
 	// What it reads is read again; it fails where reading fails for want of rights.
-	if _, err := stream.ReadAfter(ctx, s.cfg.Client, s.topic, s.cursor, 1); err != nil {
+	if _, err := stream.ReadAfter(ctx, s.cfg.Client, s.topic, s.cursor.ID, 1); err != nil {
 		return err
 	}
-	s.checkGap(info)
+	s.checkCursor(nil, info)
 	return nil
 }
 
@@ -33,7 +29,6 @@ func (s *subscription) openFanOut(ctx context.Context, from Position) error {
 func (s *subscription) readFanOut() {
 	s.shared.attach(s)
 	defer s.shared.detach(s)
-	check := false
 	for s.fetch.Err() == nil {
 		count := s.win.BeginRead()
 		if count == 0 {
@@ -43,32 +38,23 @@ func (s *subscription) readFanOut() {
 			}
 			continue
 		}
-		// After an error the stream may be another one; behind others it may be
-		// trimmed ahead of us.
-		if check {
-			if err := s.checkStream(); err != nil {
-				s.win.EndRead(0)
-				s.fanOutFailed(err)
-				continue
-			}
-		}
 		// A short page reaches beyond what the shared reader has delivered before.
 		shared := s.shared.delivered(s.topic)
-		entries, err := stream.ReadAfter(s.fetch, s.cfg.Client, s.topic, s.cursor, count)
+		entries, info, err := s.readAfter(count)
 		s.win.EndRead(len(entries))
-		check = true
 		if err != nil {
 			s.fanOutFailed(err)
 			continue
 		}
 		s.counters.read()
 		s.outage.over(dutyRead)
+		rewound := s.checkCursor(entries, info)
 		s.admitFanOut(entries)
-		if len(entries) == count {
+		if rewound || len(entries) == count {
 			continue
 		}
-		if s.cursor.Less(shared) {
-			s.cursor = shared // the entries between were deleted
+		if s.cursor.ID.Less(shared) {
+			s.cursor.ID = shared // the entries between were deleted
 		}
 		if !s.shared.join(s) {
 			continue
@@ -80,7 +66,49 @@ func (s *subscription) readFanOut() {
 	}
 }
 
-// admitFanOut puts entries behind the cursor into the window.
+// readAfter reads up to count entries behind the cursor, and then looks at the stream.
+func (s *subscription) readAfter(count int) ([]stream.Entry, stream.Info, error) {
+	entries, err := stream.ReadAfter(s.fetch, s.cfg.Client, s.topic, s.cursor.ID, count)
+	if err != nil {
+		return nil, stream.Info{}, err
+	}
+	info, err := stream.Stat(s.fetch, s.cfg.Client, s.topic)
+	if err != nil {
+		return nil, stream.Info{}, err // they are read again
+	}
+	return entries, info, nil
+}
+
+// checkCursor moves the cursor behind entries that were read and reports a stream that went
+// back, where it returns true, and entries that were trimmed before these.
+func (s *subscription) checkCursor(entries []stream.Entry, info stream.Info) bool {
+	asked := s.cursor.ID
+	missed, rewound := s.cursor.Check(entries, info)
+	if rewound {
+		s.report(Event{Kind: EventRewound, Position: info.Last.String()})
+	}
+	if missed {
+		gap := newGapError(s.topic, asked, entries, info)
+		s.report(Event{Kind: EventGap, Err: gap})
+		if s.feed != nil {
+			s.feed.gap(gap)
+		}
+	}
+	return rewound
+}
+
+func newGapError(topic string, asked stream.ID, entries []stream.Entry, info stream.Info) *GapError {
+	gap := &GapError{Topic: topic, Asked: asked.String()}
+	switch {
+	case len(entries) > 0:
+		gap.FirstAvailable = entries[0].Text
+	case !info.First.IsZero():
+		gap.FirstAvailable = info.First.String()
+	}
+	return gap
+}
+
+// admitFanOut puts entries into the window.
 func (s *subscription) admitFanOut(entries []stream.Entry) {
 	if len(entries) == 0 {
 		return
@@ -90,17 +118,13 @@ func (s *subscription) admitFanOut(entries []stream.Entry) {
 		items[i] = window.Item{Entry: e, Counted: true}
 		s.decoder.prepare(&items[i])
 	}
-	s.cursor = entries[len(entries)-1].ID
-	if s.position != stream.UnknownPosition {
-		s.position += int64(len(entries))
-	}
 	s.win.Admit(items, time.Now())
 }
 
 // takeShared admits what the shared reader has read as far as there is room, and
-// reports whether that was all.
-func (s *subscription) takeShared(entries []stream.Entry) bool {
-	for len(entries) > 0 && !s.cursor.Less(entries[0].ID) {
+// reports whether that was all. info is of after the read, nil where nothing is missing.
+func (s *subscription) takeShared(entries []stream.Entry, info *stream.Info) bool {
+	for len(entries) > 0 && !s.cursor.ID.Less(entries[0].ID) {
 		entries = entries[1:]
 	}
 	room, bytes := s.win.Spare()
@@ -109,44 +133,13 @@ func (s *subscription) takeShared(entries []stream.Entry) bool {
 		bytes -= entries[n].Size
 		n++
 	}
+	if info == nil {
+		s.cursor.Move(entries[:n])
+	} else if n > 0 {
+		s.checkCursor(entries[:n], *info)
+	}
 	s.admitFanOut(entries[:n])
 	return n == len(entries)
-}
-
-// checkStream notices a stream that went back and entries that were trimmed.
-func (s *subscription) checkStream() error {
-	info, err := stream.Stat(s.fetch, s.cfg.Client, s.topic)
-	if err != nil {
-		return err
-	}
-	if info.Last.Less(s.cursor) {
-		s.report(Event{Kind: EventRewound, Position: info.Last.String()})
-		s.cursor, s.position = stream.ID{}, info.Head()
-		return nil
-	}
-	s.checkGap(info)
-	return nil
-}
-
-func (s *subscription) checkGap(info stream.Info) {
-	if s.cursor == info.Last {
-		s.position = info.Added // from now on it is known
-	}
-	if !info.Gap(s.cursor, s.position) {
-		return
-	}
-	gap := &GapError{Topic: s.topic, Asked: s.cursor.String()}
-	if !info.First.IsZero() {
-		gap.FirstAvailable = info.First.String()
-		s.cursor = info.First.Prev()
-	} else {
-		s.cursor = info.Last
-	}
-	s.position = info.Head()
-	s.report(Event{Kind: EventGap, Err: gap})
-	if s.feed != nil {
-		s.feed.gap(gap)
-	}
 }
 
 func (s *subscription) fanOutFailed(err error) {

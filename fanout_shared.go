@@ -39,11 +39,11 @@ type sharedReaders struct {
 type sharedTopic struct {
 	name       string
 	reader     *sharedReader
-	refs       int       // subscriptions, joined or not
-	cursor     stream.ID // up to which it was delivered to the members
+	refs       int           // subscriptions, joined or not
+	cursor     stream.Cursor // up to which it was delivered to the members
 	members    map[*subscription]struct{}
 	delivering bool // without the lock; nobody joins or leaves meanwhile
-	check      bool // it may have gone back, or be trimmed ahead of the cursor
+	check      bool // it is to be looked at before the next read
 }
 
 // sharedReader is one goroutine with one connection that reads up to sharedTopics
@@ -129,7 +129,7 @@ func (a *sharedReaders) delivered(name string) stream.ID {
 	if len(t.members) == 0 {
 		return stream.ID{}
 	}
-	return t.cursor
+	return t.cursor.ID
 }
 
 // join makes the reader deliver what is behind the subscription's cursor, until detach
@@ -139,7 +139,7 @@ func (a *sharedReaders) join(s *subscription) bool {
 	defer a.mu.Unlock()
 	t := a.settled(s.topic)
 	if len(t.members) > 0 {
-		if s.cursor.Less(t.cursor) {
+		if s.cursor.ID.Less(t.cursor.ID) {
 			return false
 		}
 		t.members[s] = struct{}{}
@@ -200,7 +200,7 @@ func (r *sharedReader) interrupt(ctx context.Context, read <-chan struct{}) {
 // asked is a topic of one read, and the cursor that was sent.
 type asked struct {
 	*sharedTopic
-	cursor stream.ID
+	cursor stream.Cursor
 	check  bool
 }
 
@@ -221,7 +221,7 @@ func (r *sharedReader) run() {
 		pages, err := r.readTopics(topics, count)
 		r.end(topics, err)
 		for i := range pages {
-			r.deliver(&pages[i], topics, count)
+			r.deliver(&pages[i], topics[pages[i].Key], count)
 		}
 	}
 }
@@ -261,6 +261,9 @@ func (r *sharedReader) end(topics map[string]asked, err error) {
 		if err != nil {
 			t.expel()
 		}
+		if t.sharedTopic.cursor.ID == t.cursor.ID {
+			t.sharedTopic.cursor = t.cursor // what was seen of the stream
+		}
 		for s := range t.members {
 			s.counters.read()
 		}
@@ -275,26 +278,20 @@ func (r *sharedReader) count(topics int) int {
 	return min(sharedCount, max(1, r.all.cfg.Tuning.PrefetchBytes/r.largest/topics))
 }
 
-// readTopics looks at the streams of which something may be wrong and waits for new
-// entries in all of them.
+// readTopics looks at the streams that are to be looked at and waits for new entries in
+// all of them.
 func (r *sharedReader) readTopics(topics map[string]asked, count int) ([]stream.Page, error) {
 	keys := make([]string, 0, len(topics))
 	cursors := make([]stream.ID, 0, len(topics))
 	for name, t := range topics {
 		if t.check {
-			info, err := stream.Stat(r.ctx, r.all.cfg.Client, name)
-			if err != nil {
-				return nil, err
-			}
-			if info.Last.Less(t.cursor) || info.Gap(t.cursor, stream.UnknownPosition) {
-				r.all.mu.Lock()
-				t.expel()
-				r.all.mu.Unlock()
+			if info := r.look(&t, nil); info == nil {
 				continue
 			}
+			topics[name] = t
 		}
 		keys = append(keys, name)
-		cursors = append(cursors, t.cursor)
+		cursors = append(cursors, t.cursor.ID)
 	}
 	if len(keys) == 0 {
 		return nil, nil
@@ -302,8 +299,24 @@ func (r *sharedReader) readTopics(topics map[string]asked, count int) ([]stream.
 	return r.stream.Read(r.ctx, keys, cursors, count)
 }
 
+// look looks at a stream after a read of it. It returns nil when that fails, when the stream
+// went back, and at a gap without entries: then the members find out by themselves.
+func (r *sharedReader) look(t *asked, entries []stream.Entry) *stream.Info {
+	info, err := stream.Stat(r.ctx, r.all.cfg.Client, t.name)
+	if err == nil {
+		gap, rewound := t.cursor.Check(entries, info)
+		if !rewound && (!gap || len(entries) > 0) {
+			return &info
+		}
+	}
+	r.all.mu.Lock()
+	defer r.all.mu.Unlock()
+	t.expel()
+	return nil
+}
+
 // deliver hands a page to the members of its topic.
-func (r *sharedReader) deliver(page *stream.Page, topics map[string]asked, count int) {
+func (r *sharedReader) deliver(page *stream.Page, t asked, count int) {
 	if len(page.Entries) == 0 {
 		return
 	}
@@ -311,10 +324,16 @@ func (r *sharedReader) deliver(page *stream.Page, topics map[string]asked, count
 	for i := range page.Entries {
 		r.largest = max(r.largest, page.Entries[i].Size)
 	}
+	sent := t.cursor.ID
+	var info *stream.Info // nil where nothing can be missing
+	if !t.cursor.Doubtful(page.Entries, count) {
+		t.cursor.Move(page.Entries)
+	} else if info = r.look(&t, page.Entries); info == nil {
+		return
+	}
 	a := r.all
 	a.mu.Lock()
-	t := a.topics[page.Key]
-	if t == nil || t != topics[page.Key].sharedTopic || t.cursor != topics[page.Key].cursor {
+	if a.topics[page.Key] != t.sharedTopic || t.sharedTopic.cursor.ID != sent {
 		a.mu.Unlock()
 		return // others have joined since, from elsewhere
 	}
@@ -323,7 +342,7 @@ func (r *sharedReader) deliver(page *stream.Page, topics map[string]asked, count
 
 	var full []*subscription
 	for s := range t.members {
-		if !s.takeShared(page.Entries) {
+		if !s.takeShared(page.Entries, info) {
 			full = append(full, s)
 		}
 	}
@@ -331,8 +350,7 @@ func (r *sharedReader) deliver(page *stream.Page, topics map[string]asked, count
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t.delivering = false
-	t.cursor = page.Entries[len(page.Entries)-1].ID
-	t.check = len(page.Entries) == count
+	t.sharedTopic.cursor = t.cursor
 	for _, s := range full {
 		delete(t.members, s)
 		signal(s.behind)

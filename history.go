@@ -54,48 +54,28 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	if err != nil {
 		return err
 	}
-	cursor, last := from.id, to.id
-	if from.kind == positionLatest {
-		cursor = info.Last
-	}
-	if to.kind == positionLatest {
-		last = info.Last
-	}
-	position := info.Position(cursor)
+	cursor, last := from.cursor(info), to.cursor(info).ID
 	page := 10
-	for first := true; cursor.Less(last); first = false {
+	for cursor.ID.Less(last) {
 		if err := errors.Join(ctx.Err(), s.isClosed()); err != nil {
 			return err
 		}
-		if !first {
-			if info, err = stream.Stat(ctx, s.cfg.Client, topic); err != nil {
-				return err
-			}
-		}
-		if info.Gap(cursor, position) {
-			gap := &GapError{Topic: topic, Asked: cursor.String()}
-			if info.First.IsZero() {
-				yield(nil, gap)
-				return nil
-			}
-			gap.FirstAvailable = info.First.String()
-			cursor, position = info.First.Prev(), info.Head()
-			if !yield(nil, gap) {
-				return nil
-			}
-		}
-		entries, err := stream.Range(ctx, s.cfg.Client, topic, cursor, last, page)
+		asked := cursor.ID
+		entries, err := stream.Range(ctx, s.cfg.Client, topic, asked, last, page)
 		if err != nil {
 			return err
 		}
-		if position != stream.UnknownPosition {
-			position += int64(len(entries))
+		if info, err = stream.Stat(ctx, s.cfg.Client, topic); err != nil {
+			return err
+		}
+		missed, rewound := cursor.Check(entries, info)
+		if missed && !yield(nil, newGapError(topic, asked, entries, info)) {
+			return nil
 		}
 		largest := 1
 		for i := range entries {
 			largest = max(largest, entries[i].Size)
 			e := &entries[i]
-			cursor = e.ID
 			msg, err := sub.decoder.decode(e)
 			if msg != nil {
 				msg.SetContext(context.WithValue(ctx, deliveryKey{}, &delivery{from: &sub.origin, id: e.Text, count: 1}))
@@ -104,7 +84,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 				return nil
 			}
 		}
-		if len(entries) < page {
+		if rewound || len(entries) < page {
 			return nil
 		}
 		page = min(max(1, historyBytes/largest), historyPage, 4*page)

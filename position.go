@@ -22,6 +22,7 @@ const (
 	positionDefault positionKind = iota
 	positionLatest
 	positionAfter
+	positionSince // may be ahead of the stream
 	positionInvalid
 )
 
@@ -50,13 +51,14 @@ func AfterID(id string) Position {
 
 // Since begins with the first entry that was appended at t or later, by the
 // clock of the server that made the entry's ID (millisecond resolution).
-// Entries whose IDs were chosen by their producer are compared by these IDs.
+// Entries whose IDs were chosen by their producer are compared by these IDs. A
+// time ahead of the server's clock is waited for.
 func Since(t time.Time) Position {
 	ms := t.UnixMilli()
 	if ms <= 0 {
 		return Oldest
 	}
-	return Position{kind: positionAfter, id: stream.ID{Ms: uint64(ms)}.Prev()}
+	return Position{kind: positionSince, id: stream.ID{Ms: uint64(ms)}.Prev()}
 }
 
 // String returns the position in a form for logs and error messages.
@@ -64,7 +66,7 @@ func (p Position) String() string {
 	switch p.kind {
 	case positionLatest:
 		return "latest"
-	case positionAfter:
+	case positionAfter, positionSince:
 		if p.id.IsZero() {
 			return "oldest"
 		}
@@ -90,4 +92,16 @@ func (p Position) validate() error {
 		return fmt.Errorf("must be an entry ID such as %s, got something else", strconv.Quote("1700000000000-0"))
 	}
 	return nil
+}
+
+// cursor returns the position in the stream that info is of.
+func (p Position) cursor(info stream.Info) stream.Cursor {
+	switch p.kind {
+	case positionLatest:
+		return stream.NewCursor(info.Last, info.Last, info)
+	case positionSince:
+		return stream.NewCursor(p.id, info.Last, info)
+	default:
+		return stream.NewCursor(p.id, p.id, info) // the stream has had it
+	}
 }

@@ -119,7 +119,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 	s.subs[sub] = struct{}{}
 	s.mu.Unlock()
 	if reader != nil {
-		reader.start = sub.cursor // until run moves it
+		reader.start = sub.cursor.ID // until run moves it
 	}
 
 	detach := context.AfterFunc(ctx, sub.stop)

@@ -71,8 +71,7 @@ type subscription struct {
 	shared    *sharedReaders            // of reading without a group
 	feed      *feed                     // that the messages are for; nil where they are for no Reader
 	behind    chan struct{}             // the shared reader goes on without us
-	cursor    stream.ID                 // of reading without a group; whoever reads now, owns it
-	position  int64                     // how many entries were ever added up to cursor, or UnknownPosition
+	cursor    stream.Cursor             // of reading without a group; whoever reads now, owns it
 	firstSeen atomic.Pointer[stream.ID] // first new entry that was delivered here, nil before
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
 	walk      walk

@@ -143,7 +143,7 @@ func TestF77_AGapIsReported(t *testing.T) {
 			require.Equal(t, []string{n}, receiveAcked(t, messages, 1))
 			if n == "9" {
 				before := looks.Count("evalsha")
-				proxy.Cut() // makes it look for a gap
+				cutBlockedRead(t, proxy) // makes it look for a gap
 				redistest.Eventually(t, soon, func() bool { return looks.Count("evalsha") > before }, "a look")
 			}
 		}

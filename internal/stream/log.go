@@ -26,9 +26,6 @@ type Info struct {
 	Length int64 // number of entries
 }
 
-// Removed is how many entries were removed, 0 where the server does not tell.
-func (i Info) Removed() int64 { return max(0, i.Added-i.Length) }
-
 // Stat returns the bounds of a stream; those of a missing one are zero.
 // (XINFO STREAM)
 func Stat(ctx context.Context, client redis.UniversalClient, key string) (Info, error) {
@@ -50,41 +47,6 @@ func Stat(ctx context.Context, client redis.UniversalClient, key string) (Info, 
 		}
 	}
 	return Info{Last: ids[0], First: ids[1], Added: toInt(reply[2]), Length: toInt(reply[3])}, nil
-}
-
-// UnknownPosition is the position of an ID of which it is not known how many entries
-// were added up to it.
-const UnknownPosition = -1
-
-// Gap reports whether entries after the ID `after` were removed from the head of the
-// stream before they were read. position is how many entries were ever added up to
-// `after`. Without it a gap is reported where there may be one: XTRIM leaves no trace of
-// the IDs that it removes, in max-deleted-entry-id neither. It needs Redis 7.
-func (i Info) Gap(after ID, position int64) bool {
-	if i.Removed() == 0 || !after.Less(i.Last) || !i.First.IsZero() && !after.Less(i.First) {
-		return false
-	}
-	return position == UnknownPosition || i.Removed() > position
-}
-
-// Position is that of an ID, where it is known without counting.
-func (i Info) Position(id ID) int64 {
-	switch {
-	case id.IsZero():
-		return i.Head()
-	case !id.Less(i.Last):
-		return i.Added
-	default:
-		return UnknownPosition
-	}
-}
-
-// Head is the position before the first entry that is left.
-func (i Info) Head() int64 {
-	if i.Added < 0 {
-		return UnknownPosition
-	}
-	return i.Removed()
 }
 
 // Range returns up to limit entries after `after` up to and including `last`.
