@@ -61,7 +61,7 @@ func rows() []row {
 			{name: bare + " loop", messages: 200_000, run: bareSubscribe(1), least: 0.7},
 			{name: bareRueidis + " loop", messages: 200_000, run: rueidisSubscribe},
 		}},
-		{name: "typed-reader", unit: rate, peers: []peer{
+		{name: "typed-reader", unit: rate, payload: documentSize, peers: []peer{
 			{name: "Reader[T] of JSON", messages: 100_000, run: typedRead},
 			{name: ours.name, messages: 100_000, run: untypedRead, least: 0.6},
 		}},

@@ -9,7 +9,10 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// document is what the row of typed reading carries: a JSON text of payloadSize bytes.
+// documentSize is that of the JSON text of a document.
+const documentSize = 200
+
+// document is what the row of typed reading carries.
 type document struct {
 	UUID     string
 	Customer string
@@ -23,7 +26,7 @@ type document struct {
 func documentFields(i int) []any {
 	d := document{UUID: uuid(i), Customer: "customer-4711", Amount: 1234.5, Paid: true, Tags: []string{"urgent", "export", "2026"}}
 	text, _ := json.Marshal(d) // it cannot fail
-	d.Note = strings.Repeat("n", payloadSize-len(text))
+	d.Note = strings.Repeat("n", documentSize-len(text))
 	text, _ = json.Marshal(d)
 	return []any{"_watermill_message_uuid", uuid(i), "metadata", "", "payload", text}
 }
@@ -51,7 +54,7 @@ func typedRead(t *trial) error {
 		if err != nil {
 			return errors.Join(err, hub.Close())
 		}
-		t.countOne(d.UUID, payloadSize)
+		t.countOne(d.UUID, documentSize)
 		if n++; n == t.n {
 			cancel() // and the loop acknowledges the last one before it ends
 		}
