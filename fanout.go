@@ -50,7 +50,9 @@ func (s *subscription) readFanOut() {
 		s.outage.over(dutyRead)
 		rewound := s.checkCursor(entries, info)
 		s.admitFanOut(entries)
-		if rewound || len(entries) == count {
+		full := len(entries) == count
+		stream.Recycle(entries)
+		if rewound || full {
 			continue
 		}
 		if s.cursor.ID.Less(shared) {

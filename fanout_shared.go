@@ -222,6 +222,7 @@ func (r *sharedReader) run() {
 		r.end(topics, err)
 		for i := range pages {
 			r.deliver(&pages[i], topics[pages[i].Key], count)
+			stream.Recycle(pages[i].Entries)
 		}
 	}
 }

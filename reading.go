@@ -46,6 +46,7 @@ func (s *subscription) readGroup(connects int64) {
 		s.outage.over(dutyRead)
 		s.restores = 0
 		s.admit(entries, sent)
+		stream.Recycle(entries)
 	}
 }
 

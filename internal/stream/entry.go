@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
+	"strings"
+	"sync"
 )
 
 // Entry is one stream entry. Its fields stay in the form in which they arrived,
@@ -13,19 +15,12 @@ type Entry struct {
 	Text string // the ID as Redis wrote it
 	Size int    // bytes of all names and values
 
-	raw    []byte   // RESP bulk strings: name, value, name, value, ...
-	values []string // the same when it came from a script's reply
+	raw []byte // RESP bulk strings: name, value, name, value, ...
 }
 
 // Fields calls yield with each name and value in order. The slices are valid
 // only during the call.
 func (e *Entry) Fields(yield func(name, value []byte)) {
-	if e.values != nil {
-		for i := 0; i+1 < len(e.values); i += 2 {
-			yield([]byte(e.values[i]), []byte(e.values[i+1]))
-		}
-		return
-	}
 	p := parser{b: e.raw}
 	for p.i < len(p.b) {
 		name, err := p.bulk()
@@ -42,19 +37,30 @@ func (e *Entry) Fields(yield func(name, value []byte)) {
 
 // NewEntry makes an entry of names and values in turn.
 func NewEntry(id ID, values []string) Entry {
-	size := 0
+	e := Entry{ID: id, Text: id.String()}
 	for _, v := range values {
-		size += len(v)
+		e.Size += len(v)
 	}
-	return Entry{ID: id, Text: id.String(), Size: size, values: values}
+	e.raw = make([]byte, 0, e.Size+len(values)*bulkOverhead)
+	for _, v := range values {
+		e.raw = append(e.raw, '$')
+		e.raw = strconv.AppendInt(e.raw, int64(len(v)), 10)
+		e.raw = append(e.raw, "\r\n"...)
+		e.raw = append(e.raw, v...)
+		e.raw = append(e.raw, "\r\n"...)
+	}
+	return e
 }
+
+// bulkOverhead is about what surrounds a bulk string.
+const bulkOverhead = 8
 
 // Detach gives the entry memory of its own. Otherwise it keeps the whole reply in
 // which it came.
 func (e *Entry) Detach() { e.raw = bytes.Clone(e.raw) }
 
 // Release drops the fields.
-func (e *Entry) Release() { e.raw, e.values = nil, nil }
+func (e *Entry) Release() { e.raw = nil }
 
 // ReplyError is an error reply that was read as raw bytes. It implements
 // redis.Error, so it classifies as one.
@@ -72,6 +78,29 @@ var errReply = errors.New("redischannels: malformed reply of redis")
 type Page struct {
 	Key     string
 	Entries []Entry
+}
+
+// spare has memory of entries that were done with.
+var spare sync.Pool
+
+// maxSpare is for how many entries such memory is kept.
+const maxSpare = 2048
+
+func newEntries(n int) []Entry {
+	if entries, _ := spare.Get().(*[]Entry); entries != nil && cap(*entries) >= n {
+		return (*entries)[:0]
+	}
+	return make([]Entry, 0, n)
+}
+
+// Recycle takes back the memory of a page's entries, of which nobody may use anything any
+// more but copies.
+func Recycle(entries []Entry) {
+	if cap(entries) == 0 || cap(entries) > maxSpare {
+		return
+	}
+	clear(entries)
+	spare.Put(&entries)
 }
 
 // parseReply parses the reply of XREAD or XREADGROUP, in RESP2 or RESP3. Streams
@@ -249,9 +278,10 @@ func (p *parser) entries() ([]Entry, error) {
 	if err != nil || kind != '*' || n > len(p.b) {
 		return nil, errReply
 	}
-	entries := make([]Entry, 0, n)
+	entries := newEntries(n)
 	// One string holds the IDs of the whole batch.
-	ids := make([]byte, 0, 24*n)
+	var ids strings.Builder
+	ids.Grow(24 * n)
 	for range n {
 		if err := p.pair(); err != nil {
 			return nil, err
@@ -290,10 +320,10 @@ func (p *parser) entries() ([]Entry, error) {
 			e.Size += len(v)
 		}
 		e.raw = p.b[start:p.i:p.i]
-		ids = append(ids, text...)
+		ids.Write(text)
 		entries = append(entries, e)
 	}
-	all := string(ids)
+	all := ids.String()
 	at := 0
 	for i := range entries {
 		n := idLen(entries[i].ID)

@@ -26,7 +26,6 @@ type Reader struct {
 
 	client *redis.Client // opened from the options of node
 	reply  []byte        // to the last read, from its tap
-	expect int           // size of a large reply
 
 	mu       sync.Mutex
 	node     redis.UniversalClient // who can wake the connection: the client of its server

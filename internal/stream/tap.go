@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"slices"
+	"sync"
 	"syscall"
 )
 
@@ -11,11 +12,14 @@ import (
 const standIn = "+OK\r\n"
 
 const (
-	// maxExpect bounds the memory that is made ready for a large reply before it has come.
-	maxExpect = 1 << 20
+	// scratchSize is up to which size a reply is put together in memory that is used again.
+	scratchSize = 512 << 10
 	// maxLines is what usually comes behind the last large value of a reply.
 	maxLines = 4 << 10
 )
+
+// scratches are for the time in which a reply comes in. What is kept is of the exact size.
+var scratches = sync.Pool{New: func() any { return new([scratchSize]byte) }}
 
 // tap is a connection that keeps the replies to XREAD and XREADGROUP to itself: go-redis
 // reads a line in their place, and an error as it is. It would take each reply apart into
@@ -74,6 +78,12 @@ func (t *tap) Read(p []byte) (int, error) {
 // server blocks there is no other.
 func (t *tap) answer(p []byte) error {
 	b, own := p[:0:len(p)], false
+	var scratch *[scratchSize]byte
+	defer func() {
+		if scratch != nil {
+			scratches.Put(scratch)
+		}
+	}()
 	for at := (walk{left: 1}); ; {
 		done, err := at.on(b)
 		if err != nil {
@@ -90,8 +100,13 @@ func (t *tap) answer(p []byte) error {
 			t.due = append(t.due, b[at.i:]...)
 			return nil
 		}
-		if len(b) == cap(b) {
-			size := max(t.to.expect, 2*len(b))
+		switch {
+		case len(b) < cap(b):
+		case scratch == nil && max(len(b), at.until) < scratchSize:
+			scratch = scratches.Get().(*[scratchSize]byte)
+			b = append(scratch[:0], b...)
+		default:
+			size := 2 * len(b)
 			if at.until > len(b) && at.i < len(b)/2 { // one value is most of it
 				size = min(at.until+maxLines, 4*len(b)) // the length alone takes no memory
 			}
@@ -112,9 +127,6 @@ func (t *tap) take(reply []byte, own bool) {
 		return
 	}
 	t.due = append(t.due, standIn...)
-	if own {
-		t.to.expect = min(len(reply)+len(reply)/8, maxExpect)
-	}
 	if !own || len(reply) < cap(reply)/5*4 {
 		reply = bytes.Clone(reply)
 	}

@@ -141,8 +141,7 @@ func TestTapOfALargeReply(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, standIn, string(p[:n]))
 			require.True(t, bytes.Equal(server, r.reply))
-			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(3*len(server)), "about twice")
-			require.LessOrEqual(t, r.expect, maxExpect)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(3*len(server)+scratchSize), "about twice, and once for all what is used again")
 		})
 	}
 }

@@ -34,25 +34,26 @@ type Config struct {
 // those that a method of Window is documented to set.
 type Item struct {
 	stream.Entry
-	Handed  int  // times the entry was handed to a handler, in this process or before; set by Started
-	Counted bool // Redis' delivery count includes the next hand-over already; set by Started and SetCounted
-	Alone   bool // to be handled while nothing else is: it may kill the process
+	Handed  int // times the entry was handed to a handler, in this process or before; set by Started
 	Key     string
-	Message any    // decoded already, because its key was needed
+	Message any    // decoded already
 	Reason  string // why the entry goes to the dead-letter stream; empty for an ack
 
 	// For the goroutine that writes settlements.
 	Attempts int
 	Retry    time.Time
 
+	Counted bool // Redis' delivery count includes the next hand-over already; set by Started and SetCounted
+	Alone   bool // to be handled while nothing else is: it may kill the process
+
 	// Set by Window methods, under its lock.
-	value      any // of Offer
 	gone, lost bool
 	recalled   bool
+	ownsKey    bool
+	value      any       // of Offer
 	leased     time.Time // when the command that obtained or renewed the lease was sent
 	admitted   time.Time
 	due        time.Time
-	ownsKey    bool
 
 	in         *list
 	prev, next *Item
