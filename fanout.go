@@ -116,8 +116,8 @@ func (s *subscription) admitFanOut(entries []stream.Entry) {
 		return
 	}
 	items := make([]window.Item, len(entries))
-	for i, e := range entries {
-		items[i] = window.Item{Entry: e, Counted: true}
+	for i := range entries {
+		items[i] = window.Item{Entry: entries[i].Share(), Counted: true}
 		s.decoder.prepare(&items[i])
 	}
 	s.win.Admit(items, time.Now())

@@ -94,11 +94,11 @@ func (s *subscription) admit(entries []stream.Entry, sent time.Time) {
 		held = s.win.IDs()
 	}
 	items := make([]window.Item, 0, len(entries))
-	for _, e := range entries {
-		if _, ok := held[e.ID]; ok {
+	for i := range entries {
+		if _, ok := held[entries[i].ID]; ok {
 			continue
 		}
-		items = append(items, window.Item{Entry: e, Counted: true})
+		items = append(items, window.Item{Entry: entries[i].Share(), Counted: true})
 		s.decoder.prepare(&items[len(items)-1])
 	}
 	if s.firstSeen.Load() == nil {

@@ -9,13 +9,16 @@ import (
 )
 
 // Entry is one stream entry. Its fields stay in the form in which they arrived,
-// as a part of the reply that a whole batch shares, until they are decoded.
+// as a part of the reply that a whole batch shares, until they are decoded. The entries
+// of a page are valid until it is recycled: a copy that is kept is made by Share, and
+// released once.
 type Entry struct {
 	ID   ID
 	Text string // the ID as Redis wrote it
 	Size int    // bytes of all names and values
 
 	raw []byte // RESP bulk strings: name, value, name, value, ...
+	in  *chunk // where raw is; nil for memory that the collector takes back
 }
 
 // Fields calls yield with each name and value in order. The slices are valid
@@ -55,12 +58,25 @@ func NewEntry(id ID, values []string) Entry {
 // bulkOverhead is about what surrounds a bulk string.
 const bulkOverhead = 8
 
+// Share returns a copy that is released on its own.
+func (e *Entry) Share() Entry {
+	e.in.share()
+	return *e
+}
+
 // Detach gives the entry memory of its own. Otherwise it keeps the whole reply in
 // which it came.
-func (e *Entry) Detach() { e.raw = bytes.Clone(e.raw) }
+func (e *Entry) Detach() {
+	raw := bytes.Clone(e.raw)
+	e.Release()
+	e.raw = raw
+}
 
 // Release drops the fields.
-func (e *Entry) Release() { e.raw = nil }
+func (e *Entry) Release() {
+	e.in.release()
+	e.raw, e.in = nil, nil
+}
 
 // ReplyError is an error reply that was read as raw bytes. It implements
 // redis.Error, so it classifies as one.
@@ -93,9 +109,11 @@ func newEntries(n int) []Entry {
 	return make([]Entry, 0, n)
 }
 
-// Recycle takes back the memory of a page's entries, of which nobody may use anything any
-// more but copies.
+// Recycle releases the entries of a page and takes back their memory.
 func Recycle(entries []Entry) {
+	for i := range entries {
+		entries[i].Release()
+	}
 	if cap(entries) == 0 || cap(entries) > maxSpare {
 		return
 	}
@@ -105,9 +123,10 @@ func Recycle(entries []Entry) {
 
 // parseReply parses the reply of XREAD or XREADGROUP, in RESP2 or RESP3. Streams
 // without entries are not in it. Entries that were trimmed away before they were read
-// (a nil instead of fields) are left out: reads by `>` never return such.
-func parseReply(raw []byte) ([]Page, error) {
-	p := parser{b: raw}
+// (a nil instead of fields) are left out: reads by `>` never return such. The entries share
+// the chunk that the reply is in, or nil.
+func parseReply(raw []byte, in *chunk) ([]Page, error) {
+	p := parser{b: raw, in: in}
 	kind, n, err := p.header()
 	if err != nil {
 		return nil, err
@@ -144,6 +163,7 @@ func parseReply(raw []byte) ([]Page, error) {
 // parser walks over a complete RESP reply in memory without copying.
 type parser struct {
 	b    []byte
+	in   *chunk // where b is, for the entries
 	i    int
 	deep int    // levels of what is being skipped
 	text []byte // the line of the last header after its first byte
@@ -319,7 +339,7 @@ func (p *parser) entries() ([]Entry, error) {
 			}
 			e.Size += len(v)
 		}
-		e.raw = p.b[start:p.i:p.i]
+		e.raw, e.in = p.b[start:p.i:p.i], p.in.share()
 		ids.Write(text)
 		entries = append(entries, e)
 	}

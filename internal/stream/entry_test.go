@@ -84,7 +84,7 @@ func TestParseReplyOfAnError(t *testing.T) {
 	require.Error(t, err)
 }
 
-func parseOne(raw []byte) ([]Entry, error) { return entriesOf(parseReply(raw)) }
+func parseOne(raw []byte) ([]Entry, error) { return entriesOf(parseReply(raw, nil)) }
 
 // A reply over several streams has a page for each that had entries.
 func TestParseReplyOfStreams(t *testing.T) {
@@ -93,7 +93,7 @@ func TestParseReplyOfStreams(t *testing.T) {
 	resp2 := resp(append(append(append([]string{"*2", "*2", "a"}, a...), "*2", "b"), b...)...)
 	resp3 := resp(append(append(append([]string{"%2", "a"}, a...), "b"), b...)...)
 	for _, raw := range []string{resp2, resp3} {
-		pages, err := parseReply([]byte(raw))
+		pages, err := parseReply([]byte(raw), nil)
 		require.NoError(t, err)
 		require.Len(t, pages, 2)
 		require.Equal(t, "a", pages[0].Key)

@@ -26,6 +26,7 @@ type Reader struct {
 
 	client *redis.Client // opened from the options of node
 	reply  []byte        // to the last read, from its tap
+	chunk  *chunk        // where it is, if that is used again
 
 	mu       sync.Mutex
 	node     redis.UniversalClient // who can wake the connection: the client of its server
@@ -125,7 +126,7 @@ type readCmd struct {
 	r *Reader
 }
 
-// Val returns the reply to hooks, which must not change it.
+// Val returns the reply to hooks, which must neither change nor keep it.
 func (c readCmd) Val() []byte { return c.r.reply }
 
 // ReadGroup reads up to count new entries for a consumer, waiting up to the
@@ -177,7 +178,7 @@ func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, af
 	if err := node.Process(ctx, raw); err != nil {
 		return nil, err
 	}
-	pages, err := parseReply(raw.Val())
+	pages, err := parseReply(raw.Val(), nil)
 	if err != nil && Classify(err) == KindUnavailable {
 		Relocate(client) // another node may own the slot by now
 	}
@@ -200,13 +201,13 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
-	r.reply = nil
 	err := r.client.Process(ctx, readCmd{redis.NewStatusCmd(ctx, args...), r})
 	var pages []Page
 	if err == nil {
-		pages, err = parseReply(r.reply)
+		pages, err = parseReply(r.reply, r.chunk)
 	}
-	r.reply = nil // what of it is needed is in the entries
+	r.chunk.release() // what of it is needed is in the entries
+	r.reply, r.chunk = nil, nil
 	if err != nil {
 		r.failed(err)
 	}

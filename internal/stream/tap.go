@@ -4,22 +4,14 @@ import (
 	"bytes"
 	"net"
 	"slices"
-	"sync"
 	"syscall"
 )
 
 // standIn is what go-redis is given in place of the reply to a read.
 const standIn = "+OK\r\n"
 
-const (
-	// scratchSize is up to which size a reply is put together in memory that is used again.
-	scratchSize = 512 << 10
-	// maxLines is what usually comes behind the last large value of a reply.
-	maxLines = 4 << 10
-)
-
-// scratches are for the time in which a reply comes in. What is kept is of the exact size.
-var scratches = sync.Pool{New: func() any { return new([scratchSize]byte) }}
+// maxLines is what usually comes behind the last large value of a reply.
+const maxLines = 4 << 10
 
 // tap is a connection that keeps the replies to XREAD and XREADGROUP to itself: go-redis
 // reads a line in their place, and an error as it is. It would take each reply apart into
@@ -78,12 +70,8 @@ func (t *tap) Read(p []byte) (int, error) {
 // server blocks there is no other.
 func (t *tap) answer(p []byte) error {
 	b, own := p[:0:len(p)], false
-	var scratch *[scratchSize]byte
-	defer func() {
-		if scratch != nil {
-			scratches.Put(scratch)
-		}
-	}()
+	var in *chunk
+	defer func() { in.release() }()
 	for at := (walk{left: 1}); ; {
 		done, err := at.on(b)
 		if err != nil {
@@ -96,15 +84,15 @@ func (t *tap) answer(p []byte) error {
 		}
 		if done {
 			t.reading = false
-			t.take(b[:at.i], own)
+			t.take(b[:at.i], own, in)
 			t.due = append(t.due, b[at.i:]...)
 			return nil
 		}
 		switch {
 		case len(b) < cap(b):
-		case scratch == nil && max(len(b), at.until) < scratchSize:
-			scratch = scratches.Get().(*[scratchSize]byte)
-			b = append(scratch[:0], b...)
+		case in == nil && max(len(b), at.until) < chunkSize:
+			in = newChunk()
+			b = append(in.b[:0], b...)
 		default:
 			size := 2 * len(b)
 			if at.until > len(b) && at.i < len(b)/2 { // one value is most of it
@@ -120,17 +108,24 @@ func (t *tap) answer(p []byte) error {
 	}
 }
 
-// take hands a reply over to the reader and go-redis what stands in for it.
-func (t *tap) take(reply []byte, own bool) {
+// take hands a reply over to the reader and go-redis what stands in for it. The reply has
+// memory of its own, or is in a chunk, or else in what must be given back.
+func (t *tap) take(reply []byte, own bool, in *chunk) {
 	if reply[0] == '-' || reply[0] == '!' {
 		t.due = append(t.due, reply...)
 		return
 	}
 	t.due = append(t.due, standIn...)
-	if !own || len(reply) < cap(reply)/5*4 {
-		reply = bytes.Clone(reply)
+	switch {
+	case own && len(reply) >= cap(reply)/5*4:
+		reply = slices.Clip(reply)
+	case !own && in != nil && len(reply) >= chunkSize/4:
+		t.to.chunk = in.share()
+		reply = slices.Clip(reply)
+	default:
+		reply = slices.Clip(bytes.Clone(reply))
 	}
-	t.to.reply = slices.Clip(reply)
+	t.to.reply = reply
 }
 
 // walk goes through a reply as it comes.
