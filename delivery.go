@@ -22,12 +22,13 @@ type delivery struct {
 	from     *origin
 	id       string
 	count    int
-	deadline time.Time // zero without HandlerTimeout
+	deadline *time.Time // nil without HandlerTimeout
 	verdict  atomic.Pointer[verdict]
 
 	mu   sync.Mutex
+	over bool // it has ended
+	late bool // by its deadline
 	done chan struct{}
-	err  error
 }
 
 // origin is what the deliveries of one topic in one subscription have in common.
@@ -37,7 +38,12 @@ type origin struct {
 }
 
 // Deadline implements context.Context.
-func (d *delivery) Deadline() (time.Time, bool) { return d.deadline, !d.deadline.IsZero() }
+func (d *delivery) Deadline() (time.Time, bool) {
+	if d.deadline == nil {
+		return time.Time{}, false
+	}
+	return *d.deadline, true
+}
 
 // Done implements context.Context.
 func (d *delivery) Done() <-chan struct{} {
@@ -45,7 +51,7 @@ func (d *delivery) Done() <-chan struct{} {
 	defer d.mu.Unlock()
 	if d.done == nil {
 		d.done = make(chan struct{})
-		if d.err != nil {
+		if d.over {
 			close(d.done)
 		}
 	}
@@ -56,7 +62,13 @@ func (d *delivery) Done() <-chan struct{} {
 func (d *delivery) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err
+	switch {
+	case !d.over:
+		return nil
+	case d.late:
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
 }
 
 // Value implements context.Context.
@@ -67,21 +79,25 @@ func (d *delivery) Value(key any) any {
 	return d.from.values.Value(key)
 }
 
-// end cancels the context; the first error stays.
-func (d *delivery) end(err error) {
+// end cancels the context when the attempt is over, and expire when it is late. The first of
+// them counts.
+func (d *delivery) end()    { d.endAs(false) }
+func (d *delivery) expire() { d.endAs(true) }
+
+func (d *delivery) endAs(late bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.err != nil {
+	if d.over {
 		return
 	}
-	d.err = err
+	d.over, d.late = true, late
 	if d.done != nil {
 		close(d.done)
 	}
 }
 
-// maxNames bounds the field names that a decoder keeps: entries of foreign
-// producers may have any.
+// maxNames bounds the field names that a decoder keeps, and the length of each: entries of
+// foreign producers may have any.
 const maxNames = 256
 
 // decoder turns entries into messages for one subscription.
@@ -92,7 +108,7 @@ type decoder struct {
 	orderingKey func(*message.Message) string
 	mu          sync.Mutex
 	names       map[string]string
-	fields      []Field
+	fields      []Field // of the last entry, without the values
 }
 
 func newDecoder(cfg SubscriberConfig, topic string) *decoder {
@@ -113,7 +129,7 @@ func (d *decoder) decode(e *stream.Entry) (msg *message.Message, err error) {
 	d.fields = d.fields[:0]
 	e.Fields(d.addField)
 	defer func() {
-		clear(d.fields) // keep no reply alive
+		d.forget()
 		if r := recover(); r != nil {
 			msg, err = nil, d.failure(e, fmt.Sprintf("the unmarshaler panicked: %v", r), nil)
 		}
@@ -132,6 +148,14 @@ func (d *decoder) decode(e *stream.Entry) (msg *message.Message, err error) {
 }
 
 func (d *decoder) addField(name, value []byte) {
+	n := len(d.fields)
+	if n < cap(d.fields) { // mostly the names are those of the entry before
+		if last := &d.fields[:n+1][n]; last.Name == string(name) {
+			last.Value = value
+			d.fields = d.fields[:n+1]
+			return
+		}
+	}
 	s, ok := d.names[string(name)]
 	if !ok {
 		s = string(name)
@@ -140,6 +164,19 @@ func (d *decoder) addField(name, value []byte) {
 		}
 	}
 	d.fields = append(d.fields, Field{Name: s, Value: value})
+}
+
+// forget drops what is in the fields, but for names that are likely to come again.
+func (d *decoder) forget() {
+	if len(d.fields) > maxNames {
+		d.fields = nil
+	}
+	for i := range d.fields {
+		d.fields[i].Value = nil // keep no reply alive
+		if len(d.fields[i].Name) > maxNames {
+			d.fields[i].Name = ""
+		}
+	}
 }
 
 // prepare finds out the ordering key of an item. One that cannot be decoded has

@@ -1,7 +1,6 @@
 package redischannels
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -66,7 +65,8 @@ func (s *subscription) handOver(it *window.Item) {
 		s.win.Offer(it, d)
 	}
 	if s.cfg.HandlerTimeout > 0 {
-		d.deadline = time.Now().Add(s.cfg.HandlerTimeout)
+		deadline := time.Now().Add(s.cfg.HandlerTimeout)
+		d.deadline = &deadline
 	}
 	msg.SetContext(d)
 	// Mostly the application waits already, and a lone send costs a third of what
@@ -94,7 +94,7 @@ func (s *subscription) handOver(it *window.Item) {
 	}
 	s.counters.handedOver(count)
 	if s.win.Started(it) {
-		d.end(context.Canceled)
+		d.end()
 	}
 	if s.cfg.MaxInFlight == 1 {
 		s.watch(it, msg, d)
@@ -165,19 +165,19 @@ func (s *subscription) ensureLease(it *window.Item, count int) bool {
 func (s *subscription) watch(it *window.Item, msg *message.Message, d *delivery) {
 	var timeout <-chan time.Time
 	if s.cfg.HandlerTimeout > 0 {
-		timer := time.NewTimer(time.Until(d.deadline))
+		timer := time.NewTimer(time.Until(*d.deadline))
 		defer timer.Stop()
 		timeout = timer.C
 	}
 	select {
 	case <-msg.Acked():
-		d.end(context.Canceled)
+		d.end()
 		s.acked(it)
 	case <-msg.Nacked():
-		d.end(context.Canceled)
+		d.end()
 		s.nacked(it, d.verdict.Load())
 	case <-s.abandoned:
-		d.end(context.Canceled)
+		d.end()
 	case <-timeout:
 		s.timedOut(it, msg, d)
 	}
@@ -186,7 +186,7 @@ func (s *subscription) watch(it *window.Item, msg *message.Message, d *delivery)
 // timedOut counts as a nack. In strict order the next attempt waits until the old
 // handler is done, because two handlers at once have no order.
 func (s *subscription) timedOut(it *window.Item, msg *message.Message, d *delivery) {
-	d.end(context.DeadlineExceeded)
+	d.expire()
 	s.report(Event{Kind: EventHandlerTimeout, EntryIDs: []string{it.Text}})
 	id, strict := it.Text, s.cfg.MaxInFlight == 1
 	if !strict {
@@ -273,7 +273,7 @@ func (s *subscription) lost(it *window.Item, state stream.State) {
 	}
 	s.report(Event{Kind: EventLeaseLost, EntryIDs: []string{it.Text}, Err: err})
 	if d, ok := value.(*delivery); ok {
-		d.end(context.Canceled)
+		d.end()
 		select {
 		case s.recall <- struct{}{}:
 		default:

@@ -183,7 +183,7 @@ func (c *valuesContext) Value(key any) any {
 // cancel ends the delivery's context, where it is of this library.
 func (c *valuesContext) cancel() {
 	if d := deliveryFrom(c.Context); d != nil {
-		d.end(context.Canceled)
+		d.end()
 	}
 }
 

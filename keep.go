@@ -156,15 +156,13 @@ func (s *subscription) backgroundFailed(err error) {
 // handBackStale gives entries that wait for a busy application to the group's
 // other consumers, if there are any.
 func (s *subscription) handBackStale() {
-	now := time.Now()
-	oldest, ok := s.win.Oldest()
-	if !ok || now.Sub(oldest) < staleAfter {
+	if s.win.Oldest() < staleAfter {
 		return
 	}
 	if s.walk.alone() {
 		// Somebody may have come since. Asked once a second, and only while
 		// something waits.
-		if now.Sub(s.reaped) < staleAfter {
+		if time.Since(s.reaped) < staleAfter {
 			return
 		}
 		if err := s.reap(s.fetch); err != nil {
@@ -175,7 +173,7 @@ func (s *subscription) handBackStale() {
 			return
 		}
 	}
-	items, recalled := s.win.TakeStale(now.Add(-staleAfter), now.Add(-s.cfg.Tuning.MinIdle))
+	items, recalled := s.win.TakeStale(staleAfter, s.cfg.Tuning.MinIdle)
 	if recalled {
 		signal(s.recall)
 	}

@@ -131,12 +131,12 @@ func (s *pubSubSubscription) handle(m pubsub.Message) {
 		}
 		select {
 		case <-msg.Acked():
-			d.end(context.Canceled)
+			d.end()
 			return
 		case <-msg.Nacked():
-			d.end(context.Canceled)
+			d.end()
 		case <-s.abandoned:
-			d.end(context.Canceled)
+			d.end()
 			s.owner.reports.count(&s.lost, 1, errors.New("not settled within DrainTimeout"))
 			return
 		}

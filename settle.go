@@ -59,7 +59,7 @@ func (s *subscription) write(items []*window.Item) (wait time.Duration) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	now := time.Now()
-	standings := s.win.Standings(items, now, make([]window.Standing, 0, len(items)))
+	standings := s.win.Standings(items, make([]window.Standing, 0, len(items)))
 	leased := make([]*window.Item, 0, len(items))
 	var unsure, dead, late []*window.Item
 	for i, it := range items {

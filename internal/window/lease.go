@@ -9,12 +9,12 @@ import (
 // Expiring returns the items whose lease is older than age or void. Those that are
 // gone or lost have none.
 func (w *Window) Expiring(age time.Duration) []*Item {
-	before := time.Now().Add(-age)
+	before := w.now() - instant(age)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var items []*Item
 	w.each(func(it *Item) {
-		if !it.gone && !it.lost && (it.leased.Before(before) || !it.leased.After(w.voided)) {
+		if !it.gone && !it.lost && (it.leased < before || it.leased <= w.voided) {
 			items = append(items, it)
 		}
 	})
@@ -89,19 +89,19 @@ func (w *Window) Find(ids []string) (items []*Item, rest []string) {
 }
 
 // leased reports whether the lease of the item holds.
-func (w *Window) leased(it *Item, now time.Time) bool {
-	return !it.lost && !it.gone && it.leased.After(w.voided) && now.Sub(it.leased) < w.cfg.LeaseTime
+func (w *Window) leased(it *Item, now instant) bool {
+	return !it.lost && !it.gone && it.leased > w.voided && now-it.leased < instant(w.cfg.LeaseTime)
 }
 
 // Unexpired parts items by whether nobody else can have taken them since their leases
 // were renewed: those that are neither settled nor lost and whose lease has not run out.
 // pending are these with the delivery counts that Redis should have.
 func (w *Window) Unexpired(items []*Item) (yes []*Item, pending []stream.Pending, no []*Item) {
-	now := time.Now()
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, it := range items {
-		if it.in != nil && it.in != &w.settling && !it.lost && !it.gone && now.Sub(it.leased) < w.cfg.LeaseTime {
+		if it.in != nil && it.in != &w.settling && !it.lost && !it.gone && now-it.leased < instant(w.cfg.LeaseTime) {
 			yes, pending = append(yes, it), append(pending, it.pending())
 		} else {
 			no = append(no, it)
@@ -112,16 +112,17 @@ func (w *Window) Unexpired(items []*Item) (yes []*Item, pending []stream.Pending
 
 // Renewed starts the leases anew from the sending of the command that did it.
 func (w *Window) Renewed(sent time.Time, items ...*Item) {
+	leased := w.instant(sent)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, it := range items {
-		it.leased = sent
+		it.leased = leased
 	}
 }
 
 // Void ends all leases: what a server knew before a reconnect may be gone.
 func (w *Window) Void() {
-	now := time.Now()
+	now := w.now()
 	w.mu.Lock()
 	w.voided = now
 	w.mu.Unlock()

@@ -46,7 +46,7 @@ func (l *list) insertByID(it *Item) {
 // insertByDue keeps the list in the order of due times.
 func (l *list) insertByDue(it *Item) {
 	after := l.tail
-	for after != nil && it.due.Before(after.due) {
+	for after != nil && it.due < after.due {
 		after = after.prev
 	}
 	if after == nil {

@@ -221,7 +221,7 @@ func (m *model) stale(_ require.TestingT, random *rand.Rand) {
 	if random.IntN(4) != 0 {
 		return
 	}
-	items, _ := m.w.TakeStale(time.Now().Add(-50*time.Millisecond), time.Now().Add(-200*time.Millisecond))
+	items, _ := m.w.TakeStale(50*time.Millisecond, 200*time.Millisecond)
 	for _, it := range items {
 		m.forget(it)
 	}

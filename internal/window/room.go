@@ -96,7 +96,7 @@ func (w *Window) resume() {
 // Rest hands out nothing for d.
 func (w *Window) Rest(d time.Duration) {
 	w.mu.Lock()
-	w.rest = time.Now().Add(d)
+	w.rest = w.now() + instant(d)
 	w.mu.Unlock()
 }
 
@@ -115,8 +115,8 @@ func (w *Window) room() bool {
 
 // completed feeds the average that the adaptive prefetch rests on: the time
 // between two completions while there was work.
-func (w *Window) completed(now time.Time) {
-	d := max(1, now.Sub(w.mark))
+func (w *Window) completed(now instant) {
+	d := time.Duration(max(1, now-w.mark))
 	w.mark = now
 	if w.interval == 0 {
 		w.interval = d
@@ -129,34 +129,35 @@ func (w *Window) completed(now time.Time) {
 	}
 }
 
-// Oldest returns when the item that waits longest was admitted.
-func (w *Window) Oldest() (t time.Time, ok bool) {
+// Oldest returns for how long the item that waits longest has done so, 0 if none does.
+func (w *Window) Oldest() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	now := w.now()
+	first := now
 	if w.offered != nil {
-		t, ok = w.offered.admitted, true
+		first = w.offered.admitted
 	}
 	for it := w.waiting.head; it != nil; it = it.next {
-		if !ok || it.admitted.Before(t) {
-			t, ok = it.admitted, true
-		}
+		first = min(first, it.admitted)
 	}
-	return t, ok
+	return time.Duration(now - first)
 }
 
-// TakeStale removes and returns the items that have waited since before t, and
+// TakeStale removes and returns the items that have waited for longer than stale, and
 // stops fetching until the application receives again. Items of a key that is busy
 // stay: taking them would let later ones of the key overtake them. An item that
-// was admitted before recall and is offered is marked as recalled.
-func (w *Window) TakeStale(t, recall time.Time) (items []*Item, recalled bool) {
+// is offered and was admitted longer ago than recall is marked as recalled.
+func (w *Window) TakeStale(stale, recall time.Duration) (items []*Item, recalled bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.offered != nil && w.offered.admitted.Before(recall) && !w.offered.gone {
+	now := w.now()
+	if w.offered != nil && now-w.offered.admitted > instant(recall) && !w.offered.gone {
 		w.offered.recalled, recalled = true, true
 	}
 	for it := w.waiting.head; it != nil; {
 		next := it.next
-		if it.admitted.Before(t) && !it.ownsKey && !it.gone {
+		if now-it.admitted > instant(stale) && !it.ownsKey && !it.gone {
 			w.remove(it)
 			items = append(items, it)
 		}

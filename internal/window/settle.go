@@ -1,10 +1,8 @@
 package window
 
-import "time"
-
 // Settle makes an active item wait for its settlement to be written.
 func (w *Window) Settle(it *Item) {
-	now := time.Now()
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.completed(now)
@@ -23,7 +21,7 @@ func (w *Window) settle(it *Item) {
 // ours waits for its settlement to be written, any other is forgotten. It reports
 // whether the item was lost.
 func (w *Window) Acked(it *Item) (lost bool) {
-	now := time.Now()
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.completed(now)
@@ -38,7 +36,7 @@ func (w *Window) Acked(it *Item) (lost bool) {
 
 // Finish forgets an active item that needs no settlement.
 func (w *Window) Finish(it *Item) {
-	now := time.Now()
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.completed(now)
@@ -69,7 +67,8 @@ const (
 )
 
 // Standings appends the standing of each item.
-func (w *Window) Standings(items []*Item, now time.Time, buf []Standing) []Standing {
+func (w *Window) Standings(items []*Item, buf []Standing) []Standing {
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, it := range items {

@@ -50,10 +50,10 @@ type Item struct {
 	gone, lost bool
 	recalled   bool
 	ownsKey    bool
-	value      any       // of Offer
-	leased     time.Time // when the command that obtained or renewed the lease was sent
-	admitted   time.Time
-	due        time.Time
+	value      any     // of Offer
+	leased     instant // when the command that obtained or renewed the lease was sent
+	admitted   instant
+	due        instant
 
 	in         *list
 	prev, next *Item
@@ -61,7 +61,8 @@ type Item struct {
 
 // Window is safe for concurrent use.
 type Window struct {
-	cfg Config
+	cfg  Config
+	made time.Time
 
 	// Room is signalled when ReadRoom may have grown, Ready when Next may have
 	// something, Flush when there are settled items.
@@ -79,15 +80,15 @@ type Window struct {
 	alone    bool // an Alone item is active
 	paused   bool // fetching waits until the application receives
 	offered  *Item
-	rest     time.Time // nothing is handed out before
+	rest     instant // nothing is handed out before
 	closed   bool
-	voided   time.Time
+	voided   instant
 
 	// What the adaptive prefetch knows.
 	lastRead int           // entries of the last read
 	largest  int           // size of the largest recent entry
 	interval time.Duration // moving average of the time between two completions
-	mark     time.Time     // last completion, or when work arrived after a lull
+	mark     instant       // last completion, or when work arrived after a lull
 	finished int           // completions so far, counted up to Prefetch
 }
 
@@ -100,12 +101,21 @@ type keyState struct {
 func New(cfg Config) *Window {
 	return &Window{
 		cfg:   cfg,
+		made:  time.Now(),
 		Room:  make(chan struct{}, 1),
 		Ready: make(chan struct{}, 1),
 		Flush: make(chan struct{}, 1),
 		keys:  make(map[string]*keyState),
 	}
 }
+
+// instant is a point in time as nanoseconds since the window was made. It takes a third of
+// the memory of a time.Time and half of its time to read. Zero is never.
+type instant int64
+
+func (w *Window) now() instant { return instant(time.Since(w.made)) + 1 }
+
+func (w *Window) instant(t time.Time) instant { return max(1, instant(t.Sub(w.made))+1) }
 
 func signal(c chan struct{}) {
 	select {
@@ -126,15 +136,16 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 	if len(items) == 0 {
 		return
 	}
-	now := time.Now()
+	now := w.now()
 	w.mu.Lock()
 	if w.held() == w.settling.n {
 		w.mark = now
 	}
 	w.largest -= w.largest / 8
+	since := w.instant(leased)
 	for i := range items {
 		it := &items[i]
-		it.leased, it.admitted = leased, now
+		it.leased, it.admitted = since, now
 		w.bytes += it.Size
 		w.largest = max(w.largest, it.Size)
 		w.waiting.insertByID(it)
@@ -152,11 +163,11 @@ func (w *Window) Next() (it *Item, wait time.Duration) {
 	if w.closed {
 		return nil, 0
 	}
-	if !w.rest.IsZero() {
-		if d := time.Until(w.rest); d > 0 {
-			return nil, d
+	if w.rest != 0 {
+		if d := w.rest - w.now(); d > 0 {
+			return nil, time.Duration(d)
 		}
-		w.rest = time.Time{}
+		w.rest = 0
 	}
 	if w.backoff.n > 0 {
 		wait = w.wake()
@@ -194,7 +205,7 @@ func (w *Window) Offer(it *Item, value any) {
 // OfferLeased is Offer where that is allowed: Redis no longer has the entry, or has
 // counted the delivery of it and its lease holds. Otherwise it does nothing.
 func (w *Window) OfferLeased(it *Item, value any) (offered bool) {
-	now := time.Now()
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !it.gone && !(it.Counted && w.leased(it, now)) {
@@ -214,10 +225,10 @@ func (w *Window) SetCounted(it *Item) {
 // wake moves what is due from back-off to waiting and returns the time until the
 // next is.
 func (w *Window) wake() time.Duration {
-	now := time.Now()
+	now := w.now()
 	for it := w.backoff.head; it != nil; it = w.backoff.head {
-		if d := it.due.Sub(now); d > 0 {
-			return d
+		if d := it.due - now; d > 0 {
+			return time.Duration(d)
 		}
 		it.leave()
 		it.admitted = now
@@ -300,7 +311,7 @@ func (w *Window) Unhand(it *Item) {
 	defer w.mu.Unlock()
 	it.Handed--
 	it.Counted = true
-	it.admitted, it.value = time.Now(), nil
+	it.admitted, it.value = w.now(), nil
 	w.deactivate(it)
 	w.waiting.insertByID(it)
 }
@@ -319,13 +330,13 @@ func (w *Window) deactivate(it *Item) {
 
 // Backoff makes a nacked item wait for delay.
 func (w *Window) Backoff(it *Item, delay time.Duration) {
-	now := time.Now()
+	now := w.now()
 	it.Detach() // it may outlive the rest of its batch by far
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.completed(now)
 	w.deactivate(it)
-	it.due, it.value = now.Add(delay), nil
+	it.due, it.value = now+instant(delay), nil
 	w.backoff.insertByDue(it)
 }
 
@@ -398,7 +409,10 @@ func (w *Window) Active() []*Item {
 func (w *Window) Due(it *Item) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return max(0, time.Until(it.due))
+	if it.due == 0 {
+		return 0
+	}
+	return time.Duration(max(0, it.due-w.now()))
 }
 
 // Close ends fetching and handing out, and returns the items that nobody handles,

@@ -174,24 +174,20 @@ func TestAlone(t *testing.T) {
 func TestStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(config(4))
-		begin := time.Now()
-		w.Admit(items(1, 4), begin)
-		_, ok := New(config(1)).Oldest()
-		require.False(t, ok)
+		w.Admit(items(1, 4), time.Now())
+		require.Zero(t, New(config(1)).Oldest())
 		first := start(t, w, 1)
 		second := next(t, w, 2)
 		w.Offer(second, "offer")
 		time.Sleep(time.Second)
 		w.Admit(items(5, 5), time.Now())
-		oldest, ok := w.Oldest()
-		require.True(t, ok)
-		require.Equal(t, begin, oldest)
+		require.Equal(t, time.Second, w.Oldest())
 		gone := w.waiting.head
 		require.Contains(t, w.IDs(), gone.ID)
 		w.SetGone(gone)
 		require.NotContains(t, w.IDs(), gone.ID, "an entry with this ID is another one")
 
-		stale, recalled := w.TakeStale(begin.Add(time.Millisecond), begin)
+		stale, recalled := w.TakeStale(999*time.Millisecond, time.Second)
 		require.Len(t, stale, 1)
 		require.Equal(t, uint64(4), stale[0].ID.Ms)
 		require.False(t, recalled)
@@ -200,7 +196,7 @@ func TestStale(t *testing.T) {
 		require.Zero(t, w.BeginRead())
 		require.Zero(t, w.ClaimRoom())
 
-		_, recalled = w.TakeStale(begin, begin.Add(time.Millisecond))
+		_, recalled = w.TakeStale(time.Second, 999*time.Millisecond)
 		require.True(t, recalled)
 		require.True(t, w.Recalled(second))
 		w.Rest(time.Second)
@@ -289,7 +285,7 @@ func TestLose(t *testing.T) {
 }
 
 func leased(w *Window, it *Item) bool {
-	return w.Standings([]*Item{it}, time.Now(), nil)[0] == StandingLeased
+	return w.Standings([]*Item{it}, nil)[0] == StandingLeased
 }
 
 // What waits is at most what the handlers finish in 100 ms: nothing with slow ones.
