@@ -2,6 +2,7 @@ package redischannels
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/stream"
@@ -112,15 +113,13 @@ func newGapError(topic string, asked stream.ID, entries []stream.Entry, info str
 
 // admitFanOut puts entries into the window.
 func (s *subscription) admitFanOut(entries []stream.Entry) {
-	if len(entries) == 0 {
-		return
+	for block := range slices.Chunk(entries, admitBlock) {
+		items := make([]window.Item, len(block))
+		for i := range block {
+			items[i] = s.newItem(&block[i])
+		}
+		s.win.Admit(items, time.Now())
 	}
-	items := make([]window.Item, len(entries))
-	for i := range entries {
-		items[i] = window.Item{Entry: entries[i].Share(), Counted: true}
-		s.decoder.prepare(&items[i])
-	}
-	s.win.Admit(items, time.Now())
 }
 
 // takeShared admits what the shared reader has read as far as there is room, and

@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// ownPage is how many of our own pending entries are listed at once.
-const ownPage = 100
+const (
+	// ownPage is how many of our own pending entries are listed at once.
+	ownPage = 100
+	// admitBlock is how many items have their memory together: few enough for the allocator's
+	// sizes of small objects, and for one of them not to keep many others.
+	admitBlock = 32
+)
 
 // readGroup fetches entries of the group into the window until stop. connects is
 // how many connections the reader had made when the subscription began.
@@ -93,20 +99,27 @@ func (s *subscription) admit(entries []stream.Entry, sent time.Time) {
 		// another consumer, which did not know of what we have.
 		held = s.win.IDs()
 	}
-	items := make([]window.Item, 0, len(entries))
-	for i := range entries {
-		if _, ok := held[entries[i].ID]; ok {
-			continue
-		}
-		items = append(items, window.Item{Entry: entries[i].Share(), Counted: true})
-		s.decoder.prepare(&items[len(items)-1])
-	}
 	if s.firstSeen.Load() == nil {
 		first := entries[0].ID
 		s.firstSeen.Store(&first)
 	}
 	s.sawID(entries[len(entries)-1].ID)
-	s.win.Admit(items, sent)
+	for block := range slices.Chunk(entries, admitBlock) {
+		items := make([]window.Item, 0, len(block))
+		for i := range block {
+			if _, ok := held[block[i].ID]; !ok {
+				items = append(items, s.newItem(&block[i]))
+			}
+		}
+		s.win.Admit(items, sent)
+	}
+}
+
+// newItem makes an item of an entry that was not delivered before.
+func (s *subscription) newItem(e *stream.Entry) window.Item {
+	it := window.Item{Entry: e.Share(), Counted: true}
+	s.decoder.prepare(&it)
+	return it
 }
 
 // sawID remembers the greatest ID that was delivered to the group.

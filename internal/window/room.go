@@ -65,6 +65,7 @@ func (w *Window) EndRead(n int) {
 	w.reserved = 0
 	if n > 0 {
 		w.lastRead = n
+		w.largest -= w.largest / 8
 	}
 }
 

@@ -141,7 +141,6 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 	if w.held() == w.settling.n {
 		w.mark = now
 	}
-	w.largest -= w.largest / 8
 	since := w.instant(leased)
 	for i := range items {
 		it := &items[i]

@@ -362,7 +362,7 @@ func TestReadRoom(t *testing.T) {
 	large.Size = c.PrefetchBytes / 4
 	w.Admit([]Item{large}, time.Now())
 	require.Equal(t, 2, w.BeginRead(), "what is left divided by the largest")
-	w.EndRead(2)
+	w.EndRead(0)
 	require.Equal(t, 2, w.ClaimRoom())
 	for n := range 3 {
 		large = item(8 + n)
