@@ -44,10 +44,7 @@ func NewStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig) (
 	if hub == nil {
 		return nil, errNoHub
 	}
-	config = inherit(config, hub.config.Stream)
-	if config.Codec == nil {
-		config.Codec = hub.config.Codec
-	}
+	config = hub.streamConfig(config)
 	code, err := newCoder[T](config.Codec)
 	return newStreamChannel(hub, key, config, code, err)
 }
@@ -78,10 +75,7 @@ func NewPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig) 
 	if hub == nil {
 		return nil, errNoHub
 	}
-	config = inherit(config, hub.config.PubSub)
-	if config.Codec == nil {
-		config.Codec = hub.config.Codec
-	}
+	config = hub.pubSubConfig(config)
 	code, err := newCoder[T](config.Codec)
 	return newPubSubChannel(hub, name, config, code, err)
 }
@@ -106,7 +100,8 @@ func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, 
 // writes; the other direction answers [ErrNotSupported]. What only Redis Streams can
 // do (History, LastID, Follow from elsewhere than Latest, Reject, NackAfter, the bounds of
 // WaitToWrite) does so as well.
-// Delivery IDs are the UUIDs of the messages.
+// IDs are the UUIDs of the messages, but those of deliveries from a [Subscriber] the entry
+// IDs.
 //
 // Publisher and subscriber stay the caller's: Close ends only the subscription.
 func NewChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T]) (*Channel[T], error) {

@@ -303,6 +303,28 @@ func (c StreamChannelConfig) publisher() PublisherConfig {
 	}
 }
 
+// streamConfig returns the configuration of a channel with the defaults of the hub.
+func (h *Hub) streamConfig(config StreamChannelConfig) StreamChannelConfig {
+	lag := config.MaxLag
+	config = inherit(config, h.config.Stream)
+	if config.group() == "" {
+		config.MaxLag = lag // a default is meant for those that have a group
+	}
+	if config.Codec == nil {
+		config.Codec = h.config.Codec
+	}
+	return config
+}
+
+// pubSubConfig does the same for Pub/Sub.
+func (h *Hub) pubSubConfig(config PubSubChannelConfig) PubSubChannelConfig {
+	config = inherit(config, h.config.PubSub)
+	if config.Codec == nil {
+		config.Codec = h.config.Codec
+	}
+	return config
+}
+
 // inherit returns config with its zero fields taken from defaults; the fields of
 // Tuning count singly. It goes over all fields, so that none can be forgotten.
 func inherit[C any](config, defaults C) C {

@@ -78,7 +78,7 @@ func (c jsonCodec) Decode(data []byte, v any) error {
 func (jsonCodec) CheckType(t reflect.Type) error { return checkJSONType(t, nil) }
 
 func isNull(data []byte) bool {
-	return len(data) < 64 && bytes.Equal(bytes.TrimSpace(data), []byte("null"))
+	return string(bytes.TrimSpace(data)) == "null"
 }
 
 // nullable tells whether null stands for a value of the type behind the pointer.
@@ -110,6 +110,8 @@ func jsonProblem(err error) error {
 var (
 	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
 	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
 // checkJSONType reports a type that encoding/json refuses, or can write but not read.
@@ -130,7 +132,12 @@ func checkJSONType(t reflect.Type, seen []reflect.Type) error {
 		if t.NumMethod() > 0 {
 			return fmt.Errorf("JSON cannot tell which type to make for the interface %s: an EventBus can", t)
 		}
-	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+	case reflect.Map:
+		if err := checkJSONKey(t.Key()); err != nil {
+			return err
+		}
+		return checkJSONType(t.Elem(), seen)
+	case reflect.Pointer, reflect.Slice, reflect.Array:
 		return checkJSONType(t.Elem(), seen)
 	case reflect.Struct:
 		for i := range t.NumField() {
@@ -144,6 +151,20 @@ func checkJSONType(t reflect.Type, seen []reflect.Type) error {
 		}
 	}
 	return nil
+}
+
+// checkJSONKey reports a type that cannot name the members of an object.
+func checkJSONKey(t reflect.Type) error {
+	switch t.Kind() {
+	case reflect.String,
+		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return nil
+	}
+	if t.Implements(textMarshaler) && reflect.PointerTo(t).Implements(textUnmarshaler) {
+		return nil
+	}
+	return fmt.Errorf("JSON has no form for %s as the key of a map", t)
 }
 
 type bytesCodec struct{}

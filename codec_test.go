@@ -3,6 +3,7 @@ package redischannels
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,11 +39,21 @@ func TestOpenClientKinds(t *testing.T) {
 		require.NoError(t, client.Close())
 	}
 	// An error must not tell the password.
-	for _, url := range []string{"redis://u:secret@h:x", "redis://u:secret@h/%zz", "x://u:secret@h"} {
+	for _, url := range []string{
+		"redis://u:secret@h:x", "redis://u:secret@h/%zz", "x://u:secret@h", "redis+cluster://:secret@h:x", "u:secret@h:1",
+		"redis://u:secret@h/x", "redis://u:secret@h?x=1", "redis+sentinel://u:secret@h:1", "redis://u:secret@h?db=x",
+		// Characters that end the host are in the password, with digits before them, like a port.
+		"redis://u:1/secret@h:6379", "redis://:1/secret@h", "redis://:1/se/cret/secret@h", "redis://u:1?secret@h:6379",
+		"redis://u:1/secret?@h", "redis://u:1#secret@h", "redis://u:1@2/secret@h", "redis+cluster://:1?secret@h",
+		"redis+sentinel://:1/secret@h?master_name=m", "redis://:1/secret@h?addr=i:2",
+	} {
 		_, err := openClient(url)
-		require.Error(t, err)
+		require.Error(t, err, url)
 		require.NotContains(t, err.Error(), "secret")
 	}
+	client, err := openClient("redis://h:1?client_name=a@b")
+	require.NoError(t, err, "an @ elsewhere is no mistake")
+	require.NoError(t, client.Close())
 }
 
 // A field that is not zero overrides the hub's, every other is taken from it: none can
@@ -146,12 +157,13 @@ func TestJSONTypes(t *testing.T) {
 		Any         any
 	}
 	_ = tree{hidden: nil}
-	for _, good := range []any{1, "", []byte(nil), tree{}, &tree{}, map[string]tree{}, [2]int{}, time.Time{}} {
+	for _, good := range []any{map[time.Time]int{}, map[uint8]int{}, 1, "", []byte(nil), tree{}, &tree{}, map[string]tree{}, [2]int{}, time.Time{}} {
 		require.NoError(t, checkJSONType(reflect.TypeOf(good), nil), "%T", good)
 	}
 	require.NoError(t, checkJSONType(reflect.TypeFor[any](), nil))
 	for _, bad := range []reflect.Type{
 		reflect.TypeFor[func()](), reflect.TypeFor[chan int](), reflect.TypeFor[complex128](), reflect.TypeFor[fmt.Stringer](),
+		reflect.TypeFor[map[float64]int](), reflect.TypeFor[map[any]int](), reflect.TypeFor[map[struct{ A int }]int](),
 		reflect.TypeFor[[]map[string]*chan int](), reflect.TypeFor[struct{ A struct{ B func() } }](),
 	} {
 		require.Error(t, checkJSONType(bad, nil), bad)
@@ -166,7 +178,7 @@ func TestDecodeErrorsHaveNoPayload(t *testing.T) {
 	type card struct{ Number int }
 	code, err := newCoder[card](nil)
 	require.NoError(t, err)
-	for _, payload := range []string{`{"Number":"4111"}`, `4111`, `{"Number":4111`, `"4111"`, `{"Number":4111.5}`, "", "null"} {
+	for _, payload := range []string{strings.Repeat(" ", 100) + "null" + strings.Repeat("\n", 100), `{"Number":"4111"}`, `4111`, `{"Number":4111`, `"4111"`, `{"Number":4111.5}`, "", "null"} {
 		_, err := code.value(message.NewMessage("u", []byte(payload)))
 		var failure *DecodeError
 		require.ErrorAs(t, err, &failure)

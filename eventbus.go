@@ -18,10 +18,7 @@ func NewStreamEventBus[E any](hub *Hub, key string, registry *Registry[E], confi
 	if hub == nil {
 		return nil, errNoHub
 	}
-	config = inherit(config, hub.config.Stream)
-	if config.Codec == nil {
-		config.Codec = hub.config.Codec
-	}
+	config = hub.streamConfig(config)
 	code, err := registry.coder(config.Codec)
 	return busOf(newStreamChannel(hub, key, config, code, err))
 }
@@ -32,10 +29,7 @@ func NewPubSubEventBus[E any](hub *Hub, name string, registry *Registry[E], conf
 	if hub == nil {
 		return nil, errNoHub
 	}
-	config = inherit(config, hub.config.PubSub)
-	if config.Codec == nil {
-		config.Codec = hub.config.Codec
-	}
+	config = hub.pubSubConfig(config)
 	code, err := registry.coder(config.Codec)
 	return busOf(newPubSubChannel(hub, name, config, code, err))
 }

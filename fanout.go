@@ -94,7 +94,11 @@ func (s *subscription) checkCursor(entries []stream.Entry, info stream.Info) boo
 		gap := newGapError(s.topic, asked, entries, info)
 		s.report(Event{Kind: EventGap, Err: gap})
 		if s.feed != nil {
-			s.feed.gap(gap)
+			var behind stream.ID
+			if len(entries) == 0 {
+				behind = s.cursor.ID
+			}
+			s.feed.gap(gap, behind)
 		}
 	}
 	return rewound

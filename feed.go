@@ -60,24 +60,21 @@ type feed struct {
 	ended  bool // the transport has ended the subscription
 	unread []unread
 	timer  *time.Timer         // gives unread back
-	held   map[string]*handled // by the ID that the application knows
-	gaps   []*GapError         // reported by the subscription, not yet told
-	last   stream.ID           // of the last message
+	held   map[string]*handled // the latest by the ID that the application knows
+	out    int                 // how many are held
+	gaps   []gap               // reported by the subscription, not yet told
+	last   stream.ID           // up to which there is nothing more to tell before a gap
 
 	children map[*feed]struct{} // closed with this one
 }
 
-// unread is something that was taken and is to be given to the next reader.
-type unread struct {
-	msg *message.Message
-	err error
-}
-
 // handled is a message that the application has and must settle.
 type handled struct {
-	feed *feed
-	msg  *message.Message
-	id   string
+	feed  *feed
+	msg   *message.Message
+	id    string
+	older *handled // of the same ID, still held when this one came; nil mostly
+	done  bool     // settled
 }
 
 func newFeed(config feedConfig) *feed {
@@ -112,7 +109,7 @@ func (f *feed) next(ctx context.Context) (*message.Message, error) {
 		}
 	}()
 	for {
-		if msg, err := f.takeUnread(); msg != nil || err != nil {
+		if msg, err := f.takeReady(); msg != nil || err != nil {
 			return msg, err
 		}
 		var stalled <-chan time.Time
@@ -127,14 +124,9 @@ func (f *feed) next(ctx context.Context) (*message.Message, error) {
 			if !open {
 				return nil, f.end()
 			}
-			if msg, err := f.received(msg); msg != nil || err != nil {
-				return msg, err
-			}
+			return f.received(msg)
 		case <-f.unreadReady:
 		case <-f.gapReady:
-			if err := f.dueGap(); err != nil {
-				return nil, err
-			}
 		case <-f.full:
 		case <-stalled:
 			f.report(Event{Kind: EventStalled, Topic: f.topic, Group: f.group, Count: f.outstanding()})
@@ -151,7 +143,7 @@ func (f *feed) tryNext() (*message.Message, error) {
 	if err := f.open(f.life); err != nil {
 		return nil, err
 	}
-	if msg, err := f.takeUnread(); msg != nil || err != nil {
+	if msg, err := f.takeReady(); msg != nil || err != nil {
 		return msg, err
 	}
 	select {
@@ -161,7 +153,7 @@ func (f *feed) tryNext() (*message.Message, error) {
 		}
 		return f.received(msg)
 	default:
-		return nil, f.dueGap()
+		return nil, nil
 	}
 }
 
@@ -204,6 +196,7 @@ func (f *feed) open(ctx context.Context) error {
 	if f.live != nil {
 		f.live(f.start)
 	}
+	f.last = f.start
 	f.in = in
 	close(f.opened)
 	return nil
@@ -216,121 +209,14 @@ func drainMessages(in <-chan *message.Message) {
 	}
 }
 
-// received orders what was read from the subscription behind the gaps before it. Both
-// results are nil for a message that nobody should have.
-func (f *feed) received(msg *message.Message) (*message.Message, error) {
-	if f.group != "" {
-		return msg, nil
-	}
-	text, ok := EntryIDFromContext(msg.Context())
-	id, err := stream.ParseID(text)
-	if !ok || err != nil {
-		return msg, nil
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.gaps) > 0 {
-		if asked, err := stream.ParseID(f.gaps[0].Asked); err == nil && asked.Less(id) {
-			gap := f.gaps[0]
-			f.gaps = f.gaps[1:]
-			f.unread = append(f.unread, unread{msg: msg})
-			f.keepUnread()
-			return nil, gap
-		}
-	}
-	f.last = id
-	return msg, nil
-}
-
-// gap notes a gap; it is told behind the messages before it.
-func (f *feed) gap(err *GapError) {
-	f.mu.Lock()
-	f.gaps = append(f.gaps, err)
-	f.mu.Unlock()
-	signal(f.gapReady)
-}
-
-// dueGap returns a gap that no message comes before: reading had come up to it.
-func (f *feed) dueGap() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.gaps) == 0 || len(f.unread) > 0 {
-		return nil
-	}
-	gap := f.gaps[0]
-	if asked, err := stream.ParseID(gap.Asked); err == nil && f.last.Less(asked) && !f.last.IsZero() {
-		return nil
-	}
-	f.gaps = f.gaps[1:]
-	return gap
-}
-
-// putUnread gives something to the next reader, before all else.
-func (f *feed) putUnread(msg *message.Message, err error) {
-	f.mu.Lock()
-	if f.life.Err() != nil {
-		f.mu.Unlock()
-		if msg != nil {
-			handBack(msg)
-		}
-		return
-	}
-	f.unread = append(f.unread, unread{msg, err})
-	f.keepUnread()
-	f.mu.Unlock()
-}
-
-// keepUnread lets a reader know, and begins the time after which peers may have what
-// nobody reads here.
-func (f *feed) keepUnread() {
-	signal(f.unreadReady)
-	if f.timer == nil {
-		f.timer = time.AfterFunc(keepUnread, f.giveBack)
-	}
-}
-
-func (f *feed) takeUnread() (*message.Message, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.unread) == 0 {
-		return nil, nil
-	}
-	first := f.unread[0]
-	f.unread = f.unread[1:]
-	if len(f.unread) > 0 {
-		signal(f.unreadReady)
-	} else if f.timer != nil {
-		f.timer.Stop()
-		f.timer = nil
-	}
-	return first.msg, first.err
-}
-
-// giveBack lets the subscription have what nobody has read.
-func (f *feed) giveBack() {
-	f.mu.Lock()
-	var back []*message.Message
-	rest := f.unread[:0]
-	for _, u := range f.unread {
-		if u.msg != nil {
-			back = append(back, u.msg)
-		} else {
-			rest = append(rest, u)
-		}
-	}
-	f.unread, f.timer = rest, nil
-	f.mu.Unlock()
-	for _, msg := range back {
-		handBack(msg)
-	}
-}
-
 // hold makes a message one that the application must settle.
 func (f *feed) hold(msg *message.Message) *handled {
 	h := &handled{feed: f, msg: msg, id: idOf(msg)}
 	f.mu.Lock()
+	h.older = f.held[h.id]
 	f.held[h.id] = h
-	full := f.limit > 0 && len(f.held) == f.limit
+	f.out++
+	full := f.limit > 0 && f.out == f.limit
 	f.mu.Unlock()
 	if full {
 		signal(f.full)
@@ -338,7 +224,7 @@ func (f *feed) hold(msg *message.Message) *handled {
 	return h
 }
 
-// find returns the message that the application has under this ID.
+// find returns the message that the application has under this ID, the latest of several.
 func (f *feed) find(id string) (*handled, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -353,14 +239,7 @@ func (f *feed) find(id string) (*handled, error) {
 // is done with it then. The error tells that it was not one, or that the group has
 // given it to somebody else, in which case there is nothing to settle any more.
 func (h *handled) release(settle func(*message.Message)) error {
-	f := h.feed
-	f.mu.Lock()
-	mine := f.held[h.id] == h
-	if mine {
-		delete(f.held, h.id)
-	}
-	f.mu.Unlock()
-	if !mine {
+	if !h.feed.forget(h) {
 		return fmt.Errorf("redischannels: settle %s: %w", h.id, ErrNotPending)
 	}
 	d := deliveryFrom(h.msg.Context())
@@ -372,26 +251,53 @@ func (h *handled) release(settle func(*message.Message)) error {
 	return nil
 }
 
+// forget reports whether the message was held until now. One ID may be held twice: somebody
+// has published a message again, or an entry that another consumer had taken has come back.
+func (f *feed) forget(h *handled) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h.done {
+		return false
+	}
+	h.done = true
+	f.out--
+	if f.held[h.id] != h {
+		return true
+	}
+	older := h.older
+	for older != nil && older.done {
+		older = older.older
+	}
+	if older == nil {
+		delete(f.held, h.id)
+	} else {
+		f.held[h.id] = older
+	}
+	return true
+}
+
 func (h *handled) ack() error  { return h.release(func(msg *message.Message) { msg.Ack() }) }
 func (h *handled) nack() error { return h.release(func(msg *message.Message) { msg.Nack() }) }
 
 // unread gives the message to the next reader as if it had not been read.
 func (h *handled) unread() {
-	_ = h.release(func(msg *message.Message) { h.feed.putUnread(msg, nil) })
+	_ = h.release(func(msg *message.Message) { h.feed.putUnread(msg) })
 }
 
 func (f *feed) outstanding() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.held)
+	return f.out
 }
 
 func (f *feed) isFull() bool { return f.limit > 0 && f.outstanding() >= f.limit }
 
-// end is the error of a subscription that its transport has ended.
+// end is the error of a subscription that is over: by close, or its transport has ended it.
 func (f *feed) end() error {
 	f.mu.Lock()
-	f.ended = true
+	if f.life.Err() == nil {
+		f.ended = true
+	}
 	f.mu.Unlock()
 	f.stop()
 	return f.closedError()
@@ -402,9 +308,7 @@ func (f *feed) closedError() error {
 	if f.life.Err() == nil {
 		return nil
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.ended {
+	if f.endedByTransport() {
 		return fmt.Errorf("redischannels: read %q: the subscription was ended by its subscriber: %w", f.topic, ErrClosed)
 	}
 	return fmt.Errorf("redischannels: read %q: reader: %w", f.topic, ErrClosed)
@@ -453,7 +357,19 @@ func (f *feed) disown(child *feed) {
 	delete(f.children, child)
 }
 
-// isEnd tells whether reading with ctx is over.
-func isEnd(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, ErrClosed)
+// isEnd tells whether an error of next ends a loop without a word: that of ctx and that of
+// close do. Others are told, also the one of a subscription that its transport has ended.
+func (f *feed) isEnd(ctx context.Context, err error) bool {
+	var gap *GapError
+	var undecodable *DecodeError
+	if errors.As(err, &gap) || errors.As(err, &undecodable) {
+		return false // it would be lost
+	}
+	return ctx.Err() != nil || f.life.Err() != nil && !f.endedByTransport()
+}
+
+func (f *feed) endedByTransport() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ended
 }

@@ -35,8 +35,10 @@ type HandleConfig struct {
 // DrainTimeout later.
 //
 // If the subscription cannot be opened at all Handle returns that error, which tells a
-// wrong configuration; once it is open nothing else ends it. Several calls of Handle
-// on one Reader share the values.
+// wrong configuration; once it is open nothing else ends it, unless a subscriber of
+// [NewChannel] ends the subscription by itself, which is an error as well. Several calls
+// of Handle on one Reader share the values. Middleware does not see what is no message at
+// all, because the wire format does not fit.
 func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) error, config HandleConfig) error {
 	v := validation{prefix: "HandleConfig"}
 	limit := r.feed.limit
@@ -56,7 +58,7 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 		return err
 	}
 	if err := r.feed.open(ctx); err != nil {
-		if isEnd(ctx, err) && r.feed.life.Err() == nil {
+		if ctx.Err() != nil && r.feed.life.Err() == nil {
 			return nil
 		}
 		return err
@@ -85,6 +87,9 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 	workers.Wait()
 	close(finished)
 	patience.Wait()
+	if ctx.Err() == nil && r.feed.endedByTransport() {
+		return r.feed.closedError()
+	}
 	return nil
 }
 
@@ -103,20 +108,33 @@ type handling struct {
 func (w *handling) work(ctx context.Context) {
 	for {
 		msg, err := w.feed.next(ctx)
+		var gap *GapError
 		switch {
-		case msg != nil:
+		case err == nil:
 			w.handle(ctx, msg)
-		case isEnd(ctx, err):
-			return
-		default:
+		case errors.As(err, &gap):
 			w.logger.Error("Entries cannot be read", err, watermill.LogFields{"topic": w.feed.topic})
+		default:
+			return // ctx has ended, or the subscription
 		}
 	}
 }
 
 func (w *handling) handle(ctx context.Context, msg *message.Message) {
+	fields := watermill.LogFields{"topic": w.feed.topic, "id": idOf(msg)}
+	if failure := undecodable(msg); failure != nil {
+		// A middleware that publishes what fails, or drops what it has seen before, would
+		// take its empty payload for that of the entry.
+		w.logger.Error("A value was not handled", failure, fields)
+		w.feed.refuse(msg, failure)
+		return
+	}
 	held := w.feed.hold(msg)
-	delivered := &valuesContext{Context: msg.Context(), values: ctx}
+	original := msg.Context()
+	delivered := newValuesContext(original, ctx)
+	if deliveryFrom(original) == nil {
+		defer delivered.cancel()
+	}
 	w.mu.Lock()
 	w.running[held] = delivered
 	cancelled := w.cancelled
@@ -126,12 +144,12 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 	}
 	msg.SetContext(delivered)
 	err := w.call(msg)
-	msg.SetContext(delivered.Context) // middleware may have put another one there
+	msg.SetContext(original) // middleware may have put another one there
 	w.mu.Lock()
 	delete(w.running, held)
+	cancelled = w.cancelled
 	w.mu.Unlock()
 
-	fields := watermill.LogFields{"topic": w.feed.topic, "id": held.id}
 	settle := held.ack
 	if err != nil {
 		w.logger.Error("A value was not handled", err, fields)
@@ -140,7 +158,8 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 			settle = func() error { return held.release(func(msg *message.Message) { w.feed.refuse(msg, refused) }) }
 		}
 	}
-	if err := settle(); err != nil {
+	// A context that was ended here looks like that of a value which somebody else has.
+	if err := settle(); err != nil && !cancelled {
 		w.logger.Info("A value cannot be settled", fields.Add(watermill.LogFields{"err": err}))
 	}
 }
@@ -170,6 +189,15 @@ func (w *handling) cancel() {
 type valuesContext struct {
 	context.Context
 	values context.Context
+	cancel func()
+}
+
+func newValuesContext(delivered, values context.Context) *valuesContext {
+	if d := deliveryFrom(delivered); d != nil {
+		return &valuesContext{delivered, values, d.end}
+	}
+	ctx, cancel := context.WithCancel(delivered)
+	return &valuesContext{ctx, values, cancel}
 }
 
 // Value implements context.Context.
@@ -178,13 +206,6 @@ func (c *valuesContext) Value(key any) any {
 		return v
 	}
 	return c.values.Value(key)
-}
-
-// cancel ends the delivery's context, where it is of this library.
-func (c *valuesContext) cancel() {
-	if d := deliveryFrom(c.Context); d != nil {
-		d.end()
-	}
 }
 
 // untyped makes a handler of messages of a function of values. What does not decode is

@@ -74,6 +74,10 @@ func Open(ctx context.Context, rawURL string, config HubConfig) (*Hub, error) {
 	return hub, nil
 }
 
+// errBehindHost is the error of a URL whose password ends before its @: at the first / ? or #
+// in it the address seems to begin, and the rest of it would be told as part of the path.
+var errBehindHost = errors.New("there is an @ behind the host: write the characters / ? # @ of a password as %2F %3F %23 %40")
+
 // openClient makes the client that a URL describes. Its errors have no part of the URL,
 // which may hold a password.
 func openClient(rawURL string) (redis.UniversalClient, error) {
@@ -91,23 +95,33 @@ func openClient(rawURL string) (redis.UniversalClient, error) {
 		kind = "cluster"
 	}
 	u.Scheme = scheme
+	if scheme != "unix" && strings.Contains(u.Path+u.Fragment, "@") {
+		return nil, errBehindHost
+	}
+	// The parsers quote a path or a parameter that they do not understand.
+	refused := func(err error) error {
+		if strings.Contains(u.RawQuery, "@") {
+			return errBehindHost
+		}
+		return err
+	}
 	switch kind {
 	case "":
 		options, err := redis.ParseURL(u.String())
 		if err != nil {
-			return nil, err
+			return nil, refused(err)
 		}
 		return redis.NewClient(options), nil
 	case "cluster":
 		options, err := redis.ParseClusterURL(u.String())
 		if err != nil {
-			return nil, err
+			return nil, refused(err)
 		}
 		return redis.NewClusterClient(options), nil
 	case "sentinel":
 		options, err := redis.ParseFailoverURL(u.String())
 		if err != nil {
-			return nil, err
+			return nil, refused(err)
 		}
 		if options.MasterName == "" {
 			return nil, errors.New("sentinel needs the parameter master_name")

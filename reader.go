@@ -78,16 +78,20 @@ func (r *Reader[T]) Read(ctx context.Context) (T, error) {
 // but another goroutine may: then the next read waits all the same. What is not read
 // within a second may go to another consumer.
 func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
-	msg, err := r.feed.next(ctx)
-	var gap *GapError
-	switch {
-	case err == nil || errors.As(err, &gap):
-		r.feed.putUnread(msg, err)
-		return true, nil
-	case errors.Is(err, ErrClosed):
-		return false, nil
-	default:
-		return false, err
+	for {
+		msg, err := r.feed.next(ctx)
+		var gap *GapError
+		switch {
+		case err == nil && r.code.skips(msg):
+			msg.Ack()
+		case err == nil || errors.As(err, &gap):
+			r.feed.putNext(msg, err)
+			return true, nil
+		case r.feed.life.Err() != nil:
+			return false, nil
+		default:
+			return false, err
+		}
 	}
 }
 

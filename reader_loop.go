@@ -19,13 +19,14 @@ import (
 //
 // With an error the value is zero. A *[DecodeError] and a *[GapError] tell of what
 // cannot be read; any other error is that of subscribing, which is tried again when
-// the loop goes on, after a back-off.
+// the loop goes on, after a back-off. Only where a subscriber of [NewChannel] ends the
+// subscription by itself is there nothing to go on with: that error is the last.
 func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for failed := 0; ; {
 			msg, value, err := r.next(ctx)
 			if err != nil {
-				if isEnd(ctx, err) || !yield(value, err) {
+				if r.feed.isEnd(ctx, err) || !yield(value, err) || r.feed.endedByTransport() {
 					return
 				}
 				failed = r.rest(ctx, err, failed)
@@ -58,7 +59,7 @@ func (r *Reader[T]) Deliveries(ctx context.Context) iter.Seq2[Delivery[T], error
 	return func(yield func(Delivery[T], error) bool) {
 		for failed := 0; ; {
 			d, err := r.Receive(ctx)
-			if err != nil && isEnd(ctx, err) || !yield(d, err) {
+			if err != nil && r.feed.isEnd(ctx, err) || !yield(d, err) || err != nil && r.feed.endedByTransport() {
 				return
 			}
 			failed = r.rest(ctx, err, failed)
@@ -134,14 +135,14 @@ func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Deliver
 		}
 		for failed := 0; ; {
 			msg, err := source.next(ctx)
-			if err != nil && isEnd(ctx, err) {
+			if err != nil && source.isEnd(ctx, err) {
 				return
 			}
 			if msg != nil {
 				msg.SetContext(context.WithoutCancel(msg.Context())) // what follows ends it
 				msg.Ack()                                            // the cursor goes on
 			}
-			if !r.show(msg, err, yield) {
+			if !r.show(msg, err, yield) || err != nil && source.endedByTransport() {
 				return
 			}
 			failed = r.rest(ctx, err, failed)

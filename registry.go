@@ -38,7 +38,8 @@ type RegistryConfig struct {
 // Registry has the names by which the types of an [EventBus] are known on the wire.
 // They are chosen by the developer, and a name that is not here makes nothing: no type
 // is ever looked up by what was read. Fill it with [Register] and [Upcast] before it
-// is given to a bus, which takes a copy. It is safe for concurrent use.
+// is given to a bus, which takes a copy. The zero value is empty and rejects unknown names.
+// It is safe for concurrent use.
 type Registry[E any] struct {
 	unknown UnknownPolicy
 
@@ -56,7 +57,7 @@ type eventKind[E any] struct {
 // NewRegistry returns an empty registry. E is the interface that all events have, or
 // any.
 func NewRegistry[E any](config RegistryConfig) *Registry[E] {
-	return &Registry[E]{unknown: config.Unknown, kinds: make(map[string]eventKind[E]), byType: make(map[reflect.Type]string)}
+	return &Registry[E]{unknown: config.Unknown}
 }
 
 // Register gives the type T a name: events of this type are written under it, and what
@@ -93,12 +94,19 @@ func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) er
 			var none E
 			return none, err
 		}
-		return up(old)
+		today, err := up(old)
+		if err == nil && any(today) == nil {
+			err = plainError("was made into nothing by the upcast")
+		}
+		return today, err
 	}})
 }
 
 // add registers a name; written is the type of the events that are written under it.
 func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) error {
+	if r == nil {
+		return fmt.Errorf("redischannels: register %q: %w: the Registry must not be nil", name, ErrInvalidConfig)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if name == "" {
@@ -111,7 +119,13 @@ func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) 
 		if other, ok := r.byType[written]; ok {
 			return fmt.Errorf("redischannels: register %q: %w: %s has the name %q", name, ErrInvalidConfig, written, other)
 		}
+		if r.byType == nil {
+			r.byType = make(map[reflect.Type]string)
+		}
 		r.byType[written] = name
+	}
+	if r.kinds == nil {
+		r.kinds = make(map[string]eventKind[E])
 	}
 	r.kinds[name] = kind
 	return nil
@@ -136,7 +150,12 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 			return coder[E]{}, fmt.Errorf("event %q: %w", name, err)
 		}
 	}
-	return coder[E]{
+	known := func(msg *message.Message) (kind eventKind[E], name string, ok bool) {
+		name = msg.Metadata[NameKey]
+		kind, ok = kinds[name]
+		return kind, name, ok
+	}
+	code := coder[E]{
 		encode: func(v *E, msg *message.Message) (err error) {
 			t := reflect.TypeOf(*v)
 			name, ok := byType[t]
@@ -151,20 +170,25 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 			return err
 		},
 		decode: func(msg *message.Message, v *E) (err error) {
-			name, ok := msg.Metadata[NameKey]
-			if !ok {
-				return &DecodeError{Reason: "the metadata has no " + NameKey, Err: ErrUnknownName}
-			}
-			kind, ok := kinds[name]
+			kind, name, ok := known(msg)
 			switch {
 			case ok:
 				*v, err = kind.decode(codec, msg.Payload)
 				return err
+			case name == "":
+				return &DecodeError{Reason: "the metadata has no " + NameKey, Err: ErrUnknownName}
 			case r.unknown == SkipUnknown:
 				return errSkip
 			default:
 				return &DecodeError{Reason: "the name of the event is not registered", Err: ErrUnknownName}
 			}
 		},
-	}, nil
+	}
+	if r.unknown == SkipUnknown {
+		code.skip = func(msg *message.Message) bool {
+			_, name, ok := known(msg)
+			return !ok && name != "" && undecodable(msg) == nil
+		}
+	}
+	return code, nil
 }

@@ -42,6 +42,9 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			return subscriber.History(ctx, key, from, Latest)
 		},
 		follow: func(from Position) (*feed, error) {
+			if err := from.validate(); err != nil { // trying it again does not help
+				return nil, fmt.Errorf("redischannels: follow %q: %w: %w", key, ErrInvalidConfig, err)
+			}
 			return newFeed(h.sharedFeed(together, key, from.or(Oldest))), nil
 		},
 		last: func(ctx context.Context) (string, error) {
@@ -103,12 +106,17 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 		if publisher == nil {
 			return nil, fmt.Errorf("redischannels: write to %q without a publisher: %w", topic, ErrNotSupported)
 		}
-		ids := make([]string, len(msgs))
-		for i, msg := range msgs {
+		for _, msg := range msgs {
 			msg.SetContext(ctx)
-			ids[i] = msg.UUID
 		}
-		return ids, publisher.Publish(topic, msgs...)
+		err := publisher.Publish(topic, msgs...)
+		ids := make([]string, len(msgs))
+		if err == nil {
+			for i, msg := range msgs {
+				ids[i] = msg.UUID
+			}
+		}
+		return ids, err
 	}
 	t.live(feedConfig{topic: topic, report: func(Event) {}}, drain, func(ctx context.Context, _ *feed) (<-chan *message.Message, error) { // there is no limit to report
 		if subscriber == nil {

@@ -14,7 +14,10 @@ import (
 type coder[T any] struct {
 	encode func(v *T, msg *message.Message) error
 	decode func(msg *message.Message, v *T) error
+	skip   func(msg *message.Message) bool // decode would return errSkip; nil: never
 }
+
+func (c coder[T]) skips(msg *message.Message) bool { return c.skip != nil && c.skip(msg) }
 
 // newCoder makes a coder of a codec, JSON if it is nil, or says why it cannot work.
 func newCoder[T any](codec Codec) (coder[T], error) {
@@ -65,15 +68,13 @@ func (c coder[T]) message(v *T, metadata message.Metadata) (msg *message.Message
 
 // value makes the value of a message. The error is a *DecodeError, or errSkip.
 func (c coder[T]) value(msg *message.Message) (v T, err error) {
-	if reason, ok := msg.Metadata[undecodableKey]; ok {
-		err = &DecodeError{Reason: reason}
-	} else {
-		err = c.decodeSafely(msg, &v)
+	var zero T
+	if failure := undecodable(msg); failure != nil {
+		return zero, failure
 	}
-	if err == nil {
+	if err = c.decodeSafely(msg, &v); err == nil {
 		return v, nil
 	}
-	var zero T
 	if err == errSkip {
 		return zero, err
 	}
@@ -86,9 +87,14 @@ func (c coder[T]) value(msg *message.Message) (v T, err error) {
 	default:
 		failure = &DecodeError{Reason: "the payload does not make a " + reflect.TypeFor[T]().String(), Err: err}
 	}
-	failure.EntryID = idOf(msg)
-	failure.Topic, _ = TopicFromContext(msg.Context())
-	return zero, failure
+	return zero, failure.of(msg)
+}
+
+// of says which message the error is about.
+func (e *DecodeError) of(msg *message.Message) *DecodeError {
+	e.EntryID = idOf(msg)
+	e.Topic, _ = TopicFromContext(msg.Context())
+	return e
 }
 
 func (c coder[T]) decodeSafely(msg *message.Message, v *T) (err error) {
@@ -103,6 +109,16 @@ func (c coder[T]) decodeSafely(msg *message.Message, v *T) (err error) {
 // undecodableKey marks a message that stands for an entry which makes none, so that
 // the reader of a channel is told of it. The entry in Redis is not touched by that.
 const undecodableKey = "\x00redischannels undecodable"
+
+// undecodable returns the error of a message that stands for an entry which makes none, and
+// nil for others.
+func undecodable(msg *message.Message) *DecodeError {
+	reason, ok := msg.Metadata[undecodableKey]
+	if !ok {
+		return nil
+	}
+	return (&DecodeError{Reason: reason}).of(msg)
+}
 
 // tellingUnmarshaler makes such messages.
 type tellingUnmarshaler struct{ Unmarshaler }

@@ -195,6 +195,12 @@ func TestFacadeHistory(t *testing.T) {
 	for _, err := range numbers.Reader().History(t.Context(), redischannels.AfterID("x")) {
 		require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
 	}
+	n := 0
+	for _, err := range numbers.Reader().Follow(soonCtx(t), redischannels.AfterID("x")) {
+		require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+		n++
+	}
+	require.Equal(t, 1, n, "it can never work")
 }
 
 // F13: history and live meet without gap and without duplicate at full publishing speed.

@@ -40,6 +40,9 @@ func registry(t *testing.T, config redischannels.RegistryConfig) *redischannels.
 		if old.Euros < 0 {
 			return nil, errors.New("negative")
 		}
+		if old.Order == 0 {
+			return nil, nil
+		}
 		return placed{old.Order, int(100 * old.Euros)}, nil
 	}))
 	return r
@@ -114,7 +117,10 @@ func TestFacadeEventBusUnknownNames(t *testing.T) {
 		require.NotContains(t, err.Error(), "secret")
 		require.NotContains(t, err.Error(), "Process")
 	}
-	redistest.Eventually(t, soon, func() bool { return hub.client.XLen(t.Context(), deadStream(key)).Val() == 9 }, "dead letters")
+	named(t, hub, key, "order.placed.v1", `{"Order":0,"Euros":1}`)
+	_, err = r.Receive(soonCtx(t))
+	require.ErrorContains(t, err, "nothing by the upcast", "not a nil event")
+	redistest.Eventually(t, soon, func() bool { return hub.client.XLen(t.Context(), deadStream(key)).Val() == 10 }, "dead letters")
 	eventuallyPending(t, hub.client, key, 0)
 }
 
@@ -144,10 +150,28 @@ func TestFacadeEventBusSkipsUnknown(t *testing.T) {
 	_, ok, err := r.TryReceive()
 	require.NoError(t, err)
 	require.False(t, ok)
-	named(t, hub, key, "-", "{")
-	_, err = r.Receive(soonCtx(t))
-	require.ErrorIs(t, err, redischannels.ErrUnknownName, "without a name it is no event")
-	require.EqualValues(t, 0, hub.client.Exists(t.Context(), deadStream(redistest.Key(t, "x"))).Val())
+	for _, none := range []string{"-", ""} {
+		named(t, hub, key, none, "{")
+		_, err = r.Receive(soonCtx(t))
+		require.ErrorIs(t, err, redischannels.ErrUnknownName, "without a name it is no event")
+	}
+	redistest.Eventually(t, soon, func() bool { return hub.client.XLen(t.Context(), deadStream(key)).Val() == 2 }, "dead letters")
+
+	// What is skipped is nothing to read.
+	named(t, hub, key, "order.other", "{")
+	ctx, cancel := context.WithTimeout(t.Context(), quiet)
+	defer cancel()
+	_, err = r.WaitToRead(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	eventuallyPending(t, hub.client, key, 0)
+	_, err = bus.Publish(t.Context(), placed{2, 2})
+	require.NoError(t, err)
+	ok, err = r.WaitToRead(soonCtx(t))
+	require.NoError(t, err)
+	require.True(t, ok)
+	v, err = r.Read(soonCtx(t))
+	require.NoError(t, err)
+	require.Equal(t, placed{2, 2}, v)
 }
 
 // What cannot work is refused at registration or when the bus is made.
@@ -171,6 +195,13 @@ func TestFacadeRegistryMisuse(t *testing.T) {
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
 	_, err = redischannels.NewStreamEventBus(hub.Hub, "k", r, redischannels.StreamChannelConfig{Codec: redischannels.Bytes})
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, redischannels.Register[placed, event](nil, "x"), redischannels.ErrInvalidConfig)
+
+	// The zero value is an empty registry.
+	var zero redischannels.Registry[event]
+	require.NoError(t, redischannels.Upcast(&zero, "v1", func(placedV1) (event, error) { return placed{}, nil }))
+	require.NoError(t, redischannels.Register[placed](&zero, "v2"))
+	require.ErrorIs(t, redischannels.Register[shippedTwice](&zero, "v1"), redischannels.ErrInvalidConfig, "an upcast has it")
 
 	// A bus has a copy.
 	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})

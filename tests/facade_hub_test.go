@@ -427,6 +427,20 @@ func TestFacadeConstructionErrors(t *testing.T) {
 	}
 }
 
+// A bound on the lag of a group that the hub has as a default does not keep channels without a
+// group from being made.
+func TestFacadeDefaultLagIsForGroups(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t, func(c *redischannels.HubConfig) { c.Stream.MaxLag = 1 }), redistest.Key(t)
+	fan := streamOf[int](t, hub, key, noGroup)
+	write(t, fan, 1, 2)
+	require.NoError(t, fan.Writer().WaitToWrite(soonCtx(t)))
+	grouped := streamOf[int](t, hub, key)
+	ctx, cancel := context.WithTimeout(t.Context(), quiet)
+	defer cancel()
+	require.ErrorIs(t, grouped.Writer().WaitToWrite(ctx), context.DeadlineExceeded)
+}
+
 type customCodec struct{}
 
 func (*customCodec) Encode(any) ([]byte, error) { return nil, nil }

@@ -100,6 +100,150 @@ func TestFacadeTransportEnds(t *testing.T) {
 	require.ErrorIs(t, err, redischannels.ErrNotSupported)
 }
 
+// A subscription that cannot be had, or that its subscriber ends, is an error for every way of
+// reading: none ends as if the reader had been closed.
+func TestFacadeNoLoopEndsInSilence(t *testing.T) {
+	t.Parallel()
+	nothing := func(context.Context, int) error { return nil }
+	sub := newSub(t, redistest.Shared(t).Client(t))
+	require.NoError(t, sub.Close())
+	c := must(redischannels.NewChannel[int](nil, sub, "orders", redischannels.ChannelConfig[int]{}))
+	require.ErrorIs(t, c.Reader().Handle(t.Context(), nothing, redischannels.HandleConfig{}), redischannels.ErrClosed)
+	_, err := c.Reader().WaitToRead(t.Context())
+	require.ErrorIs(t, err, redischannels.ErrClosed)
+	require.NoError(t, c.Reader().Err(), "it can be tried again")
+	for name, loop := range map[string]func(yield func(error)){
+		"All": func(yield func(error)) {
+			for _, err := range c.Reader().All(soonCtx(t)) {
+				yield(err)
+				break
+			}
+		},
+		"Deliveries": func(yield func(error)) {
+			for _, err := range c.Reader().Deliveries(soonCtx(t)) {
+				yield(err)
+				break
+			}
+		},
+		"Follow": func(yield func(error)) {
+			for _, err := range c.Reader().Follow(soonCtx(t), redischannels.Latest) {
+				yield(err)
+				break
+			}
+		},
+	} {
+		n := 0
+		loop(func(err error) {
+			n++
+			require.ErrorIs(t, err, redischannels.ErrClosed, name)
+		})
+		require.Equal(t, 1, n, name)
+	}
+
+	for name, read := range map[string]func(r *redischannels.Reader[int]) []error{
+		"All": func(r *redischannels.Reader[int]) (errs []error) {
+			for _, err := range r.All(soonCtx(t)) {
+				errs = append(errs, err)
+			}
+			return errs
+		},
+		"Deliveries": func(r *redischannels.Reader[int]) (errs []error) {
+			for _, err := range r.Deliveries(soonCtx(t)) {
+				errs = append(errs, err)
+			}
+			return errs
+		},
+		"Follow": func(r *redischannels.Reader[int]) (errs []error) {
+			for _, err := range r.Follow(soonCtx(t), redischannels.Latest) {
+				errs = append(errs, err)
+			}
+			return errs
+		},
+		"Handle": func(r *redischannels.Reader[int]) []error {
+			return []error{r.Handle(soonCtx(t), nothing, redischannels.HandleConfig{Concurrency: 3})}
+		},
+	} {
+		ended := make(chan *message.Message)
+		close(ended)
+		c := must(redischannels.NewChannel[int](nil, channelSubscriber(ended), "orders", redischannels.ChannelConfig[int]{}))
+		errs := read(c.Reader())
+		require.Len(t, errs, 1, name)
+		require.ErrorContains(t, errs[0], "by its subscriber", name)
+		require.NoError(t, c.Close())
+	}
+}
+
+// channelSubscriber is a subscriber whose only subscription is this channel.
+type channelSubscriber chan *message.Message
+
+func (c channelSubscriber) Subscribe(context.Context, string) (<-chan *message.Message, error) {
+	return c, nil
+}
+func (channelSubscriber) Close() error { return nil }
+
+// Handle ends the context of a call that goes on for longer than DrainTimeout, on every
+// transport.
+func TestFacadeHandleDrainsGoChannel(t *testing.T) {
+	t.Parallel()
+	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
+	t.Cleanup(func() { _ = transport.Close() })
+	c := must(redischannels.NewChannel(transport, transport, "orders", redischannels.ChannelConfig[int]{DrainTimeout: 20 * time.Millisecond}))
+	t.Cleanup(func() { _ = c.Close() })
+	write(t, c, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	began := make(chan struct{}, 10)
+	ended := handling(ctx, c, func(ctx context.Context, _ int) error {
+		began <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}, redischannels.HandleConfig{})
+	<-began
+	cancel()
+	select {
+	case err := <-ended:
+		require.NoError(t, err)
+	case <-time.After(soon):
+		require.FailNow(t, "the call is not ended")
+	}
+}
+
+// With an error of somebody else's publisher no ID says that a value was written.
+func TestFacadeFailedPublisher(t *testing.T) {
+	t.Parallel()
+	transport := gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{})
+	require.NoError(t, transport.Close())
+	c := must(redischannels.NewChannel(transport, transport, "orders", redischannels.ChannelConfig[int]{}))
+	id, err := c.Writer().Write(t.Context(), 1)
+	require.Error(t, err)
+	require.Empty(t, id)
+	ids, err := c.Writer().WriteAll(t.Context(), 1, 2)
+	require.Error(t, err)
+	require.Equal(t, []string{"", ""}, ids)
+}
+
+// A message that was published twice, with one UUID, is two deliveries; each is settled for
+// itself and neither keeps its place for ever.
+func TestFacadePubSubOneUUIDTwice(t *testing.T) {
+	t.Parallel()
+	hub, name := newHubOf(t), redistest.Key(t)
+	c := must(redischannels.NewPubSubChannel[int](hub.Hub, name, redischannels.PubSubChannelConfig{MaxInFlight: 2}))
+	_, _, err := c.Reader().TryReceive()
+	require.NoError(t, err)
+	pub, err := redischannels.NewPubSubPublisher(redischannels.PubSubPublisherConfig{Client: hub.client}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pub.Close() })
+	msg := message.NewMessage("twice", []byte("1"))
+	require.NoError(t, pub.Publish(name, msg, msg, message.NewMessage("other", []byte("2"))))
+	first, second := receiveValue(t, c), receiveValue(t, c)
+	require.Equal(t, first.ID, second.ID)
+	require.NoError(t, first.Ack())
+	require.NoError(t, second.Ack())
+	require.ErrorIs(t, first.Ack(), redischannels.ErrNotPending)
+	d := receiveValue(t, c)
+	require.Equal(t, 2, d.Value)
+	require.NoError(t, d.Ack())
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
