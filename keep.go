@@ -229,10 +229,7 @@ func (s *subscription) handBackUnseen(ctx context.Context) error {
 			if _, done := s.returned.Load(p.ID); done {
 				continue
 			}
-			if p.Count == 1 {
-				p.Count = 0 // counted by a read whose reply never came
-			}
-			ids, counts = append(ids, p.Text), append(counts, p.Count)
+			ids, counts = append(ids, p.Text), append(counts, s.handedBefore(p.ID, p.Count))
 		}
 		if len(ids) == 0 {
 			return nil
