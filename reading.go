@@ -3,6 +3,7 @@ package redischannels
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"time"
 
@@ -207,8 +208,7 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 		})
 	})
 	if err != nil {
-		s.ownLost.Store(true)
-		return err
+		return err // ownLost is set again with the error
 	}
 	s.unread = nil
 	for _, id := range before {
@@ -263,11 +263,16 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 	if len(ids) == 0 {
 		return nil
 	}
+	// A walk also claims what is held here, where the server was away for longer than
+	// MinIdle. Looked at afterwards only, such an entry is one that was fetched, then
+	// acknowledged and forgotten: it would be put back into the group.
+	before := s.win.IDs()
 	fetched, err := s.grp.Fetch(ctx, ids)
 	if err != nil {
 		return err
 	}
-	held := s.win.IDs()
+	held := s.win.IDs() // what the reader has admitted meanwhile
+	maps.Copy(held, before)
 	var trimmed, recovered []string
 	items := make([]window.Item, 0, len(fetched))
 	for i, f := range fetched {
