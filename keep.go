@@ -145,7 +145,6 @@ func (s *subscription) backgroundFailed(err error) {
 	}
 	switch kind := stream.Classify(err); {
 	case s.groupMissing(err):
-		s.reader.Wake(s.settleCtx)
 	case kind.Retryable(), kind == stream.KindCanceled, kind == stream.KindWrongType:
 		s.outage.failed(dutyControl, err)
 	default:

@@ -159,7 +159,11 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	// The first walk begins here, so that its errors have a caller; reading goes
 	// on with it before it asks for new entries.
 	s.walk.begin()
-	return s.stepWalk(ctx)
+	err = s.stepWalk(ctx)
+	if stream.Classify(err) == stream.KindNetwork {
+		err = s.stepWalk(ctx) // the client does not repeat it; the reader finds what the first one took
+	}
+	return err
 }
 
 // abort releases what open has made.
