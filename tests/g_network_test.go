@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"testing"
@@ -160,7 +162,7 @@ func TestLostRepliesOfAConsumer(t *testing.T) {
 				t.Parallel()
 				proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = retries })
 				topic := redistest.Key(t)
-				sub := newSub(t, client, minIdle(2*time.Second)) // no lease runs out meanwhile
+				sub := newSub(t, client, minIdle(time.Minute)) // nothing comes back because it has aged
 				messages := sub.subscribe(t, topic)
 				publish(t, direct, topic, "first")
 				require.Equal(t, []string{"first"}, receiveAcked(t, messages, 1))
@@ -297,4 +299,66 @@ func TestF65_LeasesEndWithTheConnection(t *testing.T) {
 	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, second, topic)) == 1 }, "next is acknowledged")
 	require.Equal(t, "other", pendingOf(t, second, topic)[0].Consumer, "the entry is still the other's")
+}
+
+// A subscription is closed while its connection is dead and the server has handed an entry to
+// that: nobody has seen it, and a peer would have to wait until it has aged. (F59, F63)
+func TestF59_CloseHandsBackWhatWasNeverSeen(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	direct, topic := server.Client(t), redistest.Key(t)
+	dead := redistest.NewProxy(t, server.Addr())
+	var way switched
+	way.to.Store(dead)
+	client := server.Client(t, way.option, func(o *redis.Options) { o.ReadTimeout = 200 * time.Millisecond })
+	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.BlockTime = time.Minute, 10*time.Second }))
+	messages := sub.subscribe(t, topic)
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, direct) == 1 }, "the reader waits")
+	dead.Blackhole(true)
+	way.to.Store(redistest.NewProxy(t, server.Addr()))
+	publish(t, direct, topic, "m")
+	eventuallyPending(t, direct, topic, 1)
+	sub.closeSoon(t)
+	waitClosed(t, messages)
+
+	heir := newSub(t, direct, minIdle(time.Minute))
+	msg := receive(t, heir.subscribe(t, topic))
+	require.Equal(t, 1, countOf(t, msg), "nobody has handled it before")
+	msg.Ack()
+	eventuallyPending(t, direct, topic, 0)
+}
+
+// The reply that brought an entry was lost, and the entry was trimmed before it was read again:
+// it leaves the group, with a report, and does not stay pending. (F48, F54)
+func TestF48_AnEntryThatWasNeverSeenIsTrimmed(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ctx := context.WithoutCancel(t.Context())
+	proxy.DropReplyIf(1, redistest.Command("XREADGROUP"), entryIDs.Match)
+	proxy.BeforeRequest(1, scriptOf(t, "fetch"), func() { _ = direct.XTrimMaxLen(ctx, topic, 0).Err() })
+	ids := publish(t, direct, topic, "m")
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
+	eventuallyPending(t, direct, topic, 0)
+	publish(t, direct, topic, "next")
+	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1))
+	require.Len(t, sub.events.of(redischannels.EventTrimmed), 1)
+}
+
+// A duty in the background fails once, and has nothing to do for a long time afterwards: the
+// outage must not stay open until then. (F64)
+func TestF64_ABackgroundDutyFailsOnce(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	client.AddHook(redistest.NewHook().BeforeOnce("xautoclaim", func(context.Context, redis.Cmder) error { return io.ErrUnexpectedEOF }))
+	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, io.ErrUnexpectedEOF)
+	sub.events.wait(t, redischannels.EventReconnected)
+	require.Equal(t, redischannels.StateLive, sub.Stats()[0].State)
+	publish(t, client, topic, "m")
+	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
