@@ -145,7 +145,6 @@ func (s *subscription) backgroundFailed(err error) {
 	}
 	switch kind := stream.Classify(err); {
 	case s.groupMissing(err):
-		s.reader.Wake(s.settleCtx)
 	case kind.Retryable(), kind == stream.KindCanceled, kind == stream.KindWrongType:
 		s.outage.failed(dutyControl, err)
 	default:
@@ -227,10 +226,7 @@ func (s *subscription) handBackUnseen(ctx context.Context) error {
 			if _, done := s.returned.Load(p.ID); done {
 				continue
 			}
-			if p.Count == 1 {
-				p.Count = 0 // counted by a read whose reply never came
-			}
-			ids, counts = append(ids, p.Text), append(counts, p.Count)
+			ids, counts = append(ids, p.Text), append(counts, s.handedBefore(p.ID, p.Count))
 		}
 		if len(ids) == 0 {
 			return nil

@@ -3,6 +3,7 @@ package redischannels
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"time"
@@ -41,10 +42,14 @@ func (s *subscription) readGroup(connects int64) {
 			}
 			continue
 		}
+		before := s.lastSeen.Load()
 		sent := time.Now()
 		entries, err := s.reader.ReadGroup(s.fetch, s.group, s.grp.Consumer, count)
 		s.win.EndRead(len(entries))
 		if err != nil {
+			if s.unread == nil {
+				s.unread = before
+			}
 			s.readFailed(err)
 			continue
 		}
@@ -213,20 +218,27 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 			if _, ok := s.returned.LoadAndDelete(id); ok {
 				return count
 			}
-			if count == 1 {
-				return 0 // counted by a read whose reply never came
-			}
-			return count
+			return s.handedBefore(id, count)
 		})
 	})
 	if err != nil {
-		s.ownLost.Store(true)
-		return err
+		return err // ownLost is set again with the error
 	}
+	s.unread = nil
 	for _, id := range before {
 		s.returned.Delete(id) // somebody else's by now
 	}
 	return nil
+}
+
+// handedBefore tells from the count in Redis how often an entry of ours that was never seen
+// was handed to a handler. A read counts 1 in advance, also where its reply never came; what
+// else is here was claimed from one that had it.
+func (s *subscription) handedBefore(id stream.ID, count int) int {
+	if count == 1 && s.unread != nil && s.unread.Less(id) {
+		return 0
+	}
+	return count
 }
 
 // eachUnseen calls f with pages of the entries that are pending for this consumer
@@ -265,11 +277,16 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 	if len(ids) == 0 {
 		return nil
 	}
+	// A walk also claims what is held here, where the server was away for longer than
+	// MinIdle. Looked at afterwards only, such an entry is one that was fetched, then
+	// acknowledged and forgotten: it would be put back into the group.
+	before := s.win.IDs()
 	fetched, err := s.grp.Fetch(ctx, ids)
 	if err != nil {
 		return err
 	}
-	held := s.win.IDs()
+	held := s.win.IDs() // what the reader has admitted meanwhile
+	maps.Copy(held, before)
 	var trimmed, recovered []string
 	items := make([]window.Item, 0, len(fetched))
 	for i, f := range fetched {
@@ -315,6 +332,7 @@ func (s *subscription) restore(cause error) error {
 		// Another stream, which may use the IDs of the entries that are held again.
 		s.lastSeen.Store(&stream.ID{})
 		s.firstSeen.Store(nil)
+		s.unread = nil
 		ids := make([]string, len(held))
 		for i, h := range held {
 			ids[i] = h.Text

@@ -183,6 +183,7 @@ func (s *subscription) moveToDeadLetter(it *window.Item) {
 		EntryID:   it.Text,
 		Reason:    it.Reason,
 		Count:     it.Handed,
+		Again:     it.Attempts > 0,
 		MaxLen:    trim.MaxLen,
 		MinID:     trim.minID(time.Now()),
 		Exact:     trim.Exact,

@@ -68,6 +68,7 @@ type subscription struct {
 	handlers sync.WaitGroup // dispatch and the watchers
 
 	restores  int                       // of the group since the last read; reading's own
+	unread    *stream.ID                // lastSeen before the first read whose reply did not come; reading's, then run's own
 	shared    *sharedReaders            // of reading without a group
 	feed      *feed                     // that the messages are for; nil where they are for no Reader
 	behind    chan struct{}             // the shared reader goes on without us
@@ -158,7 +159,11 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	// The first walk begins here, so that its errors have a caller; reading goes
 	// on with it before it asks for new entries.
 	s.walk.begin()
-	return s.stepWalk(ctx)
+	err = s.stepWalk(ctx)
+	if stream.Classify(err) == stream.KindNetwork {
+		err = s.stepWalk(ctx) // the client does not repeat it; the reader finds what the first one took
+	}
+	return err
 }
 
 // abort releases what open has made.

@@ -150,6 +150,53 @@ func TestF15_F16_AnOutageIsWaitedOut(t *testing.T) {
 	}
 }
 
+// F15 without a group.
+func TestF15_AnOutageOfFanOutIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]struct {
+		fail, mend func(t *testing.T, server *redistest.Server, client *redis.Client, topic string)
+	}{
+		"WRONGTYPE": {
+			fail: func(t *testing.T, _ *redistest.Server, client *redis.Client, topic string) {
+				require.NoError(t, client.Set(t.Context(), topic, "x", 0).Err())
+			},
+			mend: func(t *testing.T, _ *redistest.Server, client *redis.Client, topic string) {
+				require.NoError(t, client.Del(t.Context(), topic).Err())
+			},
+		},
+		"server down": {
+			fail: func(_ *testing.T, server *redistest.Server, _ *redis.Client, _ string) { server.Stop() },
+			mend: func(_ *testing.T, server *redistest.Server, _ *redis.Client, _ string) { server.Restart() },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, topic := redistest.Start(t, redistest.AOF()), redistest.Key(t)
+			admin := server.Admin(t)
+			all := &countAll{}
+			client := server.Client(t, func(o *redis.Options) { o.MaxRetries = -1 })
+			client.AddHook(all)
+			logger := redistest.NewRecordingLogger()
+			sub := newLoggedSub(t, client, logger, fanOut, onReads(all))
+			messages := sub.subscribe(t, topic)
+			publish(t, admin, topic, "before")
+			require.Equal(t, []string{"before"}, receiveAcked(t, messages, 1))
+
+			fault.fail(t, server, admin, topic)
+			sub.events.wait(t, redischannels.EventDisconnected)
+			<-time.After(2 * time.Second) // by then the delays have grown
+			before := all.n.Load()
+			redistest.Never(t, time.Second, func() bool { return all.n.Load() >= before+10 }, "10 commands within a second")
+			require.Len(t, sub.events.of(redischannels.EventDisconnected), 1, "one event per outage")
+			require.Less(t, len(logger.Lines()), 10, "%v", logger.Lines())
+			fault.mend(t, server, admin, topic)
+			redistest.Eventually(t, soon, func() bool { return admin.Ping(t.Context()).Err() == nil }, "the server is back")
+			publish(t, admin, topic, "after")
+			require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+		})
+	}
+}
+
 // F17: reading ends by itself after some silence while the reader keeps taking messages.
 func TestF17_SilenceEndsNothing(t *testing.T) {
 	t.Parallel()

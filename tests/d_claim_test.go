@@ -429,3 +429,58 @@ func TestF39_ABusySiblingDoesNotTakeTheWalk(t *testing.T) {
 	held.Ack()
 	eventuallyPending(t, client, topic, 0)
 }
+
+// After an outage that was longer than MinIdle a walk claims what this process holds itself. An
+// entry that is acknowledged between its reading and the look at what is held was taken for a
+// new one, put back into the group and handled again. (F37)
+func TestF37_AnAckMeetsAClaimOfItsOwnEntry(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	direct, client, topic := server.Client(t), server.Client(t), redistest.Key(t)
+	sub := newSub(t, client, inFlight(2), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	id := publish(t, direct, topic, "m")[0]
+	msg := receive(t, messages)
+	fetch := scriptOf(t, "fetch")
+	acked := make(chan struct{})
+	client.AddHook(redistest.NewHook().After("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if args := cmd.Args(); fetch([]byte(fmt.Sprintf("*1\r\n$7\r\nevalsha\r\n%v", args[1]))) && args[3] == topic && msg.Ack() {
+			select {
+			case <-acked:
+			default:
+				redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].InFlight+sub.Stats()[0].Settling == 0 }, "it is acknowledged")
+				close(acked)
+			}
+		}
+		return nil
+	}))
+	setIdle(t, direct, topic, consumersOf(t, direct, topic)[0], time.Hour, id)
+	select {
+	case <-acked:
+	case <-time.After(soon):
+		require.FailNow(t, "nobody claims the entry")
+	}
+	noMessage(t, messages)
+	eventuallyPending(t, direct, topic, 0)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventGroupLost, redischannels.EventRecovered)
+}
+
+// An entry is trimmed while it is handled, and rejected before a renewal has noticed that: it
+// becomes a dead letter from memory, with a report. (F48)
+func TestF48_ATrimmedMessageIsRejected(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client, minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, "m")
+	msg := receive(t, messages)
+	require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
+	redischannels.Reject(msg, "no")
+	msg.Nack()
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventDeadLettered).EntryIDs)
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
+	dead := client.XRange(t.Context(), deadStream(topic), "-", "+").Val()
+	require.Len(t, dead, 1)
+	require.Equal(t, "m", dead[0].Values["payload"])
+	eventuallyPending(t, client, topic, 0)
+}

@@ -352,3 +352,88 @@ func TestF52_InstancesStartTogether(t *testing.T) {
 	}
 	require.Len(t, consumersOf(t, client, topic), instances)
 }
+
+// Something removes the group as soon as it is there again: making it again must not become a
+// hot loop. (F15, F49)
+func TestF49_AGroupThatDoesNotStay(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	publish(t, direct, topic, "before")
+	require.Equal(t, []string{"before"}, receiveAcked(t, messages, 1))
+	ctx := context.WithoutCancel(t.Context())
+	again := proxy.BeforeReply(-1, scriptOf(t, "restore"), func() { _ = direct.XGroupDestroy(ctx, topic, "g").Err() })
+	require.NoError(t, direct.XGroupDestroy(t.Context(), topic, "g").Err())
+	redistest.Eventually(t, soon, func() bool { return again.Count() >= 4 }, "it is made again")
+	before := again.Count()
+	redistest.Never(t, time.Second, func() bool { return again.Count() > before+10 }, "a hot loop")
+	again.Remove()
+	publish(t, direct, topic, "after")
+	require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+}
+
+// Others have made the group again, and one of them has what is held here: a late ack, though
+// its lease is young, must not take it away. (F32, F50)
+func TestF50_OthersHaveWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(2), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, direct, topic, "m")
+	msg := receive(t, messages)
+	ctx := context.WithoutCancel(t.Context())
+	faster := proxy.BeforeRequest(1, scriptOf(t, "restore"), func() {
+		_ = direct.XGroupCreate(ctx, topic, "g", "0").Err()
+		_ = direct.XReadGroup(ctx, &redis.XReadGroupArgs{Group: "g", Consumer: "other", Streams: []string{topic, ">"}, Block: -1}).Err()
+	})
+	require.NoError(t, direct.XGroupDestroy(t.Context(), topic, "g").Err())
+	faster.Wait(t, soon)
+	publish(t, direct, topic, "next")
+	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1))
+	waitDone(t, msg.Context())
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventLeaseLost).EntryIDs)
+	msg.Ack()
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, direct, topic)) == 1 }, "next is acknowledged")
+	require.Equal(t, "other", pendingOf(t, direct, topic)[0].Consumer)
+}
+
+// An acknowledgement that finds no group while its subscriber closes has nobody left who would
+// make it again: it is reported, and Close does not wait for it. (F31, F62)
+func TestF49_CloseWithoutAGroup(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client, minIdle(time.Minute), tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, "m")
+	msg := receive(t, messages) // nothing is read, so nobody notices
+	closed := make(chan time.Duration, 1)
+	go func() { closed <- sub.closeSoon(t) }()
+	redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].State == redischannels.StateClosing }, "it is closing")
+	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	msg.Ack()
+	require.Less(t, <-closed, 2*time.Second)
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	sub.events.none(t, redischannels.EventAbandoned)
+}
+
+// A stream that was deleted may go on with lower IDs, where the clock was set back or the IDs
+// are the publisher's own: a group that is made again behind the old ones waits for ever. (F49,
+// F50)
+func TestF49_AStreamThatBeginsAnew(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	publish(t, client, topic, "old")
+	require.Equal(t, []string{"old"}, receiveAcked(t, messages, 1))
+	require.NoError(t, client.Del(t.Context(), topic).Err())
+	require.Equal(t, "0-0", sub.events.wait(t, redischannels.EventGroupLost).Position)
+	require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, ID: "1-1", Values: []any{
+		"_watermill_message_uuid", "u", "metadata", "\x80", "payload", "new"}}).Err())
+	require.Equal(t, []string{"new"}, receiveAcked(t, messages, 1))
+	eventuallyPending(t, client, topic, 0)
+}

@@ -182,6 +182,8 @@ func TestF65_F66_TheRolesChange(t *testing.T) {
 	requireOutcomes(t, err, redischannels.NotAppended, 1)
 	sub.events.wait(t, redischannels.EventDisconnected)
 	held.Ack() // refused as well, until the address leads to the new master
+	sub.events.wait(t, redischannels.EventSettleFailed)
+	redistest.Never(t, testMinIdle, func() bool { return len(sub.events.of(redischannels.EventError)) > 0 }, "a renewal that is refused is part of the outage")
 	proxy.SetTarget(replica.Addr())
 	proxy.Cut()
 
@@ -220,6 +222,7 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "c"}, receiveAcked(t, messages, 3))
 	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDeadLetterFailed).Err, redischannels.ErrOverloaded)
 	eventuallyPending(t, client, topic, 1)
+	redistest.Never(t, time.Second, func() bool { return len(sub.events.of(redischannels.EventDeadLetterFailed)) > 1 }, "an event per attempt")
 	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
 	sub.events.wait(t, redischannels.EventDeadLettered)
 	eventuallyPending(t, client, topic, 0)

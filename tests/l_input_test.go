@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -63,8 +64,32 @@ func TestProtocolsAndDatabases(t *testing.T) {
 		for _, db := range []int{0, 5} {
 			t.Run(fmt.Sprintf("RESP%d, database %d", protocol, db), func(t *testing.T) {
 				t.Parallel()
-				client := server.Client(t, func(o *redis.Options) { o.Protocol, o.DB = protocol, db })
+				name := fmt.Sprintf("client-%d-%d", protocol, db)
+				client := server.Client(t, func(o *redis.Options) {
+					o.Protocol, o.DB = protocol, db
+					o.OnConnect = func(ctx context.Context, cn *redis.Conn) error { return cn.ClientSetName(ctx, name).Err() }
+				})
 				everyFeature(t, client, redistest.Key(t), nil)
+
+				// The connections that are opened for reading are like the client's own.
+				newSub(t, client).subscribe(t, redistest.Key(t))
+				newSub(t, client, fanOut).subscribe(t, redistest.Key(t))
+				var reading []string
+				redistest.Eventually(t, soon, func() bool {
+					reading = nil
+					for line := range strings.Lines(client.ClientList(t.Context()).Val()) {
+						if strings.Contains(line, " name="+name+" ") && strings.Contains(line, "cmd=xread") {
+							reading = append(reading, line)
+						}
+					}
+					return len(reading) == 2
+				}, "two readers with the name that OnConnect has given them")
+				for _, line := range reading {
+					require.Contains(t, line, fmt.Sprintf(" db=%d ", db))
+					if strings.Contains(line, " resp=") { // from Redis 7.0 on
+						require.Contains(t, line, fmt.Sprintf(" resp=%d", protocol))
+					}
+				}
 			})
 		}
 	}
@@ -192,7 +217,7 @@ func TestF106_NoSecretsInLogs(t *testing.T) {
 	admin, topic := server.Admin(t), redistest.Key(t)
 	client := server.Client(t, redistest.As("app", password))
 	logger := redistest.NewRecordingLogger()
-	sub := newLoggedSub(t, client, logger, deliveries(1), inFlight(2))
+	sub := newLoggedSub(t, client, logger, deliveries(1), inFlight(2), func(c *redischannels.SubscriberConfig) { c.MaxPayload = 1000 })
 	messages := sub.subscribe(t, topic)
 	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client, MaxPayload: 1000}, logger)
 	require.NoError(t, err)
@@ -207,7 +232,8 @@ func TestF106_NoSecretsInLogs(t *testing.T) {
 	receive(t, messages).Nack() // too many deliveries
 	addRaw(t, admin, topic, "neither", payload, payload, "message")
 	addRaw(t, admin, topic, "_watermill_message_uuid", "u", "metadata", payload, "payload", payload)
-	redistest.Eventually(t, soon, func() bool { return len(sub.events.of(redischannels.EventDeadLettered)) == 3 }, "three dead letters")
+	addRaw(t, admin, topic, "_watermill_message_uuid", "u", "metadata", "\x80", "payload", strings.Repeat(payload, 100))
+	redistest.Eventually(t, soon, func() bool { return len(sub.events.of(redischannels.EventDeadLettered)) == 4 }, "four dead letters")
 	note(pub.Publish(topic, message.NewMessage("u", []byte(strings.Repeat(payload, 100)))))
 	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "app", "-xack", "-xadd", "-xreadgroup").Err())
 	note(pub.Publish(topic, message.NewMessage("u", []byte(payload))))
@@ -216,6 +242,7 @@ func TestF106_NoSecretsInLogs(t *testing.T) {
 	note(pub.Publish(topic, message.NewMessage("u", []byte(payload))))
 	sub.events.wait(t, redischannels.EventDisconnected)
 	_, err = newLoggedSub(t, client, logger).Subscribe(t.Context(), topic)
+	require.ErrorIs(t, err, redischannels.ErrPermission, "a wrong password")
 	note(err)
 	sub.closeSoon(t)
 

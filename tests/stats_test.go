@@ -1,10 +1,12 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -73,6 +75,23 @@ func TestStatsOfAGroup(t *testing.T) {
 	require.Empty(t, sub.Stats())
 }
 
+// streamField is a field of XINFO STREAM, nil where the server does not know it.
+func streamField(t *testing.T, client *redis.Client, topic, field string) any {
+	t.Helper()
+	info, err := client.Do(t.Context(), "XINFO", "STREAM", topic).Result()
+	require.NoError(t, err)
+	if m, ok := info.(map[any]any); ok {
+		return m[field]
+	}
+	flat := info.([]any)
+	for i := 0; i < len(flat); i += 2 {
+		if flat[i] == field {
+			return flat[i+1]
+		}
+	}
+	return nil
+}
+
 // What happens to a subscription from outside is counted as well.
 func TestStatsOfFaults(t *testing.T) {
 	t.Parallel()
@@ -87,6 +106,7 @@ func TestStatsOfFaults(t *testing.T) {
 	server.Stop()
 	down := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.State == redischannels.StateDisconnected }, "it is disconnected")
 	require.Equal(t, 3, down.InFlight)
+	require.Zero(t, down.Reconnects)
 	server.Restart()
 	up := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.State == redischannels.StateLive }, "it is live again")
 	require.EqualValues(t, 1, up.Reconnects)
@@ -112,6 +132,40 @@ func TestStatsOfFaults(t *testing.T) {
 	<-closed
 }
 
+// What waits for its key, and what waits for Redis, is neither in flight nor backing off. What
+// was taken over from a dead consumer is counted by the entry, not by the event.
+func TestStatsOfWhatWaits(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	direct, client, topic := server.Client(t), server.Client(t), redistest.Key(t)
+	publish(t, direct, topic, "a", "b", "c")
+	deliverTo(t, direct, topic, "dead", 3, time.Hour)
+	sub := newSub(t, client, inFlight(3), func(c *redischannels.SubscriberConfig) {
+		c.OrderingKey = func(*message.Message) string { return "one" }
+	})
+	messages := sub.subscribe(t, topic)
+	writing, release := make(chan struct{}), make(chan struct{})
+	client.AddHook(redistest.NewHook().BeforeOnce("xack", func(context.Context, redis.Cmder) error {
+		close(writing)
+		<-release
+		return nil
+	}))
+	a := receive(t, messages)
+	stats := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Waiting == 2 }, "two wait for their key")
+	require.Equal(t, 1, stats.InFlight)
+	require.EqualValues(t, 3, stats.Recovered)
+	require.EqualValues(t, 1, stats.Redelivered, "the dead consumer had it before")
+	a.Ack()
+	<-writing
+	stats = statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Settling == 1 && s.InFlight == 1 }, "one is being acknowledged")
+	require.Equal(t, 1, stats.Waiting)
+	close(release)
+	receive(t, messages).Ack()
+	receive(t, messages).Ack()
+	end := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.InFlight+s.Waiting+s.Settling == 0 }, "all are done")
+	require.Zero(t, end.Bytes+end.BackingOff)
+}
+
 // A reader without a group has no consumer, and passes what it cannot use.
 func TestStatsWithoutGroup(t *testing.T) {
 	t.Parallel()
@@ -127,6 +181,21 @@ func TestStatsWithoutGroup(t *testing.T) {
 	require.Empty(t, stats.Consumer)
 	require.EqualValues(t, 1, stats.Delivered)
 	require.False(t, stats.LastRead.IsZero())
+	require.Zero(t, stats.Trimmed)
+
+	// Behind a subscription that takes nothing more than the stream keeps is appended.
+	narrow := newSub(t, client, fanOut, tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
+	messages = narrow.subscribe(t, topic)
+	publish(t, client, topic, numbered(10)...)
+	first := receive(t, messages)
+	require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 1).Err())
+	first.Ack()
+	require.Equal(t, []string{"9"}, receiveAcked(t, messages, 1))
+	if missed := narrow.events.of(redischannels.EventGap); len(missed) > 0 { // which Redis tells from 7.0 on
+		require.EqualValues(t, 1, narrow.Stats()[0].Trimmed)
+	} else {
+		require.Nil(t, streamField(t, client, topic, "entries-added"))
+	}
 
 	_, err := sub.GroupStats(t.Context(), topic)
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)

@@ -59,6 +59,9 @@ type DeadLetterMove struct {
 	Count     int       // deliveries so far
 	Time      time.Time // zero means now
 
+	// Again says that this call was made before and has failed.
+	Again bool
+
 	// MaxLen or MinID bounds the dead-letter stream while it is appended to. Zero
 	// values trim nothing. Exact trims to the exact length; it has no effect on
 	// MinID, because an exact MINID on a stream that had deletions, as requeueing
@@ -102,7 +105,7 @@ type DeadLetterResult struct {
 // it, in one atomic step and only while the consumer owns it. The fields are
 // copied inside of Redis, in their order and with duplicates. After an error the
 // entry is still pending, unless the reply was lost: then it is not known. Either
-// way the same call can be made again, and at most one dead letter comes of it.
+// way the same call can be made, with Again, and at most one dead letter comes of it.
 //
 // With Fields the entry may have left the pending entries list, because Redis
 // sweeps trimmed entries out of it. It is written then all the same, unless one
@@ -130,7 +133,7 @@ func MoveToDeadLetter(ctx context.Context, client redis.UniversalClient, m DeadL
 
 // scriptArgs are the arguments of dead_letter.lua.
 func (m *DeadLetterMove) scriptArgs() []any {
-	args := make([]any, 0, 10+len(m.Fields))
+	args := make([]any, 0, 11+len(m.Fields))
 	args = append(args, m.Group, m.Consumer, m.EntryID, m.Reason, m.Count, deadTime(m.Time))
 	switch {
 	case m.MaxLen > 0 && m.Exact:
@@ -142,10 +145,14 @@ func (m *DeadLetterMove) scriptArgs() []any {
 	default:
 		args = append(args, "", "", "")
 	}
-	if m.Fields == nil {
-		return append(args, "copy")
+	again := ""
+	if m.Again {
+		again = "again"
 	}
-	args = append(args, "memory")
+	if m.Fields == nil {
+		return append(args, "copy", again)
+	}
+	args = append(args, "memory", again)
 	for _, f := range m.Fields {
 		args = append(args, f)
 	}

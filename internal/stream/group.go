@@ -65,8 +65,8 @@ const KeepCount = -1
 const KeepIdle time.Duration = -1
 
 // Group is one consumer of one group of one stream. It is safe for concurrent use.
-// Every command is bounded by the client's own timeouts and retried by the client:
-// all of them may be executed twice without harm.
+// Every command is bounded by the client's own timeouts, and all but Claim are retried
+// by the client: they may be executed twice without harm.
 type Group struct {
 	Client   redis.UniversalClient
 	Key      string
@@ -245,14 +245,24 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 	return out, nil
 }
 
+// claimOnce is a claim that go-redis does not repeat: the second one would not return what
+// the first one took.
+type claimOnce struct{ *redis.SliceCmd }
+
+// NoRetry is part of [redis.Cmder].
+func (claimOnce) NoRetry() bool { return true }
+
 // Claim takes over up to count entries that nobody has touched for minIdle, from
 // cursor on, without counting it as a delivery. deleted names entries that were
 // trimmed from the stream and have left the group (Redis 7; older servers return
 // them as claimed). next is where to go on, zero at the end.
+// After an error entries may have been claimed unseen.
 // (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID)
 func (g *Group) Claim(ctx context.Context, minIdle time.Duration, cursor ID, count int) (ids, deleted []string, next ID, err error) {
-	reply, err := g.Client.Do(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
-		minIdle.Milliseconds(), cursor.String(), "COUNT", count, "JUSTID").Slice()
+	claim := claimOnce{redis.NewSliceCmd(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
+		minIdle.Milliseconds(), cursor.String(), "COUNT", count, "JUSTID")}
+	_ = g.Client.Process(ctx, claim)
+	reply, err := claim.Result()
 	if err != nil {
 		return nil, nil, ID{}, err
 	}

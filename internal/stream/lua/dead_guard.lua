@@ -41,6 +41,12 @@ if owner == consumer then
     redis.pcall('XDEL', dead, added)
     return failure(acked)
   end
+  -- An earlier run has moved it, if a lost group was made again with the entry since.
+  local earlier, writer = find(dead, '(' .. added, topic, group, id)
+  if earlier and writer == consumer then
+    redis.pcall('XDEL', dead, added)
+    return {'moved', earlier}
+  end
   return {'moved', added}
 end
 

@@ -6,7 +6,9 @@
 -- ARGV[4] reason, ARGV[5] delivery count, ARGV[6] time
 -- ARGV[7] 'MAXLEN', 'MINID' or '' for no trimming, ARGV[8] '~' or '=', ARGV[9] threshold
 -- ARGV[10] 'copy': the fields are those of the entry in Redis
---          'memory': the fields are ARGV[11...], for an entry that was trimmed
+--          'memory': the fields are ARGV[12...], for an entry that was trimmed
+-- ARGV[11] 'again': an earlier run may have moved it, and a lost group was made again with it since;
+--          or ''
 --
 -- Returns one of
 --   {'moved', dead entry ID}   appended and acknowledged, now or by a run of this script whose
@@ -32,11 +34,25 @@ if owner and owner ~= consumer then
   return {'owner', owner}
 end
 
+if owner and ARGV[11] == 'again' then
+  local found, writer, unread = find(dead, '+', topic, group, id)
+  if unread then
+    return failure(unread)
+  end
+  if found and writer == consumer then
+    local acked = redis.pcall('XACK', topic, group, id)
+    if failed(acked) then
+      return failure(acked)
+    end
+    return {'moved', found}
+  end
+end
+
 local fields
 if memory then
   fields = {}
-  for i = 11, #ARGV do
-    fields[i - 10] = ARGV[i]
+  for i = 12, #ARGV do
+    fields[i - 11] = ARGV[i]
   end
 else
   local entry = redis.pcall('XRANGE', topic, id, id)

@@ -1,0 +1,364 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// A peer is gone without a word: a read without a deadline is deaf for ever, and the server
+// hands the next message to the dead connection. (F63)
+func TestF63_AHalfOpenConnectionIsReplaced(t *testing.T) {
+	t.Parallel()
+	const block = 2 * time.Second
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(2), "fan-out": fanOut} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			direct, topic := server.Client(t), redistest.Key(t)
+			dead := redistest.NewProxy(t, server.Addr())
+			var way switched
+			way.to.Store(dead)
+			client := server.Client(t, way.option, func(o *redis.Options) { o.ReadTimeout = 500 * time.Millisecond })
+			sub := newSub(t, client, change, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.BlockTime = time.Minute, block }))
+			messages := sub.subscribe(t, topic)
+			publish(t, direct, topic, "before")
+			require.Equal(t, []string{"before"}, receiveAcked(t, messages, 1))
+			if name == "group" {
+				eventuallyPending(t, direct, topic, 0)
+			}
+			redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, direct) == 1 }, "the reader waits")
+
+			dead.Blackhole(true)
+			way.to.Store(redistest.NewProxy(t, server.Addr()))
+			gone := time.Now()
+			publish(t, direct, topic, "next", "after")
+			require.Equal(t, []string{"next", "after"}, receiveAcked(t, messages, 2))
+			require.Less(t, time.Since(gone), 2*block+2*time.Second)
+			noMessage(t, messages)
+			if name == "group" {
+				eventuallyPending(t, direct, topic, 0)
+			}
+			sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost)
+		})
+	}
+}
+
+// Redis begins BLOCK anew when another consumer was faster, so a read may take longer than
+// its client waits. One such timeout is an empty read, a second one in a row is an outage.
+// (F69)
+func TestF69_ATimeoutIsAnEmptyRead(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	// The reply is held back until the reader has given the connection up and reads by another.
+	heldBack := func(times int) {
+		before := proxy.Accepted()
+		rule := proxy.BeforeReply(times, redistest.And(redistest.Command("XREADGROUP"), redistest.Contains("BLOCK")), func() {
+			redistest.Eventually(t, soon, func() bool { return proxy.Accepted() > before }, "another connection")
+			before = proxy.Accepted()
+		})
+		rule.Wait(t, 2*soon)
+	}
+	heldBack(1)
+	publish(t, direct, topic, "a")
+	require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
+	sub.events.none(t, redischannels.EventDisconnected, redischannels.EventError)
+	heldBack(2)
+	sub.events.wait(t, redischannels.EventReconnected)
+	require.Len(t, sub.events.of(redischannels.EventDisconnected), 1)
+	publish(t, direct, topic, "b")
+	require.Equal(t, []string{"b"}, receiveAcked(t, messages, 1))
+
+	// Of five consumers one gets each message, and the others have nothing to tell.
+	var subs []*testSub
+	got := make(chan string, 100)
+	for range 5 {
+		peer := newSub(t, direct, func(c *redischannels.SubscriberConfig) { c.ConsumerGroup = "h" })
+		subs = append(subs, peer)
+		handle(peer.subscribe(t, topic), 1, func(m delivered, _ *message.Message) bool {
+			got <- m.payload
+			return true
+		})
+	}
+	require.Equal(t, "a", <-got)
+	require.Equal(t, "b", <-got)
+	for _, payload := range numbered(20) {
+		publish(t, direct, topic, payload)
+		require.Equal(t, payload, <-got)
+	}
+	for _, peer := range subs {
+		peer.closeSoon(t)
+		peer.events.none(t, redischannels.EventDisconnected, redischannels.EventError)
+	}
+	require.Empty(t, got)
+}
+
+// Every feature works when each byte comes alone, and when each round trip takes long.
+// (F63, F93)
+func TestSlowAndByteWiseNetworks(t *testing.T) {
+	t.Parallel()
+	for name, slow := range map[string]func(*redistest.Proxy){
+		"bytes": func(p *redistest.Proxy) { p.ByteWise(true) },
+		"slow":  func(p *redistest.Proxy) { p.Delay(20 * time.Millisecond) },
+	} {
+		for _, protocol := range []int{2, 3} {
+			t.Run(fmt.Sprintf("%s, RESP%d", name, protocol), func(t *testing.T) {
+				t.Parallel()
+				proxy, client, _ := pubProxy(t, func(o *redis.Options) { o.Protocol = protocol })
+				slow(proxy)
+				everyFeature(t, client, redistest.Key(t), nil)
+			})
+		}
+	}
+}
+
+// scriptOf matches the execution of one of the library's scripts.
+func scriptOf(t *testing.T, name string) redistest.Match {
+	t.Helper()
+	source, err := os.ReadFile("../internal/stream/lua/" + name + ".lua")
+	require.NoError(t, err)
+	text := string(source)
+	if name == "dead_letter" {
+		common, err := os.ReadFile("../internal/stream/lua/dead_common.lua")
+		require.NoError(t, err)
+		text = string(common) + text
+	}
+	hash := redistest.Contains(redis.NewScript(text).Hash())
+	whole := redistest.Contains(text) // where the server does not know it yet
+	return redistest.And(redistest.Script(), func(request []byte) bool { return hash(request) || whole(request) })
+}
+
+// Redis has executed a command and the consumer does not learn of it: what it does then must
+// neither lose a message nor have it handled twice nor count it twice. Each command of a
+// consumer loses its reply once, by a client that tries again by itself and by one that does
+// not. (section 4 of the design, F25, F54)
+func TestLostRepliesOfAConsumer(t *testing.T) {
+	t.Parallel()
+	lost := map[string]redistest.Match{
+		"XREADGROUP": redistest.Command("XREADGROUP"),
+		"XACK":       redistest.Command("XACK"),
+		"XAUTOCLAIM": redistest.Command("XAUTOCLAIM"),
+	}
+	for _, name := range []string{"hold", "ack", "own", "fetch", "reap", "restore", "dead_letter", "leave"} {
+		lost[name] = scriptOf(t, name)
+	}
+	for name, match := range lost {
+		for _, retries := range []int{-1, 3} {
+			t.Run(fmt.Sprintf("%s, %d retries", name, retries), func(t *testing.T) {
+				t.Parallel()
+				proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = retries })
+				topic := redistest.Key(t)
+				sub := newSub(t, client, minIdle(time.Minute)) // nothing comes back because it has aged
+				messages := sub.subscribe(t, topic)
+				publish(t, direct, topic, "first")
+				require.Equal(t, []string{"first"}, receiveAcked(t, messages, 1))
+				eventuallyPending(t, direct, topic, 0)
+				rule := proxy.DropReplyIf(1, match, func(reply []byte) bool {
+					if name == "XREADGROUP" || name == "XAUTOCLAIM" { // the one that brings something
+						return entryIDs.Match(reply)
+					}
+					return reply[0] != '-' // a script that the server does not know yet
+				})
+				if name == "ack" { // which is for what XACK has not found
+					publish(t, direct, topic, "taken")
+					taken := receive(t, messages)
+					require.NoError(t, direct.XAck(t.Context(), topic, "g", entryIDOf(t, taken)).Err())
+					taken.Ack()
+					rule.Wait(t, soon)
+				}
+
+				// A claim, a nack, an ack, a dead letter.
+				deliver := redis.NewScript(`local id = redis.call('XADD', KEYS[1], '*', '_watermill_message_uuid', 'u', 'metadata', '', 'payload', 'claimed')
+					redis.call('XREADGROUP', 'GROUP', 'g', 'dead', 'STREAMS', KEYS[1], '>')
+					return redis.call('XCLAIM', KEYS[1], 'g', 'dead', 0, id, 'IDLE', 3600000, 'JUSTID')`)
+				require.NoError(t, deliver.Run(t.Context(), direct, []string{topic}).Err())
+				claimed := receive(t, messages)
+				require.Equal(t, "claimed", string(claimed.Payload))
+				require.Equal(t, 2, countOf(t, claimed))
+				claimed.Ack()
+				publish(t, direct, topic, "nacked", "rejected", "last")
+				for _, count := range []int{1, 2} {
+					msg := receive(t, messages)
+					require.Equal(t, "nacked", string(msg.Payload))
+					require.Equal(t, count, countOf(t, msg))
+					if count == 1 {
+						msg.Nack()
+					} else {
+						msg.Ack()
+					}
+				}
+				bad := receive(t, messages)
+				require.Equal(t, "rejected", string(bad.Payload))
+				require.Equal(t, 1, countOf(t, bad))
+				redischannels.Reject(bad, "no")
+				bad.Nack()
+				msg := receive(t, messages)
+				require.Equal(t, "last", string(msg.Payload))
+				require.Equal(t, 1, countOf(t, msg))
+
+				// The group vanishes under the last one, which is settled when it is back.
+				redistest.Eventually(t, soon, func() bool { return direct.XLen(t.Context(), deadStream(topic)).Val() == 1 }, "a dead letter")
+				eventuallyPending(t, direct, topic, 1)
+				require.NoError(t, direct.XGroupDestroy(t.Context(), topic, "g").Err())
+				msg.Nack()
+				again := receive(t, messages)
+				require.Equal(t, "last", string(again.Payload))
+				require.Equal(t, 2, countOf(t, again))
+				again.Ack()
+				eventuallyPending(t, direct, topic, 0)
+				noMessage(t, messages)
+				sub.closeSoon(t)
+				require.Empty(t, consumersOf(t, direct, topic))
+				require.Equal(t, 1, rule.Count(), "nothing was lost")
+				require.EqualValues(t, 1, direct.XLen(t.Context(), deadStream(topic)).Val())
+				sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAbandoned)
+				require.LessOrEqual(t, len(sub.events.of(redischannels.EventDisconnected)), 2, "two outages at most")
+			})
+		}
+	}
+}
+
+// entryIDs finds an entry ID in a reply that is not 0-0.
+var entryIDs = regexp.MustCompile(`\d{13}-\d`)
+
+// A fan-out subscription that was reading when the server went away goes on behind what it had:
+// nothing is missing and nothing comes twice. (F64)
+func TestF64_AnOutageOfFanOut(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{"blocked", "behind"} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.AOF())
+			client, topic := server.Client(t), redistest.Key(t)
+			sub := newSub(t, client, fanOut, tuned(func(c *redischannels.Tuning) { c.Prefetch = 2 }))
+			messages := sub.subscribe(t, topic)
+			want := numbered(20)
+			got := 0
+			if state == "behind" { // its window is full, the rest is in Redis
+				publish(t, client, topic, want[:10]...)
+				require.Equal(t, want[:1], receiveAcked(t, messages, 1))
+				got = 1
+			} else {
+				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "the reader waits")
+			}
+			server.Stop()
+			if state == "blocked" {
+				sub.events.wait(t, redischannels.EventDisconnected)
+			}
+			server.Restart()
+			if state == "blocked" {
+				publish(t, client, topic, want[:10]...)
+			}
+			publish(t, client, topic, want[10:]...)
+			require.Equal(t, want[got:], receiveAcked(t, messages, len(want)-got))
+			noMessage(t, messages)
+			require.LessOrEqual(t, len(sub.events.of(redischannels.EventDisconnected)), 1)
+			sub.events.none(t, redischannels.EventRewound, redischannels.EventGap, redischannels.EventError)
+		})
+	}
+}
+
+// A process that is cut off from a server, and sees another one behind the address when it is
+// back, knows nothing of who owns what there: its leases are over, also young ones, and a late
+// ack must not take the entry from its new owner. (F32, F65)
+func TestF65_LeasesEndWithTheConnection(t *testing.T) {
+	t.Parallel()
+	old, heir := redistest.Start(t), redistest.Start(t)
+	proxy := redistest.NewProxy(t, old.Addr())
+	client := old.Client(t, redistest.Via(proxy))
+	first, second := old.Client(t), heir.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(2), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, first, topic, "m")
+	msg := receive(t, messages)
+
+	// What a failover leaves behind: the same stream, where another consumer has the entry.
+	require.NoError(t, second.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, ID: ids[0], Values: []any{
+		"_watermill_message_uuid", "u", "metadata", "\x80", "payload", "m"}}).Err())
+	require.Equal(t, ids, deliverTo(t, second, topic, "other", 1, 0))
+	proxy.SetTarget(heir.Addr())
+	proxy.Cut()
+	publish(t, second, topic, "next")
+	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it reads from the new one")
+	msg.Ack()
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, second, topic)) == 1 }, "next is acknowledged")
+	require.Equal(t, "other", pendingOf(t, second, topic)[0].Consumer, "the entry is still the other's")
+}
+
+// A subscription is closed while its connection is dead and the server has handed an entry to
+// that: nobody has seen it, and a peer would have to wait until it has aged. (F59, F63)
+func TestF59_CloseHandsBackWhatWasNeverSeen(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	direct, topic := server.Client(t), redistest.Key(t)
+	dead := redistest.NewProxy(t, server.Addr())
+	var way switched
+	way.to.Store(dead)
+	client := server.Client(t, way.option, func(o *redis.Options) { o.ReadTimeout = 200 * time.Millisecond })
+	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.BlockTime = time.Minute, 10*time.Second }))
+	messages := sub.subscribe(t, topic)
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, direct) == 1 }, "the reader waits")
+	dead.Blackhole(true)
+	way.to.Store(redistest.NewProxy(t, server.Addr()))
+	publish(t, direct, topic, "m")
+	eventuallyPending(t, direct, topic, 1)
+	sub.closeSoon(t)
+	waitClosed(t, messages)
+
+	heir := newSub(t, direct, minIdle(time.Minute))
+	msg := receive(t, heir.subscribe(t, topic))
+	require.Equal(t, 1, countOf(t, msg), "nobody has handled it before")
+	msg.Ack()
+	eventuallyPending(t, direct, topic, 0)
+}
+
+// The reply that brought an entry was lost, and the entry was trimmed before it was read again:
+// it leaves the group, with a report, and does not stay pending. (F48, F54)
+func TestF48_AnEntryThatWasNeverSeenIsTrimmed(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ctx := context.WithoutCancel(t.Context())
+	proxy.DropReplyIf(1, redistest.Command("XREADGROUP"), entryIDs.Match)
+	proxy.BeforeRequest(1, scriptOf(t, "fetch"), func() { _ = direct.XTrimMaxLen(ctx, topic, 0).Err() })
+	ids := publish(t, direct, topic, "m")
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
+	eventuallyPending(t, direct, topic, 0)
+	publish(t, direct, topic, "next")
+	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1))
+	require.Len(t, sub.events.of(redischannels.EventTrimmed), 1)
+}
+
+// A duty in the background fails once, and has nothing to do for a long time afterwards: the
+// outage must not stay open until then. (F64)
+func TestF64_ABackgroundDutyFailsOnce(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	client.AddHook(redistest.NewHook().BeforeOnce("xautoclaim", func(context.Context, redis.Cmder) error { return io.ErrUnexpectedEOF }))
+	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, io.ErrUnexpectedEOF)
+	sub.events.wait(t, redischannels.EventReconnected)
+	require.Equal(t, redischannels.StateLive, sub.Stats()[0].State)
+	publish(t, client, topic, "m")
+	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
+}
