@@ -30,9 +30,10 @@ type HubConfig struct {
 	// PubSub has the defaults of Pub/Sub channels in the same way.
 	PubSub PubSubChannelConfig
 
-	// OnEvent is told what happens to all channels of the hub. It is called from the
-	// library's goroutines, several at once: it must return soon and must not close
-	// anything (start a goroutine for that). A panic in it is recovered.
+	// OnEvent is told what happens to all channels of the hub, as the OnEvent of
+	// SubscriberConfig and PubSubSubscriberConfig are, several calls at once: it should
+	// return soon and must not close anything (start a goroutine for that). A panic in
+	// it is recovered.
 	OnEvent func(Event)
 
 	// OnReadClient is given every client that is opened for blocking reads before it

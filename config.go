@@ -117,9 +117,11 @@ type SubscriberConfig struct {
 	// DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// OnEvent is told what happens to the subscriptions. It is called from the
-	// library's goroutines, several at once: it must return soon and must not
-	// call Close (start a goroutine for that). A panic in it is recovered.
+	// OnEvent is told what happens to the subscriptions: in a group by one goroutine
+	// per subscription, one event after the other, so that one that takes its time
+	// holds up nothing until 1,000 events wait; without a group by those who read and
+	// hand over, who wait for it. It must not call Close (start a goroutine for
+	// that). A panic in it is recovered.
 	OnEvent func(Event)
 
 	// OnReadClient is given every client that is opened for blocking reads before

@@ -3,6 +3,8 @@ package redischannels
 import (
 	"fmt"
 	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
 )
 
 // EventKind says what an [Event] reports.
@@ -125,4 +127,17 @@ type Event struct {
 	Position string
 	Duration time.Duration
 	Err      error
+}
+
+// tellEvent gives an event to OnEvent, if there is one, and recovers a panic in it.
+func tellEvent(onEvent func(Event), logger watermill.LoggerAdapter, e Event) {
+	if onEvent == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			logger.Error("OnEvent panicked", fmt.Errorf("%v", v), nil)
+		}
+	}()
+	onEvent(e)
 }

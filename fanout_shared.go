@@ -282,15 +282,10 @@ func (r *sharedReader) count(topics int) int {
 // readTopics looks at the streams that are to be looked at and waits for new entries in
 // all of them.
 func (r *sharedReader) readTopics(topics map[string]asked, count int) ([]stream.Page, error) {
+	r.checkTopics(topics)
 	keys := make([]string, 0, len(topics))
 	cursors := make([]stream.ID, 0, len(topics))
 	for name, t := range topics {
-		if t.check {
-			if info := r.look(&t, nil); info == nil {
-				continue
-			}
-			topics[name] = t
-		}
 		keys = append(keys, name)
 		cursors = append(cursors, t.cursor.ID)
 	}
@@ -300,20 +295,52 @@ func (r *sharedReader) readTopics(topics map[string]asked, count int) ([]stream.
 	return r.stream.Read(r.ctx, keys, cursors, count)
 }
 
-// look looks at a stream after a read of it. It returns nil when that fails, when the stream
-// went back, and at a gap without entries: then the members find out by themselves.
-func (r *sharedReader) look(t *asked, entries []stream.Entry) *stream.Info {
-	info, err := stream.Stat(r.ctx, r.all.cfg.Client, t.name)
-	if err == nil {
-		gap, rewound := t.cursor.Check(entries, info)
-		if !rewound && (!gap || len(entries) > 0) {
-			return &info
+// checkTopics looks at the streams that are to be looked at, all of them together: there may
+// be thousands in a process. Those with a problem are taken from the topics.
+func (r *sharedReader) checkTopics(topics map[string]asked) {
+	var names []string
+	for name, t := range topics {
+		if t.check {
+			names = append(names, name)
 		}
 	}
+	if len(names) == 0 {
+		return
+	}
+	infos, err := stream.StatAll(r.ctx, r.all.cfg.Client, names)
+	for i, name := range names {
+		t := topics[name]
+		if err == nil && t.fits(nil, infos[i]) {
+			topics[name] = t
+			continue
+		}
+		delete(topics, name)
+		r.expel(t)
+	}
+}
+
+// look looks at a stream after a read of it. It returns nil where there is a problem.
+func (r *sharedReader) look(t *asked, entries []stream.Entry) *stream.Info {
+	info, err := stream.Stat(r.ctx, r.all.cfg.Client, t.name)
+	if err == nil && t.fits(entries, info) {
+		return &info
+	}
+	r.expel(*t)
+	return nil
+}
+
+// fits moves the cursor behind the entries and reports false where the stream went back, and
+// at a gap without entries.
+func (t *asked) fits(entries []stream.Entry, info stream.Info) bool {
+	gap, rewound := t.cursor.Check(entries, info)
+	return !rewound && (!gap || len(entries) > 0)
+}
+
+// expel makes the members of a topic find out by themselves what is wrong with it.
+func (r *sharedReader) expel(t asked) {
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
-	t.expel()
-	return nil
+	t.sharedTopic.expel()
 }
 
 // deliver hands a page to the members of its topic.

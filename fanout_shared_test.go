@@ -2,9 +2,11 @@ package redischannels
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -81,4 +83,60 @@ func TestSharedReaderLooksFromTimeToTime(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The looks were one script per stream, one after the other: with 10,000 topics hundreds of
+// commands per second, and a reader that reads nothing meanwhile.
+func TestSharedReaderLooksAtManyAtOnce(t *testing.T) {
+	t.Parallel()
+	const topics, soon = 40, 10 * time.Second
+	server := redistest.Start(t)
+	admin, client, topic := server.Admin(t), server.Client(t), redistest.Key(t)
+	own := redistest.NewHook()
+	client.AddHook(own)
+	sub, err := NewSubscriber(SubscriberConfig{Client: client}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, sub.Close()) })
+	var messages <-chan *message.Message
+	for i := range topics {
+		messages, err = sub.Subscribe(t.Context(), fmt.Sprintf("{%s}:%d", topic, i))
+		require.NoError(t, err)
+	}
+	var reader *sharedReader
+	redistest.Eventually(t, soon, func() bool {
+		sub.shared.mu.Lock()
+		defer sub.shared.mu.Unlock()
+		joined := 0
+		for reader = range sub.shared.readers {
+			for topic := range reader.topics {
+				joined += len(topic.members)
+			}
+		}
+		return joined == topics
+	}, "all share a reader")
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, admin) == 1 }, "a shared read")
+	reads := own.Count("xread")
+	for _, lost := range []bool{false, true} { // the script
+		if lost {
+			require.NoError(t, admin.ScriptFlush(t.Context()).Err())
+		}
+		before := own.Count("evalsha")
+		reader.checkAll()
+		reader.stream.Wake(t.Context())
+		redistest.Eventually(t, soon, func() bool {
+			return own.Count("evalsha") > before && redistest.BlockedClients(t, admin) == 1
+		}, "it has looked and reads again")
+		require.LessOrEqual(t, own.Count("evalsha")-before, 3)
+	}
+	require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{
+		Stream: fmt.Sprintf("{%s}:%d", topic, topics-1), Values: []any{"_watermill_message_uuid", "u", "payload", "on"},
+	}).Err())
+	select {
+	case msg := <-messages:
+		require.Equal(t, "on", string(msg.Payload))
+		msg.Ack()
+	case <-time.After(soon):
+		require.FailNow(t, "no message")
+	}
+	require.Equal(t, reads, own.Count("xread"), "none has left the reader")
 }

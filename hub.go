@@ -267,13 +267,5 @@ func (h *Hub) pubsub(config PubSubChannelConfig) (pubSub, error) {
 // report tells OnEvent what readers find out themselves.
 func (h *Hub) report(e Event) {
 	h.config.Logger.Error("Channel: "+e.Kind.String(), e.Err, watermill.LogFields{"topic": e.Topic, "consumer_group": e.Group, "count": e.Count})
-	if h.config.OnEvent == nil {
-		return
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			h.config.Logger.Error("OnEvent panicked", fmt.Errorf("%v", r), nil)
-		}
-	}()
-	h.config.OnEvent(e)
+	tellEvent(h.config.OnEvent, h.config.Logger, e)
 }

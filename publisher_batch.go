@@ -143,10 +143,18 @@ func (p *Publisher) trim(topic string) stream.Trim {
 	if !ok {
 		r = p.config.Retention
 	}
+	if r == (Retention{}) {
+		return stream.Trim{} // spares the look at the clock
+	}
+	return r.trim(time.Now())
+}
+
+// trim is the bound at a moment.
+func (r Retention) trim(now time.Time) stream.Trim {
 	t := stream.Trim{MaxLen: r.MaxLen, Exact: r.Exact}
 	if r.MaxAge > 0 {
 		// An age beyond the epoch trims nothing.
-		t.MinID = max(0, time.Now().Add(-r.MaxAge).UnixMilli())
+		t.MinID = max(0, now.Add(-r.MaxAge).UnixMilli())
 	}
 	return t
 }

@@ -1,21 +1,20 @@
 package redischannels
 
 import (
-	"fmt"
 	"sync"
 	"time"
-
-	"github.com/ThreeDotsLabs/watermill"
 )
 
-// reporter tells OnEvent and the logger what happens, in a goroutine of its own that
-// runs while there is something to tell: neither may hold up a connection. Its lock
-// is the last of all: it is taken under those of the mux and of the queues.
+// reporter tells what happens, event by event, in a goroutine of its own that runs while
+// there is something to tell: neither OnEvent nor the logger may hold up a connection, or
+// a lock under which something has happened. Its lock is the last of all: it is taken
+// under those of the mux and of the queues, and under those of a subscription.
 type reporter struct {
-	onEvent func(Event)
-	logger  watermill.LoggerAdapter
+	tell  func(Event)
+	limit int // of events that wait, 0 for none
 
 	mu      sync.Mutex
+	room    sync.Cond // fewer events wait
 	events  []Event
 	tallies []*tally // with something to tell
 	running bool
@@ -34,14 +33,19 @@ type tally struct {
 	told  time.Time
 }
 
-func newReporter(onEvent func(Event), logger watermill.LoggerAdapter) *reporter {
-	return &reporter{onEvent: onEvent, logger: logger, wake: make(chan struct{}, 1)}
+func newReporter(tell func(Event), limit int) *reporter {
+	r := &reporter{tell: tell, limit: limit, wake: make(chan struct{}, 1)}
+	r.room.L = &r.mu
+	return r
 }
 
-// post reports an event soon. It does not wait.
+// post reports an event soon. It does not wait, unless as many events do as may.
 func (r *reporter) post(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for r.limit > 0 && len(r.events) >= r.limit {
+		r.room.Wait()
+	}
 	r.events = append(r.events, e)
 	r.start()
 }
@@ -114,6 +118,7 @@ func (r *reporter) next() (events []Event, wait time.Duration, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	events, r.events = r.events, nil
+	r.room.Broadcast()
 	now := time.Now()
 	left := r.tallies[:0]
 	for _, t := range r.tallies {
@@ -134,33 +139,4 @@ func (r *reporter) next() (events []Event, wait time.Duration, ok bool) {
 		return nil, 0, false
 	}
 	return events, wait, true
-}
-
-func (r *reporter) tell(e Event) {
-	fields := watermill.LogFields{}
-	if e.Topic != "" {
-		fields["topic"] = e.Topic
-	}
-	if e.Count > 0 {
-		fields["messages"] = e.Count
-	}
-	if e.Duration > 0 {
-		fields["duration"] = e.Duration.String()
-	}
-	text := "Redis Pub/Sub subscription: " + e.Kind.String()
-	switch e.Kind {
-	case EventReconnected, EventAbandoned:
-		r.logger.Info(text, fields)
-	default:
-		r.logger.Error(text, e.Err, fields)
-	}
-	if r.onEvent == nil {
-		return
-	}
-	defer func() {
-		if v := recover(); v != nil {
-			r.logger.Error("OnEvent panicked", fmt.Errorf("%v", v), nil)
-		}
-	}()
-	r.onEvent(e)
 }

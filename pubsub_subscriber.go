@@ -50,7 +50,7 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 		logger: logger,
 		subs:   make(map[*pubSubSubscription]struct{}),
 	}
-	s.reports = newReporter(s.cfg.OnEvent, logger)
+	s.reports = newReporter(s.tell, 0)
 	s.mux = pubsub.New(pubsub.Config{
 		Client:         s.cfg.Client,
 		HealthInterval: s.cfg.HealthInterval,
@@ -235,6 +235,28 @@ func (s *PubSubSubscriber) notice(n pubsub.Notice) {
 	case pubsub.Refused:
 		s.reports.post(Event{Kind: EventError, Topic: s.topic(n.Name), Err: redisError(n.Err)})
 	}
+}
+
+// tell tells the logger and OnEvent.
+func (s *PubSubSubscriber) tell(e Event) {
+	fields := watermill.LogFields{}
+	if e.Topic != "" {
+		fields["topic"] = e.Topic
+	}
+	if e.Count > 0 {
+		fields["messages"] = e.Count
+	}
+	if e.Duration > 0 {
+		fields["duration"] = e.Duration.String()
+	}
+	text := "Redis Pub/Sub subscription: " + e.Kind.String()
+	switch e.Kind {
+	case EventReconnected, EventAbandoned:
+		s.logger.Info(text, fields)
+	default:
+		s.logger.Error(text, e.Err, fields)
+	}
+	tellEvent(s.cfg.OnEvent, s.logger, e)
 }
 
 // tallyInterval is the least time between two events of one kind about messages of

@@ -174,7 +174,6 @@ func (s *subscription) settleFailed(err error, items []*window.Item) {
 
 // moveToDeadLetter moves one entry to the dead-letter stream.
 func (s *subscription) moveToDeadLetter(it *window.Item) {
-	trim := s.cfg.DeadLetterRetention
 	move := stream.DeadLetterMove{
 		Topic:     s.topic,
 		DeadTopic: s.deadTopic,
@@ -184,9 +183,7 @@ func (s *subscription) moveToDeadLetter(it *window.Item) {
 		Reason:    it.Reason,
 		Count:     it.Handed,
 		Again:     it.Attempts > 0,
-		MaxLen:    trim.MaxLen,
-		MinID:     trim.minID(time.Now()),
-		Exact:     trim.Exact,
+		Trim:      s.cfg.DeadLetterRetention.trim(time.Now()),
 	}
 	if s.win.Gone(it) {
 		move.Fields = namesAndValues(&it.Entry)
@@ -222,12 +219,4 @@ func namesAndValues(e *stream.Entry) []string {
 	var flat []string
 	e.Fields(func(name, value []byte) { flat = append(flat, string(name), string(value)) })
 	return flat
-}
-
-// minID is the ID below which XADD MINID trims, or empty.
-func (r Retention) minID(now time.Time) string {
-	if r.MaxAge == 0 {
-		return ""
-	}
-	return stream.ID{Ms: uint64(max(0, now.Add(-r.MaxAge).UnixMilli()))}.String()
 }

@@ -2,7 +2,6 @@ package redischannels
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -26,6 +25,9 @@ const (
 	// controlMemory is for how long a failed background duty counts as failing
 	// while reading works.
 	controlMemory = time.Second
+	// untoldEvents is how many events of a group wait for OnEvent at most. Beyond it what
+	// they are about waits as well: memory is bounded, and nothing goes untold.
+	untoldEvents = 1000
 )
 
 // subscription is one topic consumed by one Subscribe call. Its goroutines:
@@ -86,6 +88,7 @@ type subscription struct {
 	outage    outage
 	settleErr outage
 	counters  counters
+	reports   *reporter // of a group
 }
 
 func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill.LoggerAdapter, topic string) *subscription {
@@ -118,6 +121,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 		renewNow:  make(chan struct{}, 1),
 	}
 	if cfg.ConsumerGroup != "" {
+		s.reports = newReporter(s.tell, untoldEvents)
 		s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
 		s.grp = &stream.Group{Client: cfg.Client, Key: topic, Name: cfg.ConsumerGroup}
 	}
@@ -173,6 +177,14 @@ func (s *subscription) abort() {
 	s.walk.slot.release()
 	s.stop()
 	s.settleStop()
+	s.tellRest()
+}
+
+// tellRest returns when every event was told.
+func (s *subscription) tellRest() {
+	if s.reports != nil {
+		s.reports.close()
+	}
 }
 
 // run works until stop and then ends everything in order.
@@ -210,6 +222,7 @@ func (s *subscription) run() {
 	keeping.Wait()
 	s.leave()
 	s.walk.slot.release()
+	s.tellRest()
 }
 
 // endRead ends a blocked read: it asks the server until the reading goroutine has left.
@@ -345,7 +358,10 @@ func (o *outage) over(d duty) {
 	}
 }
 
-// report tells OnEvent and the logger.
+// report has the logger and OnEvent told. In a group that is left to the reporter: what
+// has happened may hold a lock, and leases are to be renewed and acks written while
+// somebody takes his time. Without a group it is done at once, since a gap is told before
+// what comes behind it.
 func (s *subscription) report(e Event) {
 	e.Topic, e.Group = s.topic, s.group
 	if s.grp != nil {
@@ -355,6 +371,14 @@ func (s *subscription) report(e Event) {
 		e.Count = len(e.EntryIDs)
 	}
 	s.counters.event(e)
+	if s.grp == nil {
+		s.tell(e)
+		return
+	}
+	s.reports.post(e)
+}
+
+func (s *subscription) tell(e Event) {
 	fields := watermill.LogFields{}
 	if len(e.EntryIDs) > 0 {
 		fields["entries"] = e.Count
@@ -373,15 +397,7 @@ func (s *subscription) report(e Event) {
 	default:
 		s.log.Error(text, e.Err, fields)
 	}
-	if s.cfg.OnEvent == nil {
-		return
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			s.log.Error("OnEvent panicked", fmt.Errorf("%v", r), nil)
-		}
-	}()
-	s.cfg.OnEvent(e)
+	tellEvent(s.cfg.OnEvent, s.log, e)
 }
 
 func texts(items []*window.Item) []string {

@@ -182,9 +182,6 @@ func (c *Child) WaitLine(prefix string, timeout time.Duration) string {
 // while the child runs, so a child that reads it to its end waits for its own end.
 func (c *Child) Stdin() io.Writer { return c.stdin }
 
-// PID is the child's process ID.
-func (c *Child) PID() int { return c.cmd.Process.Pid }
-
 // Done is closed when the child has ended.
 func (c *Child) Done() <-chan struct{} { return c.done }
 

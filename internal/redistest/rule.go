@@ -87,9 +87,6 @@ func (r *Rule) Count() int {
 	return r.count
 }
 
-// Done is closed when the rule has acted as often as it was made for.
-func (r *Rule) Done() <-chan struct{} { return r.done }
-
 // Wait returns when the rule is done, and fails the test after timeout.
 func (r *Rule) Wait(tb testing.TB, timeout time.Duration) {
 	tb.Helper()

@@ -90,12 +90,6 @@ func (s *Sentinels) Client(tb testing.TB, mutate ...func(*redis.FailoverOptions)
 	return client
 }
 
-// Addrs are the addresses of the sentinels, and Name is what they call the master.
-func (s *Sentinels) Addrs() []string { return slices.Clone(s.addrs) }
-
-// Name is what the sentinels call the master.
-func (s *Sentinels) Name() string { return sentinelName }
-
 // Master is the server that the sentinels call the master now.
 func (s *Sentinels) Master() *Server {
 	s.tb.Helper()

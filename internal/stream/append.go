@@ -45,18 +45,23 @@ type Trim struct {
 // AppendHead returns the arguments of XADD that stand before the ID. All appends
 // of a call share them.
 func AppendHead(key string, trim Trim) []any {
-	head := []any{"xadd", key}
+	return append([]any{"xadd", key}, trim.args()...)
+}
+
+// args are the arguments of XADD, or nil.
+func (t Trim) args() []any {
 	by := "~"
-	if trim.Exact {
+	if t.Exact {
 		by = "="
 	}
 	switch {
-	case trim.MaxLen > 0:
-		head = append(head, "maxlen", by, trim.MaxLen)
-	case trim.MinID > 0:
-		head = append(head, "minid", by, trim.MinID)
+	case t.MaxLen > 0:
+		return []any{"maxlen", by, t.MaxLen}
+	case t.MinID > 0:
+		return []any{"minid", by, t.MinID}
+	default:
+		return nil
 	}
-	return head
 }
 
 // Append is an XADD that go-redis never sends twice. go-redis retries after a

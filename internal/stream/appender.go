@@ -147,7 +147,7 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 		return
 	}
 	var last error // of the attempt before
-	for attempt := 0; ; attempt++ {
+	for attempt := 0; ; {
 		job := jobs.Get().(*appendJob)
 		job.ctx, job.key, job.cmds, job.bytes, job.last = ctx, key, cmds, bytes, last
 		if load := a.enqueue(job, deadline); load != nil {
@@ -158,11 +158,11 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 		}
 		*job = appendJob{done: job.done}
 		jobs.Put(job)
-		if !a.again(results, attempt) {
-			return
-		}
 		if results[0].Err == errWithdrawn { //nolint:errorlint // our own, never wrapped
 			continue // another caller of the same pipeline has given up, not this one
+		}
+		if !a.again(results, attempt) {
+			return
 		}
 		last = results[0].Err
 		if err := a.pause(ctx, deadline, attempt); err != nil {
@@ -171,6 +171,7 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 			}
 			return
 		}
+		attempt++
 	}
 }
 
@@ -224,7 +225,7 @@ func (a *Appender) again(results []AppendResult, attempt int) bool {
 		switch r := &results[i]; {
 		case r.Outcome != NotAppended:
 			return false
-		case r.Err == errWithdrawn, retryable(r.Err, a.cluster != nil): //nolint:errorlint // our own, never wrapped
+		case retryable(r.Err, a.cluster != nil):
 			retry = true
 		}
 	}

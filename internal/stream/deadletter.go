@@ -62,14 +62,11 @@ type DeadLetterMove struct {
 	// Again says that this call was made before and has failed.
 	Again bool
 
-	// MaxLen or MinID bounds the dead-letter stream while it is appended to. Zero
-	// values trim nothing. Exact trims to the exact length; it has no effect on
-	// MinID, because an exact MINID on a stream that had deletions, as requeueing
-	// makes them, can leave a node without entries, and such a stream does not
-	// load from an RDB file (redis#15808).
-	MaxLen int64
-	MinID  string
-	Exact  bool
+	// Trim bounds the dead-letter stream while it is appended to. Exact must not be
+	// set beside MinID: an exact MINID on a stream that had deletions, as requeueing
+	// makes them, can leave a node without entries, and such a stream does not load
+	// from an RDB file (redis#15808).
+	Trim Trim
 
 	// Fields, when not nil, writes these names and values (name, value, name, ...)
 	// instead of those in Redis: for an entry of which MoveToDeadLetter has said
@@ -135,14 +132,9 @@ func MoveToDeadLetter(ctx context.Context, client redis.UniversalClient, m DeadL
 func (m *DeadLetterMove) scriptArgs() []any {
 	args := make([]any, 0, 11+len(m.Fields))
 	args = append(args, m.Group, m.Consumer, m.EntryID, m.Reason, m.Count, deadTime(m.Time))
-	switch {
-	case m.MaxLen > 0 && m.Exact:
-		args = append(args, "MAXLEN", "=", m.MaxLen)
-	case m.MaxLen > 0:
-		args = append(args, "MAXLEN", "~", m.MaxLen)
-	case m.MinID != "":
-		args = append(args, "MINID", "~", m.MinID)
-	default:
+	if trim := m.Trim.args(); trim != nil {
+		args = append(args, trim...)
+	} else {
 		args = append(args, "", "", "")
 	}
 	again := ""
@@ -163,18 +155,17 @@ func (m *DeadLetterMove) scriptArgs() []any {
 // guard is sent whole: an EVALSHA that the server does not know would fail alone,
 // behind an append that has taken place.
 func (m *DeadLetterMove) transaction(ctx context.Context, client redis.UniversalClient, fields []string, mode string) (DeadLetterResult, error) {
-	values := make([]string, 0, len(fields)+14)
-	values = append(values, fields...)
+	values := make([]any, 0, len(fields)+14)
+	for _, f := range fields {
+		values = append(values, f)
+	}
 	values = append(values,
 		DeadReasonField, m.Reason, DeadEntryIDField, m.EntryID, DeadTopicField, m.Topic,
 		DeadGroupField, m.Group, DeadConsumerField, m.Consumer,
 		DeadCountField, strconv.Itoa(m.Count), DeadTimeField, deadTime(m.Time))
 
 	tx := client.TxPipeline()
-	add := tx.XAdd(ctx, &redis.XAddArgs{
-		Stream: m.DeadTopic, Values: values,
-		MaxLen: m.MaxLen, MinID: m.MinID, Approx: !m.Exact || m.MaxLen == 0,
-	})
+	add := tx.Do(ctx, append(append(AppendHead(m.DeadTopic, m.Trim), "*"), values...)...)
 	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Topic, m.DeadTopic}, m.Group, m.Consumer, m.EntryID, mode)
 	_, err := tx.Exec(ctx)
 	if add.Err() != nil {

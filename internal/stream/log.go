@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	_ "embed" // the scripts
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -29,24 +30,63 @@ type Info struct {
 // Stat returns the bounds of a stream; those of a missing one are zero.
 // (XINFO STREAM)
 func Stat(ctx context.Context, client redis.UniversalClient, key string) (Info, error) {
-	reply, err := infoScript.Run(ctx, client, []string{key}).Slice()
+	infos, err := infosOf(infoScript.Run(ctx, client, []string{key}), 1)
 	if err != nil {
 		return Info{}, err
 	}
-	if len(reply) != 4 {
-		return Info{}, errReply
+	return infos[0], nil
+}
+
+// statKeys is how many streams one script looks at: Redis does nothing else meanwhile, and
+// gives it their first and last entries whole.
+const statKeys = 16
+
+// StatAll is Stat for several streams, in Redis Cluster of one hash slot, by one round trip.
+func StatAll(ctx context.Context, client redis.UniversalClient, keys []string) ([]Info, error) {
+	parts := slices.Collect(slices.Chunk(keys, statKeys))
+	cmds := make([]*redis.Cmd, len(parts))
+	pipe := client.Pipeline()
+	for i, part := range parts {
+		cmds[i] = infoScript.EvalSha(ctx, pipe, part)
 	}
-	var ids [2]ID
-	for i := range ids {
-		text, _ := reply[i].(string)
-		if text == "" {
-			continue
+	_, _ = pipe.Exec(ctx) // each command has its error
+	infos := make([]Info, 0, len(keys))
+	for i, part := range parts {
+		if Classify(cmds[i].Err()) == KindNoScript {
+			cmds[i] = infoScript.Eval(ctx, client, part)
 		}
-		if ids[i], err = ParseID(text); err != nil {
-			return Info{}, errReply
+		some, err := infosOf(cmds[i], len(part))
+		if err != nil {
+			return nil, err
 		}
+		infos = append(infos, some...)
 	}
-	return Info{Last: ids[0], First: ids[1], Added: toInt(reply[2]), Length: toInt(reply[3])}, nil
+	return infos, nil
+}
+
+func infosOf(cmd *redis.Cmd, streams int) ([]Info, error) {
+	reply, err := cmd.Slice()
+	if err != nil {
+		return nil, err
+	}
+	if len(reply) != 4*streams {
+		return nil, errReply
+	}
+	infos := make([]Info, 0, streams)
+	for r := range slices.Chunk(reply, 4) {
+		var ids [2]ID
+		for i := range ids {
+			text, _ := r[i].(string)
+			if text == "" {
+				continue
+			}
+			if ids[i], err = ParseID(text); err != nil {
+				return nil, errReply
+			}
+		}
+		infos = append(infos, Info{Last: ids[0], First: ids[1], Added: toInt(r[2]), Length: toInt(r[3])})
+	}
+	return infos, nil
 }
 
 // Range returns up to limit entries after `after` up to and including `last`.

@@ -19,7 +19,9 @@
 --   {'large', name, value...}  'copy' only: too many fields for one call in Lua; the claim was
 --                              renewed, the fields are returned for a transaction (dead_guard.lua)
 --   an error reply             of the command that failed; nothing was acknowledged, and what was
---                              appended was taken back (XDEL)
+--                              appended was taken back (XDEL). Where the right to XACK is missing
+--                              nothing is appended in the first place, from Redis 7 on: the right
+--                              to XDEL may be missing too, and every attempt would leave one more
 
 local topic, dead = KEYS[1], KEYS[2]
 local group, consumer, id = ARGV[1], ARGV[2], ARGV[3]
@@ -82,6 +84,11 @@ if not owner then
     end
     return {'settled'}
   end
+end
+
+-- The command itself can only fail for want of a right here, so it writes nothing.
+if owner and redis.acl_check_cmd and not redis.acl_check_cmd('XACK', topic, group, id) then
+  return failure(redis.pcall('XACK', topic, group, id))
 end
 
 -- unpack fails at about 8,000 values. The caller sends no more than that from memory.
