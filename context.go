@@ -90,7 +90,7 @@ func handBack(msg *message.Message) {
 	if d := deliveryFrom(msg.Context()); d != nil {
 		d.verdict.Store(&verdict{handBack: true})
 	}
-	msg.Nack()
+	nack(msg)
 }
 
 type deliveryKey struct{}

@@ -25,6 +25,11 @@ type delivery struct {
 	deadline *time.Time // nil without HandlerTimeout
 	verdict  atomic.Pointer[verdict]
 
+	// item is there for whoever takes it first to see to the settlement: a Reader that has
+	// acknowledged the message, a goroutine that watches it, or the end of the subscription.
+	// That spares most messages of a Reader the goroutine. See entrust.
+	item atomic.Pointer[window.Item]
+
 	mu   sync.Mutex
 	over bool // it has ended
 	late bool // by its deadline
@@ -35,6 +40,7 @@ type delivery struct {
 type origin struct {
 	topic, group string
 	values       context.Context // values of the Subscribe context, never cancelled
+	sub          *subscription   // nil for Pub/Sub
 }
 
 // Deadline implements context.Context.
@@ -93,6 +99,51 @@ func (d *delivery) endAs(late bool) {
 	d.over, d.late = true, late
 	if d.done != nil {
 		close(d.done)
+	}
+}
+
+// taken stands for an item that somebody has taken from its delivery, maybe before it was
+// there.
+var taken window.Item
+
+// take returns the item for the caller to see to, or nil if it is somebody else's.
+func (d *delivery) take() *window.Item {
+	if it := d.item.Swap(&taken); it != &taken {
+		return it
+	}
+	return nil
+}
+
+// ack acknowledges a message of a Reader. Nobody waits for that where nobody watches it.
+func ack(msg *message.Message) {
+	acked := msg.Ack()
+	d := deliveryFrom(msg.Context())
+	switch {
+	case d == nil:
+	case !acked:
+		d.watch(msg)
+	default:
+		if it := d.take(); it != nil {
+			d.from.sub.acknowledged(it, d)
+		}
+	}
+}
+
+// nack refuses a message of a Reader.
+func nack(msg *message.Message) {
+	msg.Nack()
+	if d := deliveryFrom(msg.Context()); d != nil {
+		d.watch(msg)
+	}
+}
+
+// watch has the settlement of a message of a Reader awaited.
+func (d *delivery) watch(msg *message.Message) {
+	if it := d.take(); it != nil {
+		go func() { // one of the subscription's handlers since it was entrusted
+			defer d.from.sub.handlers.Done()
+			d.from.sub.watch(it, msg, d)
+		}()
 	}
 }
 

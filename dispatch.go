@@ -96,10 +96,43 @@ func (s *subscription) handOver(it *window.Item) {
 	if s.win.Started(it) {
 		d.end()
 	}
-	if s.cfg.MaxInFlight == 1 {
+	switch {
+	case s.cfg.MaxInFlight == 1:
 		s.watch(it, msg, d)
-	} else {
+	case s.feed != nil && s.cfg.HandlerTimeout == 0 && s.entrust(it, d):
+	default:
 		s.handlers.Go(func() { s.watch(it, msg, d) })
+	}
+}
+
+// entrust leaves it to a Reader to tell of an acknowledgement. It reports false where the
+// Reader has settled the message already, or wants it watched.
+func (s *subscription) entrust(it *window.Item, d *delivery) bool {
+	s.handlers.Add(1)
+	if !d.item.CompareAndSwap(nil, it) {
+		s.handlers.Done()
+		return false
+	}
+	select {
+	case <-s.abandoned: // maybe before it was there
+		s.abandon(d)
+	default:
+	}
+	return true
+}
+
+// acknowledged ends what entrust has begun.
+func (s *subscription) acknowledged(it *window.Item, d *delivery) {
+	defer s.handlers.Done()
+	d.end()
+	s.acked(it)
+}
+
+// abandon ends what entrust has begun when the subscription waits no longer.
+func (s *subscription) abandon(d *delivery) {
+	if d.take() != nil {
+		d.end()
+		s.handlers.Done()
 	}
 }
 

@@ -276,8 +276,8 @@ func (f *feed) forget(h *handled) bool {
 	return true
 }
 
-func (h *handled) ack() error  { return h.release(func(msg *message.Message) { msg.Ack() }) }
-func (h *handled) nack() error { return h.release(func(msg *message.Message) { msg.Nack() }) }
+func (h *handled) ack() error  { return h.release(ack) }
+func (h *handled) nack() error { return h.release(nack) }
 
 // unread gives the message to the next reader as if it had not been read.
 func (h *handled) unread() {

@@ -68,7 +68,7 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 	for i := len(config.Middleware) - 1; i >= 0; i-- {
 		handler = config.Middleware[i](handler)
 	}
-	w := &handling{feed: r.feed, logger: r.transport.logger, handler: handler, running: make(map[*handled]*valuesContext)}
+	w := &handling{feed: r.feed, logger: r.transport.logger, handler: handler, exposed: len(config.Middleware) > 0, running: make(map[*handled]*valuesContext)}
 	finished := make(chan struct{})
 	var workers, patience sync.WaitGroup
 	patience.Go(func() {
@@ -98,6 +98,7 @@ type handling struct {
 	feed    *feed
 	logger  watermill.LoggerAdapter
 	handler message.HandlerFunc
+	exposed bool // to middleware, which may settle messages itself
 
 	mu        sync.Mutex
 	running   map[*handled]*valuesContext
@@ -131,6 +132,9 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 	}
 	held := w.feed.hold(msg)
 	original := msg.Context()
+	if d := deliveryFrom(original); d != nil && w.exposed {
+		d.watch(msg)
+	}
 	delivered := newValuesContext(original, ctx)
 	if deliveryFrom(original) == nil {
 		defer delivered.cancel()

@@ -68,7 +68,7 @@ func (r *Reader[T]) TryReceive() (d Delivery[T], ok bool, err error) {
 func (r *Reader[T]) Read(ctx context.Context) (T, error) {
 	msg, value, err := r.next(ctx)
 	if err == nil {
-		msg.Ack()
+		ack(msg)
 	}
 	return value, err
 }
@@ -83,7 +83,7 @@ func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
 		var gap *GapError
 		switch {
 		case err == nil && r.code.skips(msg):
-			msg.Ack()
+			ack(msg)
 		case err == nil || errors.As(err, &gap):
 			r.feed.putNext(msg, err)
 			return true, nil
@@ -156,7 +156,7 @@ func (r *Reader[T]) decode(msg *message.Message) (T, error) {
 	value, err := r.code.value(msg)
 	switch {
 	case err == errSkip:
-		msg.Ack()
+		ack(msg)
 	case err != nil:
 		r.feed.refuse(msg, err)
 	}
@@ -172,11 +172,11 @@ func (f *feed) refuse(msg *message.Message, err error) {
 		reason = failure.Reason
 	}
 	if _, grouped := ConsumerGroupFromContext(msg.Context()); grouped && Reject(msg, reason) {
-		msg.Nack()
+		nack(msg)
 		return
 	}
 	f.report(Event{Kind: EventUndecodable, Topic: f.topic, EntryIDs: []string{idOf(msg)}, Err: err})
-	msg.Ack()
+	ack(msg)
 }
 
 // notSupported is the error of what the transport cannot do.

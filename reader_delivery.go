@@ -50,13 +50,13 @@ func (d Delivery[T]) Context() context.Context {
 // Ack says that the value is handled. It returns at once; the acknowledgement is
 // written soon, with others, and before Close returns.
 func (d Delivery[T]) Ack() error {
-	return d.settle(func(msg *message.Message) { msg.Ack() })
+	return d.settle(ack)
 }
 
 // Nack asks for the value once more, after NackBackoff. The delivery counts: after
 // MaxDeliveries the value moves to the dead letters, or is passed without a group.
 func (d Delivery[T]) Nack() error {
-	return d.settle(func(msg *message.Message) { msg.Nack() })
+	return d.settle(nack)
 }
 
 // NackAfter is Nack with this delay instead of NackBackoff. Where the transport has no
@@ -89,6 +89,6 @@ func (d Delivery[T]) settleMarked(mark func(*message.Message) bool) error {
 	}
 	return d.settle(func(msg *message.Message) {
 		mark(msg)
-		msg.Nack()
+		nack(msg)
 	})
 }

@@ -125,6 +125,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 		s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
 		s.grp = &stream.Group{Client: cfg.Client, Key: topic, Name: cfg.ConsumerGroup}
 	}
+	s.origin.sub = s
 	s.lastSeen.Store(&stream.ID{})
 	s.fetch, s.stop = context.WithCancel(context.Background())
 	s.settleCtx, s.settleStop = context.WithCancel(context.Background())
@@ -254,6 +255,11 @@ func (s *subscription) drain() {
 	})
 	if pause(done, s.cfg.Tuning.DrainTimeout) {
 		close(s.abandoned)
+		for _, value := range s.win.Values() {
+			if d, ok := value.(*delivery); ok {
+				s.abandon(d)
+			}
+		}
 		<-done
 		if items := s.win.Active(); len(items) > 0 {
 			s.report(Event{Kind: EventAbandoned, EntryIDs: texts(items)})

@@ -404,6 +404,17 @@ func (w *Window) Active() []*Item {
 	return items
 }
 
+// Values returns what Offer was given for the items that are offered or handled.
+func (w *Window) Values() []any {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	values := make([]any, 0, w.active.n)
+	for it := w.active.head; it != nil; it = it.next {
+		values = append(values, it.value)
+	}
+	return values
+}
+
 // Due returns the time that a nacked item has still to wait.
 func (w *Window) Due(it *Item) time.Duration {
 	w.mu.Lock()
