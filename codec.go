@@ -92,11 +92,12 @@ func nullable(pointer reflect.Type) bool {
 
 // jsonProblem says what is wrong without what was read.
 func jsonProblem(err error) error {
+	if err == nil {
+		return nil
+	}
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
 	switch {
-	case err == nil:
-		return nil
 	case errors.As(err, &syntax):
 		return plainError(fmt.Sprintf("is not JSON: byte %d", syntax.Offset))
 	case errors.As(err, &kind) && kind.Field != "":

@@ -102,8 +102,7 @@ func (d *delivery) endAs(late bool) {
 	}
 }
 
-// taken stands for an item that somebody has taken from its delivery, maybe before it was
-// there.
+// taken stands for an item that somebody has taken from its delivery.
 var taken window.Item
 
 // take returns the item for the caller to see to, or nil if it is somebody else's.
@@ -141,8 +140,10 @@ func nack(msg *message.Message) {
 func (d *delivery) watch(msg *message.Message) {
 	if it := d.take(); it != nil {
 		go func() { // one of the subscription's handlers since it was entrusted
-			defer d.from.sub.handlers.Done()
-			d.from.sub.watch(it, msg, d)
+			sub := d.from.sub
+			defer sub.handlers.Done()
+			sub.started(it, d)
+			sub.watch(it, msg, d)
 		}()
 	}
 }

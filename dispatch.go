@@ -69,44 +69,64 @@ func (s *subscription) handOver(it *window.Item) {
 		d.deadline = &deadline
 	}
 	msg.SetContext(d)
-	// Mostly the application waits already, and a lone send costs a third of what
-	// the choice among three does.
-	sent := false
-	select {
-	case s.out <- msg:
-		sent = true
-	default:
-	}
-	for !sent {
-		select {
-		case s.out <- msg:
-			sent = true
-		case <-s.recall:
-			if s.win.Recalled(it) {
-				s.takeBack(it)
-				return
-			}
-		case <-s.fetch.Done():
-			s.handBack(s.settleCtx, []*window.Item{it})
-			s.win.Done(it)
-			return
+	entrusted := s.feed != nil && !s.strict() && s.cfg.HandlerTimeout == 0 && s.entrust(it, d)
+	if !s.send(it, msg) {
+		if entrusted {
+			s.abandon(d)
 		}
+		return
 	}
 	s.counters.handedOver(count)
-	if s.win.Started(it) {
-		d.end()
-	}
+	s.started(it, d)
 	switch {
-	case s.cfg.MaxInFlight == 1:
+	case entrusted:
+	case s.strict():
 		s.watch(it, msg, d)
-	case s.feed != nil && s.cfg.HandlerTimeout == 0 && s.entrust(it, d):
 	default:
 		s.handlers.Go(func() { s.watch(it, msg, d) })
 	}
 }
 
-// entrust leaves it to a Reader to tell of an acknowledgement. It reports false where the
-// Reader has settled the message already, or wants it watched.
+// strict reports whether the next message waits for the settlement of this one.
+func (s *subscription) strict() bool { return s.cfg.MaxInFlight == 1 }
+
+// send gives a message to the application. It reports false if that has not taken it and
+// the item is taken care of.
+func (s *subscription) send(it *window.Item, msg *message.Message) bool {
+	// Mostly the application waits already, and a lone send costs a third of what
+	// the choice among three does.
+	select {
+	case s.out <- msg:
+		return true
+	default:
+	}
+	for {
+		select {
+		case s.out <- msg:
+			return true
+		case <-s.recall:
+			if s.win.Recalled(it) {
+				s.takeBack(it)
+				return false
+			}
+		case <-s.fetch.Done():
+			s.handBack(s.settleCtx, []*window.Item{it})
+			s.win.Done(it)
+			return false
+		}
+	}
+}
+
+// started says that the application has a message. Of a Reader that may be later than that
+// it tells of the settlement: whoever is first says it.
+func (s *subscription) started(it *window.Item, d *delivery) {
+	if s.win.Started(it) {
+		d.end()
+	}
+}
+
+// entrust leaves it to a Reader to tell of an acknowledgement. It reports false when the
+// subscription waits for none any more.
 func (s *subscription) entrust(it *window.Item, d *delivery) bool {
 	s.handlers.Add(1)
 	if !d.item.CompareAndSwap(nil, it) {
@@ -114,7 +134,7 @@ func (s *subscription) entrust(it *window.Item, d *delivery) bool {
 		return false
 	}
 	select {
-	case <-s.abandoned: // maybe before it was there
+	case <-s.abandoned: // before the item was there
 		s.abandon(d)
 	default:
 	}
@@ -124,11 +144,12 @@ func (s *subscription) entrust(it *window.Item, d *delivery) bool {
 // acknowledged ends what entrust has begun.
 func (s *subscription) acknowledged(it *window.Item, d *delivery) {
 	defer s.handlers.Done()
+	s.started(it, d)
 	d.end()
 	s.acked(it)
 }
 
-// abandon ends what entrust has begun when the subscription waits no longer.
+// abandon ends what entrust has begun without a settlement.
 func (s *subscription) abandon(d *delivery) {
 	if d.take() != nil {
 		d.end()
@@ -221,7 +242,7 @@ func (s *subscription) watch(it *window.Item, msg *message.Message, d *delivery)
 func (s *subscription) timedOut(it *window.Item, msg *message.Message, d *delivery) {
 	d.expire()
 	s.report(Event{Kind: EventHandlerTimeout, EntryIDs: []string{it.Text}})
-	id, strict := it.Text, s.cfg.MaxInFlight == 1
+	id, strict := it.Text, s.strict()
 	if !strict {
 		s.nacked(it, d.verdict.Load())
 	}

@@ -109,7 +109,7 @@ func (f *feed) next(ctx context.Context) (*message.Message, error) {
 		}
 	}()
 	for {
-		if msg, err := f.takeReady(); msg != nil || err != nil {
+		if msg, err := f.ready(); msg != nil || err != nil {
 			return msg, err
 		}
 		var stalled <-chan time.Time
@@ -143,6 +143,12 @@ func (f *feed) tryNext() (*message.Message, error) {
 	if err := f.open(f.life); err != nil {
 		return nil, err
 	}
+	return f.ready()
+}
+
+// ready returns what next need not wait for. Where messages come faster than they are read
+// that is all, and costs a third of the choice among all that may happen.
+func (f *feed) ready() (*message.Message, error) {
 	if msg, err := f.takeReady(); msg != nil || err != nil {
 		return msg, err
 	}
@@ -209,12 +215,20 @@ func drainMessages(in <-chan *message.Message) {
 	}
 }
 
-// hold makes a message one that the application must settle.
+// hold makes a message one that the application must settle, also by its ID.
 func (f *feed) hold(msg *message.Message) *handled {
-	h := &handled{feed: f, msg: msg, id: idOf(msg)}
+	h := f.lend(msg)
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	h.older = f.held[h.id]
 	f.held[h.id] = h
+	return h
+}
+
+// lend is hold for a message that is settled here when the application comes back.
+func (f *feed) lend(msg *message.Message) *handled {
+	h := &handled{feed: f, msg: msg, id: idOf(msg)}
+	f.mu.Lock()
 	f.out++
 	full := f.limit > 0 && f.out == f.limit
 	f.mu.Unlock()

@@ -130,7 +130,7 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 		w.feed.refuse(msg, failure)
 		return
 	}
-	held := w.feed.hold(msg)
+	held := w.feed.lend(msg)
 	original := msg.Context()
 	if d := deliveryFrom(original); d != nil && w.exposed {
 		d.watch(msg)

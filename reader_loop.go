@@ -42,7 +42,7 @@ func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 
 // lend gives a value to the body of a loop and settles it by how the body ends.
 func (r *Reader[T]) lend(msg *message.Message, value T, yield func(T, error) bool) (more bool) {
-	held := r.feed.hold(msg)
+	held := r.feed.lend(msg)
 	defer func() {
 		if more {
 			_ = held.ack() // one that another consumer has by now is reported by an event

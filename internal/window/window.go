@@ -48,6 +48,7 @@ type Item struct {
 
 	// Set by Window methods, under its lock.
 	gone, lost bool
+	offered    bool // and not Started
 	recalled   bool
 	ownsKey    bool
 	value      any     // of Offer
@@ -197,8 +198,12 @@ func (w *Window) Next() (it *Item, wait time.Duration) {
 // value is what Lose returns for it.
 func (w *Window) Offer(it *Item, value any) {
 	w.mu.Lock()
-	w.offered, it.value = it, value
+	w.offer(it, value)
 	w.mu.Unlock()
+}
+
+func (w *Window) offer(it *Item, value any) {
+	w.offered, it.offered, it.value = it, true, value
 }
 
 // OfferLeased is Offer where that is allowed: Redis no longer has the entry, or has
@@ -210,7 +215,7 @@ func (w *Window) OfferLeased(it *Item, value any) (offered bool) {
 	if !it.gone && !(it.Counted && w.leased(it, now)) {
 		return false
 	}
-	w.offered, it.value = it, value
+	w.offer(it, value)
 	return true
 }
 
@@ -274,11 +279,15 @@ func (w *Window) freeKey(it *Item) {
 	}
 }
 
-// Started says that the application has received the item. It reports whether the
-// lease was lost in the meantime.
+// Started says that the application has received the item, once or more often. It reports
+// whether the lease was lost in the meantime.
 func (w *Window) Started(it *Item) (lost bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if !it.offered {
+		return it.lost
+	}
+	it.offered = false
 	it.Handed++
 	it.Counted = false
 	it.Message = nil
