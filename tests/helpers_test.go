@@ -184,10 +184,16 @@ func waitClosed(t *testing.T, messages <-chan *message.Message) {
 // waitDone waits for the end of a context.
 func waitDone(t *testing.T, ctx context.Context) {
 	t.Helper()
+	waitFor(t, ctx.Done())
+}
+
+// waitFor waits until a channel is closed.
+func waitFor(t *testing.T, c <-chan struct{}) {
+	t.Helper()
 	select {
-	case <-ctx.Done():
+	case <-c:
 	case <-time.After(soon):
-		require.FailNow(t, "the context does not end")
+		require.FailNow(t, "it does not end")
 	}
 }
 

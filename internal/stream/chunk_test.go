@@ -1,0 +1,79 @@
+package stream
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// largeReply is a reply that a chunk is used for.
+func largeReply(entries int) []byte {
+	words := []string{"*1", "*2", "key", fmt.Sprintf("*%d", entries)}
+	for i := range entries {
+		words = append(words, "*2", fmt.Sprintf("%d-0", i+1), "*2", "name", strings.Repeat(fmt.Sprintf("%04d", i), 100))
+	}
+	return []byte(resp(words...))
+}
+
+// readLarge reads such a reply through a tap.
+func readLarge(t *testing.T, entries int) []Entry {
+	t.Helper()
+	server := largeReply(entries)
+	require.Greater(t, len(server), chunkSize/4)
+	require.Less(t, len(server), chunkSize)
+	var r Reader
+	conn := tapped(&scripted{in: bytes.NewReader(server), chunk: func() int { return 1 << 20 }}, &r)
+	_, err := conn.Write([]byte(readCommand))
+	require.NoError(t, err)
+	_, err = conn.Read(make([]byte, 1<<15))
+	require.NoError(t, err)
+	require.NotNil(t, r.chunk)
+	pages, err := parseReply(r.reply, r.chunk)
+	require.NoError(t, err)
+	r.chunk.release()
+	require.Len(t, pages, 1)
+	return pages[0].Entries
+}
+
+// Memory that is used again while somebody needs it would make messages of other messages'
+// bytes: a chunk is free when the last copy of the last entry is released, not before.
+func TestChunkIsFreeWhenNobodyUsesIt(t *testing.T) {
+	entries := readLarge(t, 500)
+	in := entries[0].in
+	require.NotNil(t, in)
+	require.EqualValues(t, 500, in.users.Load())
+	first, detached := entries[0].Share(), entries[1].Share()
+	detached.Detach()
+	want := [][]string{fieldsOf(&first), fieldsOf(&detached)}
+	require.EqualValues(t, 501, in.users.Load(), "a detached entry needs no chunk")
+
+	Recycle(entries)
+	require.EqualValues(t, 1, in.users.Load())
+	require.Equal(t, want[0], fieldsOf(&first))
+	first.Release()
+	first.Release() // does nothing
+	require.Zero(t, in.users.Load())
+	require.Equal(t, want[1], fieldsOf(&detached))
+	require.Empty(t, fieldsOf(&first))
+	if poison {
+		require.Equal(t, bytes.Repeat([]byte{0xff}, chunkSize), in.b[:])
+	}
+}
+
+// What is kept of a small reply is no more than the reply, and of an error nothing.
+func TestChunkOfSmallReplies(t *testing.T) {
+	server := []byte(resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", strings.Repeat("x", chunkSize/8)))
+	failure := []byte("-ERR " + strings.Repeat("x", chunkSize/2) + "\r\n")
+	for _, reply := range [][]byte{server, failure} {
+		var r Reader
+		conn := tapped(&scripted{in: bytes.NewReader(reply), chunk: func() int { return 1 << 20 }}, &r)
+		_, err := conn.Write([]byte(readCommand))
+		require.NoError(t, err)
+		_, err = conn.Read(make([]byte, 1<<10))
+		require.NoError(t, err)
+		require.Nil(t, r.chunk)
+	}
+}

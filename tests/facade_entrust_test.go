@@ -1,0 +1,89 @@
+package tests
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// A goroutine for each delivery that is out costs as much as everything else that is done
+// about it. Not parallel: it counts the goroutines of the process.
+func TestFacadeDeliveriesHaveNoGoroutines(t *testing.T) {
+	const n = 200
+	hub, key := newHubOf(t), redistest.Key(t)
+	numbers := streamOf[int](t, hub, key)
+	write(t, numbers, consecutive(0, n)...)
+	out := []redischannels.Delivery[int]{receiveValue(t, numbers)} // with the goroutines of the subscription
+	before := runtime.NumGoroutine()
+	for len(out) < n {
+		out = append(out, receiveValue(t, numbers))
+	}
+	require.Less(t, runtime.NumGoroutine()-before, n/2)
+	for i, d := range out {
+		if i%2 == 0 {
+			require.NoError(t, d.Ack())
+		} else {
+			require.NoError(t, d.Nack())
+		}
+	}
+	for range n / 2 {
+		d := receiveValue(t, numbers)
+		require.Equal(t, 2, d.DeliveryCount)
+		require.NoError(t, d.Ack())
+	}
+	eventuallyPending(t, hub.client, key, 0)
+}
+
+// What a middleware acknowledges is acknowledged then, not when the function has returned.
+func TestFacadeMiddlewareAcknowledges(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	numbers := streamOf[int](t, hub, key)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	handled, release := make(chan struct{}), make(chan struct{})
+	ended := handling(ctx, numbers, func(context.Context, int) error {
+		close(handled)
+		<-release
+		return nil
+	}, redischannels.HandleConfig{Middleware: []message.HandlerMiddleware{middleware.InstantAck}})
+	write(t, numbers, 1)
+	waitFor(t, handled)
+	eventuallyPending(t, hub.client, key, 0)
+	close(release)
+	cancel()
+	require.NoError(t, <-ended)
+}
+
+// Deliveries that nobody settles do not hold up Close for longer than DrainTimeout; their
+// contexts end with it, and they stay pending. Those that are settled while it waits are.
+func TestFacadeCloseAbandonsDeliveries(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	tuning := quickTuning()
+	tuning.DrainTimeout = 300 * time.Millisecond
+	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{ConsumerGroup: "g", Tuning: tuning})
+	write(t, numbers, 1, 2, 3)
+	first, second, third := receiveValue(t, numbers), receiveValue(t, numbers), receiveValue(t, numbers)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_ = numbers.Close()
+	}()
+	waitFor(t, numbers.Reader().Done())
+	require.Error(t, first.Context().Err())
+	waitFor(t, closed)
+	pending := pendingOf(t, hub.client, key)
+	require.Len(t, pending, 3)
+	require.ErrorIs(t, third.Ack(), redischannels.ErrNotOwner)
+	require.ErrorIs(t, second.Ack(), redischannels.ErrNotOwner)
+	require.Len(t, pendingOf(t, hub.client, key), 3)
+}
