@@ -145,7 +145,8 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	if existed && from != Oldest {
 		s.log.Info("The consumer group exists: it goes on where it is, StartFrom is ignored", nil)
 	}
-	if err := s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer); err != nil {
+	err = stream.Follow(ctx, s.cfg.Client, func() error { return s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer) })
+	if err != nil {
 		return err
 	}
 	s.joined = true
