@@ -17,7 +17,11 @@ func (s *subscription) openFanOut(ctx context.Context, from Position) error {
 	}
 	s.cursor = from.cursor(info)
 	// What it reads is read again; it fails where reading fails for want of rights.
-	if _, err := stream.ReadAfter(ctx, s.cfg.Client, s.topic, s.cursor.ID, 1); err != nil {
+	err = stream.Follow(ctx, s.cfg.Client, func() error {
+		_, err := stream.ReadAfter(ctx, s.cfg.Client, s.topic, s.cursor.ID, 1)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	s.checkCursor(nil, info)

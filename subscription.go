@@ -18,6 +18,8 @@ const (
 	// drainGrace is what the writing of the last settlements may take after the
 	// handlers are done.
 	drainGrace = 5 * time.Second
+	// handBackLimit is what handing back may take at the end. What it does not reach ages.
+	handBackLimit = 2 * time.Second
 	// wakeInterval is the time between two attempts at waking a blocked read, and
 	// wakeLimit is when its connection is closed instead.
 	wakeInterval = 5 * time.Millisecond
@@ -150,10 +152,12 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	if existed && from != Oldest {
 		s.log.Info("The consumer group exists: it goes on where it is, StartFrom is ignored", nil)
 	}
-	if err := s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer); err != nil {
+	err = stream.Follow(ctx, s.cfg.Client, func() error { return s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer) })
+	// Where its reply was lost the probe may have created the consumer.
+	s.joined = err == nil || stream.Classify(err) == stream.KindNetwork
+	if err != nil {
 		return err
 	}
-	s.joined = true
 	if err := s.grp.Probe(ctx, s.deadTopic); err != nil {
 		return err
 	}
@@ -173,7 +177,7 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 
 // abort releases what open has made.
 func (s *subscription) abort() {
-	s.handBack(s.settleCtx, s.win.Close())
+	s.handBackAll()
 	s.leave()
 	s.walk.slot.release()
 	s.stop()
@@ -211,9 +215,9 @@ func (s *subscription) run() {
 	reading.Wait()
 	close(left)
 	waking.Wait()
-	s.handBack(s.settleCtx, s.win.Close())
+	s.handBackAll()
 	s.drain()
-	s.handBack(s.settleCtx, s.win.Close()) // nacked while draining
+	s.handBackAll() // nacked while draining
 
 	bound := time.AfterFunc(drainGrace, s.settleStop)
 	defer bound.Stop()
@@ -226,12 +230,22 @@ func (s *subscription) run() {
 	s.tellRest()
 }
 
+// handBackAll hands back what no handler has begun.
+func (s *subscription) handBackAll() {
+	ctx, cancel := context.WithTimeout(s.settleCtx, handBackLimit)
+	defer cancel()
+	s.handBack(ctx, s.win.Close())
+}
+
 // endRead ends a blocked read: it asks the server until the reading goroutine has left.
 // A closed connection would leave the server with a client that it may still send an
 // entry to, so that comes only at wakeLimit.
 func endRead(ctx context.Context, reader *stream.Reader, left <-chan struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var dropping sync.WaitGroup
 	dropping.Go(func() {
+		defer cancel() // a silent server would have the client ask again
 		for pause(left, wakeLimit) {
 			reader.Drop()
 		}

@@ -298,3 +298,69 @@ func TestConformanceUnderRules(t *testing.T) {
 	features.ForceShort = true
 	wmtests.TestPubSub(t, features, s.constructor, s.groupConstructor)
 }
+
+// What the page says of every connection: another database, a cluster, and rights that part
+// reading from writing.
+func TestRulesOfEveryConnection(t *testing.T) {
+	t.Parallel()
+	rules := documentedRules(t)
+	user := func(topic string, more string, names ...string) string {
+		words := []string{"app"}
+		for _, name := range names {
+			for _, word := range rules[name] {
+				words = append(words, strings.ReplaceAll(word, "orders", topic))
+			}
+		}
+		return strings.Join(append(words, more), " ")
+	}
+	use := func(t *testing.T, client redis.UniversalClient, topic string) {
+		t.Helper()
+		sub := newSub(t, client)
+		messages := sub.subscribe(t, topic)
+		publish(t, client, topic, "a", "b")
+		require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
+		msg := receive(t, messages)
+		redischannels.Reject(msg, "no")
+		msg.Nack()
+		sub.events.wait(t, redischannels.EventDeadLettered)
+		sub.closeSoon(t)
+		require.NoError(t, firstError(sub.events))
+	}
+
+	t.Run("another database", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		server := redistest.Start(t, redistest.WithACL(user(topic, "+select", "publisher", "consumer")))
+		client := server.Client(t, redistest.As("app", "change-me"), redistest.DB(5))
+		use(t, client, topic)
+		require.NoError(t, server.Admin(t).Do(t.Context(), "acl", "setuser", "app", "-select").Err())
+		_, err := newSub(t, server.Client(t, redistest.As("app", "change-me"), redistest.DB(5))).Subscribe(t.Context(), topic)
+		require.ErrorIs(t, err, redischannels.ErrPermission)
+	})
+	t.Run("cluster", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		cluster := redistest.StartCluster(t, 3, redistest.WithACL(user(topic, "+cluster|slots +cluster|shards +command", "publisher", "consumer")))
+		use(t, cluster.Client(t, func(o *redis.ClusterOptions) { o.Username, o.Password = "app", "change-me" }), topic)
+	})
+	t.Run("reading only", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t)
+		admin := server.Admin(t)
+		for _, name := range []string{"reader", "historian", "monitor", "auditor"} {
+			topic := redistest.Key(t, name)
+			args := []any{"acl", "setuser", topic}
+			for _, word := range rules[name] {
+				args = append(args, strings.ReplaceAll(strings.Replace(word, "~", "%R~", 1), "orders", topic))
+			}
+			require.NoError(t, admin.Do(t.Context(), args...).Err())
+			client := server.Client(t, redistest.As(topic, "change-me"))
+			err := within(t, func() error { return features[name](t, admin, client, topic) })
+			if name == "auditor" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, redischannels.ErrPermission, name)
+			}
+		}
+	})
+}

@@ -61,8 +61,30 @@ func TestF67_F68_EveryFeatureInACluster(t *testing.T) {
 				stats, err := sub.GroupStats(t.Context(), topic)
 				require.NoError(t, err)
 				require.Zero(t, stats.Lag+stats.Pending)
-				sub.closeSoon(t)
 				sub.events.none(t, redischannels.EventError, redischannels.EventDisconnected, redischannels.EventTrimmed)
+
+				// What its own connection leaves behind is found as well.
+				require.NoError(t, cluster.Admin(master).ClientKillByFilter(t.Context(), "type", "normal", "skipme", "yes").Err())
+				publish(t, masters, topic, "after")
+				require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+				sub.closeSoon(t)
+				all := newSub(t, client, fanOut)
+				every, err := all.SubscribeFrom(t.Context(), topic, redischannels.AfterID(stream[0]))
+				require.NoError(t, err)
+				require.Equal(t, []string{"after"}, receiveAcked(t, every, 1))
+				n := 0
+				for _, err := range all.History(t.Context(), topic, redischannels.AfterID(stream[0]), redischannels.Latest) {
+					require.NoError(t, err)
+					n++
+				}
+				require.Equal(t, 1, n)
+				all.closeSoon(t)
+			}
+			for replica := 3; replica < 6 && name != "masters"; replica++ { // which lists its dead letters where it likes
+				stats := redistest.CommandStats(t, cluster.Admin(replica))
+				for _, command := range []string{"xpending", "xrange", "xread", "xreadgroup", "xautoclaim", "xinfo|stream", "xinfo|groups", "xinfo|consumers", "evalsha", "eval"} {
+					require.Zero(t, stats[command], "%s on a replica", command)
+				}
 			}
 		})
 	}
@@ -85,15 +107,18 @@ func TestF67_F68_EveryFeatureInACluster(t *testing.T) {
 type clusterLoad struct {
 	mu                 sync.Mutex
 	confirmed, handled map[string]int
+	every              map[string]int // by a subscription without a group
 	sub                *testSub
 	stop               func()
 }
 
 func startClusterLoad(t *testing.T, cluster *redistest.Cluster, topic string) *clusterLoad {
 	t.Helper()
-	load := &clusterLoad{confirmed: map[string]int{}, handled: map[string]int{}}
+	load := &clusterLoad{confirmed: map[string]int{}, handled: map[string]int{}, every: map[string]int{}}
 	load.sub = newSub(t, cluster.Client(t), inFlight(8), minIdle(2*time.Second))
 	messages := load.sub.subscribe(t, topic)
+	all := newSub(t, cluster.Client(t), fanOut)
+	every := all.subscribe(t, topic)
 	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: cluster.Client(t), Timeout: 2 * time.Second}, nil)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -109,14 +134,18 @@ func startClusterLoad(t *testing.T, cluster *redistest.Cluster, topic string) *c
 			<-time.After(2 * time.Millisecond)
 		}
 	})
-	handling.Go(func() {
-		for msg := range messages {
-			load.mu.Lock()
-			load.handled[msg.UUID]++
-			load.mu.Unlock()
-			msg.Ack()
+	note := func(messages <-chan *message.Message, seen map[string]int) func() {
+		return func() {
+			for msg := range messages {
+				load.mu.Lock()
+				seen[msg.UUID]++
+				load.mu.Unlock()
+				msg.Ack()
+			}
 		}
-	})
+	}
+	handling.Go(note(messages, load.handled))
+	handling.Go(note(every, load.every))
 	load.stop = sync.OnceFunc(func() {
 		cancel()
 		work.Wait()
@@ -125,21 +154,24 @@ func startClusterLoad(t *testing.T, cluster *redistest.Cluster, topic string) *c
 	t.Cleanup(func() {
 		load.stop()
 		_ = load.sub.Close()
+		_ = all.Close()
 		handling.Wait()
 	})
 	return load
 }
 
-// more waits until n more messages are confirmed.
+// more waits until n more messages are confirmed, and n more are handled and seen.
 func (l *clusterLoad) more(t *testing.T, n int) {
 	t.Helper()
-	count := func() int {
+	count := func() (counts [3]int) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return len(l.confirmed)
+		return [3]int{len(l.confirmed), len(l.handled), len(l.every)}
 	}
 	before := count()
-	redistest.Eventually(t, 2*soon, func() bool { return count() >= before+n }, "%d more messages are confirmed", n)
+	for i, what := range []string{"confirmed", "handled", "seen without a group"} {
+		redistest.Eventually(t, 2*soon, func() bool { return count()[i] >= before[i]+n }, "%d more messages are %s", n, what)
+	}
 }
 
 // done stops publishing and returns how many confirmed messages were never handled, when all
@@ -155,12 +187,12 @@ func (l *clusterLoad) done(t *testing.T, client redis.UniversalClient, topic str
 		defer l.mu.Unlock()
 		missing = 0
 		for _, e := range entries {
-			if l.handled[e.Values["_watermill_message_uuid"].(string)] == 0 {
+			if uuid := e.Values["_watermill_message_uuid"].(string); l.handled[uuid] == 0 || l.every[uuid] == 0 {
 				missing++
 			}
 		}
 		return missing == 0
-	}, "everything in the stream is handled, of %d", len(entries))
+	}, "everything in the stream is handled, and seen without a group, of %d", len(entries))
 	eventuallyPending(t, client, topic, 0)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -207,4 +239,25 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 	load.more(t, 100)
 	require.Zero(t, load.done(t, cluster.Client(t), topic))
 	load.sub.events.none(t, redischannels.EventError, redischannels.EventGroupLost)
+}
+
+// A client does not know yet that a slot has moved: Subscribe asks the old master, and must
+// follow, as every other command does. (F66, F68)
+func TestSubscribeAfterASlotHasMoved(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3)
+	topic := topicOn(t, cluster, 0)
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(1), "fan-out": fanOut} {
+		for _, to := range []int{1, 2, 0} {
+			client := cluster.Client(t)
+			require.NoError(t, client.Exists(t.Context(), topic).Err()) // it knows where the slot is
+			cluster.MoveSlot(topic, to)
+			sub := newSub(t, client, change)
+			messages, err := sub.Subscribe(t.Context(), topic)
+			require.NoError(t, err, "%s, to %d", name, to)
+			publish(t, client, topic, "m")
+			require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
+			sub.closeSoon(t)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -208,4 +209,28 @@ func TestALateReplyOfNobodyElseIsHandled(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 	noMessage(t, messages)
 	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+}
+
+// A message that was lost is settled: nothing is written for it, and its place is free. (F32,
+// F40)
+func TestF40_ALostMessageFreesItsPlace(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	for name, settle := range map[string]func(*message.Message) bool{"ack": (*message.Message).Ack, "nack": (*message.Message).Nack} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.ClaimInterval = time.Minute })) // it stays the other's
+			messages := sub.subscribe(t, topic)
+			ids := publish(t, client, topic, "lost", "next")
+			msg := receive(t, messages)
+			setIdle(t, client, topic, "other", 0, ids[0])
+			waitDone(t, msg.Context())
+			settle(msg)
+			require.Equal(t, ids[:1], sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+			next := receive(t, messages)
+			require.Equal(t, "next", string(next.Payload))
+			next.Ack()
+		})
+	}
 }

@@ -1,9 +1,12 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -243,4 +246,76 @@ func TestF98_AWaitingMessageKeepsOnlyItself(t *testing.T) {
 	})
 	t.Logf("heap growth %d KiB", growth>>10)
 	require.Less(t, growth, uint64(maxGrowth))
+}
+
+// Servers were broken by commands with very many IDs, and a large COUNT holds others up: what
+// one command asks for is bounded, however much there is to do. (F103)
+func TestF103_CommandsAreBounded(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	direct, client, topic := server.Client(t), server.Client(t), redistest.Key(t)
+	const entries = 6000
+	publish(t, direct, topic, numbered(entries)...)
+	deliverTo(t, direct, topic, "dead", entries/2, time.Hour)
+	var mu sync.Mutex
+	most := map[string]int{}
+	see := func(_ context.Context, cmd redis.Cmder) error {
+		mu.Lock()
+		defer mu.Unlock()
+		most[cmd.Name()] = max(most[cmd.Name()], len(cmd.Args()))
+		if count, ok := arg(cmd, "COUNT"); ok {
+			n, err := strconv.Atoi(count)
+			if err != nil {
+				return err
+			}
+			most[cmd.Name()+" COUNT"] = max(most[cmd.Name()+" COUNT"], n)
+		}
+		return nil
+	}
+	hook := redistest.NewHook()
+	for _, name := range []string{"xack", "evalsha", "xautoclaim", "xreadgroup"} {
+		hook.Before(name, see)
+	}
+	client.AddHook(hook)
+	sub := newSub(t, client, onReads(hook), inFlight(entries), minIdle(time.Second), tuned(func(c *redischannels.Tuning) { c.Prefetch = entries }))
+	messages := sub.subscribe(t, topic)
+	held := make([]*message.Message, entries)
+	for i := range held {
+		held[i] = receive(t, messages)
+	}
+	redistest.Eventually(t, soon, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return most["evalsha"] >= 2*200
+	}, "renewals of many")
+	for _, msg := range held {
+		msg.Ack()
+	}
+	eventuallyPending(t, direct, topic, 0)
+	sub.closeSoon(t)
+	mu.Lock()
+	defer mu.Unlock()
+	t.Log(most)
+	require.LessOrEqual(t, most["xack"], 3+1000)
+	require.LessOrEqual(t, most["evalsha"], 10+2*200)
+	require.LessOrEqual(t, most["xautoclaim COUNT"], 100)
+	require.LessOrEqual(t, most["xreadgroup COUNT"], 2*entries)
+}
+
+// Entries were handed back because the application was busy, and the only peer takes nothing:
+// they come as soon as the application receives again, not with the next claim walk. (F39)
+func TestF39_WhatNobodyTakesComesBack(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.ClaimInterval = time.Minute, time.Minute }))
+	messages := sub.subscribe(t, topic)
+	require.NoError(t, client.XGroupCreateConsumer(t.Context(), topic, "g", "peer").Err())
+	publish(t, client, topic, numbered(100)...)
+	receiveAcked(t, messages, 50) // it fetches ahead by now
+	busy := receive(t, messages)
+	back := sub.events.wait(t, redischannels.EventHandedBack)
+	require.NotEmpty(t, back.EntryIDs)
+	busy.Ack()
+	require.Equal(t, numbered(100)[51:], receiveAcked(t, messages, 49))
+	eventuallyPending(t, client, topic, 0)
 }

@@ -362,3 +362,59 @@ func TestF64_ABackgroundDutyFailsOnce(t *testing.T) {
 	publish(t, client, topic, "m")
 	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
+
+// Close cannot reach the server, which is gone or silent: it gives up in time, says what it
+// leaves behind, and another consumer gets that when it has aged. (F56, F62)
+func TestF62_CloseDuringAnOutage(t *testing.T) {
+	const drain, timeout = 500 * time.Millisecond, time.Second
+	for name, fault := range map[string]func(*redistest.Proxy, bool){
+		"refused": (*redistest.Proxy).Refuse, "silent": (*redistest.Proxy).Blackhole,
+	} {
+		for kind, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(3), "fan-out": fanOut} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				goroutines := redistest.Goroutines(t)
+				proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = timeout, 20 })
+				topic := redistest.Key(t)
+				sub := newSub(t, client, change, tuned(func(c *redischannels.Tuning) { c.DrainTimeout, c.MinIdle = drain, 2*time.Second }))
+				messages := sub.subscribe(t, topic)
+				publish(t, direct, topic, numbered(5)...)
+				acked := receive(t, messages)
+				if kind == "group" {
+					receive(t, messages) // and is handled for ever
+				}
+				fault(proxy, true)
+				acked.Ack()
+				start := time.Now()
+				require.NoError(t, sub.Close())
+				took := time.Since(start)
+				t.Logf("Close took %s", took)
+				if kind == "group" {
+					require.Less(t, took, 12*time.Second, "five seconds and a few timeouts, not 20 attempts")
+				} else {
+					require.Less(t, took, drain+3*timeout)
+				}
+				waitClosed(t, messages)
+				fault(proxy, false)
+				goroutines.Wait(soon)
+				if kind == "group" {
+					sub.events.wait(t, redischannels.EventAbandoned)
+					heir := newSub(t, direct, inFlight(5), minIdle(2*time.Second))
+					require.ElementsMatch(t, numbered(5), receiveAcked(t, heir.subscribe(t, topic), 5))
+					eventuallyPending(t, direct, topic, 0)
+				}
+			})
+		}
+	}
+}
+
+// Subscribe has created its consumer and does not learn of it: the consumer does not stay. (F96)
+func TestF96_ASubscribeThatLosesItsReply(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client)
+	proxy.DropReply(1, redistest.Command("XREADGROUP"))
+	_, err := sub.Subscribe(t.Context(), topic)
+	require.Error(t, err)
+	require.Empty(t, consumersOf(t, direct, topic))
+}

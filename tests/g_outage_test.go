@@ -216,7 +216,7 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	messages := sub.subscribe(t, topic)
 	publish(t, client, topic, "bad", "a", "b", "c")
 	bad := receive(t, messages)
-	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1mb").Err())
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	redischannels.Reject(bad, "no")
 	bad.Nack()
 	require.Equal(t, []string{"a", "b", "c"}, receiveAcked(t, messages, 3))

@@ -24,7 +24,7 @@ func TestF06_OutOfMemory(t *testing.T) {
 	p := newTestPublisher(t, client)
 	require.NoError(t, p.Publish(topic, pubMessages("before", 2)...))
 	require.NoError(t, client.XGroupCreate(ctx, topic, "g", "0").Err())
-	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1mb").Err())
+	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
 	for _, n := range []int{1, 3} {
 		hook.Reset()
 		start := time.Now()
@@ -51,7 +51,7 @@ func TestF06_OutOfMemoryAtExec(t *testing.T) {
 	p := newTestPublisher(t, client)
 	pubWarm(t, p)
 	proxy.BeforeRequest(1, redistest.Command("exec"), func() {
-		direct.ConfigSet(context.Background(), "maxmemory", "1mb")
+		direct.ConfigSet(context.Background(), "maxmemory", "1")
 	})
 	err := p.Publish(topic, pubMessages("m", 3)...)
 	require.ErrorIs(t, err, redischannels.ErrOverloaded)

@@ -130,3 +130,23 @@ func TestF104_TopicsAndSizes(t *testing.T) {
 	require.NoError(t, p.Publish(topic, large))
 	require.EqualValues(t, 1, client.XLen(ctx, topic).Val())
 }
+
+// A group that nobody reads any more keeps a trimmer that waits for it from trimming for ever.
+// Retention waits for nobody, and the group is told when it comes back. (F73)
+func TestF73_AnAbandonedGroupPinsNothing(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	pub := newTestPublisher(t, client, watermillFormat, func(c *redischannels.PublisherConfig) {
+		c.Retention = redischannels.Retention{MaxLen: 10, Exact: true}
+	})
+	require.NoError(t, pub.Publish(topic, pubMessages("read", 5)...))
+	deliverTo(t, client, topic, "gone", 5, time.Hour)
+	for range 10 {
+		require.NoError(t, pub.Publish(topic, pubMessages("m", 10)...))
+	}
+	require.EqualValues(t, 10, client.XLen(t.Context(), topic).Val())
+	sub := newSub(t, client)
+	receiveAcked(t, sub.subscribe(t, topic), 10)
+	eventuallyPending(t, client, topic, 0)
+	sub.events.wait(t, redischannels.EventTrimmed)
+}

@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -144,10 +145,12 @@ func TestStatsOfWhatWaits(t *testing.T) {
 		c.OrderingKey = func(*message.Message) string { return "one" }
 	})
 	messages := sub.subscribe(t, topic)
-	writing, release := make(chan struct{}), make(chan struct{})
+	writing, released := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	defer release()
 	client.AddHook(redistest.NewHook().BeforeOnce("xack", func(context.Context, redis.Cmder) error {
 		close(writing)
-		<-release
+		<-released
 		return nil
 	}))
 	a := receive(t, messages)
@@ -159,7 +162,7 @@ func TestStatsOfWhatWaits(t *testing.T) {
 	<-writing
 	stats = statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Settling == 1 && s.InFlight == 1 }, "one is being acknowledged")
 	require.Equal(t, 1, stats.Waiting)
-	close(release)
+	release()
 	receive(t, messages).Ack()
 	receive(t, messages).Ack()
 	end := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.InFlight+s.Waiting+s.Settling == 0 }, "all are done")

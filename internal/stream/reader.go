@@ -178,11 +178,7 @@ func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, af
 	if err := node.Process(ctx, raw); err != nil {
 		return nil, err
 	}
-	pages, err := parseReply(raw.Val(), nil)
-	if err != nil && Classify(err) == KindUnavailable {
-		Relocate(client) // another node may own the slot by now
-	}
-	return entriesOf(pages, err)
+	return entriesOf(parseReply(raw.Val(), nil))
 }
 
 func entriesOf(pages []Page, err error) ([]Entry, error) {

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -40,6 +41,26 @@ func Slot(key string) int {
 		}
 	}
 	return int(crc) % slots
+}
+
+// Follow calls fn, which asks a master for its own stream, and in Redis Cluster a few times
+// more while that is not the master: the client learns in the background where a slot has
+// moved to.
+func Follow(ctx context.Context, client redis.UniversalClient, fn func() error) error {
+	_, cluster := client.(*redis.ClusterClient)
+	for wait := 10 * time.Millisecond; ; wait *= 2 {
+		err := fn()
+		if !cluster || Classify(err) != KindUnavailable || wait > time.Second/2 {
+			return err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
+	}
 }
 
 // Relocate has a cluster client find out again, in the background, who owns which slot.
