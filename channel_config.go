@@ -188,7 +188,7 @@ func (c StreamChannelConfig) validate(v *validation, whole bool) {
 	writing := c.publisher()
 	writing.Timeout, writing.MaxPayload = 0, 0
 	writing.validateRest(v)
-	v.publishTimeout(c.PublishTimeout)
+	v.publishTimeout("PublishTimeout", c.PublishTimeout)
 	if c.MaxLag < 0 {
 		v.addf("MaxLag", "must be above 0, or 0 for no bound, got %d", c.MaxLag)
 	}
@@ -220,13 +220,7 @@ func (c PubSubChannelConfig) Validate() error {
 
 func (c PubSubChannelConfig) validate(v *validation) {
 	c.subscriber().validateRest(v)
-	v.publishTimeout(c.PublishTimeout)
-}
-
-func (v *validation) publishTimeout(d time.Duration) {
-	if d != NoPublishTimeout {
-		v.duration("PublishTimeout", d, time.Millisecond)
-	}
+	v.publishTimeout("PublishTimeout", c.PublishTimeout)
 }
 
 // subscriber returns the configuration for reading, without what belongs to the hub.

@@ -328,6 +328,12 @@ func (v *validation) duration(field string, d, least time.Duration) {
 	}
 }
 
+func (v *validation) publishTimeout(field string, d time.Duration) {
+	if d != 0 && d != NoPublishTimeout && (d < time.Millisecond || d > maxDuration) {
+		v.addf(field, "must be %v to %v, 0 for the default, or NoPublishTimeout, got %v", time.Millisecond, maxDuration, d)
+	}
+}
+
 func (v *validation) client(c redis.UniversalClient) {
 	if err := supportedClient(c); err != nil {
 		v.check(err, "Client")
@@ -439,9 +445,7 @@ func (c PublisherConfig) validateRest(v *validation) {
 		v.addf("Durability.Timeout", "needs Durability.Replicas above 0")
 	}
 	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
-	if c.Timeout != NoPublishTimeout {
-		v.duration("Timeout", c.Timeout, time.Millisecond)
-	}
+	v.publishTimeout("Timeout", c.Timeout)
 }
 
 // validateTopic reports a topic that no Redis key can or should be made of.

@@ -3,6 +3,7 @@ package redischannels
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -256,11 +257,7 @@ func (d *decoder) failure(e *stream.Entry, reason string, err error) error {
 
 // delay returns the back-off before delivery n+1, after n deliveries.
 func (b Backoff) delay(n int, random float64) time.Duration {
-	d := float64(b.Min)
-	for ; n > 1 && d < float64(b.Max); n-- {
-		d *= b.Factor
-	}
-	d = min(d, float64(b.Max))
+	d := min(float64(b.Min)*math.Pow(b.Factor, float64(max(n, 1)-1)), float64(b.Max))
 	d += d * b.Jitter * (2*random - 1)
 	return min(max(time.Duration(d), 0), b.Max)
 }

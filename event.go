@@ -50,11 +50,11 @@ const (
 	// EventDeadLetterFailed: the move failed and is retried; the entry stays
 	// pending. EntryIDs, Err.
 	EventDeadLetterFailed
-	// EventUndecodable: an entry without a group could not be decoded and was
-	// passed. EntryIDs, Err is a *DecodeError.
+	// EventUndecodable: an entry without a group, or a Pub/Sub message, could not be
+	// decoded and was passed. EntryIDs, or Count for Pub/Sub; Err is a *DecodeError.
 	EventUndecodable
-	// EventPassed: a message without a group was nacked MaxDeliveries times and
-	// was passed. EntryIDs.
+	// EventPassed: a message without a group was nacked MaxDeliveries times, or
+	// rejected, and was passed. EntryIDs, or Count for Pub/Sub; Err has the reason.
 	EventPassed
 	// EventHandedBack: entries waited too long for a busy application and were
 	// given back to the group. EntryIDs.
@@ -63,7 +63,9 @@ const (
 	// over. EntryIDs.
 	EventRecovered
 	// EventAbandoned: Close reached DrainTimeout before these entries were
-	// settled. They stay pending for other consumers. EntryIDs.
+	// settled. They stay pending for other consumers. EntryIDs. For Pub/Sub: these
+	// messages were waiting in the buffer or not settled when the subscription ended,
+	// and are lost. Count, Err.
 	EventAbandoned
 	// EventInterrupted: a Pub/Sub topic was not subscribed for a while, because the
 	// connection was lost or its hash slot moved, and is so again. What was

@@ -214,15 +214,15 @@ var errEarlierFailed = errors.New("not sent, because messages before it failed")
 // costs nothing when none of them can end or all are the same.
 func joinContexts(msgs []*message.Message) (context.Context, func()) {
 	ctx := msgs[0].Context()
-	last := ctx
+	last := ctx.Done() // contexts themselves need not be comparable
 	var cancel context.CancelCauseFunc
 	var stops []func() bool
 	for _, msg := range msgs[1:] {
 		other := msg.Context()
-		if other.Done() == nil || other == last {
+		if other.Done() == nil || other.Done() == last {
 			continue
 		}
-		last = other
+		last = other.Done()
 		if ctx.Done() == nil && cancel == nil {
 			ctx = other
 			continue

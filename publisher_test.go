@@ -60,6 +60,21 @@ func TestJoinContextsKeepsASingleContext(t *testing.T) {
 
 // A chunk is bounded by messages and by bytes, and a message that exceeds the
 // bound by itself still makes progress.
+// A context may be of a type that == panics on.
+func TestJoinContextsComparesNone(t *testing.T) {
+	t.Parallel()
+	type values struct {
+		context.Context
+		all map[string]string
+	}
+	parent, cancel := context.WithCancel(t.Context())
+	ctx, stop := joinContexts(messagesWith(values{parent, nil}, values{parent, nil}, values{t.Context(), nil}))
+	defer stop()
+	require.NoError(t, ctx.Err())
+	cancel()
+	<-ctx.Done()
+}
+
 func TestChunks(t *testing.T) {
 	t.Parallel()
 	const large = stream.MaxAppendBytes

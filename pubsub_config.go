@@ -76,9 +76,7 @@ func (c PubSubPublisherConfig) Validate() error {
 	v := validation{prefix: "PubSubPublisherConfig"}
 	v.client(c.Client)
 	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
-	if c.Timeout != NoPublishTimeout {
-		v.duration("Timeout", c.Timeout, time.Millisecond)
-	}
+	v.publishTimeout("Timeout", c.Timeout)
 	return v.err()
 }
 

@@ -66,6 +66,7 @@ func TestEveryWrongFieldIsNamed(t *testing.T) {
 	}, nil)
 	requireFields(t, err, "PublisherConfig", "Client", "Retention", `TopicRetention["t"]`,
 		"Durability.Replicas", "Durability.Timeout", "MaxPayload", "Timeout")
+	require.ErrorContains(t, err, "PublisherConfig.Timeout: invalid configuration: must be 1ms to 8760h0m0s, 0 for the default, or NoPublishTimeout, got -2ns")
 
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
 		"MaxInFlight":          func(c *redischannels.SubscriberConfig) { c.MaxInFlight = 1_000_000 },

@@ -62,6 +62,8 @@ func TestDeadLettersRequeueOutcomes(t *testing.T) {
 	foreignID := client.XAdd(ctx, &redis.XAddArgs{Stream: topic.dead, Values: []string{"x", "y"}}).Val()
 	elsewhereID := client.XAdd(ctx, &redis.XAddArgs{Stream: topic.dead, Values: []string{
 		"x", "y", "_dead_reason", "r", "_dead_entry_id", fine, "_dead_topic", "elsewhere", "_dead_group", "g", "_dead_consumer", "c", "_dead_count", "1", "_dead_time", "?"}}).Val()
+	malformedID := client.XAdd(ctx, &redis.XAddArgs{Stream: topic.dead, Values: []string{
+		"x", "y", "_dead_reason", "r", "_dead_entry_id", "9007199254740992", "_dead_topic", topic.name, "_dead_group", "g", "_dead_consumer", "c", "_dead_count", "1", "_dead_time", "?"}}).Val()
 	require.NoError(t, client.Do(ctx, "XCLAIM", topic.name, "g", "c", 0, pending, "FORCE", "JUSTID").Err())
 	require.NoError(t, client.XDel(ctx, topic.name, trimmed).Err())
 	require.NoError(t, client.XGroupDestroy(ctx, topic.name, "h").Err())
@@ -77,6 +79,7 @@ func TestDeadLettersRequeueOutcomes(t *testing.T) {
 		{ID: nextID, Outcome: redischannels.RequeueNotDelivered, EntryID: next, Group: "g"},
 		{ID: foreignID, Outcome: redischannels.RequeueForeign},
 		{ID: elsewhereID, Outcome: redischannels.RequeueForeign},
+		{ID: malformedID, Outcome: redischannels.RequeueForeign}, // only what the library writes
 		{ID: "1-1", Outcome: redischannels.RequeueNotFound},
 	}
 	ids := make([]string, len(want))
@@ -86,7 +89,7 @@ func TestDeadLettersRequeueOutcomes(t *testing.T) {
 	got, err := letters.Requeue(ctx, topic.name, ids...)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	require.Len(t, rawRange(t, client, topic.dead), 7, "only what was requeued is gone")
+	require.Len(t, rawRange(t, client, topic.dead), 8, "only what was requeued is gone")
 	require.Len(t, topic.pending(t, "g"), 2)
 
 	// The group stands just before the entry: as numbers in Lua the two are equal.

@@ -179,6 +179,9 @@ func (m *Mux) Subscribe(ctx context.Context, sink *Sink, names []Name) error {
 			e = &entry{name: name}
 			m.names[name.Kind][name.Text] = e
 			m.place(e)
+		} else if _, waits := m.unplaced[e]; waits {
+			e.until = time.Time{} // this one wants to know at once
+			m.place(e)
 		}
 		e.sinks = append(e.sinks, sink)
 		sink.entries = append(sink.entries, e)

@@ -153,9 +153,11 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 				singles = append(singles, job)
 				continue
 			}
-			if err = a.checkMulti(load.ctx, job.key); err == nil {
-				err = sendBatch(load.ctx, conn, job)
+			jobErr := a.checkMulti(load.ctx, job.key)
+			if jobErr == nil {
+				jobErr = sendBatch(load.ctx, conn, job)
 			}
+			err = errors.Join(err, jobErr)
 		}
 		if len(singles) > 0 {
 			err = errors.Join(err, sendSingles(load.ctx, conn, singles))

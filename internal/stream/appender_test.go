@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,4 +79,41 @@ func TestOnesEndIsNotTheOthers(t *testing.T) {
 		require.ErrorIs(t, r.Err, refused, "not the end of another one")
 	}
 	require.NoError(t, a.Close(t.Context()))
+}
+
+// Where replicas are waited for, several transactions can be one load: the error of one that
+// was not sent was lost when the next one went well, and it was not tried again.
+func TestTheErrorOfOneTransactionIsKept(t *testing.T) {
+	t.Parallel()
+	refused := &net.OpError{Op: "dial", Err: errors.New("refused")}
+	client := redistest.Shared(t).Client(t, func(o *redis.Options) {
+		o.MaxRetries, o.DialerRetries = -1, 1
+		var dials atomic.Int32
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if dials.Add(1) == 1 {
+				return nil, refused
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
+	})
+	key := redistest.Key(t)
+	a := NewAppender(AppenderConfig{Client: client, Replicas: 1, WaitTimeout: time.Millisecond})
+	load := &appendLoad{ctx: t.Context()}
+	for range 2 {
+		cmds := make([]Append, 2)
+		for i := range cmds {
+			cmds[i].Start(nil, AppendHead(key, Trim{}), 1, 0)
+			cmds[i].Field("f", new([]byte))
+		}
+		load.jobs = append(load.jobs, &appendJob{ctx: t.Context(), key: key, cmds: cmds})
+	}
+	outcomes := a.execute(load)
+	require.Len(t, outcomes, 4)
+	for _, r := range outcomes[:2] {
+		require.Equal(t, NotAppended, r.Outcome)
+		require.ErrorIs(t, r.Err, refused)
+	}
+	for _, r := range outcomes[2:] {
+		require.Equal(t, UnderReplicated, r.Outcome, "%v", r.Err) // there are no replicas
+	}
 }

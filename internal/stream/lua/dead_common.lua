@@ -14,13 +14,14 @@ end
 
 -- The topic, group, entry ID and consumer that a dead letter names, or nothing when the entry is
 -- no dead letter. Only the last 14 values count: an original that was a dead letter itself has
--- such a block further ahead.
+-- such a block further ahead. Anybody may have written it: what is no entry ID in the form that
+-- Redis gives it names a range of entries, or none.
 local function block(fields)
   local n = #fields
   if n >= 14 and fields[n - 13] == '_dead_reason' and fields[n - 11] == '_dead_entry_id'
       and fields[n - 9] == '_dead_topic' and fields[n - 7] == '_dead_group'
       and fields[n - 5] == '_dead_consumer' and fields[n - 3] == '_dead_count'
-      and fields[n - 1] == '_dead_time' then
+      and fields[n - 1] == '_dead_time' and string.find(fields[n - 10], '^%d+%-%d+$') then
     return fields[n - 8], fields[n - 6], fields[n - 10], fields[n - 4]
   end
 end

@@ -6,8 +6,8 @@
 -- ARGV[1] consumer to hold the entries until they are claimed
 -- ARGV[2...] IDs of dead letters
 --
--- Returns {outcome, entry ID, group} per dead letter, in the order of ARGV, or an error reply,
--- after which nothing has changed. The outcomes:
+-- Returns {outcome, entry ID, group} per dead letter, in the order of ARGV, or the error reply of
+-- the first that failed: nothing of it has changed, and those before it are done. The outcomes:
 --   'requeued'       pending again with count 0 and idle since the epoch; the dead letter is deleted
 --   'not found'      the dead-letter stream has no such entry (entry ID and group are '')
 --   'foreign'        the entry is no dead letter of this topic (entry ID and group are '')
