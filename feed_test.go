@@ -142,6 +142,31 @@ func TestWaitToReadTakesNothing(t *testing.T) {
 	}
 }
 
+// TryReceive returns at once: with what is ready, which a gap may be, and with nothing.
+func TestFeedTryNextDoesNotWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // where waiting in vain is an error
+		f, in := feedOf(t, stream.ID{})
+		defer f.close()
+		for range 3 {
+			msg, err := f.tryNext()
+			require.NoError(t, err)
+			require.Nil(t, msg)
+		}
+		in <- entryMessage("1-0", 1)
+		f.gap(&GapError{Asked: "1-0"}, stream.ID{})
+		msg, err := f.tryNext()
+		require.NoError(t, err)
+		require.Equal(t, "1-0", idOf(msg))
+		var gap *GapError
+		_, err = f.tryNext()
+		require.ErrorAs(t, err, &gap)
+		msg, err = f.tryNext()
+		require.NoError(t, err)
+		require.Nil(t, msg)
+	})
+}
+
 // A subscription that Close has ended was not ended by its subscriber.
 func TestFeedSaysWhoHasEndedIt(t *testing.T) {
 	t.Parallel()
@@ -160,8 +185,8 @@ func TestFeedSaysWhoHasEndedIt(t *testing.T) {
 	require.ErrorContains(t, err, "ended by its subscriber")
 }
 
-// Two deliveries may have one ID: a message that somebody has published twice, or an entry that
-// was lost to another consumer and came back. Each is settled for itself.
+// A message that somebody has published twice is two deliveries of one ID, which had one place
+// among those to be settled: the first could not be. Each is settled for itself.
 func TestFeedHoldsTwoOfOneID(t *testing.T) {
 	t.Parallel()
 	f, _ := feedOf(t, stream.ID{})
