@@ -188,6 +188,34 @@ func TestFacadeFollowJoinsOthersAtFullSpeed(t *testing.T) {
 	}
 }
 
+// F13: who has caught up further than the shared read has delivered joins it all the same, and
+// is not given again what it has.
+func TestFacadeFollowJoinsAheadOfTheOthers(t *testing.T) {
+	t.Parallel()
+	proxy, key := redistest.NewProxy(t, redistest.Shared(t).Addr()), redistest.Key(t)
+	hub := newHub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)), func(c *redischannels.HubConfig) {
+		c.Stream.Tuning.BlockTime = time.Minute // no read times out
+	})
+	numbers := streamOf[int](t, hub, key)
+	release := make(chan struct{})
+	blocking := redistest.And(redistest.Contains("BLOCK"), redistest.Contains(key))
+	blocked := proxy.BeforeRequest(1, blocking, func() {})
+	proxy.BeforeReply(1, blocking, func() { <-release })
+	first := follow(t, numbers, redischannels.Oldest)
+	blocked.Wait(t, soon)
+	write(t, numbers, 1, 2)
+	second := follow(t, numbers, redischannels.Oldest)
+	require.Equal(t, 1, second.next(t))
+	require.Equal(t, 2, second.next(t))
+	require.Empty(t, first.seen, "its read is held up")
+	close(release)
+	write(t, numbers, 3)
+	for want := 1; want <= 3; want++ {
+		require.Equal(t, want, first.next(t))
+	}
+	require.Equal(t, 3, second.next(t))
+}
+
 // Settings that matter for reading part the subscribers; readers without a group and
 // Follow of equal settings are together.
 func TestFacadeSharedReadersBySettings(t *testing.T) {
