@@ -272,7 +272,7 @@ func (c StreamChannelConfig) subscriber() SubscriberConfig {
 		unmarshaler = c.Marshaler
 	}
 	return SubscriberConfig{
-		Unmarshaler:         tellingUnmarshaler{unmarshaler},
+		Unmarshaler:         unmarshaler,
 		ConsumerGroup:       c.group(),
 		Consumer:            c.Consumer,
 		StartFrom:           c.StartFrom,

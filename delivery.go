@@ -175,7 +175,7 @@ func newDecoder(cfg SubscriberConfig, topic string) *decoder {
 // decode returns the message of an entry, or a *DecodeError.
 func (d *decoder) decode(e *stream.Entry) (msg *message.Message, err error) {
 	if d.maxPayload > 0 && e.Size > d.maxPayload {
-		return nil, d.failure(e, fmt.Sprintf("has %d bytes, more than MaxPayload %d", e.Size, d.maxPayload), nil)
+		return nil, d.failure(e, tooLarge(e.Size, d.maxPayload), nil)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -249,6 +249,10 @@ func (d *decoder) prepare(it *window.Item) {
 	}()
 	it.Key = d.orderingKey(msg)
 	it.Message = msg
+}
+
+func tooLarge(size, limit int) string {
+	return fmt.Sprintf("has %d bytes, more than MaxPayload %d", size, limit)
 }
 
 func (d *decoder) failure(e *stream.Entry, reason string, err error) error {

@@ -266,7 +266,7 @@ func (h *handled) release(settle func(*message.Message)) error {
 }
 
 // forget reports whether the message was held until now. One ID may be held twice: somebody
-// has published a message again, or an entry that another consumer had taken has come back.
+// has published a message again, and the transport has no IDs of its own.
 func (f *feed) forget(h *handled) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -77,6 +77,7 @@ func TestFeedTellsGapsInTheirPlace(t *testing.T) {
 		"alone":                      {nil, []string{"0-0"}, []string{"gap after 0-0"}},
 		"with one entry between":     {[]string{"1-0", "3-0"}, []string{"1-0", "3-0"}, []string{"1-0", "gap after 1-0", "3-0", "gap after 3-0"}},
 		"twice before the same":      {[]string{"1-0", "9-0"}, []string{"1-0", "5-0"}, []string{"1-0", "gap after 1-0", "gap after 5-0", "9-0"}},
+		"twice, with nothing before": {[]string{"1-0", "9-0"}, []string{"3-0", "5-0"}, []string{"1-0", "gap after 3-0", "gap after 5-0", "9-0"}},
 		"before a redelivered entry": {[]string{"1-0", "2-0", "1-0"}, []string{"2-0"}, []string{"1-0", "2-0", "gap after 2-0", "1-0"}},
 	}
 	for name, c := range cases {
@@ -128,11 +129,11 @@ func TestWaitToReadTakesNothing(t *testing.T) {
 		require.NoError(t, err)
 		two, err := f.next(t.Context())
 		require.NoError(t, err)
-		f.gap(&GapError{Asked: "2-0"}, stream.ID{})
+		f.gap(&GapError{Asked: "3-0"}, stream.ID{})
 		f.hold(one).unread()
 		f.hold(two).unread()
-		for _, want := range []string{"1-0", "2-0", "gap after 2-0", "5-0"} {
-			for range 2 {
+		for _, want := range []string{"1-0", "2-0", "gap after 3-0", "5-0"} {
+			for range 3 { // an odd number: each would turn two values round
 				ok, err := r.WaitToRead(t.Context())
 				require.NoError(t, err)
 				require.True(t, ok)
@@ -140,6 +141,31 @@ func TestWaitToReadTakesNothing(t *testing.T) {
 			require.Equal(t, []string{want}, told(t, f, 1))
 		}
 	}
+}
+
+// TryReceive returns at once: with what is ready, which a gap may be, and with nothing.
+func TestFeedTryNextDoesNotWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // where waiting in vain is an error
+		f, in := feedOf(t, stream.ID{})
+		defer f.close()
+		for range 3 {
+			msg, err := f.tryNext()
+			require.NoError(t, err)
+			require.Nil(t, msg)
+		}
+		in <- entryMessage("1-0", 1)
+		f.gap(&GapError{Asked: "1-0"}, stream.ID{})
+		msg, err := f.tryNext()
+		require.NoError(t, err)
+		require.Equal(t, "1-0", idOf(msg))
+		var gap *GapError
+		_, err = f.tryNext()
+		require.ErrorAs(t, err, &gap)
+		msg, err = f.tryNext()
+		require.NoError(t, err)
+		require.Nil(t, msg)
+	})
 }
 
 // A subscription that Close has ended was not ended by its subscriber.
@@ -160,8 +186,8 @@ func TestFeedSaysWhoHasEndedIt(t *testing.T) {
 	require.ErrorContains(t, err, "ended by its subscriber")
 }
 
-// Two deliveries may have one ID: a message that somebody has published twice, or an entry that
-// was lost to another consumer and came back. Each is settled for itself.
+// A message that somebody has published twice is two deliveries of one ID, which had one place
+// among those to be settled: the first could not be. Each is settled for itself.
 func TestFeedHoldsTwoOfOneID(t *testing.T) {
 	t.Parallel()
 	f, _ := feedOf(t, stream.ID{})

@@ -158,7 +158,8 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 	if err != nil {
 		w.logger.Error("A value was not handled", err, fields)
 		settle = held.nack
-		if refused := (*DecodeError)(nil); errors.As(err, &refused) {
+		// The function may return the error of something else that it has read.
+		if refused := (*DecodeError)(nil); errors.As(err, &refused) && refused.EntryID == held.id {
 			settle = func() error { return held.release(func(msg *message.Message) { w.feed.refuse(msg, refused) }) }
 		}
 	}

@@ -23,6 +23,9 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 	}
 	reading := config.subscriber()
 	reading.Client, reading.OnEvent, reading.OnReadClient = h.client, h.config.OnEvent, h.config.OnReadClient
+	// What is too large is told to readers too, which the subscriber would not do.
+	reading.Unmarshaler = tellingUnmarshaler{reading.Unmarshaler, reading.withDefaults().MaxPayload}
+	reading.MaxPayload = UnlimitedPayload
 	together, err := h.fanOut(reading)
 	if err != nil {
 		return transport{}, err

@@ -120,12 +120,24 @@ func undecodable(msg *message.Message) *DecodeError {
 	return (&DecodeError{Reason: reason}).of(msg)
 }
 
-// tellingUnmarshaler makes such messages.
-type tellingUnmarshaler struct{ Unmarshaler }
+// tellingUnmarshaler makes such messages, also of entries that are too large.
+type tellingUnmarshaler struct {
+	Unmarshaler
+	maxPayload int // UnlimitedPayload: none is
+}
 
 // Unmarshal implements Unmarshaler.
 func (u tellingUnmarshaler) Unmarshal(entry Entry) (*message.Message, error) {
-	return telling(entry.ID, func() (*message.Message, error) { return u.Unmarshaler.Unmarshal(entry) }), nil
+	size := 0
+	for i := range entry.Fields {
+		size += len(entry.Fields[i].Name) + len(entry.Fields[i].Value)
+	}
+	return telling(entry.ID, func() (*message.Message, error) {
+		if u.maxPayload > 0 && size > u.maxPayload {
+			return nil, &DecodeError{Reason: tooLarge(size, u.maxPayload)}
+		}
+		return u.Unmarshaler.Unmarshal(entry)
+	}), nil
 }
 
 // tellingPubSubUnmarshaler does the same for Pub/Sub.

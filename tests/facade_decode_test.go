@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -140,6 +141,37 @@ func TestFacadeStrictJSON(t *testing.T) {
 	require.ErrorAs(t, err, &failure)
 	event := hub.events.wait(t, redischannels.EventDeadLettered)
 	require.Equal(t, []string{failure.EntryID}, event.EntryIDs)
+}
+
+// An entry above MaxPayload was known to events only: those who read were not told.
+func TestFacadeTooLargeIsTold(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	small := redischannels.StreamChannelConfig{MaxPayload: 200, Codec: redischannels.String}
+	texts := streamOf[string](t, hub, key, small)
+	wide := small
+	wide.MaxPayload = 0
+	ids := write(t, streamOf[string](t, hub, key, wide), strings.Repeat("x", 200), "short")
+	var failure *redischannels.DecodeError
+	n := 0
+	for d, err := range texts.Reader().Follow(soonCtx(t), redischannels.Oldest) {
+		if n++; n == 2 {
+			require.NoError(t, err)
+			require.Equal(t, "short", d.Value)
+			break
+		}
+		require.ErrorAs(t, err, &failure)
+		require.Equal(t, ids[0], failure.EntryID)
+	}
+	_, err := texts.Reader().Receive(soonCtx(t))
+	require.ErrorAs(t, err, &failure)
+	require.Equal(t, ids[0], failure.EntryID)
+	require.Contains(t, failure.Reason, "more than MaxPayload 200")
+	require.Equal(t, []string{"short"}, drainAcked(t, texts, 1))
+	event := hub.events.wait(t, redischannels.EventDeadLettered)
+	require.Equal(t, ids[:1], event.EntryIDs)
+	require.ErrorContains(t, event.Err, "MaxPayload 200")
+	eventuallyPending(t, hub.client, key, 0)
 }
 
 // Every codec carries its values.

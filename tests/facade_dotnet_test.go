@@ -94,8 +94,8 @@ func TestFacadeDotNetPubSub(t *testing.T) {
 	require.True(t, json.Valid([]byte(msg.Payload)))
 }
 
-// A crashed consumer's values reach another one (the original has no claim), and a value
-// that was read with its ID is not pending for ever.
+// F44: a crashed consumer's values reach another one (the original has no claim), and a
+// value that was read with its ID is not pending for ever.
 func TestFacadeCrashRecovery(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -46,6 +46,8 @@ func TestFacadeHandleSettles(t *testing.T) {
 			return errors.New("not yet")
 		case o.ID == 3 && count < 2:
 			panic("of the function")
+		case o.ID == 4 && count < 2:
+			return &redischannels.DecodeError{EntryID: "1-0", Reason: "of something else that it has read"}
 		}
 		return nil
 	}, redischannels.HandleConfig{Concurrency: 2})
@@ -55,7 +57,7 @@ func TestFacadeHandleSettles(t *testing.T) {
 	redistest.Eventually(t, soon, func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return len(tries) == 4 && tries[2] == 3 && tries[3] == 2
+		return len(tries) == 4 && tries[2] == 3 && tries[3] == 2 && tries[4] == 2
 	}, "not handled: %v", tries)
 	redistest.Eventually(t, soon, func() bool {
 		return hub.client.XLen(t.Context(), deadStream(key)).Val() == int64(len(bad))

@@ -128,6 +128,94 @@ func TestFacadeFollowsShareAConnection(t *testing.T) {
 	require.Empty(t, groups)
 }
 
+// F13 with company: a Follow that comes to one which is live already joins its read, ahead of
+// it or behind, while all are written to at full speed. Nothing is missing and nothing twice.
+func TestFacadeFollowJoinsOthersAtFullSpeed(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	numbers := streamOf[int](t, hub, key)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*soon)
+	defer cancel()
+	type place struct {
+		id    string
+		value int
+	}
+	var last atomic.Pointer[place]
+	last.Store(&place{id: write(t, numbers, 0)[0]})
+	exact := func(ctx context.Context, from *place, enough func(v int) bool) error {
+		next := from.value + 1
+		for d, err := range numbers.Reader().Follow(ctx, redischannels.AfterID(from.id)) {
+			if err != nil || d.Value != next {
+				return fmt.Errorf("%d in the place of %d: %w", d.Value, next, err)
+			}
+			if next++; enough(d.Value) {
+				return nil
+			}
+		}
+		return ctx.Err()
+	}
+	var others sync.WaitGroup
+	defer others.Wait()
+	writing, stop := context.WithCancel(ctx)
+	defer stop()
+	others.Go(func() {
+		for v := 1; writing.Err() == nil; v += 5 {
+			ids, err := numbers.Writer().WriteAll(ctx, consecutive(v, 5)...)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			last.Store(&place{ids[4], v + 4})
+		}
+	})
+	live := make(chan struct{})
+	others.Go(func() {
+		var once sync.Once
+		err := exact(writing, last.Load(), func(int) bool {
+			once.Do(func() { close(live) })
+			return false
+		})
+		if writing.Err() == nil {
+			t.Error(err)
+		}
+	})
+	<-live
+	recent := last.Load()
+	for range 100 {
+		from := recent // it has some to catch up with
+		recent = last.Load()
+		require.NoError(t, exact(ctx, from, func(v int) bool { return v >= recent.value+50 }))
+	}
+}
+
+// F13: who has caught up further than the shared read has delivered joins it all the same, and
+// is not given again what it has.
+func TestFacadeFollowJoinsAheadOfTheOthers(t *testing.T) {
+	t.Parallel()
+	proxy, key := redistest.NewProxy(t, redistest.Shared(t).Addr()), redistest.Key(t)
+	hub := newHub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)), func(c *redischannels.HubConfig) {
+		c.Stream.Tuning.BlockTime = time.Minute // no read times out
+	})
+	numbers := streamOf[int](t, hub, key)
+	release := make(chan struct{})
+	blocking := redistest.And(redistest.Contains("BLOCK"), redistest.Contains(key))
+	blocked := proxy.BeforeRequest(1, blocking, func() {})
+	proxy.BeforeReply(1, blocking, func() { <-release })
+	first := follow(t, numbers, redischannels.Oldest)
+	blocked.Wait(t, soon)
+	write(t, numbers, 1, 2)
+	second := follow(t, numbers, redischannels.Oldest)
+	require.Equal(t, 1, second.next(t))
+	require.Equal(t, 2, second.next(t))
+	require.Empty(t, first.seen, "its read is held up")
+	close(release)
+	write(t, numbers, 3)
+	for want := 1; want <= 3; want++ {
+		require.Equal(t, want, first.next(t))
+	}
+	require.Equal(t, 3, second.next(t))
+}
+
 // Settings that matter for reading part the subscribers; readers without a group and
 // Follow of equal settings are together.
 func TestFacadeSharedReadersBySettings(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker"
 	"github.com/stretchr/testify/require"
 
@@ -161,6 +162,40 @@ func TestFacadePoisonQueue(t *testing.T) {
 		return errors.New("poison")
 	}, queue)
 	require.EqualValues(t, 1, tries.Load())
+	redistest.Eventually(t, soon, func() bool { return client.XPending(t.Context(), key, "g").Val().Count == 0 }, "still pending")
+}
+
+// An entry of which the wire format makes no message at all is a dead letter, and no middleware
+// sees it: Deduplicator took a second one for the first, since both have no payload, and
+// PoisonQueue settled it by publishing that.
+func TestFacadeMiddlewareSeesMessagesOnly(t *testing.T) {
+	t.Parallel()
+	key, poison := redistest.Key(t), redistest.Key(t, "poison")
+	client := redistest.Shared(t).Client(t)
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pub.Close() })
+	queue, err := middleware.PoisonQueue(pub, poison)
+	require.NoError(t, err)
+	c := numbers(t, key)
+	for range 3 {
+		require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: key, Values: []string{"other", "x"}}).Err())
+	}
+	_, err = c.Writer().Write(t.Context(), 7)
+	require.NoError(t, err)
+	var seen, calls atomic.Int32
+	watch := func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) {
+			seen.Add(1)
+			return next(msg)
+		}
+	}
+	dedup := middleware.Deduplicator{Timeout: time.Minute, Repository: new(repository)}
+	dead := func() int64 { return client.XLen(t.Context(), "{"+key+"}:dead").Val() }
+	handle(t, c, func() bool { return calls.Load() == 1 && dead() == 3 }, func(context.Context, int) error { calls.Add(1); return nil },
+		watch, dedup.Middleware, queue)
+	require.EqualValues(t, 1, seen.Load())
+	require.Zero(t, client.Exists(t.Context(), poison).Val())
 	redistest.Eventually(t, soon, func() bool { return client.XPending(t.Context(), key, "g").Val().Count == 0 }, "still pending")
 }
 

@@ -1,0 +1,141 @@
+package tests
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// F18: the original polls, so a value waits for up to its BlockTimeMs. Here it comes when it is
+// written, whatever BlockTime is, with a reader that waits and in a loop that is busy.
+func TestFacadeValuesArriveAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]redischannels.StreamChannelConfig{"group": {}, "no group": noGroup} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hub := newHubOf(t, func(c *redischannels.HubConfig) { c.Stream.Tuning = redischannels.Tuning{BlockTime: 5 * time.Second} })
+			numbers := streamOf[int](t, hub, redistest.Key(t), config)
+			_, _, err := numbers.Reader().TryReceive()
+			require.NoError(t, err)
+			// The p99 of a loaded machine is that of its scheduler, so the best of some rounds counts.
+			var best time.Duration
+			for round := 0; round < 5 && (round == 0 || best >= 50*time.Millisecond); round++ {
+				var latencies []time.Duration
+				for v := range 100 {
+					start := time.Now()
+					write(t, numbers, v)
+					got, err := numbers.Reader().Read(soonCtx(t))
+					require.NoError(t, err)
+					require.Equal(t, v, got)
+					latencies = append(latencies, time.Since(start))
+				}
+				slices.Sort(latencies)
+				if round == 0 || latencies[98] < best {
+					best = latencies[98]
+				}
+			}
+			require.Less(t, best, 50*time.Millisecond)
+		})
+	}
+}
+
+// F20: two pods under one configured ConsumerName handled the same entries.
+func TestFacadeOneConsumerNameTwice(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	config := redischannels.StreamChannelConfig{Consumer: "worker"}
+	const n = 100
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var mu sync.Mutex
+	var got []int
+	var pods sync.WaitGroup
+	for range 2 {
+		pod := streamOf[int](t, hub, key, config)
+		_, _, err := pod.Reader().TryReceive() // it has joined
+		require.NoError(t, err)
+		pods.Go(func() {
+			_ = pod.Reader().Handle(ctx, func(_ context.Context, v int) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if got = append(got, v); len(got) == n {
+					cancel()
+				}
+				return nil
+			}, redischannels.HandleConfig{})
+		})
+	}
+	names := consumersOf(t, hub.client, key)
+	require.Len(t, names, 2)
+	for _, name := range names {
+		require.True(t, strings.HasPrefix(name, "worker-"), name)
+	}
+	write(t, streamOf[int](t, hub, key), consecutive(0, n)...)
+	pods.Wait()
+	slices.Sort(got)
+	require.Equal(t, consecutive(0, n), got)
+}
+
+// F100: the original had a group for each client of its chat, and a consumer for each pod that
+// had ever been, which nobody removed.
+func TestFacadeNothingPilesUp(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	for restart := range 20 {
+		pod, client := streamOf[int](t, hub, key), streamOf[int](t, hub, key, noGroup)
+		_, _, err := client.Reader().TryReceive()
+		require.NoError(t, err)
+		write(t, pod, restart)
+		for _, c := range []*redischannels.Channel[int]{pod, client} {
+			v, err := c.Reader().Read(soonCtx(t))
+			require.NoError(t, err)
+			require.Equal(t, restart, v)
+		}
+		require.NoError(t, pod.Close())
+		require.NoError(t, client.Close())
+	}
+	groups, err := hub.client.XInfoGroups(t.Context(), key).Result()
+	require.NoError(t, err)
+	require.Len(t, groups, 1)
+	require.Equal(t, "g", groups[0].Name)
+	require.Empty(t, consumersOf(t, hub.client, key))
+}
+
+// A WriteAll of several transactions of which one fails says which values were written, and
+// that not all were.
+func TestFacadeWriteAllTellsWhatWasWritten(t *testing.T) {
+	t.Parallel()
+	client, key := redistest.Shared(t).Client(t), redistest.Key(t)
+	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
+	hub := newHub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)))
+	numbers := streamOf[int](t, hub, key)
+	write(t, numbers, -1, -2) // from here on each EXEC is one of values
+	require.NoError(t, client.Del(t.Context(), key).Err())
+	proxy.BeforeReply(1, redistest.Command("exec"), func() { // the second one finds no stream
+		require.NoError(t, client.Rename(t.Context(), key, key+"-first").Err())
+		require.NoError(t, client.Set(t.Context(), key, "x", time.Minute).Err())
+	})
+	ids, err := numbers.Writer().WriteAll(soonCtx(t), consecutive(0, 1200)...)
+	require.ErrorIs(t, err, redischannels.ErrWrongType)
+	var failed *redischannels.PublishError
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, 500, failed.Count(redischannels.Appended))
+	require.Equal(t, 700, failed.Count(redischannels.NotAppended))
+	require.Len(t, ids, 1200)
+	require.Equal(t, 500, slices.Index(ids, ""))
+	require.Equal(t, slices.Repeat([]string{""}, 700), ids[500:])
+	entries, err := client.XRange(t.Context(), key+"-first", "-", "+").Result()
+	require.NoError(t, err)
+	require.Len(t, entries, 500)
+	for i, e := range entries {
+		require.Equal(t, e.ID, ids[i])
+	}
+}
