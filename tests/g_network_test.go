@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"regexp"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +57,22 @@ func TestF63_AHalfOpenConnectionIsReplaced(t *testing.T) {
 	}
 }
 
+// dialCount counts the connections of a client.
+type dialCount struct{ n atomic.Int64 }
+
+func (d *dialCount) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d.n.Add(1)
+		return next(ctx, network, addr)
+	}
+}
+
+func (*dialCount) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (*dialCount) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
 // Redis begins BLOCK anew when another consumer was faster, so a read may take longer than
 // its client waits. One such timeout is an empty read, a second one in a row is an outage.
 // (F69)
@@ -62,14 +80,14 @@ func TestF69_ATimeoutIsAnEmptyRead(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
-	sub := newSub(t, client)
+	dials := &dialCount{}
+	sub := newSub(t, client, onReads(dials))
 	messages := sub.subscribe(t, topic)
 	// The reply is held back until the reader has given the connection up and reads by another.
 	heldBack := func(times int) {
-		before := proxy.Accepted()
 		rule := proxy.BeforeReply(times, redistest.And(redistest.Command("XREADGROUP"), redistest.Contains("BLOCK")), func() {
-			redistest.Eventually(t, soon, func() bool { return proxy.Accepted() > before }, "another connection")
-			before = proxy.Accepted()
+			before := dials.n.Load()
+			redistest.Eventually(t, soon, func() bool { return dials.n.Load() > before }, "another connection")
 		})
 		rule.Wait(t, 2*soon)
 	}
