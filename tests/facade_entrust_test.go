@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -54,7 +53,12 @@ func TestFacadeMiddlewareAcknowledges(t *testing.T) {
 		close(handled)
 		<-release
 		return nil
-	}, redischannels.HandleConfig{Middleware: []message.HandlerMiddleware{middleware.InstantAck}})
+	}, redischannels.HandleConfig{Middleware: []message.HandlerMiddleware{func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) {
+			msg.Ack()
+			return next(msg)
+		}
+	}}})
 	write(t, numbers, 1)
 	waitFor(t, handled)
 	eventuallyPending(t, hub.client, key, 0)
