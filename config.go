@@ -98,8 +98,8 @@ type SubscriberConfig struct {
 	// NackBackoff is the delay between a Nack and the redelivery.
 	NackBackoff Backoff
 
-	// HandlerTimeout bounds the handling of one delivery: after it the message's
-	// context is cancelled and the delivery counts as nacked. 0 means none.
+	// HandlerTimeout bounds the handling of one delivery, at least 1 ms: after it the
+	// message's context is cancelled and the delivery counts as nacked. 0 means none.
 	HandlerTimeout time.Duration
 
 	// DeadLetterTopic names the stream for dead letters of a topic. In Redis
@@ -147,7 +147,9 @@ type Tuning struct {
 	MinIdle time.Duration
 
 	// ClaimInterval is the time between two looks for entries of dead consumers,
-	// with 10 % jitter. Defaults to DefaultClaimInterval. (XAUTOCLAIM)
+	// at least 1 ms, with 10 % jitter. Lower means that what the dead have left behind
+	// is found sooner, and costs a command each time. Defaults to DefaultClaimInterval.
+	// (XAUTOCLAIM)
 	ClaimInterval time.Duration
 
 	// BlockTime is how long one read waits in Redis for entries, at least 1 ms.
@@ -157,11 +159,11 @@ type Tuning struct {
 	BlockTime time.Duration
 
 	// DrainTimeout is how long Close, or the end of the Subscribe context, waits
-	// for handlers. Defaults to DefaultDrainTimeout.
+	// for handlers, at least 1 ms. Defaults to DefaultDrainTimeout.
 	DrainTimeout time.Duration
 
-	// ConsumerTimeout is after what idle time a consumer without pending entries
-	// is removed from the group, whoever made it. Removing one that is alive does
+	// ConsumerTimeout is after what idle time, at least 1 ms, a consumer without
+	// pending entries is removed from the group, whoever made it. Removing one that is alive does
 	// no harm. Defaults to DefaultConsumerTimeout. (XGROUP DELCONSUMER)
 	ConsumerTimeout time.Duration
 
@@ -393,7 +395,7 @@ type PublisherConfig struct {
 	MaxPayload int
 
 	// Timeout bounds one Publish or Append, with its retries of what was not
-	// sent. Defaults to DefaultPublishTimeout; NoPublishTimeout turns it off.
+	// sent, at least 1 ms. Defaults to DefaultPublishTimeout; NoPublishTimeout turns it off.
 	Timeout time.Duration
 }
 
@@ -403,7 +405,7 @@ type PublisherConfig struct {
 // likes best, not the one that has the most. (WAIT)
 type Durability struct {
 	Replicas int           // number of replicas, 0 means none is waited for
-	Timeout  time.Duration // greatest wait, at least 1 ms. Defaults to half of PublisherConfig.Timeout
+	Timeout  time.Duration // greatest wait, at least 1 ms. Defaults to half of PublisherConfig.Timeout, or of its default if that is off
 }
 
 // withDefaults returns a copy in which zeros are replaced and the map is cloned.

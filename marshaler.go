@@ -42,7 +42,8 @@ type Marshaler interface {
 // Unmarshaler turns a stream entry into a message. It is called from several
 // goroutines at once. The Fields slice and the values in it belong to the reader
 // and are valid only until Unmarshal returns: what is kept must be copied; names,
-// Topic and ID may be kept. An error, or a panic, marks the entry as undecodable.
+// Topic and ID may be kept. An error, or a panic, marks the entry as undecodable; its
+// text ends in logs and in the dead letter, so it must have nothing of the payload.
 type Unmarshaler interface {
 	Unmarshal(entry Entry) (*message.Message, error)
 }

@@ -55,7 +55,7 @@ type PubSubPublisherConfig struct {
 	// Defaults to DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// Timeout bounds one Publish or Send. Defaults to DefaultPublishTimeout;
+	// Timeout bounds one Publish or Send, at least 1 ms. Defaults to DefaultPublishTimeout;
 	// NoPublishTimeout turns it off.
 	Timeout time.Duration
 }
@@ -145,12 +145,12 @@ type PubSubSubscriberConfig struct {
 	// Defaults to DefaultHealthInterval. (PING)
 	HealthInterval time.Duration
 
-	// SubscribeTimeout bounds the wait of Subscribe for the confirmation of Redis.
-	// Defaults to DefaultSubscribeTimeout.
+	// SubscribeTimeout bounds the wait of Subscribe for the confirmation of Redis, at
+	// least 1 ms. Defaults to DefaultSubscribeTimeout.
 	SubscribeTimeout time.Duration
 
 	// DrainTimeout is how long Close, or the end of the Subscribe context, waits for
-	// handlers. Defaults to DefaultDrainTimeout.
+	// handlers, at least 1 ms. Defaults to DefaultDrainTimeout.
 	DrainTimeout time.Duration
 
 	// OnEvent is told what happens to the subscriptions, by one goroutine, one event

@@ -22,7 +22,8 @@ type PubSubMarshaler interface {
 // PubSubUnmarshaler turns the bytes from a Pub/Sub channel into a message. It is
 // called from several goroutines at once. The bytes belong to the subscriber and
 // must not be changed: what is kept must be copied. An error, or a panic, marks
-// the message as undecodable.
+// the message as undecodable; its text ends in logs, so it must have nothing of the
+// payload.
 type PubSubUnmarshaler interface {
 	Unmarshal(topic string, data []byte) (*message.Message, error)
 }

@@ -26,7 +26,7 @@ var (
 	//go:embed lua/dead_reappend.lua
 	deadReappendLua string
 
-	deadRequeueScript  = redis.NewScript(deadCommonLua + deadRequeueLua)
+	deadRequeueScript  = redis.NewScript(deadCommonLua + lessSource + deadRequeueLua)
 	deadReappendScript = redis.NewScript(deadCommonLua + deadReappendLua)
 )
 

@@ -23,6 +23,9 @@ var ownSource string
 //go:embed lua/fetch.lua
 var fetchSource string
 
+//go:embed lua/less.lua
+var lessSource string
+
 //go:embed lua/reap.lua
 var reapSource string
 
@@ -37,9 +40,9 @@ var (
 	ackScript     = redis.NewScript(ackSource)
 	ownScript     = redis.NewScript(ownSource)
 	fetchScript   = redis.NewScript(fetchSource)
-	reapScript    = redis.NewScript(reapSource)
+	reapScript    = redis.NewScript(lessSource + reapSource)
 	leaveScript   = redis.NewScript(leaveSource)
-	restoreScript = redis.NewScript(restoreSource)
+	restoreScript = redis.NewScript(lessSource + restoreSource)
 )
 
 // State is what a script found out about an entry of a consumer.

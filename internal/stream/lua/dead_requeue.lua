@@ -1,6 +1,6 @@
 -- Gives dead letters back to the consumer groups that failed, and to no other group: each
 -- original becomes pending again, so that any consumer of its group claims it.
--- dead_common.lua stands before this text.
+-- dead_common.lua and less.lua stand before this text.
 --
 -- KEYS[1] topic, KEYS[2] dead-letter stream (same hash slot)
 -- ARGV[1] consumer to hold the entries until they are claimed
@@ -17,16 +17,6 @@
 --   'not delivered'  the group stands before the entry and will come to it
 
 local topic, dead, holder = KEYS[1], KEYS[2], ARGV[1]
-
--- Compares entry IDs as decimal strings: numbers in Lua lose the last digits.
-local function after(a, b)
-  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
-  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
-  if #ams ~= #bms then return #ams > #bms end
-  if ams ~= bms then return ams > bms end
-  if #aseq ~= #bseq then return #aseq > #bseq end
-  return aseq > bseq
-end
 
 -- The last ID that the group was given, read once per group.
 local delivered = {}
@@ -84,7 +74,7 @@ local function requeue(id)
   if unread then
     return unread
   end
-  if after(entry, position) then
+  if less(position, entry) then
     return answer('not delivered')
   end
 

@@ -1,5 +1,6 @@
 -- Removes idle consumers without pending entries, in one step with the check, so
 -- that an entry delivered in between cannot vanish with its consumer.
+-- less.lua stands before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] this consumer, which stays, ARGV[3] idle time in ms
 -- Returns {number of other consumers left that were active within that time,
@@ -36,16 +37,6 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
   if g.name == group then
     last, read = g['last-delivered-id'], g['entries-read']
   end
-end
-
--- less compares entry IDs as decimal strings: Lua's numbers lose digits.
-local function less(a, b)
-  local ams, aseq = a:match('^(%d+)-(%d+)$')
-  local bms, bseq = b:match('^(%d+)-(%d+)$')
-  if #ams ~= #bms then return #ams < #bms end
-  if ams ~= bms then return ams < bms end
-  if #aseq ~= #bseq then return #aseq < #bseq end
-  return aseq < bseq
 end
 
 local flat = redis.call('XINFO', 'STREAM', key)

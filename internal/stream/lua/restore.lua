@@ -1,5 +1,6 @@
 -- Creates a lost consumer group again where it stood, and puts entries that are
 -- still held back into it.
+-- less.lua stands before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] consumer
 -- ARGV[3] the greatest entry ID that is known to have been delivered
@@ -8,16 +9,6 @@
 -- Returns {created: 1 or 0 if the group is there again, its start ID, IDs put back ...}.
 -- The start is 0-0 if the stream is another one now.
 local key, group, consumer, start, oldest = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-
--- less compares entry IDs as decimal strings: Lua's numbers lose digits.
-local function less(a, b)
-  local ams, aseq = a:match('^(%d+)-(%d+)$')
-  local bms, bseq = b:match('^(%d+)-(%d+)$')
-  if #ams ~= #bms then return #ams < #bms end
-  if ams ~= bms then return ams < bms end
-  if #aseq ~= #bseq then return #aseq < #bseq end
-  return aseq < bseq
-end
 
 local function ms(id) return id:match('^%d+') end
 
