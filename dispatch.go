@@ -289,10 +289,10 @@ func (s *subscription) nacked(it *window.Item, v *verdict) {
 // giveUp ends the attempts at a message: by a dead letter in a group, by passing
 // it elsewhere.
 func (s *subscription) giveUp(it *window.Item, reason string) {
+	if reason == "" {
+		reason = "rejected"
+	}
 	if s.grp != nil {
-		if reason == "" {
-			reason = "rejected"
-		}
 		it.Reason = reason
 		s.win.Settle(it)
 		return
