@@ -147,13 +147,18 @@ func TestSlowAndByteWiseNetworks(t *testing.T) {
 // scriptOf matches the execution of one of the library's scripts.
 func scriptOf(t *testing.T, name string) redistest.Match {
 	t.Helper()
-	source, err := os.ReadFile("../internal/stream/lua/" + name + ".lua")
-	require.NoError(t, err)
-	text := string(source)
-	if name == "dead_letter" {
-		common, err := os.ReadFile("../internal/stream/lua/dead_common.lua")
+	files := []string{name}
+	switch name {
+	case "dead_letter":
+		files = []string{"dead_common", name}
+	case "reap", "restore":
+		files = []string{"less", name}
+	}
+	text := ""
+	for _, file := range files {
+		source, err := os.ReadFile("../internal/stream/lua/" + file + ".lua")
 		require.NoError(t, err)
-		text = string(common) + text
+		text += string(source)
 	}
 	hash := redistest.Contains(redis.NewScript(text).Hash())
 	whole := redistest.Contains(text) // where the server does not know it yet
