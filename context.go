@@ -85,14 +85,6 @@ type verdict struct {
 	handBack   bool // the delivery is to count as if it had not happened
 }
 
-// handBack ends a delivery that nobody has used: it is not counted.
-func handBack(msg *message.Message) {
-	if d := deliveryFrom(msg.Context()); d != nil {
-		d.verdict.Store(&verdict{handBack: true})
-	}
-	nack(msg)
-}
-
 type deliveryKey struct{}
 
 func deliveryFrom(ctx context.Context) *delivery {

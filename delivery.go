@@ -114,10 +114,21 @@ func (d *delivery) take() *window.Item {
 	return nil
 }
 
-// ack acknowledges a message of a Reader. Nobody waits for that where nobody watches it.
-func ack(msg *message.Message) {
-	acked := msg.Ack()
+// deliveryOf returns the delivery of a message of a Reader. Not every one in its context is
+// that: a transport within the process may keep the context in which somebody handles the
+// message of another Reader, and publishes this one.
+func (f *feed) deliveryOf(msg *message.Message) *delivery {
 	d := deliveryFrom(msg.Context())
+	if d != nil && d.from.sub != nil && d.from.sub.feed != nil && d.from.sub.feed != f {
+		return nil
+	}
+	return d
+}
+
+// ack acknowledges a message of a Reader. Nobody waits for that where nobody watches it.
+func (f *feed) ack(msg *message.Message) {
+	acked := msg.Ack()
+	d := f.deliveryOf(msg)
 	switch {
 	case d == nil:
 	case !acked:
@@ -130,11 +141,19 @@ func ack(msg *message.Message) {
 }
 
 // nack refuses a message of a Reader.
-func nack(msg *message.Message) {
+func (f *feed) nack(msg *message.Message) {
 	msg.Nack()
-	if d := deliveryFrom(msg.Context()); d != nil {
+	if d := f.deliveryOf(msg); d != nil {
 		d.watch(msg)
 	}
+}
+
+// handBack ends a delivery that nobody has used: it is not counted.
+func (f *feed) handBack(msg *message.Message) {
+	if d := f.deliveryOf(msg); d != nil {
+		d.verdict.Store(&verdict{handBack: true})
+	}
+	f.nack(msg)
 }
 
 // watch has the settlement of a message of a Reader awaited.

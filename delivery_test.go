@@ -3,9 +3,15 @@ package redischannels
 import (
 	"math"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
 )
 
 func TestBackoffDelay(t *testing.T) {
@@ -22,4 +28,45 @@ func TestBackoffDelay(t *testing.T) {
 	// delivery took a core for ever.
 	constant := Backoff{Min: time.Second, Max: time.Hour, Factor: 1}
 	require.Equal(t, time.Second, constant.delay(math.MaxInt, 0.5))
+}
+
+// The acknowledgement of what somebody else has is an event, which waits where many are
+// untold. It is not the application that waits then: it may be OnEvent that acknowledges.
+func TestAckDoesNotWaitForEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSubscription(t.Context(), SubscriberConfig{ConsumerGroup: "g", MaxInFlight: 2}.withDefaults(), watermill.NopLogger{}, "t")
+		s.feed = newFeed(feedConfig{topic: "t"})
+		told := make(chan Event)
+		s.reports = newReporter(func(e Event) { told <- e }, 1)
+		s.report(Event{Kind: EventTrimmed})
+		synctest.Wait()
+		s.report(Event{Kind: EventTrimmed})
+
+		entry := stream.NewEntry(stream.ID{Ms: 1}, []string{"name", "value"})
+		s.win.Admit([]window.Item{{Entry: entry}}, time.Now())
+		it, _ := s.win.Next()
+		msg, d := message.NewMessage("1", nil), &delivery{from: &s.origin, id: it.Text, count: 1}
+		s.win.Offer(it, d)
+		msg.SetContext(d)
+		require.True(t, s.entrust(it, d))
+		s.win.Lose(it, false)
+		acked := make(chan struct{})
+		go func() {
+			defer close(acked)
+			s.feed.ack(msg)
+		}()
+		synctest.Wait()
+		select {
+		case <-acked:
+		default:
+			t.Error("it waits")
+		}
+		require.Equal(t, EventTrimmed, (<-told).Kind)
+		require.Equal(t, EventTrimmed, (<-told).Kind)
+		require.Equal(t, EventSettleIgnored, (<-told).Kind)
+		s.handlers.Wait()
+		s.reports.close()
+		s.stop()
+		s.settleStop()
+	})
 }

@@ -143,10 +143,16 @@ func (s *subscription) entrust(it *window.Item, d *delivery) bool {
 
 // acknowledged ends what entrust has begun.
 func (s *subscription) acknowledged(it *window.Item, d *delivery) {
-	defer s.handlers.Done()
 	s.started(it, d)
 	d.end()
-	s.acked(it)
+	if !s.settled(it) {
+		s.handlers.Done()
+		return
+	}
+	go func() { // OnEvent may be slow, or it is OnEvent that has acknowledged
+		defer s.handlers.Done()
+		s.settledLate(it.Text)
+	}()
 }
 
 // abandon ends what entrust has begun without a settlement.
@@ -260,12 +266,18 @@ func (s *subscription) timedOut(it *window.Item, msg *message.Message, d *delive
 }
 
 func (s *subscription) acked(it *window.Item) {
-	switch {
-	case s.grp == nil:
-		s.win.Finish(it)
-	case s.win.Acked(it):
+	if s.settled(it) {
 		s.settledLate(it.Text)
 	}
+}
+
+// settled ends an item that was acknowledged, and reports whether that came too late.
+func (s *subscription) settled(it *window.Item) (late bool) {
+	if s.grp == nil {
+		s.win.Finish(it)
+		return false
+	}
+	return s.win.Acked(it)
 }
 
 func (s *subscription) nacked(it *window.Item, v *verdict) {

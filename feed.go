@@ -190,7 +190,7 @@ func (f *feed) open(ctx context.Context) error {
 	in, err := f.subscribe(subscribing, f)
 	if !detach() && err == nil {
 		err = ctx.Err()
-		drainMessages(in)
+		f.drainMessages(in)
 	}
 	if err != nil {
 		cancel()
@@ -209,9 +209,9 @@ func (f *feed) open(ctx context.Context) error {
 }
 
 // drainMessages reads from a subscription that is ending.
-func drainMessages(in <-chan *message.Message) {
+func (f *feed) drainMessages(in <-chan *message.Message) {
 	for msg := range in {
-		handBack(msg)
+		f.handBack(msg)
 	}
 }
 
@@ -252,13 +252,13 @@ func (f *feed) find(id string) (*handled, error) {
 // release takes a message from those that the application must settle; settle is what
 // is done with it then. The error tells that it was not one, or that the group has
 // given it to somebody else, in which case there is nothing to settle any more.
-func (h *handled) release(settle func(*message.Message)) error {
+func (h *handled) release(settle func(*feed, *message.Message)) error {
 	if !h.feed.forget(h) {
 		return fmt.Errorf("redischannels: settle %s: %w", h.id, ErrNotPending)
 	}
-	d := deliveryFrom(h.msg.Context())
+	d := h.feed.deliveryOf(h.msg)
 	lost := d != nil && d.Err() != nil
-	settle(h.msg)
+	settle(h.feed, h.msg)
 	if lost {
 		return fmt.Errorf("redischannels: settle %s: %w", h.id, ErrNotOwner)
 	}
@@ -290,12 +290,12 @@ func (f *feed) forget(h *handled) bool {
 	return true
 }
 
-func (h *handled) ack() error  { return h.release(ack) }
-func (h *handled) nack() error { return h.release(nack) }
+func (h *handled) ack() error  { return h.release((*feed).ack) }
+func (h *handled) nack() error { return h.release((*feed).nack) }
 
 // unread gives the message to the next reader as if it had not been read.
 func (h *handled) unread() {
-	_ = h.release(func(msg *message.Message) { h.feed.putUnread(msg) })
+	_ = h.release((*feed).putUnread)
 }
 
 func (f *feed) outstanding() int {

@@ -93,7 +93,7 @@ func (f *feed) putBack(put func(), msg *message.Message) {
 	}
 	f.mu.Unlock()
 	if closed && msg != nil {
-		handBack(msg)
+		f.handBack(msg)
 	}
 }
 
@@ -146,6 +146,6 @@ func (f *feed) giveBack() {
 	f.unread, f.timer = rest, nil
 	f.mu.Unlock()
 	for _, msg := range back {
-		handBack(msg)
+		f.handBack(msg)
 	}
 }

@@ -132,11 +132,12 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 	}
 	held := w.feed.lend(msg)
 	original := msg.Context()
-	if d := deliveryFrom(original); d != nil && w.exposed {
+	d := w.feed.deliveryOf(msg)
+	if d != nil && w.exposed {
 		d.watch(msg)
 	}
-	delivered := newValuesContext(original, ctx)
-	if deliveryFrom(original) == nil {
+	delivered := newValuesContext(original, ctx, d)
+	if d == nil {
 		defer delivered.cancel()
 	}
 	w.mu.Lock()
@@ -160,7 +161,7 @@ func (w *handling) handle(ctx context.Context, msg *message.Message) {
 		settle = held.nack
 		// The function may return the error of something else that it has read.
 		if refused := (*DecodeError)(nil); errors.As(err, &refused) && refused.EntryID == held.id {
-			settle = func() error { return held.release(func(msg *message.Message) { w.feed.refuse(msg, refused) }) }
+			settle = func() error { return held.release(func(f *feed, msg *message.Message) { f.refuse(msg, refused) }) }
 		}
 	}
 	// A context that was ended here looks like that of a value which somebody else has.
@@ -197,8 +198,9 @@ type valuesContext struct {
 	cancel func()
 }
 
-func newValuesContext(delivered, values context.Context) *valuesContext {
-	if d := deliveryFrom(delivered); d != nil {
+// newValuesContext makes one whose cancel ends the delivery, if there is one.
+func newValuesContext(delivered, values context.Context, d *delivery) *valuesContext {
+	if d != nil {
 		return &valuesContext{delivered, values, d.end}
 	}
 	ctx, cancel := context.WithCancel(delivered)

@@ -68,7 +68,7 @@ func (r *Reader[T]) TryReceive() (d Delivery[T], ok bool, err error) {
 func (r *Reader[T]) Read(ctx context.Context) (T, error) {
 	msg, value, err := r.next(ctx)
 	if err == nil {
-		ack(msg)
+		r.feed.ack(msg)
 	}
 	return value, err
 }
@@ -83,7 +83,7 @@ func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
 		var gap *GapError
 		switch {
 		case err == nil && r.code.skips(msg):
-			ack(msg)
+			r.feed.ack(msg)
 		case err == nil || errors.As(err, &gap):
 			r.feed.putNext(msg, err)
 			return true, nil
@@ -156,7 +156,7 @@ func (r *Reader[T]) decode(msg *message.Message) (T, error) {
 	value, err := r.code.value(msg)
 	switch {
 	case err == errSkip:
-		ack(msg)
+		r.feed.ack(msg)
 	case err != nil:
 		r.feed.refuse(msg, err)
 	}
@@ -171,12 +171,12 @@ func (f *feed) refuse(msg *message.Message, err error) {
 	if errors.As(err, &failure) {
 		reason = failure.Reason
 	}
-	if _, grouped := ConsumerGroupFromContext(msg.Context()); grouped && Reject(msg, reason) {
-		nack(msg)
+	if d := f.deliveryOf(msg); d != nil && d.from.group != "" && Reject(msg, reason) {
+		f.nack(msg)
 		return
 	}
 	f.report(Event{Kind: EventUndecodable, Topic: f.topic, EntryIDs: []string{idOf(msg)}, Err: err})
-	ack(msg)
+	f.ack(msg)
 }
 
 // notSupported is the error of what the transport cannot do.

@@ -50,13 +50,13 @@ func (d Delivery[T]) Context() context.Context {
 // Ack says that the value is handled. It returns at once; the acknowledgement is
 // written soon, with others, and before Close returns.
 func (d Delivery[T]) Ack() error {
-	return d.settle(ack)
+	return d.settle((*feed).ack)
 }
 
 // Nack asks for the value once more, after NackBackoff. The delivery counts: after
 // MaxDeliveries the value moves to the dead letters, or is passed without a group.
 func (d Delivery[T]) Nack() error {
-	return d.settle(nack)
+	return d.settle((*feed).nack)
 }
 
 // NackAfter is Nack with this delay instead of NackBackoff. Where the transport has no
@@ -76,7 +76,7 @@ func (d Delivery[T]) Reject(reason string) error {
 	return d.settleMarked(func(msg *message.Message) bool { return Reject(msg, reason) })
 }
 
-func (d Delivery[T]) settle(how func(*message.Message)) error {
+func (d Delivery[T]) settle(how func(*feed, *message.Message)) error {
 	if d.held == nil {
 		return fmt.Errorf("redischannels: settle %s, which belongs to no group: %w", d.ID, ErrNotSupported)
 	}
@@ -84,11 +84,11 @@ func (d Delivery[T]) settle(how func(*message.Message)) error {
 }
 
 func (d Delivery[T]) settleMarked(mark func(*message.Message) bool) error {
-	if d.held != nil && deliveryFrom(d.held.msg.Context()) == nil {
+	if d.held != nil && d.held.feed.deliveryOf(d.held.msg) == nil {
 		return fmt.Errorf("redischannels: settle %s other than by Ack or Nack: %w", d.ID, ErrNotSupported)
 	}
-	return d.settle(func(msg *message.Message) {
+	return d.settle(func(f *feed, msg *message.Message) {
 		mark(msg)
-		nack(msg)
+		f.nack(msg)
 	})
 }

@@ -140,7 +140,7 @@ func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Deliver
 			}
 			if msg != nil {
 				msg.SetContext(context.WithoutCancel(msg.Context())) // what follows ends it
-				ack(msg)                                             // the cursor goes on
+				source.ack(msg)                                      // the cursor goes on
 			}
 			if !r.show(msg, err, yield) || err != nil && source.endedByTransport() {
 				return

@@ -180,7 +180,9 @@ func (t *transport) live(source feedConfig, patience time.Duration, subscribe su
 // is refused.
 func ownSubscription(topic string, patience time.Duration, logger watermill.LoggerAdapter, subscribe subscribeFunc) (open subscribeFunc, shut func()) {
 	var in <-chan *message.Message
+	var reader *feed
 	open = func(ctx context.Context, f *feed) (_ <-chan *message.Message, err error) {
+		reader = f
 		in, err = subscribe(ctx, f)
 		return in, err
 	}
@@ -196,7 +198,7 @@ func ownSubscription(topic string, patience time.Duration, logger watermill.Logg
 				if !open {
 					return
 				}
-				handBack(msg)
+				reader.handBack(msg)
 			case <-timer.C:
 				logger.Info("The subscriber has not ended the subscription", watermill.LogFields{"topic": topic, "waited": patience})
 				return

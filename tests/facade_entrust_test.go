@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -90,4 +92,37 @@ func TestFacadeCloseAbandonsDeliveries(t *testing.T) {
 	require.ErrorIs(t, third.Ack(), redischannels.ErrNotOwner)
 	require.ErrorIs(t, second.Ack(), redischannels.ErrNotOwner)
 	require.Len(t, pendingOf(t, hub.client, key), 3)
+}
+
+// A transport within the process may keep the context of what is published. Who settles a
+// message that was published while another was handled does not settle that one.
+func TestFacadeContextOfAnotherDelivery(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	numbers := streamOf[int](t, hub, key)
+	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true, PreserveContext: true}, watermill.NopLogger{})
+	t.Cleanup(func() { _ = transport.Close() })
+	inner := must(redischannels.NewChannel[int](transport, transport, "inner", redischannels.ChannelConfig[int]{}))
+	t.Cleanup(func() { _ = inner.Close() })
+	write(t, numbers, 1, 2)
+
+	acked := receiveValue(t, numbers)
+	must(inner.Writer().Write(acked.Context(), 1))
+	require.NoError(t, receiveValue(t, inner).Ack())
+	require.NoError(t, acked.Context().Err())
+	require.NoError(t, acked.Nack())
+
+	nacked := receiveValue(t, numbers)
+	must(inner.Writer().Write(nacked.Context(), 2))
+	require.NoError(t, receiveValue(t, inner).Nack())
+	again := receiveValue(t, inner)
+	require.NoError(t, nacked.Context().Err())
+	require.NoError(t, nacked.Ack())
+	require.NoError(t, again.Ack(), "the end of the other one is not its own")
+
+	d := receiveValue(t, numbers)
+	require.Equal(t, acked.ID, d.ID)
+	require.Equal(t, 2, d.DeliveryCount)
+	require.NoError(t, d.Ack())
+	eventuallyPending(t, hub.client, key, 0)
 }

@@ -77,3 +77,19 @@ func TestChunkOfSmallReplies(t *testing.T) {
 		require.Nil(t, r.chunk)
 	}
 }
+
+// A push that needed memory of its own does not make a chunk behind it the reader's own.
+func TestChunkBehindALargePush(t *testing.T) {
+	push := ">2\r\n" + resp("invalidate", strings.Repeat("x", chunkSize+chunkSize/4))
+	reply := resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", strings.Repeat("y", chunkSize-1000))
+	var r Reader
+	conn := tapped(&scripted{in: bytes.NewReader([]byte(push + reply)), chunk: func() int { return 1 << 12 }}, &r)
+	_, err := conn.Write([]byte(readCommand))
+	require.NoError(t, err)
+	rest, err := readAll(conn, 1<<10)
+	require.NoError(t, err)
+	require.Equal(t, push+standIn, rest)
+	require.Equal(t, reply, string(r.reply)) // builds that overwrite what is free see it here
+	require.NotNil(t, r.chunk)
+	require.EqualValues(t, 1, r.chunk.users.Load())
+}

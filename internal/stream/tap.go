@@ -91,7 +91,7 @@ func (t *tap) answer(p []byte) error {
 		switch {
 		case len(b) < cap(b):
 		case in == nil && max(len(b), at.until) < chunkSize:
-			in = newChunk()
+			in, own = newChunk(), false // own is what a push was in
 			b = append(in.b[:0], b...)
 		default:
 			size := 2 * len(b)

@@ -97,7 +97,7 @@ func (w *Window) resume() {
 // Rest hands out nothing for d.
 func (w *Window) Rest(d time.Duration) {
 	w.mu.Lock()
-	w.rest = w.now() + instant(d)
+	w.rest = w.now().after(d)
 	w.mu.Unlock()
 }
 

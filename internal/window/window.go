@@ -7,6 +7,7 @@
 package window
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -118,6 +119,9 @@ func (w *Window) now() instant { return instant(time.Since(w.made)) + 1 }
 
 func (w *Window) instant(t time.Time) instant { return max(1, instant(t.Sub(w.made))+1) }
 
+// after is d later, or as late as there is.
+func (i instant) after(d time.Duration) instant { return i + min(instant(d), math.MaxInt64-i) }
+
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -203,7 +207,7 @@ func (w *Window) Offer(it *Item, value any) {
 }
 
 func (w *Window) offer(it *Item, value any) {
-	w.offered, it.offered, it.value = it, true, value
+	w.offered, it.offered, it.recalled, it.value = it, true, false, value
 }
 
 // OfferLeased is Offer where that is allowed: Redis no longer has the entry, or has
@@ -344,7 +348,7 @@ func (w *Window) Backoff(it *Item, delay time.Duration) {
 	defer w.mu.Unlock()
 	w.completed(now)
 	w.deactivate(it)
-	it.due, it.value = now+instant(delay), nil
+	it.due, it.value = now.after(delay), nil
 	w.backoff.insertByDue(it)
 }
 

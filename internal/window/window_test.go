@@ -2,6 +2,7 @@ package window
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -457,4 +458,39 @@ func TestOnDemand(t *testing.T) {
 		require.Equal(t, n, w.BeginRead())
 		w.EndRead(0)
 	}
+}
+
+// A delay that no clock lives to see the end of is not over at once.
+func TestBackoffForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(2))
+		w.Admit(items(1, 2), time.Now())
+		time.Sleep(time.Second)
+		first := start(t, w, 1)
+		w.Backoff(start(t, w, 2), time.Minute)
+		w.Backoff(first, math.MaxInt64)
+		require.Equal(t, time.Minute, none(t, w))
+		require.Greater(t, w.Due(first), 200*365*24*time.Hour)
+		w.Rest(math.MaxInt64)
+		require.Greater(t, none(t, w), 200*365*24*time.Hour)
+	})
+}
+
+// What was recalled when the application received it after all is not taken back from its
+// next attempt.
+func TestRecallOfAnEarlierOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(1))
+		w.Admit(items(1, 1), time.Now())
+		it := next(t, w, 1)
+		w.Offer(it, "first")
+		time.Sleep(2 * time.Second)
+		_, recalled := w.TakeStale(time.Second, time.Second)
+		require.True(t, recalled)
+		require.True(t, w.Recalled(it))
+		require.False(t, w.Started(it))
+		w.Backoff(it, 0)
+		w.Offer(next(t, w, 1), "second")
+		require.False(t, w.Recalled(it))
+	})
 }
