@@ -109,7 +109,9 @@ func (s *subscription) renew() {
 				vanished = append(vanished, it)
 			}
 		}
-		s.vanished(vanished...)
+		if len(vanished) > 0 { // which waits for settlements under way
+			s.vanished(vanished...)
+		}
 		s.outage.over(dutyControl)
 	}
 }

@@ -161,7 +161,7 @@ func (h *handling) over() int64 {
 
 // owners: nobody handles an entry while somebody else does whose lease holds. A lease breaks by
 // a fault that keeps a process from renewing it; who has lost one is told by his next renewal,
-// after the fault, and his context has ended then.
+// after the fault and those that come before it is due, and his context has ended then.
 func (j *journal) owners(p *report) {
 	for _, hs := range j.entries {
 		hs = slices.Clone(hs)
@@ -171,16 +171,27 @@ func (j *journal) owners(p *report) {
 				if a.by == b.by || b.start >= a.over() {
 					continue
 				}
-				until := b.start
-				for _, w := range j.during(a.by.name, b.start-int64(minIdle+slack), b.start) {
-					until = max(until, w.to)
-				}
-				if a.over() > until+int64(minIdle/3+slack) {
+				until := j.undisturbed(a.by.name, b.start, int64(minIdle/3+slack))
+				if a.over() > until {
 					p.addf("two owners", "%s: %s from %d, and %s %s later, while the first went on for %s (%s)", a.entry, a.by.name,
 						a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.over()-b.start), a.how)
 				}
 			}
 		}
+	}
+}
+
+// undisturbed returns when a process has had a time without a fault since a moment.
+func (j *journal) undisturbed(name string, moment, span int64) int64 {
+	for from := moment - int64(minIdle+slack); ; {
+		until := moment
+		for _, w := range j.during(name, from, moment+span) {
+			until = max(until, w.to)
+		}
+		if until == moment {
+			return moment + span
+		}
+		moment = until
 	}
 }
 
