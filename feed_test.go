@@ -168,6 +168,70 @@ func TestFeedTryNextDoesNotWait(t *testing.T) {
 	})
 }
 
+// F17, F83: silence, however long, ended loops or made them yield a zero value.
+func TestLoopsWaitOutSilence(t *testing.T) {
+	t.Parallel()
+	for name, loop := range map[string]func(ctx context.Context, r *Reader[int], see func(int, error)){
+		"All": func(ctx context.Context, r *Reader[int], see func(int, error)) {
+			for v, err := range r.All(ctx) {
+				see(v, err)
+			}
+		},
+		"Deliveries": func(ctx context.Context, r *Reader[int], see func(int, error)) {
+			for d, err := range r.Deliveries(ctx) {
+				see(d.Value, errors.Join(err, d.Ack()))
+			}
+		},
+		"Follow": func(ctx context.Context, r *Reader[int], see func(int, error)) {
+			for d, err := range r.Follow(ctx, Latest) {
+				see(d.Value, err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f, in := feedOf(t, stream.ID{})
+				code, err := newCoder[int](nil)
+				require.NoError(t, err)
+				r := &Reader[int]{feed: f, code: code}
+				if name == "Follow" {
+					r.feed, _ = feedOf(t, stream.ID{})
+					r.transport.follow = func(Position) (*feed, error) { return f, nil }
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				var seen []int
+				go func() {
+					defer close(ended)
+					loop(ctx, r, func(v int, err error) {
+						if err != nil {
+							v = -1
+						}
+						seen = append(seen, v)
+					})
+				}()
+				var want []int
+				for v := range 3 { // 0 first: it is a value
+					time.Sleep(24 * time.Hour) // of the bubble: none at all
+					msg := entryMessage(fmt.Sprintf("%d-0", v+1), 1)
+					msg.Payload = fmt.Append(nil, v)
+					in <- msg
+					want = append(want, v)
+				}
+				time.Sleep(24 * time.Hour)
+				synctest.Wait()
+				require.Equal(t, want, seen)
+				cancel()
+				<-ended
+				require.Equal(t, want, seen)
+				r.feed.close()
+				f.close()
+			})
+		})
+	}
+}
+
 // A subscription that Close has ended was not ended by its subscriber.
 func TestFeedSaysWhoHasEndedIt(t *testing.T) {
 	t.Parallel()

@@ -128,6 +128,31 @@ func TestFacadeUndecodableWithoutAGroup(t *testing.T) {
 	require.Zero(t, hub.client.Exists(t.Context(), deadStream(key)).Val())
 }
 
+// TryReceive went over a value that cannot be decoded as if nothing were ready, and nobody was told.
+func TestFacadeTryReceiveTellsUndecodable(t *testing.T) {
+	t.Parallel()
+	for name, group := range map[string]string{"group": "g", "no group": redischannels.NoGroup} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hub, key := newHubOf(t), redistest.Key(t)
+			config := flaminco
+			config.ConsumerGroup, config.StartFrom = group, redischannels.Oldest
+			orders := streamOf[order](t, hub, key, config)
+			bad := addRaw(t, hub.client, key, "data", "{")
+			write(t, orders, order{ID: 1})
+			ok, err := orders.Reader().WaitToRead(soonCtx(t))
+			require.NoError(t, err)
+			require.True(t, ok)
+			_, ok, err = orders.Reader().TryReceive()
+			var failure *redischannels.DecodeError
+			require.ErrorAs(t, err, &failure)
+			require.Equal(t, bad, failure.EntryID)
+			require.False(t, ok)
+			require.Equal(t, []order{{ID: 1}}, drainAcked(t, orders, 1))
+		})
+	}
+}
+
 // F82: a value of another type decoded "successfully" into an empty one.
 func TestFacadeStrictJSON(t *testing.T) {
 	t.Parallel()
@@ -233,6 +258,40 @@ func TestFacadeHistory(t *testing.T) {
 		n++
 	}
 	require.Equal(t, 1, n, "it can never work")
+}
+
+// The history of a closed reader went on: without a group it is read by a subscriber that others
+// have as well, and what was fetched before came all the same.
+func TestFacadeHistoryEndsWithItsReader(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]redischannels.StreamChannelConfig{"group": {}, "no group": noGroup} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hub, key := newHubOf(t), redistest.Key(t)
+			numbers := streamOf[int](t, hub, key, config)
+			write(t, numbers, 1, 2, 3)
+			read := func() (got []int, errs []error) {
+				for d, err := range numbers.Reader().History(t.Context(), redischannels.Oldest) {
+					if err != nil {
+						errs = append(errs, err)
+						continue
+					}
+					got = append(got, d.Value)
+					require.NoError(t, numbers.Close())
+				}
+				return got, errs
+			}
+			for _, want := range [][]int{{1}, nil, nil} { // closed by the body, before, and with nothing to read
+				got, errs := read()
+				require.Equal(t, want, got)
+				require.Len(t, errs, 1)
+				require.ErrorIs(t, errs[0], redischannels.ErrClosed)
+				if want == nil {
+					require.NoError(t, hub.client.Del(t.Context(), key).Err())
+				}
+			}
+		})
+	}
 }
 
 // F13: history and live meet without gap and without duplicate at full publishing speed.

@@ -25,11 +25,14 @@ type shipped struct{ Order int }
 func (placed) Key() string   { return "placed" }
 func (*shipped) Key() string { return "shipped" }
 
-// placedV1 is the form of placed that was once written.
+// placedV1 is the form of placed that was once written. It is an event as well, so it could be
+// delivered as it is.
 type placedV1 struct {
 	Order int
 	Euros float64
 }
+
+func (placedV1) Key() string { return "placed" }
 
 func registry(t *testing.T, config redischannels.RegistryConfig) *redischannels.Registry[event] {
 	t.Helper()

@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -62,9 +65,56 @@ func TestFacadeHandleSettles(t *testing.T) {
 	redistest.Eventually(t, soon, func() bool {
 		return hub.client.XLen(t.Context(), deadStream(key)).Val() == int64(len(bad))
 	}, "dead letters")
+	requireDeadAtOnce(t, hub.client, key)
 	eventuallyPending(t, hub.client, key, 0)
 	cancel()
 	require.NoError(t, <-ended)
+}
+
+// requireDeadAtOnce checks that no dead letter was tried again: what does not decode was one
+// of the same reason only after MaxDeliveries, which these tests reach as well.
+func requireDeadAtOnce(t *testing.T, client redis.UniversalClient, key string) {
+	t.Helper()
+	for _, letter := range fieldsOf(t, client, deadStream(key)) {
+		require.Equal(t, "1", letter["_dead_count"], letter["_dead_reason"])
+	}
+}
+
+// A value that does not decode and that no group can put aside is passed. Over gochannel, which
+// sends what is nacked at once and before all else, it came for ever and held up the others.
+func TestFacadeHandlePassesUndecodable(t *testing.T) {
+	t.Parallel()
+	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
+	t.Cleanup(func() { _ = transport.Close() })
+	c := must(redischannels.NewChannel(transport, transport, "orders", redischannels.ChannelConfig[int]{}))
+	t.Cleanup(func() { _ = c.Close() })
+	require.NoError(t, transport.Publish("orders", message.NewMessage("bad", []byte("{"))))
+	var tries atomic.Int32
+	failed := make(chan error, 1)
+	watch := func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) {
+			msgs, err := next(msg)
+			if err != nil && tries.Add(1) == 1 {
+				failed <- err
+			}
+			return msgs, err
+		}
+	}
+	ctx, cancel := context.WithCancel(soonCtx(t))
+	defer cancel()
+	got := 0
+	ended := handling(ctx, c, func(_ context.Context, v int) error {
+		got = v
+		cancel()
+		return nil
+	}, redischannels.HandleConfig{Middleware: []message.HandlerMiddleware{watch}})
+	var failure *redischannels.DecodeError
+	require.ErrorAs(t, <-failed, &failure)
+	require.Equal(t, "bad", failure.EntryID)
+	write(t, c, 7)
+	require.NoError(t, <-ended)
+	require.Equal(t, 7, got)
+	require.EqualValues(t, 1, tries.Load())
 }
 
 // At most Concurrency values are handled at a time, and as many as that.
@@ -226,6 +276,7 @@ func TestFacadeRouterHandlers(t *testing.T) {
 	id := addRaw(t, client, in, "_watermill_message_uuid", "u", "payload", "{")
 	event := sub.events.wait(t, redischannels.EventDeadLettered)
 	require.Equal(t, []string{id}, event.EntryIDs)
+	requireDeadAtOnce(t, client, in)
 	require.NoError(t, router.Close())
 	require.NoError(t, <-done)
 	_ = totals

@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -100,6 +101,17 @@ func drainAcked[T any](t *testing.T, channel *redischannels.Channel[T], n int) [
 		require.NoError(t, d.Ack())
 	}
 	return values
+}
+
+// waitEnd waits until everything of a reader has ended. One that is not closed would hang the
+// whole run, which then does not say what is wrong.
+func waitEnd[T any](t *testing.T, r *redischannels.Reader[T]) {
+	t.Helper()
+	select {
+	case <-r.Done():
+	case <-time.After(soon):
+		require.FailNow(t, "the reader is not closed")
+	}
 }
 
 func consecutive(from, n int) []int {
