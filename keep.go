@@ -109,7 +109,9 @@ func (s *subscription) renew() {
 				vanished = append(vanished, it)
 			}
 		}
-		if len(vanished) > 0 { // which waits for settlements under way
+		// Of one that is being settled that is what its settlement looks like, and to wait
+		// for the reply to it would hold up the next renewal.
+		if vanished = s.win.Unsettled(vanished); len(vanished) > 0 {
 			s.vanished(vanished...)
 		}
 		s.outage.over(dutyControl)

@@ -182,6 +182,30 @@ func TestF38_ALongWalkDoesNotHoldUpRenewals(t *testing.T) {
 	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
 }
 
+// An acknowledgement whose reply does not come is no reason to renew nothing: messages in flight
+// go to others. (F38)
+func TestF38_AHangingAckDoesNotHoldUpRenewals(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = time.Minute })
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(2), minIdle(600*time.Millisecond))
+	messages := sub.subscribe(t, topic)
+	publish(t, direct, topic, "acknowledged", "held")
+	acked, held := receive(t, messages), receive(t, messages)
+	release := make(chan struct{})
+	hanging := proxy.BeforeReply(1, redistest.Command("XACK"), func() { <-release })
+	acked.Ack()
+	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, direct, topic)) == 1 }, "it is executed")
+	renewals := proxy.BeforeReply(-1, scriptOf(t, "hold"), func() {})
+	redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 4 }, "renewals go on")
+	require.NoError(t, held.Context().Err())
+	close(release)
+	hanging.Wait(t, soon)
+	held.Ack()
+	eventuallyPending(t, direct, topic, 0)
+	sub.events.none(t, redischannels.EventLeaseLost)
+}
+
 // Pending messages wait for ever, or a minute, after a crash, or only one batch of them is
 // recovered; some libraries have no recovery at all. (F43, F44)
 func TestF43_F44_ACrashedConsumersMessagesComeBack(t *testing.T) {

@@ -34,6 +34,19 @@ func (w *Window) Held(items []*Item) []*Item {
 	return held
 }
 
+// Unsettled returns those of the items that are held and not being settled.
+func (w *Window) Unsettled(items []*Item) []*Item {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var unsettled []*Item
+	for _, it := range items {
+		if it.in != nil && it.in != &w.settling {
+			unsettled = append(unsettled, it)
+		}
+	}
+	return unsettled
+}
+
 // Pending returns the held entries with the delivery counts that Redis should have.
 func (w *Window) Pending() []stream.Pending {
 	w.mu.Lock()
