@@ -207,15 +207,21 @@ func (j *journal) taken(p *report) {
 			if before.by == h.by || h.by.taken[h.entry] || h.by.killed != 0 {
 				continue
 			}
-			if !slices.ContainsFunc(j.during(h.by.name, h.start-int64(minIdle/5), h.start), func(w window) bool {
-				return (w.kind == "freeze" || w.kind == "stall") && w.from < before.start
-			}) {
+			if !j.unaware(h, before) {
 				p.addf("handled without owning it", "%s: by %s (%q, for %s), and %s later by %s (count %d)\n\t\t%s\n\t\t%s",
 					h.entry, before.by.name, before.how, time.Duration(before.over()-before.start),
 					time.Duration(h.start-before.start), h.by.name, h.count, before.by.said(before.over()), h.by.said(h.start))
 			}
 		}
 	}
+}
+
+// unaware tells whether a process was held up between looking at the lease of an entry and
+// beginning with it, while the one before began.
+func (j *journal) unaware(h, before *handling) bool {
+	return slices.ContainsFunc(j.during(h.by.name, h.start-int64(minIdle/5), h.start), func(w window) bool {
+		return (w.kind == "freeze" || w.kind == "stall") && w.from < before.start
+	})
 }
 
 // deliveryCounts: the count is that of the hand-overs. A process that dies with entries that
@@ -285,6 +291,10 @@ func (j *journal) again(p *report) map[string]int {
 			faults := slices.DeleteFunc(j.during(before.by.name, before.start-int64(minIdle+slack), until), harmless)
 			if len(faults) == 0 && before.how == "ended" {
 				counts["a lease that was lost"]++ // it was told, for example because renewals were slow
+				continue
+			}
+			if len(faults) == 0 && before.by != h.by && j.unaware(h, before) {
+				counts["held up before beginning"]++
 				continue
 			}
 			if len(faults) == 0 {
