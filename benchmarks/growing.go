@@ -58,13 +58,13 @@ func (l library) subscribeBeside(pending int) func(*trial) error {
 }
 
 // hold keeps so many messages in flight and acknowledges the oldest of them whenever another
-// one arrives. As many may be in flight in each case.
+// one arrives. Twice as many may be in flight, so that none waits for a place.
 func (l library) hold(inFlight int) func(*trial) error {
 	return func(t *trial) error {
 		if err := t.fill(); err != nil {
 			return err
 		}
-		sub, err := l.subscriber(t, settings{maxInFlight: 1000})
+		sub, err := l.subscriber(t, settings{maxInFlight: 2000})
 		if err != nil {
 			return err
 		}
