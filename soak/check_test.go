@@ -30,6 +30,7 @@ func (r *run) check() {
 	r.journal.lost(p, dead)
 	r.journal.order(p)
 	r.journal.owners(p)
+	r.journal.overtaken(p)
 	r.journal.taken(p)
 	r.journal.deliveryCounts(p)
 	r.journal.dropped(p)
@@ -175,6 +176,27 @@ func (j *journal) owners(p *report) {
 				if a.over() > until {
 					p.addf("two owners", "%s: %s from %d, and %s %s later, while the first went on for %s (%s)", a.entry, a.by.name,
 						a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.over()-b.start), a.how)
+				}
+			}
+		}
+	}
+}
+
+// overtaken: who handles an entry when somebody else begins with it has lost it. What he makes of
+// it does not count, and he is told, unless he dies soon.
+func (j *journal) overtaken(p *report) {
+	for _, hs := range j.entries {
+		for _, a := range hs {
+			told := slices.ContainsFunc(a.by.events, func(e event) bool { return e.revokes(a.entry) })
+			dies := a.by.killed != 0 && a.by.killed < a.end+int64(patience)/10
+			if a.how != "ack" && a.how != "reject" || told || dies {
+				continue
+			}
+			for _, b := range hs {
+				if b.by != a.by && b.start > a.start && b.start < a.end {
+					p.addf("settled after it was lost", "%s: %s from %d, and %s %s later; the first settled it %s after that (%s)\n\t\t%s\n\t\t%s",
+						a.entry, a.by.name, a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.end-b.start), a.how,
+						a.by.said(a.end), b.by.said(a.end))
 				}
 			}
 		}
