@@ -49,6 +49,7 @@ type peerResult struct {
 	Allocations float64 `json:"allocations_per_message,omitempty"`
 	Bytes       float64 `json:"bytes_per_message,omitempty"`
 	Commands    float64 `json:"commands_per_message,omitempty"`
+	SystemCalls float64 `json:"reads_and_writes_per_message,omitempty"` // of the client, on Linux
 	// ByCommand are the means of the same by command. A transaction counts MULTI, EXEC and
 	// what is in it.
 	ByCommand map[string]float64 `json:"commands_per_message_by_command,omitempty"`
@@ -72,6 +73,7 @@ type ratio struct {
 type measured struct {
 	values                            [][]float64 // by metric of the row
 	cpu, allocations, bytes, commands []float64
+	calls                             []float64
 	byCommand                         map[string]float64 // the sum of all repetitions
 }
 
@@ -85,6 +87,7 @@ func (m *measured) add(t *trial) {
 	m.allocations = append(m.allocations, float64(t.mallocs)/count)
 	m.bytes = append(m.bytes, float64(t.allocated)/count)
 	m.commands = append(m.commands, float64(t.commands)/count)
+	m.calls = append(m.calls, float64(t.calls)/count)
 	for name, calls := range t.byCommand {
 		m.byCommand[name] += float64(calls) / count
 	}
@@ -141,6 +144,7 @@ func (r row) result(metric int, all []measured, messages func(peer) int) result 
 		if r.window == 0 && metric == 0 {
 			pr.CPU, pr.Allocations = median(all[i].cpu), median(all[i].allocations)
 			pr.Bytes, pr.Commands = median(all[i].bytes), median(all[i].commands)
+			pr.SystemCalls = median(all[i].calls)
 			pr.ByCommand = all[i].byCommand
 			for name := range pr.ByCommand {
 				pr.ByCommand[name] /= float64(len(values))

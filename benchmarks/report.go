@@ -67,7 +67,7 @@ func (r report) text(out io.Writer) error {
 	fmt.Fprintln(out, "Medians; ratio: of this library to the peer, median of the repetitions' ratios (min - max).")
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "row\tpeer\tmedian\tmin - max\tratio\taim\tCPU µs/msg\tallocs/msg\tB/msg\tcommands/msg")
+	fmt.Fprintln(w, "row\tpeer\tmedian\tmin - max\tratio\taim\tCPU µs/msg\tallocs/msg\tB/msg\tcommands/msg\treads+writes/msg")
 	for _, res := range r.Results {
 		for i, p := range res.Peers {
 			name := ""
@@ -137,9 +137,9 @@ func (r result) aim(i int) string {
 
 func (p peerResult) costs() string {
 	if p.Allocations == 0 {
-		return "\t\t\t"
+		return "\t\t\t\t"
 	}
-	return fmt.Sprintf("%.2f\t%.1f\t%.0f\t%.3f", p.CPU, p.Allocations, p.Bytes, p.Commands)
+	return fmt.Sprintf("%.2f\t%.1f\t%.0f\t%.3f\t%.3f", p.CPU, p.Allocations, p.Bytes, p.Commands, p.SystemCalls)
 }
 
 // decimal writes a number with separators between thousands.

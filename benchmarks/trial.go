@@ -50,6 +50,7 @@ type trial struct {
 	began     time.Time
 	elapsed   time.Duration
 	cpu       time.Duration
+	calls     int64 // reads and writes
 	mallocs   uint64
 	allocated uint64
 	commands  int64
@@ -108,6 +109,7 @@ func (t *trial) start() error {
 	runtime.ReadMemStats(&m)
 	t.commands, t.byCommand, t.polls = commands, byCommand, 0
 	t.mallocs, t.allocated = m.Mallocs, m.TotalAlloc
+	t.calls = local.SystemCalls()
 	t.began, t.cpu = time.Now(), local.CPUTime()
 	return nil
 }
@@ -115,6 +117,7 @@ func (t *trial) start() error {
 // stop ends the measured time.
 func (t *trial) stop() error {
 	t.elapsed, t.cpu = time.Since(t.began), local.CPUTime()-t.cpu
+	t.calls = local.SystemCalls() - t.calls
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	t.mallocs, t.allocated = m.Mallocs-t.mallocs, m.TotalAlloc-t.allocated

@@ -1,6 +1,9 @@
 package local
 
 import (
+	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -17,6 +20,22 @@ func CPUTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// SystemCalls is how often this process has read and written, files and connections together.
+func SystemCalls() int64 {
+	data, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		return 0
+	}
+	var calls int64
+	for line := range strings.Lines(string(data)) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), ": "); name == "syscr" || name == "syscw" {
+			n, _ := strconv.ParseInt(value, 10, 64)
+			calls += n
+		}
+	}
+	return calls
 }
 
 // RaiseFileLimit lets this process open as many files as it may.
