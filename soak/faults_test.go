@@ -17,7 +17,14 @@ type fault struct {
 // faults are drawn by their weights. Those of one process take a consumer or a publisher by
 // chance; the journal is told whom they concerned, and when.
 var faults = []fault{
-	{"kill consumer", 3, func(r *run) { r.kill(r.consumer()) }},
+	{"kill consumer", 3, func(r *run) {
+		// Commands take their time, so that it dies between those that belong together.
+		p := r.consumer()
+		p.proxy.Delay(20 * time.Millisecond)
+		r.wait(time.Second/10, time.Second/5)
+		r.kill(p)
+		p.proxy.Delay(0)
+	}},
 	{"kill publisher", 1, func(r *run) { r.kill(r.publisher()) }},
 	{"close consumer", 6, func(r *run) {
 		// Acks take their time, so some are under way. That breaks nothing.
@@ -101,6 +108,7 @@ var faults = []fault{
 			r.server.Kill()
 			r.wait(time.Second/10, time.Second)
 			r.server.Restart()
+			redistest.Eventually(r.t, patience, func() bool { return r.admin.Ping(r.t.Context()).Err() == nil }, "the server has read its data")
 		})
 	}},
 	{"server frozen", 1, func(r *run) {
