@@ -14,8 +14,9 @@ const (
 	// sharedTopics is how many streams one blocked read covers at most.
 	sharedTopics = 256
 	// sharedCount is how many entries of each it returns at most, firstCount as long
-	// as their size is not known.
-	sharedCount = 100
+	// as their size is not known. It is more than are usually published at once: behind
+	// a full page the stream is looked at.
+	sharedCount = 256
 	firstCount  = 10
 	// rewindCheck is how often a shared reader looks whether a stream went back.
 	rewindCheck = 30 * time.Second
@@ -276,7 +277,7 @@ func (r *sharedReader) count(topics int) int {
 	if r.largest == 0 {
 		return firstCount
 	}
-	return min(sharedCount, max(1, r.all.cfg.Tuning.PrefetchBytes/r.largest/topics))
+	return min(sharedCount, stream.Fitting(r.largest), max(1, r.all.cfg.Tuning.PrefetchBytes/r.largest/topics))
 }
 
 // readTopics looks at the streams that are to be looked at and waits for new entries in

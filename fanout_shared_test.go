@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels/internal/redistest"
+	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // What no entry tells a blocked read finds out when it looks at its streams from time to time:
@@ -139,4 +140,67 @@ func TestSharedReaderLooksAtManyAtOnce(t *testing.T) {
 		require.FailNow(t, "no message")
 	}
 	require.Equal(t, reads, own.Count("xread"), "none has left the reader")
+}
+
+// A page that is full may have passed over entries that were trimmed, so the stream was looked
+// at, by a round trip more, whenever a hundred messages were published at once.
+func TestSharedReaderLooksAtNoUsualPage(t *testing.T) {
+	t.Parallel()
+	const batch, soon = 100, 10 * time.Second
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	own := redistest.NewHook()
+	client.AddHook(own)
+	publish := func(n int) {
+		_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
+			for range n {
+				tx.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, Values: []any{"_watermill_message_uuid", "u", "payload", "on"}})
+			}
+			return nil
+		})
+		require.NoError(t, err)
+	}
+	publish(2 * batch)
+	sub, err := NewSubscriber(SubscriberConfig{Client: client}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, sub.Close()) })
+	messages, err := sub.Subscribe(t.Context(), topic)
+	require.NoError(t, err)
+	receive := func(n int) {
+		for range n {
+			select {
+			case msg := <-messages:
+				msg.Ack()
+			case <-time.After(soon):
+				require.FailNow(t, "no message")
+			}
+		}
+	}
+	redistest.Eventually(t, soon, func() bool {
+		sub.shared.mu.Lock()
+		defer sub.shared.mu.Unlock()
+		for reader := range sub.shared.readers {
+			return reader.read != nil
+		}
+		return false
+	}, "a shared read")
+	publish(1) // the size of entries is known from now on
+	receive(1)
+	looks := own.Count("evalsha")
+	for range 3 {
+		publish(batch)
+		receive(batch)
+	}
+	require.Equal(t, looks, own.Count("evalsha"))
+}
+
+// Pages of large entries are no more than what is read into memory that is used again.
+func TestSharedReaderPages(t *testing.T) {
+	r := sharedReader{all: newSharedReaders(SubscriberConfig{Tuning: Tuning{PrefetchBytes: DefaultPrefetchBytes}})}
+	require.Equal(t, firstCount, r.count(1))
+	for size, count := range map[int]int{100: sharedCount, 4096: stream.Fitting(4096), 1 << 20: 1} {
+		r.largest = size
+		require.Equal(t, count, r.count(1))
+	}
+	r.largest = 4096
+	require.Equal(t, DefaultPrefetchBytes/4096/sharedTopics, r.count(sharedTopics))
 }

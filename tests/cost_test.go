@@ -111,6 +111,23 @@ func TestAllocationsPerMessage(t *testing.T) {
 			sub.closeSoon(t)
 		})
 	}
+	// A reply with as many large messages as small ones is megabytes, for which new memory was
+	// taken several times over: 21,000 bytes per message, of which 4,096 are its payload.
+	t.Run("receive large ones", func(t *testing.T) {
+		topic := redistest.Key(t)
+		for range runs + 1 {
+			fillWithMessages(t, client, topic, n, []byte(strings.Repeat("x", 4096)))
+		}
+		sub := newSub(t, client, usualTuning)
+		messages := sub.subscribe(t, topic)
+		_, bytes := perMessage(t, runs, n, func() {
+			for range n {
+				(<-messages).Ack()
+			}
+		})
+		require.LessOrEqual(t, bytes, 8000.0)
+		sub.closeSoon(t)
+	})
 	// Beside those above, one for the value and one for its settlement.
 	t.Run("Reader", func(t *testing.T) {
 		hub, key := newHub(t, client, func(c *redischannels.HubConfig) { c.Stream.Tuning = redischannels.Tuning{} }), redistest.Key(t)

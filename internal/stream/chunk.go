@@ -8,6 +8,13 @@ import (
 // chunkSize is up to which size a reply is read into a chunk.
 const chunkSize = 512 << 10
 
+// aroundEntry is about what a reply has around the names and values of an entry.
+const aroundEntry = 128
+
+// Fitting returns how many entries of a size a read should ask for: the reply to more does
+// not fit into a chunk. It is 1 where one does not.
+func Fitting(size int) int { return max(1, chunkSize/(size+aroundEntry)) }
+
 // chunk is memory for a large reply, which its entries share. Whoever uses it counts; when
 // the last one has released it, it is used again. At full speed that is what most of the
 // memory would otherwise be allocated for.

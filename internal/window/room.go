@@ -1,6 +1,10 @@
 package window
 
-import "time"
+import (
+	"time"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
 
 func (w *Window) limit() int { return w.cfg.Prefetch + w.cfg.MaxInFlight }
 
@@ -41,7 +45,7 @@ func (w *Window) BeginRead() int {
 	}
 	room = min(room, 2*max(1, w.lastRead))
 	if w.largest > 0 {
-		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
+		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest), stream.Fitting(w.largest))
 	}
 	w.reserved = room
 	return room

@@ -348,6 +348,7 @@ func TestPrefetchGrowsWithWhatWasFinished(t *testing.T) {
 // the size of recent entries.
 func TestReadRoom(t *testing.T) {
 	c := config(64)
+	c.PrefetchBytes = 1 << 18
 	w := New(c)
 	require.Equal(t, 2, w.BeginRead())
 	w.EndRead(2)
@@ -379,6 +380,19 @@ func TestReadRoom(t *testing.T) {
 	require.True(t, signalled(w.Room))
 	require.NotZero(t, w.BeginRead())
 	empty(t, w)
+}
+
+// The reply to a read of many large entries was megabytes, for which new memory was taken
+// several times over.
+func TestReadFitsIntoAChunk(t *testing.T) {
+	c := config(64)
+	c.PrefetchBytes = 1 << 40
+	w := New(c)
+	w.EndRead(64)
+	large := item(1)
+	large.Size = 1 << 16
+	w.Admit([]Item{large}, time.Now())
+	require.Equal(t, stream.Fitting(large.Size), w.BeginRead())
 }
 
 // Items that wait for their retry are no reason to fetch nothing while handlers are idle.
