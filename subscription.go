@@ -27,8 +27,9 @@ const (
 	// controlMemory is for how long a failed background duty counts as failing
 	// while reading works.
 	controlMemory = time.Second
-	// untoldEvents is how many events of a group wait for OnEvent at most. Beyond it what
-	// they are about waits as well: memory is bounded, and nothing goes untold.
+	// untoldEvents is how many events wait for OnEvent at most. Beyond it what those of a
+	// group are about waits as well, and those of Pub/Sub are merged: memory is bounded,
+	// and nothing goes untold.
 	untoldEvents = 1000
 )
 
@@ -123,7 +124,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 		renewNow:  make(chan struct{}, 1),
 	}
 	if cfg.ConsumerGroup != "" {
-		s.reports = newReporter(s.tell, untoldEvents)
+		s.reports = newReporter(s.tell, untoldEvents, false)
 		s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
 		s.grp = &stream.Group{Client: cfg.Client, Key: topic, Name: cfg.ConsumerGroup}
 	}
