@@ -63,8 +63,9 @@ func TestReporterMerges(t *testing.T) {
 		}
 		r.post(Event{Kind: EventDisconnected, Err: latest})
 		r.mu.Lock()
-		require.LessOrEqual(t, r.events.Len(), limit+topics+2)
+		waiting := r.events.Len()
 		r.mu.Unlock()
+		require.LessOrEqual(t, waiting, limit+topics+2)
 		close(release)
 		r.close()
 		counts, durations := map[subject]int{}, map[subject]time.Duration{}
@@ -99,8 +100,9 @@ func TestReporterTalliesTopics(t *testing.T) {
 			synctest.Wait()
 		}
 		r.mu.Lock()
-		require.Len(t, r.tallies, 1)
+		waiting := len(r.tallies)
 		r.mu.Unlock()
+		require.Equal(t, 1, waiting)
 		close(release)
 		r.close()
 		count := 0
