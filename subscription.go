@@ -162,7 +162,7 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	if err := s.grp.Probe(ctx, s.deadTopic); err != nil {
 		return err
 	}
-	s.walk.slot = acquireWalk(walkKey{s.cfg.Client, s.topic, s.group})
+	s.walk.slot = acquireWalk(walkKey{s.cfg.caller, s.topic, s.group})
 	if err := s.reap(ctx); err != nil {
 		return err
 	}
