@@ -246,7 +246,7 @@ func endRead(ctx context.Context, reader *stream.Reader, left <-chan struct{}) {
 	defer cancel()
 	var dropping sync.WaitGroup
 	dropping.Go(func() {
-		defer cancel() // a silent server would have the client ask again
+		defer cancel() // Wake may wait for a connection of the pool
 		for pause(left, wakeLimit) {
 			reader.Drop()
 		}
