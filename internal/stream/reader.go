@@ -223,13 +223,6 @@ func (r *Reader) failed(err error) {
 	}
 }
 
-// unblockOnce is a command that go-redis does not repeat: where the server is silent to it
-// the connection is closed, which needs no server.
-type unblockOnce struct{ *redis.IntCmd }
-
-// NoRetry is part of [redis.Cmder].
-func (unblockOnce) NoRetry() bool { return true }
-
 // Wake ends a blocked read, at once where the server allows it, by closing the
 // connection otherwise. Waking a reader that is not blocked does nothing, so the
 // caller repeats it until the read has returned. (CLIENT UNBLOCK id)
@@ -240,7 +233,8 @@ func (r *Reader) Wake(ctx context.Context) {
 	if node == nil {
 		return
 	}
-	if id == 0 || node.Process(ctx, unblockOnce{redis.NewIntCmd(ctx, "CLIENT", "UNBLOCK", id)}) != nil {
+	// Once: where the server is silent to it the connection is closed, which needs no server.
+	if id == 0 || node.Process(ctx, onceInt{redis.NewIntCmd(ctx, "CLIENT", "UNBLOCK", id)}) != nil {
 		r.Drop()
 	}
 }
