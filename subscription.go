@@ -232,10 +232,14 @@ func (s *subscription) run() {
 }
 
 // handBackAll hands back what no handler has begun.
-func (s *subscription) handBackAll() {
+func (s *subscription) handBackAll() { s.handBackAtEnd(s.win.Close()) }
+
+// handBackAtEnd is handBack for a server that may not be there any more: all retries of the
+// client would hold up the end.
+func (s *subscription) handBackAtEnd(items []*window.Item) {
 	ctx, cancel := context.WithTimeout(s.settleCtx, handBackLimit)
 	defer cancel()
-	s.handBack(ctx, s.win.Close())
+	s.handBack(ctx, items)
 }
 
 // endRead ends a blocked read: it asks the server until the reading goroutine has left.
