@@ -52,7 +52,10 @@ type StreamChannelConfig struct {
 	Codec Codec
 
 	// Marshaler is the wire format. Defaults to WatermillMarshaler; FlamincoMarshaler
-	// shares streams with the .NET library, with the codec JSON.
+	// shares streams with the .NET library, with the codec JSON. Channels whose settings
+	// are equal (reflect.DeepEqual) share what the hub keeps until its Close. One of your
+	// own that equals no other, such as a struct with a function in it, adds to that with
+	// each channel: pass one pointer to it to all.
 	Marshaler StreamMarshaler
 
 	// ConsumerGroup is the group to read in: every value goes to one of its readers, in
@@ -111,7 +114,9 @@ type PubSubChannelConfig struct {
 	Codec Codec
 
 	// Marshaler is the wire format. Defaults to EnvelopeMarshaler; RawPayload is for
-	// producers and consumers of other languages, the .NET library among them.
+	// producers and consumers of other languages, the .NET library among them. One of
+	// your own that equals no other is best one pointer for all channels, as in
+	// StreamChannelConfig.
 	Marshaler PubSubChannelMarshaler
 
 	// MaxInFlight is how many deliveries of the Reader may be unacknowledged, 1 to

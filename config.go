@@ -59,7 +59,10 @@ type SubscriberConfig struct {
 	// Client is used for all commands but the blocking reads, for which
 	// connections of their own are opened from its options (hooks are not
 	// copied; see OnReadClient). It is never closed. *redis.Client, also from
-	// redis.NewFailoverClient, and *redis.ClusterClient are supported.
+	// redis.NewFailoverClient, and *redis.ClusterClient are supported. Without a
+	// ReadTimeout or WriteTimeout (-1) it is used by its WithTimeout, with the other of
+	// the two, or 5 s: nothing would end on a server that is silent. A ClusterClient
+	// cannot be used so: without them Close waits until the connections are lost.
 	Client redis.UniversalClient
 
 	// Unmarshaler turns entries into messages. Defaults to WatermillMarshaler.
@@ -134,6 +137,9 @@ type SubscriberConfig struct {
 	// onDemand is for readers that may hold MaxInFlight messages but usually ask
 	// for one at a time: free slots alone are no reason to take entries from peers.
 	onDemand bool
+
+	// caller is Client as it was given.
+	caller redis.UniversalClient
 }
 
 // Tuning has the less common settings of a [SubscriberConfig].
@@ -202,8 +208,29 @@ type Retention struct {
 	Exact bool
 }
 
+// clientTimeout is that of clients without one, and the default of go-redis.
+const clientTimeout = 5 * time.Second
+
+// bounded returns a client whose commands end on a silent server too, if there is a way.
+func bounded(client redis.UniversalClient) redis.UniversalClient {
+	c, ok := client.(*redis.Client)
+	if !ok {
+		return client
+	}
+	read, write := c.Options().ReadTimeout, c.Options().WriteTimeout
+	if read > 0 && write > 0 {
+		return client
+	}
+	timeout := max(read, write)
+	if timeout <= 0 {
+		timeout = clientTimeout
+	}
+	return c.WithTimeout(timeout) // with the same connections and hooks
+}
+
 // withDefaults returns a copy in which zeros are replaced.
 func (c SubscriberConfig) withDefaults() SubscriberConfig {
+	c.caller, c.Client = c.Client, bounded(c.Client)
 	if c.Unmarshaler == nil {
 		c.Unmarshaler = WatermillMarshaler{}
 	}

@@ -37,7 +37,7 @@ func TestAckDoesNotWaitForEvents(t *testing.T) {
 		s := newSubscription(t.Context(), SubscriberConfig{ConsumerGroup: "g", MaxInFlight: 2}.withDefaults(), watermill.NopLogger{}, "t")
 		s.feed = newFeed(feedConfig{topic: "t"})
 		told := make(chan Event)
-		s.reports = newReporter(func(e Event) { told <- e }, 1)
+		s.reports = newReporter(func(e Event) { told <- e }, 1, false)
 		s.report(Event{Kind: EventTrimmed})
 		synctest.Wait()
 		s.report(Event{Kind: EventTrimmed})

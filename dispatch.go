@@ -110,7 +110,7 @@ func (s *subscription) send(it *window.Item, msg *message.Message) bool {
 				return false
 			}
 		case <-s.fetch.Done():
-			s.handBack(s.settleCtx, []*window.Item{it})
+			s.handBackAtEnd([]*window.Item{it})
 			s.win.Done(it)
 			return false
 		}

@@ -155,7 +155,9 @@ type PubSubSubscriberConfig struct {
 
 	// OnEvent is told what happens to the subscriptions, by one goroutine, one event
 	// after the other. It must not call Close (start a goroutine for that). A panic
-	// in it is recovered.
+	// in it is recovered. While it does not return up to 1,000 events wait; beyond that
+	// those of one kind and topic become one, which has their number in Count and the
+	// sum of their Durations.
 	OnEvent func(Event)
 
 	// OnReadClient is given every client that is opened before it is used, so that

@@ -1,6 +1,7 @@
 package redischannels
 
 import (
+	"container/list"
 	"sync"
 	"time"
 )
@@ -9,45 +10,71 @@ import (
 // there is something to tell: neither OnEvent nor the logger may hold up a connection, or
 // a lock under which something has happened. Its lock is the last of all: it is taken
 // under those of the mux and of the queues, and under those of a subscription.
+//
+// Not more than limit events wait for a slow OnEvent. Who has one more waits as well or,
+// where nobody may, adds it to the one of the same subject that waits: then there are no
+// more than limit and one for each subject.
 type reporter struct {
 	tell  func(Event)
-	limit int // of events that wait, 0 for none
+	limit int
+	merge bool // in place of waiting
 
 	mu      sync.Mutex
-	room    sync.Cond // fewer events wait
-	events  []Event
-	tallies []*tally // with something to tell
+	room    sync.Cond                 // fewer events wait
+	events  list.List                 // of Event
+	latest  map[subject]*list.Element // of events
+	tallies []*tally                  // with something to tell
+	pending map[subject]*tally        // the same
 	running bool
 	closed  bool
 	wake    chan struct{}
 	wg      sync.WaitGroup
 }
 
-// tally collects what happens to messages of a subscription, so that a flood of them
-// makes no flood of events. reporter.mu guards all but the first two.
-type tally struct {
-	topic string
+// subject is what an event is about.
+type subject struct {
 	kind  EventKind
+	topic string
+}
+
+// tally collects what happens to messages of a subscription, so that a flood of them
+// makes no flood of events. What another subscription of the topic has to tell is added to
+// what waits already. reporter.mu guards all but the first.
+type tally struct {
+	subject
 	count int
 	err   error // of the latest
 	told  time.Time
 }
 
-func newReporter(tell func(Event), limit int) *reporter {
-	r := &reporter{tell: tell, limit: limit, wake: make(chan struct{}, 1)}
+func newReporter(tell func(Event), limit int, merge bool) *reporter {
+	r := &reporter{tell: tell, limit: limit, merge: merge, wake: make(chan struct{}, 1)}
+	r.latest, r.pending = make(map[subject]*list.Element), make(map[subject]*tally)
 	r.room.L = &r.mu
 	return r
 }
 
-// post reports an event soon. It does not wait, unless as many events do as may.
+// post reports an event soon. It waits where as many events do as may, unless it merges.
 func (r *reporter) post(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.limit > 0 && len(r.events) >= r.limit {
+	for !r.merge && r.events.Len() >= r.limit {
 		r.room.Wait()
 	}
-	r.events = append(r.events, e)
+	about := subject{e.Kind, e.Topic}
+	if before := r.latest[about]; before != nil && r.events.Len() >= r.limit {
+		e = merged(r.events.Remove(before).(Event), e)
+	}
+	// At the end also if merged: that it is up again is not told before that it is down.
+	r.latest[about] = r.events.PushBack(e)
 	r.start()
+}
+
+// merged is an event in place of two.
+func merged(a, b Event) Event {
+	b.Count = max(a.Count, 1) + max(b.Count, 1)
+	b.Duration += a.Duration
+	return b
 }
 
 // count adds to a tally. It does not wait.
@@ -55,8 +82,12 @@ func (r *reporter) count(t *tally, n int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if t.count == 0 {
-		r.tallies = append(r.tallies, t)
-		r.start()
+		if other := r.pending[t.subject]; other != nil {
+			t = other
+		} else {
+			r.tallies, r.pending[t.subject] = append(r.tallies, t), t
+			r.start()
+		}
 	}
 	t.count += n
 	if err != nil {
@@ -117,7 +148,11 @@ func (r *reporter) run() {
 func (r *reporter) next() (events []Event, wait time.Duration, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	events, r.events = r.events, nil
+	for e := r.events.Front(); e != nil; e = e.Next() {
+		events = append(events, e.Value.(Event))
+	}
+	r.events.Init()
+	clear(r.latest)
 	r.room.Broadcast()
 	now := time.Now()
 	left := r.tallies[:0]
@@ -129,6 +164,7 @@ func (r *reporter) next() (events []Event, wait time.Duration, ok bool) {
 			left = append(left, t)
 			continue
 		}
+		delete(r.pending, t.subject)
 		events = append(events, Event{Kind: t.kind, Topic: t.topic, Count: t.count, Err: t.err})
 		t.count, t.err, t.told = 0, nil, now
 	}

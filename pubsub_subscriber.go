@@ -50,7 +50,7 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 		logger: logger,
 		subs:   make(map[*pubSubSubscription]struct{}),
 	}
-	s.reports = newReporter(s.tell, 0)
+	s.reports = newReporter(s.tell, untoldEvents, true)
 	s.mux = pubsub.New(pubsub.Config{
 		Client:         s.cfg.Client,
 		HealthInterval: s.cfg.HealthInterval,

@@ -43,10 +43,10 @@ func newPubSubSubscription(ctx context.Context, owner *PubSubSubscriber, label s
 		from:        origin{topic: label, values: context.WithoutCancel(ctx)},
 		out:         make(chan *message.Message),
 		abandoned:   make(chan struct{}),
-		dropped:     tally{topic: label, kind: EventDropped},
-		undecodable: tally{topic: label, kind: EventUndecodable},
-		passed:      tally{topic: label, kind: EventPassed},
-		lost:        tally{topic: label, kind: EventAbandoned},
+		dropped:     tally{subject: subject{EventDropped, label}},
+		undecodable: tally{subject: subject{EventUndecodable, label}},
+		passed:      tally{subject: subject{EventPassed, label}},
+		lost:        tally{subject: subject{EventAbandoned, label}},
 	}
 	s.fetch, s.stop = context.WithCancel(context.Background())
 	s.sink = &pubsub.Sink{Queue: pubsub.NewQueue(pubsub.QueueConfig{

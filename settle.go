@@ -71,7 +71,7 @@ func (s *subscription) write(items []*window.Item) (wait time.Duration) {
 			dead = append(dead, it)
 		case standing == window.StandingGone:
 			s.win.Done(it)
-		case standing == window.StandingLeased:
+		case standing == window.StandingLeased && !it.Sent:
 			leased = append(leased, it)
 		default:
 			unsure = append(unsure, it)
@@ -86,11 +86,7 @@ func (s *subscription) write(items []*window.Item) (wait time.Duration) {
 		s.ack(leased[:n])
 		leased = leased[n:]
 	}
-	for len(unsure) > 0 {
-		n := min(len(unsure), ackBatch/10)
-		s.ackOwned(unsure[:n])
-		unsure = unsure[n:]
-	}
+	s.ackOwned(unsure)
 	for _, it := range dead {
 		s.moveToDeadLetter(it)
 	}
@@ -112,18 +108,18 @@ func (s *subscription) ack(items []*window.Item) {
 		ids[i] = &it.Text
 	}
 	n, err := s.grp.Ack(s.settleCtx, ids)
-	if err != nil {
+	switch {
+	case stream.Classify(err) == stream.KindNetwork:
+		sent(items)
+		s.ackOwned(items)
+		return
+	case err != nil:
 		s.settleFailed(err, items)
 		return
-	}
-	if n == 0 {
+	case n == 0:
 		// The group is gone, which XACK does not say, or was made again without or,
 		// by now, with these entries: what a script finds is final.
-		for len(items) > 0 {
-			k := min(len(items), ackBatch/10)
-			s.ackOwned(items[:k])
-			items = items[k:]
-		}
+		s.ackOwned(items)
 		return
 	}
 	s.settleErr.over(dutySettle)
@@ -135,23 +131,39 @@ func (s *subscription) ack(items []*window.Item) {
 	}
 }
 
-// ackOwned acknowledges entries of which it is not certain who owns them.
+// ackOwned acknowledges entries of which it is not certain who owns them, or whether they
+// are acknowledged already.
 func (s *subscription) ackOwned(items []*window.Item) {
-	states, err := s.grp.AckOwned(s.settleCtx, texts(items))
-	if err != nil {
-		s.settleFailed(err, items)
-		return
-	}
-	s.settleErr.over(dutySettle)
-	var late []string
-	for i, it := range items {
-		if states[i] != stream.Owned {
-			late = append(late, it.Text)
+	for len(items) > 0 {
+		batch := items[:min(len(items), ackBatch/10)]
+		states, repeated, err := s.grp.AckOwned(s.settleCtx, texts(batch))
+		if repeated {
+			sent(batch)
 		}
+		if err != nil {
+			s.settleFailed(err, items) // as would the others
+			return
+		}
+		s.settleErr.over(dutySettle)
+		var late []string
+		for i, it := range batch {
+			if states[i] != stream.Owned && (states[i] != stream.NotPending || !it.Sent) {
+				late = append(late, it.Text)
+			}
+		}
+		s.win.Done(batch...)
+		if len(late) > 0 {
+			s.settledLate(late...)
+		}
+		items = items[len(batch):]
 	}
-	s.win.Done(items...)
-	if len(late) > 0 {
-		s.settledLate(late...)
+}
+
+// sent notes that the reply to an acknowledgement did not come: what is not pending any more
+// was acknowledged by it.
+func sent(items []*window.Item) {
+	for _, it := range items {
+		it.Sent = true
 	}
 }
 

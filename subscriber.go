@@ -159,8 +159,10 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 // handles back to their groups, waits up to DrainTimeout for those in flight,
 // writes every acknowledgement, and closes the channels. Messages in flight after
 // that stay pending for other consumers. It returns when everything is released,
-// whether or not the application still receives; the Redis client stays open. It
-// may be called often and from anywhere but OnEvent, and always returns nil.
+// whether or not the application still receives; the Redis client stays open. On a
+// server that cannot be reached it gives up 5 s after the handlers are done, or a few
+// timeouts of the client later (see SubscriberConfig.Client). It may be called often
+// and from anywhere but OnEvent, and always returns nil.
 func (s *Subscriber) Close() error {
 	s.mu.Lock()
 	s.closed = true

@@ -27,8 +27,9 @@ const (
 	// controlMemory is for how long a failed background duty counts as failing
 	// while reading works.
 	controlMemory = time.Second
-	// untoldEvents is how many events of a group wait for OnEvent at most. Beyond it what
-	// they are about waits as well: memory is bounded, and nothing goes untold.
+	// untoldEvents is how many events wait for OnEvent at most. Beyond it what those of a
+	// group are about waits as well, and those of Pub/Sub are merged: memory is bounded,
+	// and nothing goes untold.
 	untoldEvents = 1000
 )
 
@@ -123,7 +124,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 		renewNow:  make(chan struct{}, 1),
 	}
 	if cfg.ConsumerGroup != "" {
-		s.reports = newReporter(s.tell, untoldEvents)
+		s.reports = newReporter(s.tell, untoldEvents, false)
 		s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
 		s.grp = &stream.Group{Client: cfg.Client, Key: topic, Name: cfg.ConsumerGroup}
 	}
@@ -161,7 +162,7 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	if err := s.grp.Probe(ctx, s.deadTopic); err != nil {
 		return err
 	}
-	s.walk.slot = acquireWalk(walkKey{s.cfg.Client, s.topic, s.group})
+	s.walk.slot = acquireWalk(walkKey{s.cfg.caller, s.topic, s.group})
 	if err := s.reap(ctx); err != nil {
 		return err
 	}
@@ -231,10 +232,14 @@ func (s *subscription) run() {
 }
 
 // handBackAll hands back what no handler has begun.
-func (s *subscription) handBackAll() {
+func (s *subscription) handBackAll() { s.handBackAtEnd(s.win.Close()) }
+
+// handBackAtEnd is handBack for a server that may not be there any more: all retries of the
+// client would hold up the end.
+func (s *subscription) handBackAtEnd(items []*window.Item) {
 	ctx, cancel := context.WithTimeout(s.settleCtx, handBackLimit)
 	defer cancel()
-	s.handBack(ctx, s.win.Close())
+	s.handBack(ctx, items)
 }
 
 // endRead ends a blocked read: it asks the server until the reading goroutine has left.
@@ -245,7 +250,7 @@ func endRead(ctx context.Context, reader *stream.Reader, left <-chan struct{}) {
 	defer cancel()
 	var dropping sync.WaitGroup
 	dropping.Go(func() {
-		defer cancel() // a silent server would have the client ask again
+		defer cancel() // Wake may wait for a connection of the pool
 		for pause(left, wakeLimit) {
 			reader.Drop()
 		}

@@ -51,7 +51,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			return newFeed(h.sharedFeed(together, key, from.or(Oldest))), nil
 		},
 		last: func(ctx context.Context) (string, error) {
-			info, err := stream.Stat(ctx, h.client, key)
+			info, err := stream.Stat(ctx, together.cfg.Client, key)
 			return info.Last.String(), redisError(err)
 		},
 		drain:  subscriber.cfg.Tuning.DrainTimeout,

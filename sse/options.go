@@ -3,6 +3,7 @@ package sse
 import (
 	"errors"
 	"fmt"
+	"log"
 	"net/http"
 	"time"
 
@@ -122,7 +123,7 @@ type Options[T any] struct {
 	// decoded, a value that Event or Encode fails for, a ResponseWriter that cannot flush,
 	// and, by an error that wraps ErrSlowClient, a client that was closed for its slowness.
 	// It must return soon and must not call Close. Outages and gaps are events of the hub
-	// as well. Defaults to nobody.
+	// as well. A panic in it is recovered, and logged by the package log. Defaults to nobody.
 	OnError func(error)
 }
 
@@ -171,10 +172,24 @@ func (o Options[T]) withDefaults() Options[T] {
 	o.Buffer = orDefault(o.Buffer, DefaultBuffer)
 	o.BufferBytes = orDefault(o.BufferBytes, DefaultBufferBytes)
 	o.LastEventIDParam = orDefault(o.LastEventIDParam, DefaultLastEventIDParam)
-	if o.OnError == nil {
-		o.OnError = func(error) {}
-	}
+	o.OnError = guard(o.OnError)
 	return o
+}
+
+// guard makes an OnError that recovers a panic in it: in the goroutine of a broadcast or
+// of a page nobody else could.
+func guard(onError func(error)) func(error) {
+	if onError == nil {
+		return func(error) {}
+	}
+	return func(err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				log.Printf("redischannels/sse: OnError panicked: %v", v) // as net/http does
+			}
+		}()
+		onError(err)
+	}
 }
 
 func orDefault[V comparable](v, fallback V) V {

@@ -360,3 +360,36 @@ func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
 		sub.events.wait(t, redischannels.EventSettleIgnored)
 	})
 }
+
+// The reply to an XACK is lost, and the second one answers 0: the message was acknowledged, not
+// settled too late. (F31)
+func TestF31_ALostReplyIsNoLateAck(t *testing.T) {
+	t.Parallel()
+	for _, retries := range []int{-1, 3} {
+		for name, lost := range map[string]redistest.Match{"XACK": redistest.Command("XACK"), "script": scriptOf(t, "ack")} {
+			t.Run(fmt.Sprintf("%s, %d retries", name, retries), func(t *testing.T) {
+				t.Parallel()
+				proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = retries })
+				topic := redistest.Key(t)
+				sub := newSub(t, client, inFlight(2), minIdle(time.Minute))
+				messages := sub.subscribe(t, topic)
+				ids := publish(t, direct, topic, "taken", "m")
+				taken, msg := receive(t, messages), receive(t, messages)
+				require.Equal(t, ids, []string{entryIDOf(t, taken), entryIDOf(t, msg)})
+				if name == "script" { // which acknowledges what an XACK may have
+					proxy.DropRequest(1, redistest.Command("XACK"))
+				}
+				rule := proxy.DropReplyIf(1, lost, func(reply []byte) bool { return reply[0] != '-' })
+				msg.Ack()
+				rule.Wait(t, soon)
+				eventuallyPending(t, direct, topic, 1)
+				require.NoError(t, direct.XAck(t.Context(), topic, "g", ids[0]).Err())
+				taken.Ack()
+				require.Equal(t, ids[:1], sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+				sub.closeSoon(t)
+				require.Len(t, sub.events.of(redischannels.EventSettleIgnored), 1, "the other was in time")
+				sub.events.none(t, redischannels.EventSettleFailed, redischannels.EventAbandoned)
+			})
+		}
+	}
+}

@@ -63,6 +63,28 @@ func TestSharedReaderOfOneTopic(t *testing.T) {
 	require.Zero(t, redistest.BlockedClients(t, admin))
 }
 
+// A topic that joins has the read under way ended, so that the next one has it too. Where the
+// server was silent to that the client's retries, each with its timeout, held up who waited.
+func TestSharedReaderAsksOnceToBeWoken(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = time.Second, 20 })
+	sub := newSub(t, client, fanOut, tuned(func(c *redischannels.Tuning) { c.BlockTime = time.Minute }))
+	first := sub.subscribe(t, "first")
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, direct) == 1 }, "it is read")
+	asked, released := make(chan struct{}, 100), make(chan struct{})
+	t.Cleanup(func() { close(released) })
+	proxy.BeforeRequest(-1, redistest.Command("CLIENT UNBLOCK"), func() {
+		asked <- struct{}{}
+		<-released
+	})
+	second := sub.subscribe(t, "second")
+	<-asked
+	publish(t, direct, "second", "m")
+	require.Equal(t, []string{"m"}, receiveAcked(t, second, 1))
+	publish(t, direct, "first", "m")
+	require.Equal(t, []string{"m"}, receiveAcked(t, first, 1))
+}
+
 // Topics come and go under a read that is blocked: each new one must be read at once, not
 // when the block time is over.
 func TestSharedReaderOfManyTopics(t *testing.T) {

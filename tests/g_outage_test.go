@@ -229,3 +229,33 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	require.EqualValues(t, 1, client.XLen(t.Context(), deadStream(topic)).Val())
 	require.Len(t, sub.events.of(redischannels.EventDeadLetterFailed), 1)
 }
+
+// A client without a ReadTimeout waits for a silent server for ever, and so did Close. (F56, F62)
+func TestF62_CloseWithoutAReadTimeout(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(3), "fan-out": fanOut} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = -1 })
+			topic := redistest.Key(t)
+			sub := newSub(t, client, change, tuned(func(c *redischannels.Tuning) { c.DrainTimeout = 100 * time.Millisecond }))
+			messages := sub.subscribe(t, topic)
+			publish(t, direct, topic, "acked", "never")
+			acked := receive(t, messages)
+			proxy.Blackhole(true)
+			acked.Ack()
+			closed := make(chan struct{})
+			go func() {
+				defer close(closed)
+				_ = sub.Close()
+			}()
+			select {
+			case <-closed:
+			case <-time.After(30 * time.Second): // five seconds, and a few timeouts of five
+				proxy.Blackhole(false)
+				require.FailNow(t, "Close does not return")
+			}
+			waitClosed(t, messages)
+		})
+	}
+}

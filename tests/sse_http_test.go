@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -191,6 +192,31 @@ func TestSSEUndecodable(t *testing.T) {
 		require.Contains(t, told[i], want)
 	}
 	require.Len(t, told, len(bad), "the ring is not decoded again")
+}
+
+// A panic in OnError ended the process: the goroutines that follow the channel and read from
+// Redis are those of the handler, not of a request.
+func TestSSEOnErrorPanics(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	channel := streamOf[string](t, hub, key)
+	var told atomic.Int64
+	options := sse.Options[string]{OnError: func(error) {
+		told.Add(1)
+		panic("oops")
+	}}
+	live := openSSE(t, serveSSE(t, newSSE(t, channel, options))).live()
+	bad := must(hub.client.XAdd(t.Context(), &redis.XAddArgs{Stream: key, Values: []string{"foreign", "field"}}).Result())
+	good := write(t, channel, "good")
+	expect := func(s *sseStream) {
+		t.Helper()
+		require.Equal(t, sseEvent{ID: bad, Name: sse.EventUndecodable, Data: `{"id":"` + bad + `"}`}, s.event())
+		require.Equal(t, sseEvent{ID: good[0], Data: `"good"`}, s.event())
+	}
+	expect(live) // from the broadcast
+	another := serveSSE(t, newSSE(t, streamOf[string](t, hub, key), options))
+	expect(openSSE(t, another, after("0-1"))) // from a page
+	require.EqualValues(t, 2, told.Load())
 }
 
 // An empty value is an event: without a data line browsers would not tell of it. Lines

@@ -225,6 +225,12 @@ type onceCmd struct{ *redis.Cmd }
 // NoRetry is part of [redis.Cmder].
 func (onceCmd) NoRetry() bool { return true }
 
+// onceInt is one whose reply is a number.
+type onceInt struct{ *redis.IntCmd }
+
+// NoRetry is part of [redis.Cmder].
+func (onceInt) NoRetry() bool { return true }
+
 // checkMulti makes sure, once, that the user may send MULTI and EXEC. Without
 // the right to MULTI the XADDs of a transaction are executed one by one, and
 // without that to EXEC the connection goes back to the pool with an open

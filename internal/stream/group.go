@@ -68,8 +68,8 @@ const KeepCount = -1
 const KeepIdle time.Duration = -1
 
 // Group is one consumer of one group of one stream. It is safe for concurrent use.
-// Every command is bounded by the client's own timeouts, and all but Claim are retried
-// by the client: they may be executed twice without harm.
+// Every command is bounded by the client's own timeouts, and all but Claim and Ack are
+// retried by the client: they may be executed twice without harm.
 type Group struct {
 	Client   redis.UniversalClient
 	Key      string
@@ -96,7 +96,7 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 	if _, err := g.hold(ctx, KeepIdle, []any{probeID, KeepCount}); err != nil {
 		return err
 	}
-	if _, err := g.AckOwned(ctx, []string{probeID}); err != nil {
+	if _, _, err := g.AckOwned(ctx, []string{probeID}); err != nil {
 		return err
 	}
 	if _, err := g.Fetch(ctx, []string{probeID}); err != nil {
@@ -126,26 +126,47 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 }
 
 // Ack acknowledges entries without asking who owns them and returns how many were
-// pending. ids point at entry IDs. (XACK)
+// pending. ids point at entry IDs. The client does not repeat it: a second one would find
+// nothing pending where the reply to the first was lost. (XACK)
 func (g *Group) Ack(ctx context.Context, ids []*string) (int64, error) {
 	args := make([]any, 3, 3+len(ids))
 	args[0], args[1], args[2] = "XACK", &g.Key, &g.Name
 	for _, id := range ids {
 		args = append(args, id)
 	}
-	cmd := redis.NewIntCmd(ctx, args...)
+	cmd := onceInt{redis.NewIntCmd(ctx, args...)}
 	err := g.Client.Process(ctx, cmd)
 	return cmd.Val(), err
 }
 
-// AckOwned acknowledges the entries that this consumer still owns.
-func (g *Group) AckOwned(ctx context.Context, ids []string) ([]State, error) {
-	args := make([]any, 0, 2+len(ids))
-	args = append(args, g.Name, g.Consumer)
-	for _, id := range ids {
-		args = append(args, id)
+// AckOwned acknowledges the entries that this consumer still owns. Where the connection
+// fails it tries once more, and repeated says so: the first one may have acknowledged what
+// is not pending, also if there is an error. The client does not repeat it unseen.
+func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, repeated bool, err error) {
+	if found, err = g.ackOwned(ctx, ids); Classify(err) == KindNetwork {
+		repeated = true
+		found, err = g.ackOwned(ctx, ids)
 	}
-	return states(ackScript.Run(ctx, g.Client, []string{g.Key}, args...), len(ids))
+	return found, repeated, err
+}
+
+func (g *Group) ackOwned(ctx context.Context, ids []string) ([]State, error) {
+	run := func(command, script string) *redis.Cmd {
+		args := make([]any, 0, 6+len(ids))
+		args = append(args, command, script, 1, g.Key, g.Name, g.Consumer)
+		for _, id := range ids {
+			args = append(args, id)
+		}
+		cmd := onceCmd{redis.NewCmd(ctx, args...)}
+		cmd.SetFirstKeyPos(3)
+		_ = g.Client.Process(ctx, cmd)
+		return cmd.Cmd
+	}
+	cmd := run("evalsha", ackScript.Hash())
+	if Classify(cmd.Err()) == KindNoScript {
+		cmd = run("eval", ackSource)
+	}
+	return states(cmd, len(ids))
 }
 
 // Hold starts the idle time of owned entries anew, or sets it to idle, and sets

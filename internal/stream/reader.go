@@ -233,7 +233,8 @@ func (r *Reader) Wake(ctx context.Context) {
 	if node == nil {
 		return
 	}
-	if id == 0 || node.ClientUnblock(ctx, id).Err() != nil {
+	// Once: where the server is silent to it the connection is closed, which needs no server.
+	if id == 0 || node.Process(ctx, onceInt{redis.NewIntCmd(ctx, "CLIENT", "UNBLOCK", id)}) != nil {
 		r.Drop()
 	}
 }

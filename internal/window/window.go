@@ -43,6 +43,7 @@ type Item struct {
 	// For the goroutine that writes settlements.
 	Attempts int
 	Retry    time.Time
+	Sent     bool // an acknowledgement was, whose reply did not come
 
 	Counted bool // Redis' delivery count includes the next hand-over already; set by Started and SetCounted
 	Alone   bool // to be handled while nothing else is: it may kill the process
