@@ -160,8 +160,8 @@ func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int)
 	return r.read(ctx, args...)
 }
 
-// rawOnce is a read that go-redis does not repeat: what was trimmed until the second
-// attempt would be missing from its reply without a word.
+// rawOnce is a read that go-redis does not repeat. Who reads repeats it himself, and reports
+// the outage or ends before that.
 type rawOnce struct{ *redis.RawCmd }
 
 // NoRetry is part of [redis.Cmder].
