@@ -225,6 +225,7 @@ func (s *subscription) run() {
 	settling.Wait()
 	close(s.keeping)
 	keeping.Wait()
+	s.handBackAll() // claimed by the last step of a walk
 	s.leave()
 	s.walk.slot.release()
 	s.tellRest()
