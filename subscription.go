@@ -76,6 +76,7 @@ type subscription struct {
 	shared    *sharedReaders            // of reading without a group
 	feed      *feed                     // that the messages are for; nil where they are for no Reader
 	behind    chan struct{}             // the shared reader goes on without us
+	unshared  error                     // why, if it cannot read; guarded by the lock of sharedReaders
 	cursor    stream.Cursor             // of reading without a group; whoever reads now, owns it
 	firstSeen atomic.Pointer[stream.ID] // first new entry that was delivered here, nil before
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
@@ -317,6 +318,7 @@ const (
 	dutyRead    duty = iota // the reading goroutine
 	dutyControl             // everything on the caller's client but settling
 	dutySettle
+	dutyShared // the reader that fan-out subscriptions share
 	duties
 )
 
