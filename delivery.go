@@ -23,7 +23,7 @@ type delivery struct {
 	from     *origin
 	id       string
 	count    int
-	deadline *time.Time // nil without HandlerTimeout
+	deadline atomic.Pointer[time.Time] // see Deadline
 	verdict  atomic.Pointer[verdict]
 
 	// item is there for whoever takes it first to see to the settlement: a Reader that has
@@ -44,12 +44,18 @@ type origin struct {
 	sub          *subscription   // nil for Pub/Sub
 }
 
-// Deadline implements context.Context.
+// Deadline implements context.Context. It runs from the first call: that is made when the
+// application has the message, by the application or by who watches it. While it is being
+// offered nobody handles it.
 func (d *delivery) Deadline() (time.Time, bool) {
-	if d.deadline == nil {
+	if d.from.sub == nil || d.from.sub.cfg.HandlerTimeout <= 0 {
 		return time.Time{}, false
 	}
-	return *d.deadline, true
+	if d.deadline.Load() == nil {
+		deadline := time.Now().Add(d.from.sub.cfg.HandlerTimeout)
+		d.deadline.CompareAndSwap(nil, &deadline)
+	}
+	return *d.deadline.Load(), true
 }
 
 // Done implements context.Context.

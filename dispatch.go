@@ -64,10 +64,6 @@ func (s *subscription) handOver(it *window.Item) {
 		}
 		s.win.Offer(it, d)
 	}
-	if s.cfg.HandlerTimeout > 0 {
-		deadline := time.Now().Add(s.cfg.HandlerTimeout)
-		d.deadline = &deadline
-	}
 	msg.SetContext(d)
 	entrusted := s.feed != nil && !s.strict() && s.cfg.HandlerTimeout == 0 && s.entrust(it, d)
 	if !s.send(it, msg) {
@@ -224,8 +220,8 @@ func (s *subscription) ensureLease(it *window.Item, count int) bool {
 // watch waits until the application settles a message.
 func (s *subscription) watch(it *window.Item, msg *message.Message, d *delivery) {
 	var timeout <-chan time.Time
-	if s.cfg.HandlerTimeout > 0 {
-		timer := time.NewTimer(time.Until(*d.deadline))
+	if deadline, ok := d.Deadline(); ok {
+		timer := time.NewTimer(time.Until(deadline))
 		defer timer.Stop()
 		timeout = timer.C
 	}

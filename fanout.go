@@ -69,6 +69,12 @@ func (s *subscription) readFanOut() {
 		select {
 		case <-s.behind:
 		case <-s.fetch.Done():
+			return
+		}
+		if err := s.shared.failure(s); err != nil {
+			s.outage.failed(dutyShared, err)
+		} else {
+			s.outage.over(dutyShared)
 		}
 	}
 }

@@ -2,6 +2,8 @@ package redischannels
 
 import (
 	"context"
+	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -45,6 +47,7 @@ type sharedTopic struct {
 	members    map[*subscription]struct{}
 	delivering bool // without the lock; nobody joins or leaves meanwhile
 	check      bool // it is to be looked at before the next read
+	failures   int  // of reads in a row
 }
 
 // sharedReader is one goroutine with one connection that reads up to sharedTopics
@@ -61,7 +64,8 @@ type sharedReader struct {
 	topics map[*sharedTopic]struct{}
 	read   chan struct{} // closed at the end of the read that is under way; nil without one
 
-	largest int // size of the largest recent entry; the goroutine's own
+	largest  int // size of the largest recent entry; the goroutine's own
+	failures int // in a row; the same
 }
 
 func newSharedReaders(cfg SubscriberConfig) *sharedReaders {
@@ -180,12 +184,23 @@ func (a *sharedReaders) detach(s *subscription) {
 	}
 }
 
-// expel makes the members of a topic read by themselves. The lock is held.
-func (t *sharedTopic) expel() {
+// expel makes the members of a topic read by themselves, because of an error of the reader
+// or nil. The lock is held.
+func (t *sharedTopic) expel(err error) {
 	for s := range t.members {
+		s.unshared = err
 		signal(s.behind)
 	}
 	clear(t.members)
+}
+
+// failure returns the error for which a subscription was expelled, or nil.
+func (a *sharedReaders) failure(s *subscription) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := s.unshared
+	s.unshared = nil
+	return err
 }
 
 // interrupt ends the read that is under way, so that the next one has all topics.
@@ -221,6 +236,10 @@ func (r *sharedReader) run() {
 		count := r.count(len(topics))
 		pages, err := r.readTopics(topics, count)
 		r.end(topics, err)
+		if r.failures > 1 {
+			// Each may have read by itself and be back at once.
+			pause(r.ctx.Done(), retryDelay(r.failures))
+		}
 		for i := range pages {
 			r.deliver(&pages[i], topics[pages[i].Key], count)
 			stream.Recycle(pages[i].Entries)
@@ -252,16 +271,31 @@ func (r *sharedReader) begin() map[string]asked {
 }
 
 // end marks the end of a read. After an error the members read by themselves: each
-// finds out what is wrong with its stream, reports it, and comes back when it is mended.
+// finds out what is wrong with its stream, reports it, and comes back when it is mended. When
+// that does not help it is the connection: they are told so, and when it can read again.
 func (r *sharedReader) end(topics map[string]asked, err error) {
 	a := r.all
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	close(r.read)
 	r.read = nil
+	count := func(failures *int) {
+		switch {
+		case err == nil:
+			*failures = 0
+		case !errors.Is(err, net.ErrClosed): // else it was closed by interrupt
+			*failures++
+		}
+	}
+	count(&r.failures)
 	for _, t := range topics {
-		if err != nil {
-			t.expel()
+		before := t.failures
+		count(&t.failures)
+		switch {
+		case t.failures > 1:
+			t.sharedTopic.expel(err)
+		case err != nil || before > 1: // at first another topic may be the cause
+			t.sharedTopic.expel(nil)
 		}
 		if t.sharedTopic.cursor.ID == t.cursor.ID {
 			t.sharedTopic.cursor = t.cursor // what was seen of the stream
@@ -341,7 +375,7 @@ func (t *asked) fits(entries []stream.Entry, info stream.Info) bool {
 func (r *sharedReader) expel(t asked) {
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
-	t.sharedTopic.expel()
+	t.sharedTopic.expel(nil)
 }
 
 // deliver hands a page to the members of its topic.

@@ -176,26 +176,44 @@ func (s *subscription) handBackStale() {
 			return
 		}
 	}
+	items := s.takeStale()
+	if len(items) == 0 {
+		return
+	}
+	s.report(Event{Kind: EventHandedBack, EntryIDs: texts(items)})
+}
+
+// takeStale hands back what has waited for too long.
+func (s *subscription) takeStale() []*window.Item {
+	// Without the lock: the reader, which looks for entries that are ours and not held,
+	// leases one again between the look and the command, which then lets a peer have it.
+	s.leases.Lock()
+	defer s.leases.Unlock()
 	items, recalled := s.win.TakeStale(staleAfter, s.cfg.Tuning.MinIdle)
 	if recalled {
 		signal(s.recall)
 	}
-	if len(items) == 0 {
-		return
-	}
-	s.handBack(s.settleCtx, items)
-	s.report(Event{Kind: EventHandedBack, EntryIDs: texts(items)})
+	s.handBackLocked(s.settleCtx, items)
+	return items
 }
 
 // handBack makes entries that are no longer held claimable at once, or when their
 // back-off is over, and takes back the delivery that was counted but did not
 // happen. Entries that it cannot reach become claimable after MinIdle.
 func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
-	if s.grp == nil || len(items) == 0 {
+	if s.grp == nil {
 		return
 	}
 	s.leases.Lock()
 	defer s.leases.Unlock()
+	s.handBackLocked(ctx, items)
+}
+
+// handBackLocked is handBack with leases held.
+func (s *subscription) handBackLocked(ctx context.Context, items []*window.Item) {
+	if len(items) == 0 {
+		return
+	}
 	s.ownLost.Store(true) // some may come back to us
 	// One call per idle time: those that are not in back-off share one.
 	byIdle := make(map[time.Duration][]*window.Item)
@@ -223,10 +241,10 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 
 // handBackUnseen hands back what is pending for this consumer and not held.
 func (s *subscription) handBackUnseen(ctx context.Context) error {
-	return s.eachUnseen(ctx, func(page []stream.Pending) error {
+	return s.eachPage(ctx, func(page []stream.Pending) error {
 		ids := make([]string, 0, len(page))
 		counts := make([]int, 0, len(page))
-		for _, p := range page {
+		for _, p := range s.unseen(page) {
 			if _, done := s.returned.Load(p.ID); done {
 				continue
 			}

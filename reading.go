@@ -205,10 +205,15 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 		before = append(before, id)
 		return true
 	})
-	err := s.eachUnseen(ctx, func(page []stream.Pending) error {
-		ids := make([]string, len(page))
-		for i, p := range page {
-			ids[i] = p.Text
+	err := s.eachPage(ctx, func(page []stream.Pending) error {
+		s.leases.Lock() // see takeStale
+		defer s.leases.Unlock()
+		var ids []string
+		for _, p := range s.unseen(page) {
+			ids = append(ids, p.Text)
+		}
+		if len(ids) == 0 {
+			return nil
 		}
 		sent := time.Now()
 		if _, err := s.grp.Hold(ctx, stream.KeepIdle, ids, nil); err != nil {
@@ -241,9 +246,8 @@ func (s *subscription) handedBefore(id stream.ID, count int) int {
 	return count
 }
 
-// eachUnseen calls f with pages of the entries that are pending for this consumer
-// and not held.
-func (s *subscription) eachUnseen(ctx context.Context, f func([]stream.Pending) error) error {
+// eachPage calls f with pages of the entries that are pending for this consumer.
+func (s *subscription) eachPage(ctx context.Context, f func([]stream.Pending) error) error {
 	var after stream.ID
 	for {
 		page, err := s.grp.Own(ctx, after, ownPage)
@@ -252,22 +256,25 @@ func (s *subscription) eachUnseen(ctx context.Context, f func([]stream.Pending) 
 		}
 		after = page[len(page)-1].ID
 		full := len(page) == ownPage
-		held := s.win.IDs()
-		unseen := page[:0]
-		for _, p := range page {
-			if _, ok := held[p.ID]; !ok {
-				unseen = append(unseen, p)
-			}
-		}
-		if len(unseen) > 0 {
-			if err := f(unseen); err != nil {
-				return err
-			}
+		if err := f(page); err != nil {
+			return err
 		}
 		if !full {
 			return nil
 		}
 	}
+}
+
+// unseen returns those of the entries that are not held.
+func (s *subscription) unseen(page []stream.Pending) []stream.Pending {
+	held := s.win.IDs()
+	unseen := page[:0]
+	for _, p := range page {
+		if _, ok := held[p.ID]; !ok {
+			unseen = append(unseen, p)
+		}
+	}
+	return unseen
 }
 
 // obtain reads the fields of entries that are assigned to this consumer since

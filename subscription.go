@@ -77,6 +77,7 @@ type subscription struct {
 	shared    *sharedReaders            // of reading without a group
 	feed      *feed                     // that the messages are for; nil where they are for no Reader
 	behind    chan struct{}             // the shared reader goes on without us
+	unshared  error                     // why, if it cannot read; guarded by the lock of sharedReaders
 	cursor    stream.Cursor             // of reading without a group; whoever reads now, owns it
 	firstSeen atomic.Pointer[stream.ID] // first new entry that was delivered here, nil before
 	lastSeen  atomic.Pointer[stream.ID] // greatest ID that is known to be delivered to the group
@@ -226,6 +227,7 @@ func (s *subscription) run() {
 	settling.Wait()
 	close(s.keeping)
 	keeping.Wait()
+	s.handBackAll() // claimed by the last step of a walk
 	s.leave()
 	s.walk.slot.release()
 	s.tellRest()
@@ -321,6 +323,7 @@ const (
 	dutyRead    duty = iota // the reading goroutine
 	dutyControl             // everything on the caller's client but settling
 	dutySettle
+	dutyShared // the reader that fan-out subscriptions share
 	duties
 )
 

@@ -96,6 +96,41 @@ type Page struct {
 	Entries []Entry
 }
 
+// size is how many bytes of the reply its entries are.
+func (p *Page) size() int {
+	n := 0
+	for i := range p.Entries {
+		n += len(p.Entries[i].raw)
+	}
+	return n
+}
+
+// part gives the entries of small pages memory of their own, a page together: an entry that
+// is kept for long would keep the larger ones of other streams, which are in the same reply.
+func part(pages []Page) {
+	if len(pages) < 2 {
+		return
+	}
+	whole := 0
+	for i := range pages {
+		whole += pages[i].size()
+	}
+	for i := range pages {
+		n := pages[i].size()
+		if n > whole/2 {
+			continue
+		}
+		own := make([]byte, 0, n)
+		for k := range pages[i].Entries {
+			e := &pages[i].Entries[k]
+			at := len(own)
+			own = append(own, e.raw...)
+			e.Release()
+			e.raw = own[at:len(own):len(own)]
+		}
+	}
+}
+
 // spare has memory of entries that were done with.
 var spare sync.Pool
 

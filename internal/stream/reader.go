@@ -157,7 +157,9 @@ func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int)
 	for _, id := range after {
 		args = append(args, id.String())
 	}
-	return r.read(ctx, args...)
+	pages, err := r.read(ctx, args...)
+	part(pages)
+	return pages, err
 }
 
 // rawOnce is a read that go-redis does not repeat. Who reads repeats it himself, and reports

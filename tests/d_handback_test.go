@@ -1,0 +1,68 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// The keeper took a stale entry out of the window to hand it back; the reader, which looked
+// for entries that are ours and not held, took it for such a one and leased it again; then
+// the hand-back reached Redis. A peer claimed the entry while it was handled here under a
+// lease that was believed to hold. (F38)
+func TestF38_AnEntryIsNotTakenUpWhileItIsHandedBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	admin, topic := server.Client(t), redistest.Key(t)
+	client := server.Client(t)
+	holds := func(cmd redis.Cmder, idle string) bool { // ARGV of hold.lua: group, consumer, idle, pairs
+		args := cmd.Args()
+		return len(args) > 7 && fmt.Sprint(args[6]) == idle
+	}
+	var once sync.Once
+	handing, received := make(chan struct{}), make(chan struct{})
+	hook := redistest.NewHook()
+	for _, name := range []string{"evalsha", "eval"} {
+		hook.Before(name, func(_ context.Context, cmd redis.Cmder) error {
+			if holds(cmd, "60000") {
+				once.Do(func() {
+					close(handing)
+					select { // it is slow, or nobody takes the entry up meanwhile
+					case <-received:
+					case <-time.After(2 * time.Second): // longer than a read blocks
+					}
+				})
+			}
+			return nil
+		})
+	}
+	client.AddHook(hook)
+
+	sub := newSub(t, client, inFlight(8), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	require.NoError(t, admin.XGroupCreateConsumer(t.Context(), topic, "g", "peer").Err())
+	publish(t, admin, topic, "a", "b", "c")
+	eventuallyPending(t, admin, topic, 3)
+	receive(t, messages).Ack() // b is offered, c waits
+	<-handing
+	receive(t, messages).Ack() // the reader goes on, and looks for c
+	c := receive(t, messages)
+	close(received)
+	sub.events.wait(t, redischannels.EventHandedBack)
+	claimed, _, err := admin.XAutoClaimJustID(t.Context(), &redis.XAutoClaimArgs{
+		Stream: topic, Group: "g", Consumer: "peer", MinIdle: time.Minute, Start: "0-0",
+	}).Result()
+	require.NoError(t, err)
+	require.Empty(t, claimed, "a peer handles it as well")
+	require.Equal(t, 1, countOf(t, c), "it was handed to nobody before")
+	c.Ack()
+	eventuallyPending(t, admin, topic, 0)
+}
