@@ -187,13 +187,16 @@ func (s *subscription) handBackStale() {
 func (s *subscription) takeStale() []*window.Item {
 	// Without the lock: the reader, which looks for entries that are ours and not held,
 	// leases one again between the look and the command, which then lets a peer have it.
-	s.leases.Lock()
-	defer s.leases.Unlock()
+	// Leases are renewed by who is here, so this does not wait; it comes again soon.
+	if !s.walk.mu.TryLock() {
+		return nil
+	}
+	defer s.walk.mu.Unlock()
 	items, recalled := s.win.TakeStale(staleAfter, s.cfg.Tuning.MinIdle)
 	if recalled {
 		signal(s.recall)
 	}
-	s.handBackLocked(s.settleCtx, items)
+	s.handBack(s.settleCtx, items)
 	return items
 }
 
@@ -201,19 +204,11 @@ func (s *subscription) takeStale() []*window.Item {
 // back-off is over, and takes back the delivery that was counted but did not
 // happen. Entries that it cannot reach become claimable after MinIdle.
 func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
-	if s.grp == nil {
+	if s.grp == nil || len(items) == 0 {
 		return
 	}
 	s.leases.Lock()
 	defer s.leases.Unlock()
-	s.handBackLocked(ctx, items)
-}
-
-// handBackLocked is handBack with leases held.
-func (s *subscription) handBackLocked(ctx context.Context, items []*window.Item) {
-	if len(items) == 0 {
-		return
-	}
 	s.ownLost.Store(true) // some may come back to us
 	// One call per idle time: those that are not in back-off share one.
 	byIdle := make(map[time.Duration][]*window.Item)

@@ -196,7 +196,8 @@ func (o *outage) quiet() bool {
 // recoverOwn fetches entries that are pending for this consumer but not held: the
 // reply that brought them was lost, or they were handed back and nobody took them.
 func (s *subscription) recoverOwn(ctx context.Context) error {
-	// What a step of the walk has claimed and not yet admitted is not unseen.
+	// What a step of the walk has claimed and not yet admitted is not unseen, nor is what is
+	// being handed back.
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
 	s.ownLost.Store(false)
@@ -206,8 +207,6 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 		return true
 	})
 	err := s.eachPage(ctx, func(page []stream.Pending) error {
-		s.leases.Lock() // see takeStale
-		defer s.leases.Unlock()
 		var ids []string
 		for _, p := range s.unseen(page) {
 			ids = append(ids, p.Text)
