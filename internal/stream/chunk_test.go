@@ -105,3 +105,20 @@ func TestChunkBehindALargePush(t *testing.T) {
 	require.NotNil(t, r.chunk)
 	require.EqualValues(t, 1, r.chunk.users.Load())
 }
+
+// A push that fills the chunk to its last byte leaves no room to read into. Reading into none
+// is no end: the reader went round for ever.
+func TestAPushThatFillsTheChunk(t *testing.T) {
+	push := ">2\r\n" + resp(strings.Repeat("x", chunkSize-1000))
+	push += resp(strings.Repeat("y", chunkSize-len(push)-len("$999\r\n\r\n")))
+	require.Len(t, push, chunkSize)
+	reply := resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", "value")
+	var r Reader
+	conn := tapped(&scripted{in: bytes.NewReader([]byte(push + reply)), chunk: func() int { return 1 << 20 }}, &r)
+	_, err := conn.Write([]byte(readCommand))
+	require.NoError(t, err)
+	rest, err := readAll(conn, 1<<10)
+	require.NoError(t, err)
+	require.Equal(t, push+standIn, rest)
+	require.Equal(t, reply, string(r.reply))
+}
