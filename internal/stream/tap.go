@@ -94,7 +94,7 @@ func (t *tap) answer(p []byte) error {
 			in, own = newChunk(), false // own is what a push was in
 			b = append(in.b[:0], b...)
 		default:
-			size := max(2*len(b), maxLines) // nothing is left of what a push has filled
+			size := max(2*len(b), maxLines)           // nothing is left of what a push has filled
 			if at.until > len(b) && at.i < len(b)/2 { // one value is most of it
 				size = min(at.until+maxLines, 4*len(b)) // the length alone takes no memory
 			}
