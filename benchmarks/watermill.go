@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -52,8 +53,11 @@ func (l library) subscribeFilled(t *trial, subscriptions int) error {
 	if err := t.start(); err != nil {
 		return err
 	}
+	var subscribing sync.WaitGroup
+	subscribing.Add(subscriptions)
 	received := t.loops(subscriptions, func(i int) error {
 		messages, err := subs[i].Subscribe(t.ctx, t.topic)
+		subscribing.Done()
 		if err != nil {
 			return err
 		}
@@ -63,6 +67,7 @@ func (l library) subscribeFilled(t *trial, subscriptions int) error {
 		}
 		return nil
 	})
+	subscribing.Wait()                                // the others may receive everything before that
 	return errors.Join(l.finish(t, subs), <-received) // finish closes the channels
 }
 
