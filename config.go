@@ -101,8 +101,9 @@ type SubscriberConfig struct {
 	// NackBackoff is the delay between a Nack and the redelivery.
 	NackBackoff Backoff
 
-	// HandlerTimeout bounds the handling of one delivery, at least 1 ms: after it the
-	// message's context is cancelled and the delivery counts as nacked. 0 means none.
+	// HandlerTimeout bounds the handling of one delivery, at least 1 ms, from the moment at
+	// which the application has received it: after it the message's context is cancelled
+	// and the delivery counts as nacked. 0 means none.
 	HandlerTimeout time.Duration
 
 	// DeadLetterTopic names the stream for dead letters of a topic. In Redis
