@@ -24,13 +24,6 @@ const (
 // how many connections the reader had made when the subscription began.
 func (s *subscription) readGroup(connects int64) {
 	for s.fetch.Err() == nil {
-		if n := s.reader.Connects(); n != connects {
-			// Another connection may mean another server, which may not know what
-			// the old one gave us.
-			connects = n
-			s.win.Void()
-			signal(s.renewNow)
-		}
 		if !s.step() {
 			continue
 		}
@@ -46,6 +39,14 @@ func (s *subscription) readGroup(connects int64) {
 		sent := time.Now()
 		entries, err := s.reader.ReadGroup(s.fetch, s.group, s.grp.Consumer, count)
 		s.win.EndRead(len(entries))
+		if n := s.reader.Connects(); n != connects {
+			// Another connection may mean another server, which may not know what
+			// the old one gave us. This comes before what it has brought: whoever has that
+			// may acknowledge what he had before.
+			connects = n
+			s.win.Void()
+			signal(s.renewNow)
+		}
 		if err != nil {
 			if s.unread == nil {
 				s.unread = before
