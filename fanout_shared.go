@@ -106,7 +106,7 @@ func (a *sharedReaders) readerFor(topic string) *sharedReader {
 	r := &sharedReader{
 		all:    a,
 		slot:   slot,
-		stream: stream.NewReader(a.cfg.Client, topic, a.cfg.Tuning.BlockTime, a.cfg.OnReadClient),
+		stream: stream.NewReader(a.cfg.Client, topic, a.cfg.Tuning.BlockTime, a.cfg.OnReadClient, nil),
 		done:   make(chan struct{}),
 		topics: make(map[*sharedTopic]struct{}),
 	}

@@ -236,10 +236,10 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 
 // handBackUnseen hands back what is pending for this consumer and not held.
 func (s *subscription) handBackUnseen(ctx context.Context) error {
-	return s.eachPage(ctx, func(page []stream.Pending) error {
+	return s.eachUnseen(ctx, func(page []stream.Pending) error {
 		ids := make([]string, 0, len(page))
 		counts := make([]int, 0, len(page))
-		for _, p := range s.unseen(page) {
+		for _, p := range page {
 			if _, done := s.returned.Load(p.ID); done {
 				continue
 			}

@@ -20,9 +20,15 @@ const (
 	admitBlock = 32
 )
 
-// readGroup fetches entries of the group into the window until stop. connects is
-// how many connections the reader had made when the subscription began.
-func (s *subscription) readGroup(connects int64) {
+// connected ends all leases: another connection may mean another server, which may not know
+// what the old one gave us. The reader can wait for long in its first read by it.
+func (s *subscription) connected() {
+	s.win.Void()
+	signal(s.renewNow)
+}
+
+// readGroup fetches entries of the group into the window until stop.
+func (s *subscription) readGroup() {
 	for s.fetch.Err() == nil {
 		if !s.step() {
 			continue
@@ -36,17 +42,8 @@ func (s *subscription) readGroup(connects int64) {
 			continue
 		}
 		before := s.lastSeen.Load()
-		sent := time.Now()
 		entries, err := s.reader.ReadGroup(s.fetch, s.group, s.grp.Consumer, count)
 		s.win.EndRead(len(entries))
-		if n := s.reader.Connects(); n != connects {
-			// Another connection may mean another server, which may not know what
-			// the old one gave us. This comes before what it has brought: whoever has that
-			// may acknowledge what he had before.
-			connects = n
-			s.win.Void()
-			signal(s.renewNow)
-		}
 		if err != nil {
 			if s.unread == nil {
 				s.unread = before
@@ -57,7 +54,7 @@ func (s *subscription) readGroup(connects int64) {
 		s.counters.read()
 		s.outage.over(dutyRead)
 		s.restores = 0
-		s.admit(entries, sent)
+		s.admit(entries, s.reader.Sent())
 		stream.Recycle(entries)
 	}
 }
@@ -207,13 +204,10 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 		before = append(before, id)
 		return true
 	})
-	err := s.eachPage(ctx, func(page []stream.Pending) error {
-		var ids []string
-		for _, p := range s.unseen(page) {
-			ids = append(ids, p.Text)
-		}
-		if len(ids) == 0 {
-			return nil
+	err := s.eachUnseen(ctx, func(page []stream.Pending) error {
+		ids := make([]string, len(page))
+		for i, p := range page {
+			ids[i] = p.Text
 		}
 		sent := time.Now()
 		if _, err := s.grp.Hold(ctx, stream.KeepIdle, ids, nil); err != nil {
@@ -246,8 +240,9 @@ func (s *subscription) handedBefore(id stream.ID, count int) int {
 	return count
 }
 
-// eachPage calls f with pages of the entries that are pending for this consumer.
-func (s *subscription) eachPage(ctx context.Context, f func([]stream.Pending) error) error {
+// eachUnseen calls f with pages of the entries that are pending for this consumer
+// and not held.
+func (s *subscription) eachUnseen(ctx context.Context, f func([]stream.Pending) error) error {
 	var after stream.ID
 	for {
 		page, err := s.grp.Own(ctx, after, ownPage)
@@ -256,25 +251,22 @@ func (s *subscription) eachPage(ctx context.Context, f func([]stream.Pending) er
 		}
 		after = page[len(page)-1].ID
 		full := len(page) == ownPage
-		if err := f(page); err != nil {
-			return err
+		held := s.win.IDs()
+		unseen := page[:0]
+		for _, p := range page {
+			if _, ok := held[p.ID]; !ok {
+				unseen = append(unseen, p)
+			}
+		}
+		if len(unseen) > 0 {
+			if err := f(unseen); err != nil {
+				return err
+			}
 		}
 		if !full {
 			return nil
 		}
 	}
-}
-
-// unseen returns those of the entries that are not held.
-func (s *subscription) unseen(page []stream.Pending) []stream.Pending {
-	held := s.win.IDs()
-	unseen := page[:0]
-	for _, p := range page {
-		if _, ok := held[p.ID]; !ok {
-			unseen = append(unseen, p)
-		}
-	}
-	return unseen
 }
 
 // obtain reads the fields of entries that are assigned to this consumer since

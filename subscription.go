@@ -126,7 +126,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 	}
 	if cfg.ConsumerGroup != "" {
 		s.reports = newReporter(s.tell, untoldEvents, false)
-		s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient)
+		s.reader = stream.NewReader(cfg.Client, topic, block, cfg.OnReadClient, s.connected)
 		s.grp = &stream.Group{Client: cfg.Client, Key: topic, Name: cfg.ConsumerGroup}
 	}
 	s.origin.sub = s
@@ -202,8 +202,7 @@ func (s *subscription) run() {
 	if s.grp == nil {
 		reading.Go(s.readFanOut)
 	} else {
-		connects := s.reader.Connects()
-		reading.Go(func() { s.readGroup(connects) })
+		reading.Go(s.readGroup)
 		settling.Go(s.settle)
 		keeping.Go(s.keep)
 	}

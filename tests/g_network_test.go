@@ -316,10 +316,11 @@ func TestF65_LeasesEndWithTheConnection(t *testing.T) {
 	require.Equal(t, ids, deliverTo(t, second, topic, "other", 1, 0))
 	proxy.SetTarget(heir.Addr())
 	proxy.Cut()
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, second) == 1 }, "it waits at the new one")
+	msg.Ack() // before that has brought anything
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
 	publish(t, second, topic, "next")
 	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it reads from the new one")
-	msg.Ack()
-	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, second, topic)) == 1 }, "next is acknowledged")
 	require.Equal(t, "other", pendingOf(t, second, topic)[0].Consumer, "the entry is still the other's")
 }

@@ -190,15 +190,9 @@ func underReplicated(outcomes []AppendResult, reason error) bool {
 	return found
 }
 
-// waitCmd is a WAIT that go-redis never repeats.
-type waitCmd struct{ *redis.IntCmd }
-
-// NoRetry is part of [redis.Cmder].
-func (waitCmd) NoRetry() bool { return true }
-
 func (a *Appender) wait(ctx context.Context, conn pipeliner) error {
 	// Not IntCmd of Wait: that one sets its own read timeout of 10 s more.
-	cmd := waitCmd{redis.NewIntCmd(ctx, "wait", a.conf.Replicas, a.conf.WaitTimeout.Milliseconds())}
+	cmd := onceInt{redis.NewIntCmd(ctx, "wait", a.conf.Replicas, a.conf.WaitTimeout.Milliseconds())}
 	if err := conn.Process(ctx, cmd); err != nil {
 		return fmt.Errorf("%w: WAIT: %w", ErrReplicas, err)
 	}
@@ -218,18 +212,6 @@ func (a *Appender) master(ctx context.Context, key string) (*redis.Client, error
 
 // multiCheck remembers that the user may send transactions.
 type multiCheck struct{ ok atomic.Bool }
-
-// onceCmd is a command that go-redis never repeats.
-type onceCmd struct{ *redis.Cmd }
-
-// NoRetry is part of [redis.Cmder].
-func (onceCmd) NoRetry() bool { return true }
-
-// onceInt is one whose reply is a number.
-type onceInt struct{ *redis.IntCmd }
-
-// NoRetry is part of [redis.Cmder].
-func (onceInt) NoRetry() bool { return true }
 
 // checkMulti makes sure, once, that the user may send MULTI and EXEC. Without
 // the right to MULTI the XADDs of a transaction are executed one by one, and

@@ -269,21 +269,15 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 	return out, nil
 }
 
-// claimOnce is a claim that go-redis does not repeat: the second one would not return what
-// the first one took.
-type claimOnce struct{ *redis.SliceCmd }
-
-// NoRetry is part of [redis.Cmder].
-func (claimOnce) NoRetry() bool { return true }
-
 // Claim takes over up to count entries that nobody has touched for minIdle, from
 // cursor on, without counting it as a delivery. deleted names entries that were
 // trimmed from the stream and have left the group (Redis 7; older servers return
 // them as claimed). next is where to go on, zero at the end.
-// After an error entries may have been claimed unseen.
+// After an error entries may have been claimed unseen; the client does not repeat it, since
+// the second one would not return what the first one took.
 // (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID)
 func (g *Group) Claim(ctx context.Context, minIdle time.Duration, cursor ID, count int) (ids, deleted []string, next ID, err error) {
-	claim := claimOnce{redis.NewSliceCmd(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
+	claim := onceSlice{redis.NewSliceCmd(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
 		minIdle.Milliseconds(), cursor.String(), "COUNT", count, "JUSTID")}
 	_ = g.Client.Process(ctx, claim)
 	reply, err := claim.Result()

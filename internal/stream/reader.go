@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -23,27 +22,28 @@ type Reader struct {
 	key      string // of the stream; in Redis Cluster the others are in its hash slot
 	block    time.Duration
 	onClient func(*redis.Client)
+	onConn   func()
 
 	client *redis.Client // opened from the options of node
-	reply  []byte        // to the last read, from its tap
+	sent   time.Time     // when the last read was, from its tap
+	reply  []byte        // to it
 	chunk  *chunk        // where it is, if that is used again
 
 	mu       sync.Mutex
 	node     redis.UniversalClient // who can wake the connection: the client of its server
 	conn     net.Conn
 	clientID int64
-
-	connects atomic.Int64
 }
 
 // NewReader returns a reader of the stream at key, or of those in its hash slot. block is the time that one
-// read waits for entries. onClient, if not nil, sees each client that is opened.
-func NewReader(base redis.UniversalClient, key string, block time.Duration, onClient func(*redis.Client)) *Reader {
-	return &Reader{base: base, key: key, block: block, onClient: onClient}
+// read waits for entries. onClient, if not nil, sees each client that is opened; onConn, if not nil, is called for each
+// connection before anything is read by it.
+func NewReader(base redis.UniversalClient, key string, block time.Duration, onClient func(*redis.Client), onConn func()) *Reader {
+	return &Reader{base: base, key: key, block: block, onClient: onClient, onConn: onConn}
 }
 
-// Connects counts the connections that were made so far.
-func (r *Reader) Connects() int64 { return r.connects.Load() }
+// Sent returns when the last read was sent: behind the opening of a connection for it.
+func (r *Reader) Sent() time.Time { return r.sent }
 
 // open makes the client for the server that owns the stream now.
 func (r *Reader) open(ctx context.Context) error {
@@ -87,7 +87,9 @@ func (r *Reader) open(ctx context.Context) error {
 				return err
 			}
 		}
-		r.connects.Add(1)
+		if r.onConn != nil {
+			r.onConn()
+		}
 		// Without the right to ask for its ID the connection is woken by closing it.
 		if id, err := cn.ClientID(ctx).Result(); err == nil {
 			r.mu.Lock()
@@ -162,21 +164,15 @@ func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int)
 	return pages, err
 }
 
-// rawOnce is a read that go-redis does not repeat. Who reads repeats it himself, and reports
-// the outage or ends before that.
-type rawOnce struct{ *redis.RawCmd }
-
-// NoRetry is part of [redis.Cmder].
-func (rawOnce) NoRetry() bool { return true }
-
 // ReadAfter reads up to count entries after an ID from the stream's master, without
-// waiting. (XREAD COUNT count STREAMS key id)
+// waiting. The client does not repeat it: who reads does that himself, and reports the
+// outage or ends before that. (XREAD COUNT count STREAMS key id)
 func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, after ID, count int) ([]Entry, error) {
 	node, err := master(ctx, client, key)
 	if err != nil {
 		return nil, err
 	}
-	raw := rawOnce{redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())}
+	raw := onceRaw{redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())}
 	if err := node.Process(ctx, raw); err != nil {
 		return nil, err
 	}

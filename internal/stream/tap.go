@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"syscall"
+	"time"
 )
 
 // standIn is what go-redis is given in place of the reply to a read.
@@ -41,7 +42,9 @@ func tapped(conn net.Conn, to *Reader) net.Conn {
 
 // Write implements net.Conn.
 func (t *tap) Write(p []byte) (int, error) {
-	t.reading = t.reading || isRead(p)
+	if isRead(p) {
+		t.reading, t.to.sent = true, time.Now()
+	}
 	return t.Conn.Write(p)
 }
 
