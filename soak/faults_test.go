@@ -18,21 +18,14 @@ type fault struct {
 // chance; the journal is told whom they concerned, and when.
 var faults = []fault{
 	{"kill consumer", 3, func(r *run) {
-		// Commands take their time, so that it dies between those that belong together.
-		p := r.consumer()
-		p.proxy.Delay(20 * time.Millisecond)
-		r.wait(time.Second/10, time.Second/5)
-		r.kill(p)
-		p.proxy.Delay(0)
+		// So that it dies between commands that belong together.
+		r.slowly(r.consumer(), r.kill)
 	}},
 	{"kill publisher", 1, func(r *run) { r.kill(r.publisher()) }},
 	{"close consumer", 6, func(r *run) {
-		// Acks take their time, so some are under way. That breaks nothing.
+		// So that some acks are under way. That breaks nothing.
 		p := r.consumer()
-		p.proxy.Delay(20 * time.Millisecond)
-		r.wait(time.Second/10, time.Second/5)
-		r.end(p)
-		p.proxy.Delay(0)
+		r.slowly(p, r.end)
 		r.start(p)
 	}},
 	{"freeze consumer", 5, func(r *run) {
@@ -126,6 +119,14 @@ var faults = []fault{
 	{"scripts forgotten", 1, func(r *run) {
 		r.during("scripts forgotten", "", func() { _ = r.admin.ScriptFlush(r.t.Context()).Err() })
 	}},
+}
+
+// slowly does something to a process whose commands take their time.
+func (r *run) slowly(p *process, what func(*process)) {
+	p.proxy.Delay(20 * time.Millisecond)
+	r.wait(time.Second/10, time.Second/5)
+	what(p)
+	p.proxy.Delay(0)
 }
 
 // draw chooses a fault.

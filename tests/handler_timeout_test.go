@@ -25,7 +25,12 @@ func TestHandlerTimeoutRunsFromTheHandOver(t *testing.T) {
 			sub := newSub(t, client, inFlight(n), func(c *redischannels.SubscriberConfig) { c.HandlerTimeout = timeout })
 			messages := sub.subscribe(t, topic)
 			eventuallyPending(t, client, topic, n)
-			time.Sleep(timeout + quiet) // the application is busy
+			// The application is busy for as long as a handler elsewhere takes to time out.
+			clock := newSub(t, client, func(c *redischannels.SubscriberConfig) {
+				c.ConsumerGroup, c.HandlerTimeout = "clock", timeout+quiet
+			})
+			receive(t, clock.subscribe(t, topic))
+			clock.events.wait(t, redischannels.EventHandlerTimeout)
 			for range 3 {
 				msg := receive(t, messages)
 				deadline, ok := msg.Context().Deadline()
