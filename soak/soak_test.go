@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	soakTime = 20 * time.Second // without SOAK
+	soakTime = 60 * time.Second // without SOAK
 	held     = 1100             // messages that are in flight from the beginning to the end
 	patience = 45 * time.Second // until everything is handled once nothing is broken any more
 )
