@@ -25,9 +25,8 @@ const (
 // behind it is in the ring, unless the ring was faster: then it reads on.
 func (c *client[T]) attach() (uint64, error) {
 	if !c.known && c.start == redischannels.Latest {
-		edge := c.broadcast.edge()
-		c.at, c.owes = edge.end, true
-		return edge.next, nil
+		c.at, c.owes = c.edge.end, true
+		return c.edge.next, nil
 	}
 	from := c.start
 	exists := false // Redis has, or had, an entry of the ID at

@@ -43,6 +43,7 @@ type client[T any] struct {
 	silent    <-chan time.Time // of beat; nil without heartbeats
 
 	start redischannels.Position // where it begins, if not at an ID
+	edge  *edge                  // of the ring when the response began, or when the ring was live
 	at    stream.ID              // up to which it was sent everything
 	known bool                   // at is set
 	owes  bool                   // the client does not know at
@@ -131,6 +132,8 @@ func (c *client[T]) open() error {
 	defer wait.Stop()
 	select {
 	case <-c.broadcast.live:
+		// Before the response begins: who sees that may write at once.
+		c.look()
 	case <-wait.C:
 	case <-c.ctx.Done():
 		return c.ctx.Err()
@@ -154,7 +157,19 @@ func (c *client[T]) open() error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	return c.wait(c.broadcast.live, nil)
+	if err := c.wait(c.broadcast.live, nil); err != nil {
+		return err
+	}
+	c.look()
+	return nil
+}
+
+// look notes where the ring ends, once.
+func (c *client[T]) look() {
+	if c.edge == nil {
+		edge := c.broadcast.edge()
+		c.edge = &edge
+	}
 }
 
 // follow sends the events of the ring from a number on.

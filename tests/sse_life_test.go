@@ -266,3 +266,36 @@ func TestSSEPubSub(t *testing.T) {
 		}, "nothing is subscribed without clients")
 	}
 }
+
+// onFlush is a ResponseWriter that calls f behind its first flush.
+type onFlush struct {
+	wrapped
+	f func()
+}
+
+func (w *onFlush) FlushError() error {
+	err := http.NewResponseController(w.w).Flush()
+	if f := w.f; f != nil {
+		w.f = nil
+		f()
+	}
+	return err
+}
+
+// A client looked for its place behind the beginning of the response: what was written between
+// the two, by somebody who had seen the response begin, did not come.
+func TestSSELiveWhenTheResponseBegins(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	channel := streamOf[int](t, hub, key)
+	handler := newSSE(t, channel, sse.Options[int]{})
+	other := openSSE(t, serveSSE(t, handler))
+	s := openSSE(t, serveSSE(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(&onFlush{wrapped{w}, func() {
+			write(t, channel, 1)
+			require.Equal(t, []string{"1"}, other.data(1))
+		}}, r)
+	})))
+	write(t, channel, 2)
+	require.Equal(t, []string{"1", "2"}, s.data(2))
+}
