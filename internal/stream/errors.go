@@ -53,6 +53,7 @@ var replyKinds = []struct {
 	{"ERR no such key", KindNoGroup},
 	{"WRONGTYPE", KindWrongType},
 	{"NOPERM", KindNoPerm},
+	{"ERR ACL failure in script", KindNoPerm}, // Valkey 8
 	{"NOAUTH", KindNoPerm},
 	{"WRONGPASS", KindNoPerm},
 	{"OOM", KindOOM},

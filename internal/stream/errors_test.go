@@ -50,6 +50,7 @@ func TestClassify(t *testing.T) {
 		"ERR Error running script (call to f_1): @user_script:7: NOGROUP No such key 'a' or consumer group 'g'":                 KindNoGroup,
 		"READONLY You can't write against a read only replica. script: 5f4, on @user_script:9.":                                 KindUnavailable,
 		"NOPERM this user has no permissions to access one of the keys used as arguments script: 5f4, on @user_script:9.":       KindNoPerm,
+		"ERR ACL failure in script: User u has no permissions to run the 'xpending' command script: 5f4, on @user_script:9.":    KindNoPerm,
 	} {
 		require.Equal(t, want, Classify(replyError(text)), text)
 		require.Equal(t, want, Classify(fmt.Errorf("wrapped: %w", replyError(text))), text)
