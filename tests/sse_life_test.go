@@ -205,6 +205,7 @@ func TestSSERedisRestarts(t *testing.T) {
 		beats(openSSE(t, other)),                // there is no ring
 		beats(openSSE(t, other, after(ids[1]))), // nor here
 	}
+	redistest.Eventually(t, soon, func() bool { return told.Load() > 0 }, "an attempt has failed")
 	server.Restart()
 	all[4].live() // from now on
 	write(t, channel, consecutive(3, 50)...)
