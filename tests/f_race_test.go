@@ -105,7 +105,7 @@ func TestF60_CloseDuringSubscribe(t *testing.T) {
 	var sub *testSub
 	closed := make(chan struct{})
 	var once sync.Once
-	client.AddHook(redistest.Before("xgroup", func(context.Context, redis.Cmder) error {
+	client.AddHook(redistest.Before("xautoclaim", func(context.Context, redis.Cmder) error {
 		once.Do(func() {
 			go func() {
 				defer close(closed)
