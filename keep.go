@@ -22,6 +22,8 @@ const (
 	// reapEvery is after how many walks idle consumers are looked for, and where the
 	// group stands: four commands, which idle subscriptions should not cost each time.
 	reapEvery = 4
+	// inRedis says of an entry that Redis knows how often it was handed to a handler.
+	inRedis = -1
 )
 
 // keep renews leases until keeping is closed.
@@ -206,6 +208,7 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 	// One call per idle time: those that are not in back-off share one.
 	byIdle := make(map[time.Duration][]*window.Item)
 	for _, it := range items {
+		s.returned.Store(it.ID, it.Handed)
 		idle := max(0, s.cfg.Tuning.MinIdle-s.win.Due(it)).Truncate(time.Millisecond)
 		byIdle[idle] = append(byIdle[idle], it)
 	}
@@ -217,7 +220,6 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 			counts := make([]int, n)
 			for i, it := range batch {
 				counts[i] = it.Handed
-				s.returned.Store(it.ID, struct{}{})
 			}
 			states, err := s.grp.Hold(ctx, idle, texts(batch), counts)
 			if err != nil {
@@ -225,6 +227,7 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 				return
 			}
 			for i, it := range batch {
+				s.returned.Store(it.ID, inRedis)
 				if states[i] == stream.Trimmed {
 					s.trimmed(it)
 				}

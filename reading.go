@@ -214,10 +214,13 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 			return err
 		}
 		return s.obtain(ctx, ids, sent, func(id stream.ID, count int) int {
-			if _, ok := s.returned.LoadAndDelete(id); ok {
-				return count
+			switch n, ok := s.returned.LoadAndDelete(id); {
+			case !ok:
+				return s.handedBefore(id, count)
+			case n != inRedis:
+				return n.(int) // Redis could not be told
 			}
-			return s.handedBefore(id, count)
+			return count
 		})
 	})
 	if err != nil {

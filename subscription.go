@@ -87,7 +87,7 @@ type subscription struct {
 	missing   atomic.Pointer[error] // what told that the group is gone, to the reader
 	reaped    time.Time             // last reap; open's and then search's own
 	losses    losses                // the same
-	returned  sync.Map              // stream.ID of entries that were handed back
+	returned  sync.Map              // stream.ID of entries that were handed back: how often they were handed over, or inRedis
 	leases    sync.Mutex            // held over a renewal and over a hand-back
 	writing   sync.Mutex            // held while settlements are written, and while a group is restored
 	outage    outage
