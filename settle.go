@@ -107,10 +107,12 @@ func (s *subscription) ack(items []*window.Item) {
 	for i, it := range items {
 		ids[i] = &it.Text
 	}
-	n, err := s.grp.Ack(s.settleCtx, ids)
+	n, lost, err := s.grp.Ack(s.settleCtx, ids)
 	switch {
 	case stream.Classify(err) == stream.KindNetwork:
-		sent(items)
+		if lost {
+			sent(items)
+		}
 		s.ackOwned(items)
 		return
 	case err != nil:
@@ -136,8 +138,8 @@ func (s *subscription) ack(items []*window.Item) {
 func (s *subscription) ackOwned(items []*window.Item) {
 	for len(items) > 0 {
 		batch := items[:min(len(items), ackBatch/10)]
-		states, repeated, err := s.grp.AckOwned(s.settleCtx, texts(batch))
-		if repeated {
+		states, lost, err := s.grp.AckOwned(s.settleCtx, texts(batch))
+		if lost {
 			sent(batch)
 		}
 		if err != nil {

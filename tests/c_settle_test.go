@@ -393,3 +393,29 @@ func TestF31_ALostReplyIsNoLateAck(t *testing.T) {
 		}
 	}
 }
+
+// The server cannot be reached while a message is acknowledged, and another consumer claims the
+// message and finishes with it: an acknowledgement that was never sent was taken for one whose
+// reply was lost, and nobody learnt that the message was handled twice. (F31, F32)
+func TestF31_AnAckThatCouldNotBeSentIsLate(t *testing.T) {
+	t.Parallel()
+	for _, retries := range []int{-1, 3} {
+		t.Run(fmt.Sprintf("%d retries", retries), func(t *testing.T) {
+			t.Parallel()
+			proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = retries })
+			topic := redistest.Key(t)
+			sub := newSub(t, client, minIdle(time.Second))
+			messages := sub.subscribe(t, topic)
+			ids := publish(t, direct, topic, "m")
+			msg := receive(t, messages)
+			proxy.Refuse(true)
+			msg.Ack()
+			require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleFailed).EntryIDs)
+			other := newSub(t, direct, minIdle(time.Second))
+			require.Equal(t, []string{"m"}, receiveAcked(t, other.subscribe(t, topic), 1))
+			eventuallyPending(t, direct, topic, 0)
+			proxy.Refuse(false)
+			require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+		})
+	}
+}

@@ -127,46 +127,54 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 
 // Ack acknowledges entries without asking who owns them and returns how many were
 // pending. ids point at entry IDs. The client does not repeat it: a second one would find
-// nothing pending where the reply to the first was lost. (XACK)
-func (g *Group) Ack(ctx context.Context, ids []*string) (int64, error) {
+// nothing pending where the reply to the first was lost. sent says, beside an error, whether
+// it may have been executed. (XACK)
+func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err error) {
+	name := &sentArg{text: g.Name}
 	args := make([]any, 3, 3+len(ids))
-	args[0], args[1], args[2] = "XACK", &g.Key, &g.Name
+	args[0], args[1], args[2] = "XACK", &g.Key, name
 	for _, id := range ids {
 		args = append(args, id)
 	}
 	cmd := onceInt{redis.NewIntCmd(ctx, args...)}
-	err := g.Client.Process(ctx, cmd)
-	return cmd.Val(), err
+	err = g.Client.Process(ctx, cmd)
+	return cmd.Val(), name.sent.Load(), err
 }
 
 // AckOwned acknowledges the entries that this consumer still owns. Where the connection
-// fails it tries once more, and repeated says so: the first one may have acknowledged what
-// is not pending, also if there is an error. The client does not repeat it unseen.
-func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, repeated bool, err error) {
-	if found, err = g.ackOwned(ctx, ids); Classify(err) == KindNetwork {
-		repeated = true
-		found, err = g.ackOwned(ctx, ids)
+// fails it tries once more, since the client does not. lost says that a reply did not come,
+// also if there is an error: that command may have acknowledged what is not pending.
+func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost bool, err error) {
+	for range 2 {
+		var sent bool
+		if found, sent, err = g.ackOwned(ctx, ids); Classify(err) != KindNetwork {
+			break
+		}
+		lost = lost || sent
 	}
-	return found, repeated, err
+	return found, lost, err
 }
 
-func (g *Group) ackOwned(ctx context.Context, ids []string) ([]State, error) {
+func (g *Group) ackOwned(ctx context.Context, ids []string) (found []State, sent bool, err error) {
 	run := func(command, script string) *redis.Cmd {
+		name := &sentArg{text: g.Name}
 		args := make([]any, 0, 6+len(ids))
-		args = append(args, command, script, 1, g.Key, g.Name, g.Consumer)
+		args = append(args, command, script, 1, g.Key, name, g.Consumer)
 		for _, id := range ids {
 			args = append(args, id)
 		}
 		cmd := onceCmd{redis.NewCmd(ctx, args...)}
 		cmd.SetFirstKeyPos(3)
 		_ = g.Client.Process(ctx, cmd)
+		sent = name.sent.Load()
 		return cmd.Cmd
 	}
 	cmd := run("evalsha", ackScript.Hash())
 	if Classify(cmd.Err()) == KindNoScript {
 		cmd = run("eval", ackSource)
 	}
-	return states(cmd, len(ids))
+	found, err = states(cmd, len(ids))
+	return found, sent, err
 }
 
 // Hold starts the idle time of owned entries anew, or sets it to idle, and sets
