@@ -347,6 +347,7 @@ func TestRulesOfEveryConnection(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t)
 		admin := server.Admin(t)
+		redistest.NeedsRedis7(t, admin) // for rights to read only
 		for _, name := range []string{"reader", "historian", "monitor", "auditor"} {
 			topic := redistest.Key(t, name)
 			args := []any{"acl", "setuser", topic}
