@@ -24,32 +24,35 @@ const (
 	reapEvery = 4
 )
 
-// keep renews leases until keeping is closed and, until stop, looks for entries
-// and consumers of the dead and hands back what waits too long.
+// keep renews leases until keeping is closed.
 func (s *subscription) keep() {
 	renew := time.NewTicker(s.cfg.Tuning.MinIdle / 3)
 	defer renew.Stop()
-	claim := time.NewTimer(s.claimDelay())
-	defer claim.Stop()
-	stale := time.NewTicker(staleCheck)
-	defer stale.Stop()
-	stopped := s.fetch.Done()
-	walks := 0
-	// A walk through many pending entries takes long, and leases must be renewed meanwhile:
-	// its steps are single turns of this loop.
-	turn := make(chan struct{}, 1)
 	for {
 		select {
 		case <-s.keeping:
 			return
-		case <-stopped:
-			stopped = nil
-			claim.Stop()
-			stale.Stop()
 		case <-renew.C:
-			s.renew()
 		case <-s.renewNow:
-			s.renew()
+		}
+		s.renew()
+	}
+}
+
+// search looks for entries and consumers of the dead and hands back what waits too long,
+// until stop. It is not for keep to do: a command may take long, and so may the reader, with
+// which this takes turns, and leases must be renewed meanwhile.
+func (s *subscription) search() {
+	claim := time.NewTimer(s.claimDelay())
+	defer claim.Stop()
+	stale := time.NewTicker(staleCheck)
+	defer stale.Stop()
+	walks := 0
+	turn := make(chan struct{}, 1) // for one step of a walk, which may have many
+	for {
+		select {
+		case <-s.fetch.Done():
+			return
 		case <-stale.C:
 			s.handBackStale()
 		case <-claim.C:
@@ -68,13 +71,6 @@ func (s *subscription) keep() {
 				}
 			}
 		case <-turn:
-			select { // first, because the choice among the cases above is by chance
-			case <-renew.C:
-				s.renew()
-			case <-s.renewNow:
-				s.renew()
-			default:
-			}
 			if s.claimStep() {
 				signal(turn)
 			}
@@ -187,10 +183,7 @@ func (s *subscription) handBackStale() {
 func (s *subscription) takeStale() []*window.Item {
 	// Without the lock: the reader, which looks for entries that are ours and not held,
 	// leases one again between the look and the command, which then lets a peer have it.
-	// Leases are renewed by who is here, so this does not wait; it comes again soon.
-	if !s.walk.mu.TryLock() {
-		return nil
-	}
+	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
 	items, recalled := s.win.TakeStale(staleAfter, s.cfg.Tuning.MinIdle)
 	if recalled {
@@ -359,7 +352,7 @@ func (s *subscription) claimStep() bool {
 }
 
 // stepWalk claims the next entries of the walk. Its callers are the reader and the
-// keeper; the lock makes their steps follow each other.
+// search; the lock makes their steps follow each other.
 func (s *subscription) stepWalk(ctx context.Context) error {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()

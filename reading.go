@@ -280,15 +280,24 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 	// MinIdle. Looked at afterwards only, such an entry is one that was fetched, then
 	// acknowledged and forgotten: it would be put back into the group.
 	before := s.win.IDs()
-	fetched, err := s.grp.Fetch(ctx, ids)
-	if err != nil {
-		return err
+	for len(ids) > 0 {
+		fetched, err := s.grp.Fetch(ctx, ids)
+		if err != nil {
+			return err
+		}
+		ids = ids[len(fetched):]
+		held := s.win.IDs() // what the reader has admitted meanwhile
+		maps.Copy(held, before)
+		s.admitFetched(fetched, held, leased, handed)
 	}
-	held := s.win.IDs() // what the reader has admitted meanwhile
-	maps.Copy(held, before)
+	return nil
+}
+
+// admitFetched is the second half of obtain.
+func (s *subscription) admitFetched(fetched []stream.Fetched, held map[stream.ID]struct{}, leased time.Time, handed func(stream.ID, int) int) {
 	var trimmed, recovered []string
 	items := make([]window.Item, 0, len(fetched))
-	for i, f := range fetched {
+	for _, f := range fetched {
 		switch f.State {
 		case stream.Owned:
 			if _, ok := held[f.Entry.ID]; ok {
@@ -298,10 +307,10 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 			it := window.Item{Entry: f.Entry, Handed: n, Counted: f.Count == n+1, Alone: n >= 2}
 			s.decoder.prepare(&it)
 			items = append(items, it)
-			recovered = append(recovered, ids[i])
+			recovered = append(recovered, f.Entry.Text)
 			s.sawID(f.Entry.ID)
 		case stream.Trimmed:
-			trimmed = append(trimmed, ids[i])
+			trimmed = append(trimmed, f.Entry.Text)
 		case stream.OtherOwner, stream.NotPending:
 			// Somebody was faster; nothing of it is here.
 		}
@@ -313,7 +322,6 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 	if len(trimmed) > 0 {
 		s.report(Event{Kind: EventTrimmed, EntryIDs: trimmed})
 	}
-	return nil
 }
 
 // restore creates the group again after it or its stream vanished.

@@ -41,7 +41,8 @@ const (
 //	          for each to be settled (dispatch.go)
 //	watch     with MaxInFlight above 1: one per message in flight
 //	settle    writes acknowledgements and dead letters; groups only (settle.go)
-//	keep      renews leases, claims, removes idle consumers; groups only (keep.go)
+//	keep      renews leases; groups only (keep.go)
+//	search    claims, hands back, removes idle consumers; groups only (keep.go)
 //
 // They share the window, whose lock is never held over a call of Redis. The locks that
 // are, and their order, are listed in CONTRIBUTING.md.
@@ -84,7 +85,7 @@ type subscription struct {
 	walk      walk
 	ownLost   atomic.Bool           // entries may be assigned to us unseen
 	missing   atomic.Pointer[error] // what told that the group is gone, to the reader
-	reaped    time.Time             // last reap; open's and then keep's own
+	reaped    time.Time             // last reap; open's and then search's own
 	losses    losses                // the same
 	returned  sync.Map              // stream.ID of entries that were handed back
 	leases    sync.Mutex            // held over a renewal and over a hand-back
@@ -205,6 +206,7 @@ func (s *subscription) run() {
 		reading.Go(s.readGroup)
 		settling.Go(s.settle)
 		keeping.Go(s.keep)
+		keeping.Go(s.search)
 	}
 
 	<-s.fetch.Done()

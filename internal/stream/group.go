@@ -239,11 +239,15 @@ type Fetched struct {
 	Entry Entry
 }
 
-// Fetch reads owned entries again without counting it as a delivery. Trimmed ones
-// leave the group. (XPENDING and XRANGE per entry)
+// fetchBytes is about how large the entries of one reply are together.
+const fetchBytes = chunkSize
+
+// Fetch reads the first of some owned entries again without counting it as a delivery:
+// one or more, as many as the network brings in time. Trimmed ones leave the group.
+// (XPENDING and XRANGE per entry)
 func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
-	args := make([]any, 0, 2+len(ids))
-	args = append(args, g.Name, g.Consumer)
+	args := make([]any, 0, 3+len(ids))
+	args = append(args, g.Name, g.Consumer, fetchBytes)
 	for _, id := range ids {
 		args = append(args, id)
 	}
@@ -251,10 +255,10 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(reply) != len(ids) {
+	if len(reply) == 0 || len(reply) > len(ids) {
 		return nil, errReply
 	}
-	out := make([]Fetched, len(ids))
+	out := make([]Fetched, len(reply))
 	for i, item := range reply {
 		parts, _ := item.([]any)
 		if len(parts) == 0 {
