@@ -16,7 +16,7 @@ import (
 
 const (
 	// drainGrace is what the writing of the last settlements may take after the
-	// handlers are done.
+	// handlers are done, and taking back what a Subscribe that fails has made.
 	drainGrace = 5 * time.Second
 	// handBackLimit is what handing back may take at the end. What it does not reach ages.
 	handBackLimit = 2 * time.Second
@@ -180,6 +180,8 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 
 // abort releases what open has made.
 func (s *subscription) abort() {
+	bound := time.AfterFunc(drainGrace, s.settleStop)
+	defer bound.Stop()
 	s.handBackAll()
 	s.leave()
 	s.walk.slot.release()

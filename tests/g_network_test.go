@@ -443,3 +443,42 @@ func TestF96_ASubscribeThatLosesItsReply(t *testing.T) {
 	require.Error(t, err)
 	require.Empty(t, consumersOf(t, direct, topic))
 }
+
+// Where packets vanish each attempt of the client takes all the time that dialling may, and a
+// Subscribe whose context had ended went through all of them to take back what it had made; so
+// long did Close wait for it. (F62, F96)
+func TestF62_ASubscribeThatEndsWhilePacketsVanish(t *testing.T) {
+	t.Parallel()
+	var vanish atomic.Bool
+	over, end := context.WithCancel(context.Background())
+	proxy, client, _ := pubProxy(t, func(o *redis.Options) {
+		o.DialTimeout = 2 * time.Second
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if vanish.Load() {
+				select {
+				case <-ctx.Done():
+				case <-over.Done():
+				}
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
+	})
+	rule := proxy.BeforeReply(1, redistest.Command("XAUTOCLAIM"), func() {
+		vanish.Store(true)
+		proxy.Cut()
+	})
+	sub := newSub(t, client)
+	t.Cleanup(end)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := sub.Subscribe(ctx, redistest.Key(t))
+		failed <- err
+	}()
+	rule.Wait(t, soon)
+	cancel()
+	start := time.Now()
+	require.NoError(t, sub.Close())
+	require.Error(t, <-failed)
+	require.Less(t, time.Since(start), 10*time.Second, "five seconds, and little more")
+}
