@@ -219,9 +219,15 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 				counts[i] = it.Handed
 				s.returned.Store(it.ID, struct{}{})
 			}
-			if _, err := s.grp.Hold(ctx, idle, texts(batch), counts); err != nil {
+			states, err := s.grp.Hold(ctx, idle, texts(batch), counts)
+			if err != nil {
 				s.backgroundFailed(err)
 				return
+			}
+			for i, it := range batch {
+				if states[i] == stream.Trimmed {
+					s.trimmed(it)
+				}
 			}
 		}
 	}
@@ -241,9 +247,24 @@ func (s *subscription) handBackUnseen(ctx context.Context) error {
 		if len(ids) == 0 {
 			return nil
 		}
-		_, err := s.grp.Hold(ctx, s.cfg.Tuning.MinIdle, ids, counts)
-		return err
+		return s.holdUnseen(ctx, s.cfg.Tuning.MinIdle, ids, counts)
 	})
+}
+
+// holdUnseen is Hold for entries that are not held. Those that the stream no longer has leave
+// the group by it.
+func (s *subscription) holdUnseen(ctx context.Context, idle time.Duration, ids []string, counts []int) error {
+	states, err := s.grp.Hold(ctx, idle, ids, counts)
+	var trimmed []string
+	for i, state := range states {
+		if state == stream.Trimmed {
+			trimmed = append(trimmed, ids[i])
+		}
+	}
+	if len(trimmed) > 0 {
+		s.report(Event{Kind: EventTrimmed, EntryIDs: trimmed})
+	}
+	return err
 }
 
 // reap removes dead consumers and remembers where the group stands.

@@ -210,7 +210,7 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 			ids[i] = p.Text
 		}
 		sent := time.Now()
-		if _, err := s.grp.Hold(ctx, stream.KeepIdle, ids, nil); err != nil {
+		if err := s.holdUnseen(ctx, stream.KeepIdle, ids, nil); err != nil {
 			return err
 		}
 		return s.obtain(ctx, ids, sent, func(id stream.ID, count int) int {
