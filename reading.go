@@ -334,11 +334,18 @@ func (s *subscription) restore(cause error) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	held := s.win.Pending()
-	created, start, restored, err := s.restoreGroup(s.fetch, held)
+	done, err := s.restoreGroup(s.fetch, held)
+	if done.Created || done.Lost || len(done.Entries) > 0 {
+		position := done.Start
+		if !done.Created {
+			position = "" // another consumer has created it, or we have and this is an echo
+		}
+		s.report(Event{Kind: EventGroupLost, EntryIDs: done.Entries, Position: position, Err: redisError(cause)})
+	}
 	if err != nil {
 		return err
 	}
-	if start == "0-0" {
+	if done.Start == "0-0" {
 		// Another stream, which may use the IDs of the entries that are held again.
 		s.lastSeen.Store(&stream.ID{})
 		s.firstSeen.Store(nil)
@@ -353,19 +360,12 @@ func (s *subscription) restore(cause error) error {
 		}
 	}
 	s.missing.Store(nil)
-	position := start
-	if !created {
-		position = "" // another consumer has created it, or we have and this is an echo
-	}
-	if created || len(restored) > 0 {
-		s.report(Event{Kind: EventGroupLost, EntryIDs: restored, Position: position, Err: redisError(cause)})
-	}
 	s.win.Void()
 	signal(s.renewNow)
 	return nil
 }
 
-func (s *subscription) restoreGroup(ctx context.Context, held []stream.Pending) (created bool, start string, restored []string, err error) {
+func (s *subscription) restoreGroup(ctx context.Context, held []stream.Pending) (stream.Restored, error) {
 	last := *s.lastSeen.Load()
 	first := last
 	if id := s.firstSeen.Load(); id != nil {
@@ -389,29 +389,31 @@ func (s *subscription) vanished(items ...*window.Item) {
 		return
 	}
 	sent := time.Now()
-	_, _, restored, err := s.restoreGroup(s.settleCtx, held)
+	done, err := s.restoreGroup(s.settleCtx, held)
 	if err != nil {
 		s.backgroundFailed(err) // they are found again
 		return
 	}
-	if len(restored) > 0 {
-		s.report(Event{Kind: EventGroupLost, EntryIDs: restored,
-			Err: errors.New("the group was made again without entries that are held here")})
-	}
 	states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, texts(items), nil)
-	if err != nil {
-		s.backgroundFailed(err)
-		return
-	}
-	for i, it := range items {
-		switch states[i] {
+	for i, state := range states {
+		switch it := items[i]; state {
 		case stream.Owned:
 			s.win.Renewed(sent, it)
+			if !slices.Contains(done.Entries, it.Text) { // the reply that said so was lost
+				done.Entries = append(done.Entries, it.Text)
+			}
 		case stream.OtherOwner:
 			s.lost(it, stream.OtherOwner)
 		case stream.NotPending, stream.Trimmed:
 			s.trimmed(it)
 		}
+	}
+	if len(done.Entries) > 0 {
+		s.report(Event{Kind: EventGroupLost, EntryIDs: done.Entries,
+			Err: errors.New("the group was made again without entries that are held here")})
+	}
+	if err != nil {
+		s.backgroundFailed(err)
 	}
 }
 

@@ -100,7 +100,24 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 		require.True(t, n == 1 || err != nil)
 		return err
 	},
-	"operator": aclOperate,
+	"operator":       aclOperate,
+	"waiting-writer": aclWaitToWrite,
+	"follower":       aclFollow,
+	"channel-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
+		return aclPubSubPublish(t, client, topic)
+	},
+	"shard-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
+		return aclPubSubPublish(t, client, topic, shardedPub)
+	},
+	"channel-subscriber": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		return aclPubSubSubscribe(t, admin, client, [2]string{topic + ":a", topic + ":b"}, "numsub", func(*redischannels.PubSubSubscriberConfig) {})
+	},
+	"pattern-subscriber": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		return aclPubSubSubscribe(t, admin, client, [2]string{topic + ":*", topic + ":eu:*"}, "numpat", patterns)
+	},
+	"shard-subscriber": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		return aclPubSubSubscribe(t, admin, client, [2]string{topic + ":a", topic + ":b"}, "shardnumsub", shardedSub)
+	},
 }
 
 func aclPublish(t *testing.T, client *redis.Client, topic string, replicas int) error {
@@ -192,16 +209,16 @@ func aclConsume(t *testing.T, admin, client *redis.Client, topic string) error {
 			return err
 		}
 	}
-	if err := aclEvent(sub, dead(1)); err != nil {
+	if err := aclEvent(sub.events, dead(1)); err != nil {
 		return err
 	}
 	addRaw(t, admin, topic, manyFields(4000)...)
-	if err := aclEvent(sub, dead(2)); err != nil {
+	if err := aclEvent(sub.events, dead(2)); err != nil {
 		return err
 	}
 	eventuallyPending(t, admin, topic, 0)
 	require.NoError(t, admin.XGroupDestroy(ctx, topic, "g").Err())
-	if err := aclEvent(sub, func() bool { return len(sub.events.of(redischannels.EventGroupLost)) == 1 }); err != nil {
+	if err := aclEvent(sub.events, func() bool { return len(sub.events.of(redischannels.EventGroupLost)) == 1 }); err != nil {
 		return err
 	}
 	publish(t, admin, topic, "after")
@@ -215,9 +232,9 @@ func aclConsume(t *testing.T, admin, client *redis.Client, topic string) error {
 }
 
 // aclEvent waits for a condition, or for the first error that is reported.
-func aclEvent(sub *testSub, done func() bool) error {
+func aclEvent(seen *events, done func() bool) error {
 	for deadline := time.Now().Add(soon); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
-		if err := firstError(sub.events); err != nil {
+		if err := firstError(seen); err != nil {
 			return err
 		}
 		if done() {
@@ -255,6 +272,9 @@ func TestRulesOfTheDocumentation(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t)
 			admin := server.Admin(t)
+			if strings.HasPrefix(user, "shard-") {
+				redistest.NeedsRedis7(t, admin)
+			}
 			run := func(t *testing.T, without string) error {
 				topic := redistest.Key(t)
 				args := []any{"acl", "setuser", topic}
@@ -270,7 +290,7 @@ func TestRulesOfTheDocumentation(t *testing.T) {
 			}
 			require.NoError(t, run(t, ""))
 			for _, right := range words {
-				if !strings.HasPrefix(right, "+") && !strings.HasPrefix(right, "~") {
+				if !strings.ContainsAny(right[:1], "+~&") {
 					continue
 				}
 				t.Run("without "+right, func(t *testing.T) {
@@ -347,6 +367,7 @@ func TestRulesOfEveryConnection(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t)
 		admin := server.Admin(t)
+		redistest.NeedsRedis7(t, admin) // for rights to read only
 		for _, name := range []string{"reader", "historian", "monitor", "auditor"} {
 			topic := redistest.Key(t, name)
 			args := []any{"acl", "setuser", topic}

@@ -228,6 +228,7 @@ func TestMissingRights(t *testing.T) {
 			}
 		}
 	}
+	redistest.NeedsRedis7(t, redistest.Shared(t).Client(t)) // to take away a subcommand
 	server := redistest.Start(t, redistest.WithACL(rules...))
 	admin := server.Admin(t)
 
@@ -267,6 +268,7 @@ func TestDispensableRights(t *testing.T) {
 	for _, command := range denied {
 		rules = append(rules, fmt.Sprintf("no-%s on >secret ~* +@all -%s", strings.ReplaceAll(command, "|", "-"), command))
 	}
+	redistest.NeedsRedis7(t, redistest.Shared(t).Client(t)) // to take away a subcommand
 	server := redistest.Start(t, redistest.WithACL(rules...))
 	for _, command := range denied {
 		t.Run("without "+command, func(t *testing.T) {

@@ -50,7 +50,8 @@ func TestF67_F68_EveryFeatureInACluster(t *testing.T) {
 				// What a consumer has left behind is found and comes, with the right count.
 				publish(t, client, topic, "left")
 				_ = masters.XGroupCreateMkStream(t.Context(), topic, "g", "0").Err()
-				stream := deliverTo(t, masters, topic, "dead", int(masters.XLen(t.Context(), topic).Val()-groupOf(t, masters, topic).EntriesRead), time.Hour)
+				unread := masters.XRange(t.Context(), topic, "("+groupOf(t, masters, topic).LastDeliveredID, "+").Val()
+				stream := deliverTo(t, masters, topic, "dead", len(unread), time.Hour)
 				sub := newSub(t, client)
 				messages := sub.subscribe(t, topic)
 				msg := receive(t, messages)

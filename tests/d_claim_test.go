@@ -283,6 +283,7 @@ func TestF48_TrimmedPendingEntriesAreReported(t *testing.T) {
 	})
 	t.Run("in a handler", func(t *testing.T) {
 		t.Parallel()
+		redistest.NeedsRedis7(t, client)
 		topic := redistest.Key(t)
 		sub := newSub(t, client, minIdle(shortIdle))
 		messages := sub.subscribe(t, topic)

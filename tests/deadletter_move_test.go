@@ -258,6 +258,9 @@ func TestDeadLetterMoveNoPermission(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, redistest.WithACL("mover on >pw ~* "+strings.ReplaceAll(rights, "+"+missing, "")))
 			mover := server.Client(t, redistest.As("mover", "pw"))
+			if missing == "xdel +xack" {
+				redistest.NeedsRedis7(t, server.Admin(t)) // before it a copy stays, as docs/acl.md says
+			}
 			for _, fields := range [][]string{{"a", "1"}, manyFields(10_000)} {
 				d := newDeadMove(t, server.Admin(t), fields...)
 				for range 3 {

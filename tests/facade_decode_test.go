@@ -348,6 +348,7 @@ func TestFacadeFollowHasOneCursor(t *testing.T) {
 func TestFacadeGapComesFirst(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
+	redistest.NeedsRedis7(t, hub.client)
 	config := noGroup
 	config.StartFrom = redischannels.Oldest
 	numbers := streamOf[int](t, hub, key)
@@ -410,6 +411,7 @@ func TestFacadeGapComesFirst(t *testing.T) {
 func TestFacadeGapWhileReading(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
+	redistest.NeedsRedis7(t, hub.client)
 	config := noGroup
 	config.StartFrom, config.MaxInFlight, config.Tuning.Prefetch = redischannels.Oldest, 1, redischannels.NoPrefetch
 	numbers := streamOf[int](t, hub, key, config)

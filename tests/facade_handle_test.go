@@ -134,12 +134,12 @@ func TestFacadeHandleConcurrency(t *testing.T) {
 		running.Add(-1)
 		return nil
 	}, redischannels.HandleConfig{Concurrency: 5})
-	write(t, numbers, consecutive(0, 50)...)
+	ids := write(t, numbers, consecutive(0, 50)...)
 	redistest.Eventually(t, soon, func() bool { return running.Load() == 5 }, "not five at a time")
 	close(release)
 	redistest.Eventually(t, soon, func() bool {
 		groups := hub.client.XInfoGroups(t.Context(), key).Val()
-		return len(groups) == 1 && groups[0].EntriesRead == 50 && groups[0].Pending == 0
+		return len(groups) == 1 && groups[0].LastDeliveredID == ids[49] && groups[0].Pending == 0
 	}, "not all handled")
 	require.EqualValues(t, 5, most.Load())
 	cancel()

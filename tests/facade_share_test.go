@@ -77,7 +77,8 @@ func TestFacadeFollowsShareAConnection(t *testing.T) {
 		channels[i] = streamOf[int](t, hub, fmt.Sprint("room", i), config)
 		ids[i] = write(t, channels[i], 1, 2, 3)
 	}
-	const trimmed = 7
+	const trimmed = 7 // where the server tells what it has deleted
+	tells := redistest.IsRedis7(t, admin)
 	require.NoError(t, admin.XTrimMaxLen(t.Context(), fmt.Sprint("room", trimmed), 1).Err())
 	for i, c := range channels {
 		follows[i] = follow(t, c, redischannels.AfterID(ids[i][0]))
@@ -85,11 +86,11 @@ func TestFacadeFollowsShareAConnection(t *testing.T) {
 	beside := follow(t, channels[trimmed], redischannels.Oldest)
 	require.Equal(t, 3, beside.next(t), "the gap is that of the other, who asked for an ID")
 	for i, f := range follows {
-		if i == trimmed {
+		if i == trimmed && tells {
 			var gap *redischannels.GapError
 			require.ErrorAs(t, f.next(t).(error), &gap)
 			require.Equal(t, redischannels.GapError{Topic: "room7", Asked: ids[i][0], FirstAvailable: ids[i][2]}, *gap)
-		} else {
+		} else if i != trimmed {
 			require.Equal(t, 2, f.next(t))
 		}
 		require.Equal(t, 3, f.next(t))

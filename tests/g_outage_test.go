@@ -123,6 +123,7 @@ func TestF64_AnOutageInEveryState(t *testing.T) {
 // A server that reads its data back answers LOADING for a while. (F64, section 4)
 func TestF64_AServerThatLoads(t *testing.T) {
 	t.Parallel()
+	redistest.NeedsRedis7(t, redistest.Shared(t).Client(t)) // before it, it answers every 2 MiB
 	server := redistest.Start(t, redistest.AOF(),
 		redistest.Arg("key-load-delay", "1000"), redistest.Arg("loading-process-events-interval-bytes", "1024"))
 	client, topic := server.Client(t), redistest.Key(t)

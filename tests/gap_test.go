@@ -19,6 +19,7 @@ import (
 func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 	t.Parallel()
 	direct := redistest.Shared(t).Client(t)
+	redistest.NeedsRedis7(t, direct)
 	// burst leaves three new entries and nothing else.
 	burst := func(t *testing.T, topic string) []string {
 		ids := publish(t, direct, topic, numbered(50)...)

@@ -15,6 +15,7 @@ import (
 func TestF71_TheGroupIsToldWhatItLost(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
+	redistest.NeedsRedis7(t, client)
 
 	t.Run("while it was away", func(t *testing.T) {
 		t.Parallel()
@@ -84,6 +85,7 @@ func TestF71_TheGroupIsToldWhatItLost(t *testing.T) {
 func TestF77_AGapIsReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
+	redistest.NeedsRedis7(t, client)
 	gapOf := func(t *testing.T, err error) *redischannels.GapError {
 		t.Helper()
 		var gap *redischannels.GapError

@@ -203,6 +203,7 @@ func TestF84_RemovedEntries(t *testing.T) {
 	for name, outcome := range map[string]string{"acknowledged": "ack", "nacked": "nack", "given up": "reject"} {
 		t.Run("held and "+name, func(t *testing.T) {
 			t.Parallel()
+			redistest.NeedsRedis7(t, client) // to be told while it is held
 			topic := redistest.Key(t)
 			sub := newSub(t, client, deliveries(2))
 			messages := sub.subscribe(t, topic)

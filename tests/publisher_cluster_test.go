@@ -21,7 +21,7 @@ func pubCluster(t *testing.T) (first, second *redistest.Server) {
 	enabled := redistest.Arg("cluster-enabled", "yes")
 	first, second = redistest.Start(t, enabled), redistest.Start(t, enabled)
 	a, b := first.Client(t), second.Client(t)
-	require.NoError(t, a.Do(ctx, "cluster", "addslotsrange", 0, 16383).Err())
+	require.NoError(t, a.ClusterAddSlotsRange(ctx, 0, 16383).Err())
 	host, port, err := net.SplitHostPort(second.Addr())
 	require.NoError(t, err)
 	require.NoError(t, a.ClusterMeet(ctx, host, port).Err())

@@ -50,9 +50,13 @@ func TestF105_PubSubLeastPrivilege(t *testing.T) {
 	server := redistest.Start(t, redistest.WithACL(
 		"sub on >secret resetchannels &app:* -@all +subscribe +unsubscribe +ping",
 		"glob on >secret resetchannels &app:* -@all +psubscribe +punsubscribe +ping",
-		"shard on >secret resetchannels &app:* -@all +ssubscribe +sunsubscribe",
-		"pub on >secret resetchannels &app:* -@all +publish +spublish"))
-	pub := server.Client(t, redistest.As("pub", "secret"))
+		"shard on >secret resetchannels &app:* -@all +command",
+		"pub on >secret resetchannels &app:* -@all +publish"))
+	admin, pub := server.Admin(t), server.Client(t, redistest.As("pub", "secret"))
+	if redistest.IsRedis7(t, admin) {
+		require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "shard", "-@all", "+ssubscribe", "+sunsubscribe").Err())
+		require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "pub", "+spublish").Err())
+	}
 	prefix := func(c *redischannels.PubSubSubscriberConfig) { c.ChannelPrefix = "app:" }
 	for user, change := range map[string]func(*redischannels.PubSubSubscriberConfig){
 		"sub":   func(*redischannels.PubSubSubscriberConfig) {},

@@ -40,6 +40,9 @@ func newLoggedPubSub(t *testing.T, client redis.UniversalClient, logger watermil
 	for _, f := range change {
 		f(&config)
 	}
+	if config.Sharded {
+		redistest.NeedsRedis7(t, client)
+	}
 	sub, err := redischannels.NewPubSubSubscriber(config, logger)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = sub.Close() })

@@ -202,6 +202,7 @@ func TestSSEGap(t *testing.T) {
 	proxy := redistest.NewProxy(t, server.Addr())
 	hub := newHub(t, server.Client(t, redistest.Via(proxy)))
 	direct := newHub(t, server.Client(t))
+	redistest.NeedsRedis7(t, direct.client)
 	channel, writer := streamOf[int](t, hub, key), streamOf[int](t, direct, key)
 	ids := write(t, writer, consecutive(0, 10)...)
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 3).Err())

@@ -117,7 +117,11 @@ func TestStatsOfFaults(t *testing.T) {
 		Stream: topic, Group: "g", Consumer: "other", MinIdle: 0, Messages: ids[:1],
 	}).Err())
 	require.NoError(t, client.XDel(t.Context(), topic, ids[1]).Err())
-	lost := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LostClaims == 1 && s.Trimmed == 1 },
+	trimmed := uint64(0) // servers before Redis 7 do not tell a renewal
+	if redistest.IsRedis7(t, client) {
+		trimmed = 1
+	}
+	lost := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LostClaims == 1 && s.Trimmed == trimmed },
 		"a claim is lost and an entry is trimmed")
 	require.Zero(t, lost.Recovered)
 

@@ -47,7 +47,7 @@ const (
 	// Gap: a name is subscribed again after Duration in which messages were lost.
 	Gap
 	// Refused: Redis refuses to subscribe to a name again; it is tried later. Once
-	// per row of refusals. Err.
+	// per row of refusals. Or the user lacks the right to unsubscribe. Err.
 	Refused
 )
 
@@ -374,6 +374,9 @@ func (m *Mux) failed(l *link, text string) {
 		return !moved || x.entry != nil && stream.Slot(x.entry.name.Text) == slot
 	})
 	e := x.entry
+	if ok && x.unsubscribe && stream.Classify(err) == stream.KindNoPerm { // it goes on sending what nobody wants
+		m.conf.Notify(Notice{Kind: Refused, Name: e.name, Err: err})
+	}
 	if !ok || e == nil || x.unsubscribe || e.link != l {
 		return
 	}

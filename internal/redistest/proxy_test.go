@@ -207,7 +207,7 @@ func TestBlackholeKeepsConnectionsOpen(t *testing.T) {
 	fresh := dial(t, p)
 	_, err := fresh.Write([]byte("*1\r\n$4\r\nPING\r\n"))
 	require.NoError(t, err)
-	Eventually(t, soon, func() bool { return robbed(p) > 0 }, "the proxy swallows")
+	Eventually(t, soon, func() bool { return robbed(p, fresh) }, "the proxy swallows")
 
 	p.Blackhole(false)
 	require.NoError(t, through.Set(ctx, key, "after", 0).Err())
@@ -216,15 +216,16 @@ func TestBlackholeKeepsConnectionsOpen(t *testing.T) {
 	require.Error(t, err, "a robbed connection is closed")
 }
 
-func robbed(p *Proxy) (n int) {
+// robbed reports whether the proxy has swallowed something of this connection.
+func robbed(p *Proxy, conn net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for l := range p.links {
-		if l.robbed {
-			n++
+		if l.client.RemoteAddr().String() == conn.LocalAddr().String() {
+			return l.robbed
 		}
 	}
-	return n
+	return false
 }
 
 func dial(t *testing.T, p *Proxy) net.Conn {
