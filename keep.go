@@ -242,10 +242,13 @@ func (s *subscription) handBackUnseen(ctx context.Context) error {
 		ids := make([]string, 0, len(page))
 		counts := make([]int, 0, len(page))
 		for _, p := range page {
-			if _, done := s.returned.Load(p.ID); done {
-				continue
+			n, ok := s.returned.Load(p.ID)
+			if !ok {
+				n = s.handedBefore(p.ID, p.Count)
+			} else if n != 0 {
+				continue // it was handed back, or has a back-off that this would end
 			}
-			ids, counts = append(ids, p.Text), append(counts, s.handedBefore(p.ID, p.Count))
+			ids, counts = append(ids, p.Text), append(counts, n.(int))
 		}
 		if len(ids) == 0 {
 			return nil
