@@ -161,6 +161,9 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 	}
 	group := &stream.Group{Client: s.cfg.Client, Key: topic, Name: s.cfg.ConsumerGroup}
 	if _, err := group.Ensure(s.life, s.cfg.StartFrom.groupStart()); err != nil {
+		if closed := s.isClosed(); closed != nil {
+			return closed
+		}
 		return fmt.Errorf("redischannels: create group %q of topic %q: %w", s.cfg.ConsumerGroup, topic, redisError(err))
 	}
 	return nil
