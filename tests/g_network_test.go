@@ -387,6 +387,24 @@ func TestF64_ABackgroundDutyFailsOnce(t *testing.T) {
 	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
 
+// What a lost reply had brought is found again and handled, and leaves no room for another read:
+// the outage must not stay open for as long as the handler takes. (F54, F64)
+func TestF64_AnOutageEndsUnderAHandler(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	proxy.DropReplyIf(1, redistest.Command("XREADGROUP"), entryIDs.Match)
+	publish(t, direct, topic, "m")
+	msg := receive(t, messages)
+	sub.events.wait(t, redischannels.EventReconnected)
+	require.Equal(t, redischannels.StateLive, sub.Stats()[0].State)
+	require.Len(t, sub.events.of(redischannels.EventDisconnected), 1)
+	msg.Ack()
+	eventuallyPending(t, direct, topic, 0)
+}
+
 // Close cannot reach the server, which is gone or silent: it gives up in time, says what it
 // leaves behind, and another consumer gets that when it has aged. (F56, F62)
 func TestF62_CloseDuringAnOutage(t *testing.T) {
