@@ -227,14 +227,34 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client, topic := server.Client(t), redistest.Key(t)
-	sub := newSub(t, client, inFlight(2))
+	sub := newSub(t, client, inFlight(2), tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
 	messages := sub.subscribe(t, topic)
-	publish(t, client, topic, "bad", "a", "b", "c")
+	all := newSub(t, client, fanOut).subscribe(t, topic)
+	ids := publish(t, client, topic, "bad", "claimed", "a", "b", "c")
 	bad := receive(t, messages)
+	require.Equal(t, "bad", string(bad.Payload))
 	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	require.Less(t, groupOf(t, client, topic).LastDeliveredID, ids[2], "most is read without memory")
 	redischannels.Reject(bad, "no")
 	bad.Nack()
-	require.Equal(t, []string{"a", "b", "c"}, receiveAcked(t, messages, 3))
+	claimed := receive(t, messages)
+	setIdle(t, client, topic, "dead", time.Hour, ids[1])
+	waitDone(t, claimed.Context()) // it was robbed, and gets it back by a claim
+	claimed.Ack()
+	var counts []int
+	var payloads []string
+	for len(payloads) < 4 {
+		msg := receive(t, messages)
+		if string(msg.Payload) == "b" && countOf(t, msg) == 1 {
+			msg.Nack()
+			continue
+		}
+		counts, payloads = append(counts, countOf(t, msg)), append(payloads, string(msg.Payload))
+		msg.Ack()
+	}
+	require.ElementsMatch(t, []string{"a", "b", "c", "claimed"}, payloads)
+	require.ElementsMatch(t, []int{1, 1, 2, 2}, counts)
+	require.Equal(t, []string{"bad", "claimed", "a", "b", "c"}, receiveAcked(t, all, 5))
 	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDeadLetterFailed).Err, redischannels.ErrOverloaded)
 	eventuallyPending(t, client, topic, 1)
 	redistest.Never(t, time.Second, func() bool { return len(sub.events.of(redischannels.EventDeadLetterFailed)) > 1 }, "an event per attempt")
