@@ -208,6 +208,42 @@ func TestF65_F66_TheRolesChange(t *testing.T) {
 	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventError)
 }
 
+// Replication is asynchronous: the new master knows what was delivered and not what was
+// acknowledged since. That comes again, to a consumer that has forgotten it, and is marked as
+// delivered before; what is still in a handler does not. (F65)
+func TestF65_AnAckThatTheNewMasterLacks(t *testing.T) {
+	t.Parallel()
+	old := redistest.Start(t, redistest.Arg("repl-diskless-sync-delay", "0"))
+	replica := pubReplica(t, old)
+	proxy := redistest.NewProxy(t, old.Addr())
+	direct, heir := old.Client(t), replica.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, old.Client(t, redistest.Via(proxy)), inFlight(2), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, direct, topic, "acked", "held")
+	acked, held := receive(t, messages), receive(t, messages)
+	redistest.Eventually(t, soon, func() bool {
+		groups := heir.XInfoGroups(t.Context(), topic).Val()
+		return len(groups) == 1 && groups[0].Pending == 2
+	}, "the replica knows of both")
+	require.NoError(t, heir.Do(t.Context(), "replicaof", "no", "one").Err())
+	acked.Ack()
+	eventuallyPending(t, direct, topic, 1)
+	proxy.SetTarget(replica.Addr())
+	proxy.Cut()
+
+	again := receive(t, messages)
+	require.Equal(t, ids[0], entryIDOf(t, again))
+	require.Equal(t, 2, countOf(t, again))
+	again.Ack()
+	eventuallyPending(t, heir, topic, 1)
+	noMessage(t, messages)
+	require.NoError(t, held.Context().Err())
+	held.Ack()
+	eventuallyPending(t, heir, topic, 0)
+	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventSettleIgnored, redischannels.EventError)
+}
+
 // watermillFormat makes a publisher of newTestPublisher one that subscribers understand.
 func watermillFormat(c *redischannels.PublisherConfig) {
 	c.Marshaler = redischannels.WatermillMarshaler{}
