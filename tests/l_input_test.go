@@ -16,8 +16,8 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// everyFeature uses a topic in every way: published, handled, nacked, a dead letter that is
-// listed and requeued, fan-out, history, and the numbers of the group.
+// everyFeature uses a topic in every way: published, handled, nacked, dead letters that are
+// listed, requeued, reappended and purged, fan-out, history, and the numbers of the group.
 func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead func(string) string) {
 	t.Helper()
 	ctx := t.Context()
@@ -46,6 +46,25 @@ func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead
 		old = append(old, string(msg.Payload))
 	}
 	require.Equal(t, []string{"good", "bad"}, old)
+
+	publish(t, client, topic, "worse")
+	for n := 2; n <= 3; n++ {
+		msg := receive(t, messages)
+		require.Equal(t, "worse", string(msg.Payload))
+		redischannels.Reject(msg, "no")
+		msg.Nack()
+		redistest.Eventually(t, soon, func() bool { return len(sub.events.of(redischannels.EventDeadLettered)) == n }, "it is a dead letter")
+		ids = listIDs(t, letters, topic, redischannels.DeadLetterQuery{Group: "g"})
+		require.Len(t, ids, 1)
+		if n == 2 {
+			results, err = letters.Reappend(ctx, topic, ids...)
+			require.NoError(t, err)
+			require.Equal(t, redischannels.Reappended, results[0].Outcome)
+		}
+	}
+	purged, err := letters.Purge(ctx, topic, ids...)
+	require.NoError(t, err)
+	require.Equal(t, 1, purged)
 	redistest.Eventually(t, soon, func() bool {
 		stats, err := sub.GroupStats(ctx, topic)
 		return err == nil && stats.Lag == 0 && stats.Pending == 0
