@@ -301,6 +301,34 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	require.Len(t, sub.events.of(redischannels.EventDeadLetterFailed), 1)
 }
 
+// The group is lost and cannot be made again for want of memory: one outage, however many duties
+// find that out, and what was held is back in the group when there is memory. (F06, F49)
+func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	sub := newSub(t, client, inFlight(2))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, "held")
+	held := receive(t, messages)
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrOverloaded)
+	redistest.Never(t, 2*testMinIdle, func() bool { // renewals try as well
+		return len(sub.events.of(redischannels.EventError)) > 0 || len(sub.events.of(redischannels.EventDisconnected)) > 1
+	}, "an event per attempt")
+	require.NoError(t, held.Context().Err())
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventGroupLost).EntryIDs)
+	eventuallyPending(t, client, topic, 1)
+	held.Ack()
+	publish(t, client, topic, "after")
+	require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+	eventuallyPending(t, client, topic, 0)
+	noMessage(t, messages)
+	sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+}
+
 // A client without a ReadTimeout waits for a silent server for ever, and so did Close. (F56, F62)
 func TestF62_CloseWithoutAReadTimeout(t *testing.T) {
 	t.Parallel()
