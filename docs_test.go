@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,6 +44,33 @@ func TestDocumentationIsCompiled(t *testing.T) {
 		}
 	}
 	require.NotZero(t, blocks)
+}
+
+// A test that a page names as the proof of something is renamed, and the promise stands there
+// without one. A name that ends with _ or is shortened stands for several.
+func TestDocumentationNamesTests(t *testing.T) {
+	t.Parallel()
+	var tests []string
+	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, part := range strings.Split(string(text), "\nfunc Test")[1:] {
+			name, _, _ := strings.Cut(part, "(")
+			tests = append(tests, "Test"+name)
+		}
+		return err
+	}))
+	for _, page := range []string{"docs/guarantees.md", "docs/acl.md"} {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, part := range strings.Split(string(text), "`Test")[1:] {
+			name, _, _ := strings.Cut(part, "`")
+			name = "Test" + strings.TrimSuffix(name, "...")
+			require.True(t, slices.ContainsFunc(tests, func(test string) bool { return strings.HasPrefix(test, name) }), "%s: %s", page, name)
+		}
+	}
 }
 
 // Links between pages lead somewhere.

@@ -35,10 +35,7 @@ func (s *subscription) readGroup() {
 		}
 		count := s.win.BeginRead()
 		if count == 0 {
-			select {
-			case <-s.win.Room:
-			case <-s.fetch.Done():
-			}
+			s.awaitRoom()
 			continue
 		}
 		before := s.lastSeen.Load()
@@ -77,10 +74,7 @@ func (s *subscription) step() bool {
 		return true
 	}
 	if s.win.ClaimRoom() == 0 {
-		select {
-		case <-s.win.Room:
-		case <-s.fetch.Done():
-		}
+		s.awaitRoom()
 		return false
 	}
 	if err := s.stepWalk(s.fetch); err != nil {
@@ -89,6 +83,20 @@ func (s *subscription) step() bool {
 		return false
 	}
 	return !s.walk.active()
+}
+
+// awaitRoom waits until there may be room for entries, or until stop. An outage of the
+// connection is over then if our own entries could be looked at since: until the application
+// has finished something there is no read that would show it.
+func (s *subscription) awaitRoom() {
+	if s.cut && !s.ownLost.Load() {
+		s.cut = false
+		s.outage.over(dutyRead)
+	}
+	select {
+	case <-s.win.Room:
+	case <-s.fetch.Done():
+	}
 }
 
 // admit puts new entries into the window.
@@ -158,6 +166,7 @@ func (s *subscription) readFailed(err error) {
 			return
 		}
 	}
+	s.cut = stream.Classify(err).Retryable()
 	attempt := s.outage.failed(dutyRead, err)
 	pause(s.fetch.Done(), retryDelay(attempt))
 }

@@ -74,6 +74,7 @@ type subscription struct {
 	handlers sync.WaitGroup // dispatch and the watchers
 
 	restores  int                       // of the group since the last read; reading's own
+	cut       bool                      // the connection was why the last read failed; reading's own
 	unread    *stream.ID                // lastSeen before the first read whose reply did not come; reading's, then run's own
 	shared    *sharedReaders            // of reading without a group
 	feed      *feed                     // that the messages are for; nil where they are for no Reader

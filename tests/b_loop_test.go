@@ -153,9 +153,15 @@ func TestF15_F16_AnOutageIsWaitedOut(t *testing.T) {
 // F15 without a group.
 func TestF15_AnOutageOfFanOutIsWaitedOut(t *testing.T) {
 	t.Parallel()
+	rights := func(rule string) func(*testing.T, *redistest.Server, *redis.Client, string) {
+		return func(t *testing.T, server *redistest.Server, _ *redis.Client, _ string) {
+			require.NoError(t, server.Admin(t).Do(t.Context(), "ACL", "SETUSER", "app", rule).Err())
+		}
+	}
 	for name, fault := range map[string]struct {
 		fail, mend func(t *testing.T, server *redistest.Server, client *redis.Client, topic string)
 	}{
+		"NOPERM": {fail: rights("-xread"), mend: rights("+xread")},
 		"WRONGTYPE": {
 			fail: func(t *testing.T, _ *redistest.Server, client *redis.Client, topic string) {
 				require.NoError(t, client.Set(t.Context(), topic, "x", 0).Err())
@@ -171,10 +177,10 @@ func TestF15_AnOutageOfFanOutIsWaitedOut(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server, topic := redistest.Start(t, redistest.AOF()), redistest.Key(t)
+			server, topic := redistest.Start(t, redistest.AOF(), redistest.WithACL("app on >secret ~* +@all")), redistest.Key(t)
 			admin := server.Admin(t)
 			all := &countAll{}
-			client := server.Client(t, func(o *redis.Options) { o.MaxRetries = -1 })
+			client := server.Client(t, redistest.As("app", "secret"), func(o *redis.Options) { o.MaxRetries = -1 })
 			client.AddHook(all)
 			logger := redistest.NewRecordingLogger()
 			sub := newLoggedSub(t, client, logger, fanOut, onReads(all))

@@ -45,7 +45,19 @@ func TestF67_F68_EveryFeatureInACluster(t *testing.T) {
 			for master := range 3 {
 				topic := topicOn(t, cluster, master)
 				if name == "masters" { // its lists of dead letters are never behind
+					// Without a hash tag, with one in front, in the middle, and with a name of its own
+					// for dead letters.
 					everyFeature(t, client, topic, nil)
+					everyFeature(t, client, "{"+topic+"}:orders", nil)
+					everyFeature(t, client, "eu{"+topic+"}orders", func(string) string { return "{" + topic + "}:failed" })
+					elsewhere := func(string) string { return topicOn(t, cluster, (master+1)%3) }
+					_, err := newSub(t, client, func(c *redischannels.SubscriberConfig) { c.DeadLetterTopic = elsewhere }).Subscribe(t.Context(), topic)
+					require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+					require.ErrorContains(t, err, "slot")
+					durable := newTestPublisher(t, client, watermillFormat, pubDurable(1, 2*time.Second))
+					for _, n := range []int{1, 3} {
+						require.NoError(t, durable.Publish("{"+topic+"}:durable", pubMessages("m", n)...))
+					}
 				}
 				// What a consumer has left behind is found and comes, with the right count.
 				publish(t, client, topic, "left")

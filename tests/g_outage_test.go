@@ -23,6 +23,7 @@ type outageTest struct {
 	hook     *redistest.Hook // of the subscription's control commands
 	topic    string
 	messages <-chan *message.Message
+	held     *message.Message // which is acknowledged some time after the restart
 }
 
 // stopAt stops the server when the command is about to be sent, which trigger brings about.
@@ -68,6 +69,12 @@ func TestF64_AnOutageInEveryState(t *testing.T) {
 			o.server.Stop()
 			return []string{"b"}, func() { msg.Ack() } // acknowledged while the server is away
 		},
+		"handling on": func(t *testing.T, o *outageTest) ([]string, func()) { // and longer than the server is away
+			publish(t, o.admin, o.topic, "a", "b")
+			msg := receive(t, o.messages)
+			o.server.Stop()
+			return []string{"b"}, func() { o.held = msg }
+		},
 		"settling": func(t *testing.T, o *outageTest) ([]string, func()) {
 			publish(t, o.admin, o.topic, "a", "b")
 			msg := receive(t, o.messages)
@@ -105,12 +112,19 @@ func TestF64_AnOutageInEveryState(t *testing.T) {
 				back := time.Now()
 				publish(t, o.admin, o.topic, "after")
 				want = append(want, "after")
+				if o.held != nil {
+					statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.State == redischannels.StateLive }, "it is known to be back")
+					redistest.Never(t, 2*testMinIdle, func() bool { return o.held.Context().Err() != nil }, "its claim is lost")
+					noMessage(t, o.messages) // nor does it come to its own consumer
+					back = time.Now()
+					o.held.Ack()
+				}
 				got := receiveAcked(t, o.messages, len(want))
 				require.ElementsMatch(t, want, got, "each once")
 				if name != "claiming" { // its walk and its reads are two ways
 					require.Equal(t, want, got)
 				}
-				require.Less(t, time.Since(back), 5*time.Second)
+				require.Less(t, time.Since(back), 3*time.Second)
 				eventuallyPending(t, o.admin, o.topic, 0)
 				noMessage(t, o.messages)
 				require.LessOrEqual(t, len(sub.events.of(redischannels.EventDisconnected)), 1, "one event per outage")
@@ -194,6 +208,42 @@ func TestF65_F66_TheRolesChange(t *testing.T) {
 	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventError)
 }
 
+// Replication is asynchronous: the new master knows what was delivered and not what was
+// acknowledged since. That comes again, to a consumer that has forgotten it, and is marked as
+// delivered before; what is still in a handler does not. (F65)
+func TestF65_AnAckThatTheNewMasterLacks(t *testing.T) {
+	t.Parallel()
+	old := redistest.Start(t, redistest.Arg("repl-diskless-sync-delay", "0"))
+	replica := pubReplica(t, old)
+	proxy := redistest.NewProxy(t, old.Addr())
+	direct, heir := old.Client(t), replica.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, old.Client(t, redistest.Via(proxy)), inFlight(2), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, direct, topic, "acked", "held")
+	acked, held := receive(t, messages), receive(t, messages)
+	redistest.Eventually(t, soon, func() bool {
+		groups := heir.XInfoGroups(t.Context(), topic).Val()
+		return len(groups) == 1 && groups[0].Pending == 2
+	}, "the replica knows of both")
+	require.NoError(t, heir.Do(t.Context(), "replicaof", "no", "one").Err())
+	acked.Ack()
+	eventuallyPending(t, direct, topic, 1)
+	proxy.SetTarget(replica.Addr())
+	proxy.Cut()
+
+	again := receive(t, messages)
+	require.Equal(t, ids[0], entryIDOf(t, again))
+	require.Equal(t, 2, countOf(t, again))
+	again.Ack()
+	eventuallyPending(t, heir, topic, 1)
+	noMessage(t, messages)
+	require.NoError(t, held.Context().Err())
+	held.Ack()
+	eventuallyPending(t, heir, topic, 0)
+	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventSettleIgnored, redischannels.EventError)
+}
+
 // watermillFormat makes a publisher of newTestPublisher one that subscribers understand.
 func watermillFormat(c *redischannels.PublisherConfig) {
 	c.Marshaler = redischannels.WatermillMarshaler{}
@@ -213,14 +263,34 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client, topic := server.Client(t), redistest.Key(t)
-	sub := newSub(t, client, inFlight(2))
+	sub := newSub(t, client, inFlight(2), tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
 	messages := sub.subscribe(t, topic)
-	publish(t, client, topic, "bad", "a", "b", "c")
+	all := newSub(t, client, fanOut).subscribe(t, topic)
+	ids := publish(t, client, topic, "bad", "claimed", "a", "b", "c")
 	bad := receive(t, messages)
+	require.Equal(t, "bad", string(bad.Payload))
 	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	require.Less(t, groupOf(t, client, topic).LastDeliveredID, ids[2], "most is read without memory")
 	redischannels.Reject(bad, "no")
 	bad.Nack()
-	require.Equal(t, []string{"a", "b", "c"}, receiveAcked(t, messages, 3))
+	claimed := receive(t, messages)
+	setIdle(t, client, topic, "dead", time.Hour, ids[1])
+	waitDone(t, claimed.Context()) // it was robbed, and gets it back by a claim
+	claimed.Ack()
+	var counts []int
+	var payloads []string
+	for len(payloads) < 4 {
+		msg := receive(t, messages)
+		if string(msg.Payload) == "b" && countOf(t, msg) == 1 {
+			msg.Nack()
+			continue
+		}
+		counts, payloads = append(counts, countOf(t, msg)), append(payloads, string(msg.Payload))
+		msg.Ack()
+	}
+	require.ElementsMatch(t, []string{"a", "b", "c", "claimed"}, payloads)
+	require.ElementsMatch(t, []int{1, 1, 2, 2}, counts)
+	require.Equal(t, []string{"bad", "claimed", "a", "b", "c"}, receiveAcked(t, all, 5))
 	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDeadLetterFailed).Err, redischannels.ErrOverloaded)
 	eventuallyPending(t, client, topic, 1)
 	redistest.Never(t, time.Second, func() bool { return len(sub.events.of(redischannels.EventDeadLetterFailed)) > 1 }, "an event per attempt")
@@ -229,6 +299,34 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 	require.EqualValues(t, 1, client.XLen(t.Context(), deadStream(topic)).Val())
 	require.Len(t, sub.events.of(redischannels.EventDeadLetterFailed), 1)
+}
+
+// The group is lost and cannot be made again for want of memory: one outage, however many duties
+// find that out, and what was held is back in the group when there is memory. (F06, F49)
+func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	sub := newSub(t, client, inFlight(2))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, "held")
+	held := receive(t, messages)
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrOverloaded)
+	redistest.Never(t, 2*testMinIdle, func() bool { // renewals try as well
+		return len(sub.events.of(redischannels.EventError)) > 0 || len(sub.events.of(redischannels.EventDisconnected)) > 1
+	}, "an event per attempt")
+	require.NoError(t, held.Context().Err())
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventGroupLost).EntryIDs)
+	eventuallyPending(t, client, topic, 1)
+	held.Ack()
+	publish(t, client, topic, "after")
+	require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+	eventuallyPending(t, client, topic, 0)
+	noMessage(t, messages)
+	sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
 }
 
 // A client without a ReadTimeout waits for a silent server for ever, and so did Close. (F56, F62)

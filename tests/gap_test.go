@@ -205,6 +205,35 @@ func TestFanOutReadsARewoundStreamFromItsBeginning(t *testing.T) {
 	sub.events.none(t, redischannels.EventGap)
 }
 
+// A stream vanishes under a subscription without a group, which waits in a blocked read: it goes
+// on with what is written afterwards, and nothing comes twice. (F49)
+func TestF49_AVanishedStreamGoesOnWithoutAGroup(t *testing.T) {
+	t.Parallel()
+	for _, loss := range losses {
+		if loss.name == "XGROUP DESTROY" || loss.name == "SET" { // which TestF15_AnOutageOfFanOutIsWaitedOut has
+			continue
+		}
+		t.Run(loss.name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client, topic := server.Client(t), redistest.Key(t)
+			sub := newSub(t, client, fanOut)
+			messages := sub.subscribe(t, topic)
+			publish(t, client, topic, "before", "last")
+			require.Equal(t, []string{"before", "last"}, receiveAcked(t, messages, 2))
+			redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "the reader waits")
+			loss.lose(t, client, topic)
+			last := client.Time(t.Context()).Val()
+			redistest.Eventually(t, soon, func() bool { return client.Time(t.Context()).Val().Sub(last) > time.Millisecond }, "greater IDs")
+			publish(t, client, topic, "after")
+			publish(t, client, topic, "later")
+			require.Equal(t, []string{"after", "later"}, receiveAcked(t, messages, 2))
+			noMessage(t, messages)
+			sub.events.none(t, redischannels.EventDisconnected, redischannels.EventGap, redischannels.EventError)
+		})
+	}
+}
+
 // A stream is idle, or the clock of the reader is ahead of the server's: a start by time is
 // then ahead of the stream, which did not go back for that.
 func TestSinceAheadOfTheStream(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// everyFeature uses a topic in every way: published, handled, nacked, a dead letter that is
-// listed and requeued, fan-out, history, and the numbers of the group.
+// everyFeature uses a topic in every way: published, handled, nacked, dead letters that are
+// listed, requeued, reappended and purged, fan-out, history, and the numbers of the group.
 func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead func(string) string) {
 	t.Helper()
 	ctx := t.Context()
@@ -46,6 +46,25 @@ func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead
 		old = append(old, string(msg.Payload))
 	}
 	require.Equal(t, []string{"good", "bad"}, old)
+
+	publish(t, client, topic, "worse")
+	for n := 2; n <= 3; n++ {
+		msg := receive(t, messages)
+		require.Equal(t, "worse", string(msg.Payload))
+		redischannels.Reject(msg, "no")
+		msg.Nack()
+		redistest.Eventually(t, soon, func() bool { return len(sub.events.of(redischannels.EventDeadLettered)) == n }, "it is a dead letter")
+		ids = listIDs(t, letters, topic, redischannels.DeadLetterQuery{Group: "g"})
+		require.Len(t, ids, 1)
+		if n == 2 {
+			results, err = letters.Reappend(ctx, topic, ids...)
+			require.NoError(t, err)
+			require.Equal(t, redischannels.Reappended, results[0].Outcome)
+		}
+	}
+	purged, err := letters.Purge(ctx, topic, ids...)
+	require.NoError(t, err)
+	require.Equal(t, 1, purged)
 	redistest.Eventually(t, soon, func() bool {
 		stats, err := sub.GroupStats(ctx, topic)
 		return err == nil && stats.Lag == 0 && stats.Pending == 0
@@ -262,6 +281,58 @@ func TestF106_NoSecretsInLogs(t *testing.T) {
 			}
 			require.NotContains(t, e.fields[i+1], password)
 		}
+	}
+	require.Greater(t, len(texts), 10)
+	for _, text := range texts {
+		require.NotContains(t, text, password)
+		require.NotContains(t, text, payload)
+	}
+}
+
+// The same for Pub/Sub, which keeps nothing: no payload is told anywhere. (F106)
+func TestF106_NoSecretsInPubSubLogs(t *testing.T) {
+	t.Parallel()
+	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"
+	server := redistest.Start(t, redistest.WithACL("app on >"+password+" ~* &* +@all"))
+	admin, topic := server.Admin(t), redistest.Key(t)
+	client := server.Client(t, redistest.As("app", password))
+	logger := redistest.NewRecordingLogger()
+	sub := newLoggedPubSub(t, client, logger, buffer(1, redischannels.DropOldest), func(c *redischannels.PubSubSubscriberConfig) {
+		c.MaxDeliveries, c.MaxPayload = 1, 1000
+	})
+	messages := sub.subscribe(t, topic)
+	pub, err := redischannels.NewPubSubPublisher(redischannels.PubSubPublisherConfig{Client: client, MaxPayload: 1000}, logger)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pub.Close() })
+	var texts []string
+	note := func(err error) {
+		require.Error(t, err)
+		texts = append(texts, err.Error())
+	}
+
+	say(t, pub, topic, payload)
+	receive(t, messages).Nack()
+	sub.events.wait(t, redischannels.EventPassed)
+	for n, bad := range []string{payload, strings.Repeat(payload, 100)} {
+		require.NoError(t, admin.Publish(t.Context(), topic, bad).Err())
+		redistest.Eventually(t, soon, func() bool { return sub.events.sum(redischannels.EventUndecodable) == n+1 }, "it is undecodable")
+	}
+	say(t, pub, topic, payload, payload, payload, payload)
+	sub.events.wait(t, redischannels.EventDropped)
+	note(pub.Publish(topic, message.NewMessage("u", []byte(strings.Repeat(payload, 100)))))
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "app", "-publish", ">another", "<"+password).Err())
+	note(pub.Publish(topic, message.NewMessage("u", []byte(payload))))
+	require.NoError(t, admin.Do(t.Context(), "client", "kill", "user", "app").Err())
+	sub.events.wait(t, redischannels.EventDisconnected)
+	_, err = newLoggedPubSub(t, client, logger).Subscribe(t.Context(), topic)
+	require.ErrorIs(t, err, redischannels.ErrPermission, "a wrong password")
+	note(err)
+	note(pub.Publish(topic, message.NewMessage("u", []byte(payload))))
+	sub.closeSoon(t)
+
+	texts = append(texts, logger.Lines()...)
+	for _, e := range sub.events.seen {
+		texts = append(texts, fmt.Sprint(e))
 	}
 	require.Greater(t, len(texts), 10)
 	for _, text := range texts {

@@ -23,3 +23,25 @@ func TestF70_AServerThatIsTooOld(t *testing.T) {
 	publish(t, client, "all", "m")
 	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
+
+// Shard channels came with Redis 7.0, and an older server calls them an unknown command. (F70)
+func TestF70_AServerWithoutShardChannels(t *testing.T) {
+	t.Parallel()
+	var options []redistest.Option
+	if redistest.IsRedis7(t, redistest.Shared(t).Client(t)) {
+		options = []redistest.Option{redistest.Arg("rename-command", "SSUBSCRIBE", ""), redistest.Arg("rename-command", "SPUBLISH", "")}
+	}
+	client, topic := redistest.Start(t, options...).Client(t), redistest.Key(t)
+	sub, err := redischannels.NewPubSubSubscriber(redischannels.PubSubSubscriberConfig{Client: client, Sharded: true}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = sub.Close() })
+	_, err = sub.Subscribe(t.Context(), topic)
+	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
+	err = newPubSubPub(t, client, shardedPub).Publish(topic, pubMessages("m", 1)...)
+	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
+	requireOutcomes(t, err, redischannels.NotAppended, 1)
+
+	messages := newPubSub(t, client).subscribe(t, topic)
+	say(t, newPubSubPub(t, client), topic, "m")
+	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1), "others need nothing of it")
+}
