@@ -311,8 +311,12 @@ func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
 	messages := sub.subscribe(t, topic)
 	ids := publish(t, client, topic, "held")
 	held := receive(t, messages)
-	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
-	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
+		tx.XGroupDestroy(t.Context(), topic, "g")
+		tx.ConfigSet(t.Context(), "maxmemory", "1")
+		return nil
+	})
+	require.NoError(t, err)
 	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrOverloaded)
 	redistest.Never(t, 2*testMinIdle, func() bool { // renewals try as well
 		return len(sub.events.of(redischannels.EventError)) > 0 || len(sub.events.of(redischannels.EventDisconnected)) > 1
