@@ -70,3 +70,32 @@ func TestAckDoesNotWaitForEvents(t *testing.T) {
 		s.settleStop()
 	})
 }
+
+// What a handler has said in time counts, also where the goroutine that awaits it comes so late
+// that HandlerTimeout or DrainTimeout is over as well: an acknowledgement was taken for a nack,
+// or not written, every other time.
+func TestASettlementInTimeIsNotLate(t *testing.T) {
+	t.Parallel()
+	for name, over := range map[string]func(*subscription){
+		"HandlerTimeout": func(*subscription) {},
+		"DrainTimeout":   func(s *subscription) { close(s.abandoned) },
+	} {
+		for range 20 {
+			cfg := SubscriberConfig{ConsumerGroup: "g", HandlerTimeout: time.Hour}
+			s := newSubscription(t.Context(), cfg.withDefaults(), watermill.NopLogger{}, "t")
+			s.grp = &stream.Group{}
+			s.win.Admit([]window.Item{{Entry: stream.NewEntry(stream.ID{Ms: 1}, []string{"name", "value"})}}, time.Now())
+			it, _ := s.win.Next()
+			msg, d := message.NewMessage("1", nil), &delivery{from: &s.origin, id: it.Text, count: 1}
+			s.win.Offer(it, d)
+			s.started(it, d)
+			msg.Ack()
+			past := time.Now().Add(-time.Second)
+			d.deadline.Store(&past)
+			over(s)
+			s.watch(it, msg, d)
+			require.Equal(t, 1, s.win.Sizes().Settling, name)
+			s.tellRest()
+		}
+	}
+}

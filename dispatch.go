@@ -225,17 +225,27 @@ func (s *subscription) watch(it *window.Item, msg *message.Message, d *delivery)
 		defer timer.Stop()
 		timeout = timer.C
 	}
+	late := false
 	select {
+	case <-msg.Acked():
+	case <-msg.Nacked():
+	case <-s.abandoned:
+	case <-timeout:
+		late = true
+	}
+	select { // the choice among the cases above is by chance, and this goroutine may be late
 	case <-msg.Acked():
 		d.end()
 		s.acked(it)
 	case <-msg.Nacked():
 		d.end()
 		s.nacked(it, d.verdict.Load())
-	case <-s.abandoned:
-		d.end()
-	case <-timeout:
-		s.timedOut(it, msg, d)
+	default:
+		if late {
+			s.timedOut(it, msg, d)
+		} else {
+			d.end()
+		}
 	}
 }
 

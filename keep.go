@@ -22,34 +22,39 @@ const (
 	// reapEvery is after how many walks idle consumers are looked for, and where the
 	// group stands: four commands, which idle subscriptions should not cost each time.
 	reapEvery = 4
+	// inRedis says of an entry that Redis knows how often it was handed to a handler.
+	inRedis = -1
 )
 
-// keep renews leases until keeping is closed and, until stop, looks for entries
-// and consumers of the dead and hands back what waits too long.
+// keep renews leases until keeping is closed.
 func (s *subscription) keep() {
 	renew := time.NewTicker(s.cfg.Tuning.MinIdle / 3)
 	defer renew.Stop()
-	claim := time.NewTimer(s.claimDelay())
-	defer claim.Stop()
-	stale := time.NewTicker(staleCheck)
-	defer stale.Stop()
-	stopped := s.fetch.Done()
-	walks := 0
-	// A walk through many pending entries takes long, and leases must be renewed meanwhile:
-	// its steps are single turns of this loop.
-	turn := make(chan struct{}, 1)
 	for {
 		select {
 		case <-s.keeping:
 			return
-		case <-stopped:
-			stopped = nil
-			claim.Stop()
-			stale.Stop()
 		case <-renew.C:
-			s.renew()
 		case <-s.renewNow:
-			s.renew()
+		}
+		s.renew()
+	}
+}
+
+// search looks for entries and consumers of the dead and hands back what waits too long,
+// until stop. It is not for keep to do: a command may take long, and so may the reader, with
+// which this takes turns, and leases must be renewed meanwhile.
+func (s *subscription) search() {
+	claim := time.NewTimer(s.claimDelay())
+	defer claim.Stop()
+	stale := time.NewTicker(staleCheck)
+	defer stale.Stop()
+	walks := 0
+	turn := make(chan struct{}, 1) // for one step of a walk, which may have many
+	for {
+		select {
+		case <-s.fetch.Done():
+			return
 		case <-stale.C:
 			s.handBackStale()
 		case <-claim.C:
@@ -68,13 +73,6 @@ func (s *subscription) keep() {
 				}
 			}
 		case <-turn:
-			select { // first, because the choice among the cases above is by chance
-			case <-renew.C:
-				s.renew()
-			case <-s.renewNow:
-				s.renew()
-			default:
-			}
 			if s.claimStep() {
 				signal(turn)
 			}
@@ -187,10 +185,7 @@ func (s *subscription) handBackStale() {
 func (s *subscription) takeStale() []*window.Item {
 	// Without the lock: the reader, which looks for entries that are ours and not held,
 	// leases one again between the look and the command, which then lets a peer have it.
-	// Leases are renewed by who is here, so this does not wait; it comes again soon.
-	if !s.walk.mu.TryLock() {
-		return nil
-	}
+	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
 	items, recalled := s.win.TakeStale(staleAfter, s.cfg.Tuning.MinIdle)
 	if recalled {
@@ -213,6 +208,7 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 	// One call per idle time: those that are not in back-off share one.
 	byIdle := make(map[time.Duration][]*window.Item)
 	for _, it := range items {
+		s.returned.Store(it.ID, it.Handed)
 		idle := max(0, s.cfg.Tuning.MinIdle-s.win.Due(it)).Truncate(time.Millisecond)
 		byIdle[idle] = append(byIdle[idle], it)
 	}
@@ -224,11 +220,17 @@ func (s *subscription) handBack(ctx context.Context, items []*window.Item) {
 			counts := make([]int, n)
 			for i, it := range batch {
 				counts[i] = it.Handed
-				s.returned.Store(it.ID, struct{}{})
 			}
-			if _, err := s.grp.Hold(ctx, idle, texts(batch), counts); err != nil {
+			states, err := s.grp.Hold(ctx, idle, texts(batch), counts)
+			if err != nil {
 				s.backgroundFailed(err)
 				return
+			}
+			for i, it := range batch {
+				s.returned.Store(it.ID, inRedis)
+				if states[i] == stream.Trimmed {
+					s.trimmed(it)
+				}
 			}
 		}
 	}
@@ -240,17 +242,35 @@ func (s *subscription) handBackUnseen(ctx context.Context) error {
 		ids := make([]string, 0, len(page))
 		counts := make([]int, 0, len(page))
 		for _, p := range page {
-			if _, done := s.returned.Load(p.ID); done {
-				continue
+			n, ok := s.returned.Load(p.ID)
+			if !ok {
+				n = s.handedBefore(p.ID, p.Count)
+			} else if n != 0 {
+				continue // it was handed back, or has a back-off that this would end
 			}
-			ids, counts = append(ids, p.Text), append(counts, s.handedBefore(p.ID, p.Count))
+			ids, counts = append(ids, p.Text), append(counts, n.(int))
 		}
 		if len(ids) == 0 {
 			return nil
 		}
-		_, err := s.grp.Hold(ctx, s.cfg.Tuning.MinIdle, ids, counts)
-		return err
+		return s.holdUnseen(ctx, s.cfg.Tuning.MinIdle, ids, counts)
 	})
+}
+
+// holdUnseen is Hold for entries that are not held. Those that the stream no longer has leave
+// the group by it.
+func (s *subscription) holdUnseen(ctx context.Context, idle time.Duration, ids []string, counts []int) error {
+	states, err := s.grp.Hold(ctx, idle, ids, counts)
+	var trimmed []string
+	for i, state := range states {
+		if state == stream.Trimmed {
+			trimmed = append(trimmed, ids[i])
+		}
+	}
+	if len(trimmed) > 0 {
+		s.report(Event{Kind: EventTrimmed, EntryIDs: trimmed})
+	}
+	return err
 }
 
 // reap removes dead consumers and remembers where the group stands.
@@ -359,7 +379,7 @@ func (s *subscription) claimStep() bool {
 }
 
 // stepWalk claims the next entries of the walk. Its callers are the reader and the
-// keeper; the lock makes their steps follow each other.
+// search; the lock makes their steps follow each other.
 func (s *subscription) stepWalk(ctx context.Context) error {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()

@@ -219,14 +219,17 @@ func (s *subscription) recoverOwn(ctx context.Context) error {
 			ids[i] = p.Text
 		}
 		sent := time.Now()
-		if _, err := s.grp.Hold(ctx, stream.KeepIdle, ids, nil); err != nil {
+		if err := s.holdUnseen(ctx, stream.KeepIdle, ids, nil); err != nil {
 			return err
 		}
 		return s.obtain(ctx, ids, sent, func(id stream.ID, count int) int {
-			if _, ok := s.returned.LoadAndDelete(id); ok {
-				return count
+			switch n, ok := s.returned.LoadAndDelete(id); {
+			case !ok:
+				return s.handedBefore(id, count)
+			case n != inRedis:
+				return n.(int) // Redis could not be told
 			}
-			return s.handedBefore(id, count)
+			return count
 		})
 	})
 	if err != nil {
@@ -289,15 +292,24 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 	// MinIdle. Looked at afterwards only, such an entry is one that was fetched, then
 	// acknowledged and forgotten: it would be put back into the group.
 	before := s.win.IDs()
-	fetched, err := s.grp.Fetch(ctx, ids)
-	if err != nil {
-		return err
+	for len(ids) > 0 {
+		fetched, err := s.grp.Fetch(ctx, ids)
+		if err != nil {
+			return err
+		}
+		ids = ids[len(fetched):]
+		held := s.win.IDs() // what the reader has admitted meanwhile
+		maps.Copy(held, before)
+		s.admitFetched(fetched, held, leased, handed)
 	}
-	held := s.win.IDs() // what the reader has admitted meanwhile
-	maps.Copy(held, before)
+	return nil
+}
+
+// admitFetched is the second half of obtain.
+func (s *subscription) admitFetched(fetched []stream.Fetched, held map[stream.ID]struct{}, leased time.Time, handed func(stream.ID, int) int) {
 	var trimmed, recovered []string
 	items := make([]window.Item, 0, len(fetched))
-	for i, f := range fetched {
+	for _, f := range fetched {
 		switch f.State {
 		case stream.Owned:
 			if _, ok := held[f.Entry.ID]; ok {
@@ -307,10 +319,10 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 			it := window.Item{Entry: f.Entry, Handed: n, Counted: f.Count == n+1, Alone: n >= 2}
 			s.decoder.prepare(&it)
 			items = append(items, it)
-			recovered = append(recovered, ids[i])
+			recovered = append(recovered, f.Entry.Text)
 			s.sawID(f.Entry.ID)
 		case stream.Trimmed:
-			trimmed = append(trimmed, ids[i])
+			trimmed = append(trimmed, f.Entry.Text)
 		case stream.OtherOwner, stream.NotPending:
 			// Somebody was faster; nothing of it is here.
 		}
@@ -322,7 +334,6 @@ func (s *subscription) obtain(ctx context.Context, ids []string, leased time.Tim
 	if len(trimmed) > 0 {
 		s.report(Event{Kind: EventTrimmed, EntryIDs: trimmed})
 	}
-	return nil
 }
 
 // restore creates the group again after it or its stream vanished.
@@ -332,11 +343,18 @@ func (s *subscription) restore(cause error) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	held := s.win.Pending()
-	created, start, restored, err := s.restoreGroup(s.fetch, held)
+	done, err := s.restoreGroup(s.fetch, held)
+	if done.Created || done.Lost || len(done.Entries) > 0 {
+		position := done.Start
+		if !done.Created {
+			position = "" // another consumer has created it, or we have and this is an echo
+		}
+		s.report(Event{Kind: EventGroupLost, EntryIDs: done.Entries, Position: position, Err: redisError(cause)})
+	}
 	if err != nil {
 		return err
 	}
-	if start == "0-0" {
+	if done.Start == "0-0" {
 		// Another stream, which may use the IDs of the entries that are held again.
 		s.lastSeen.Store(&stream.ID{})
 		s.firstSeen.Store(nil)
@@ -351,19 +369,12 @@ func (s *subscription) restore(cause error) error {
 		}
 	}
 	s.missing.Store(nil)
-	position := start
-	if !created {
-		position = "" // another consumer has created it, or we have and this is an echo
-	}
-	if created || len(restored) > 0 {
-		s.report(Event{Kind: EventGroupLost, EntryIDs: restored, Position: position, Err: redisError(cause)})
-	}
 	s.win.Void()
 	signal(s.renewNow)
 	return nil
 }
 
-func (s *subscription) restoreGroup(ctx context.Context, held []stream.Pending) (created bool, start string, restored []string, err error) {
+func (s *subscription) restoreGroup(ctx context.Context, held []stream.Pending) (stream.Restored, error) {
 	last := *s.lastSeen.Load()
 	first := last
 	if id := s.firstSeen.Load(); id != nil {
@@ -387,29 +398,31 @@ func (s *subscription) vanished(items ...*window.Item) {
 		return
 	}
 	sent := time.Now()
-	_, _, restored, err := s.restoreGroup(s.settleCtx, held)
+	done, err := s.restoreGroup(s.settleCtx, held)
 	if err != nil {
 		s.backgroundFailed(err) // they are found again
 		return
 	}
-	if len(restored) > 0 {
-		s.report(Event{Kind: EventGroupLost, EntryIDs: restored,
-			Err: errors.New("the group was made again without entries that are held here")})
-	}
 	states, err := s.grp.Hold(s.settleCtx, stream.KeepIdle, texts(items), nil)
-	if err != nil {
-		s.backgroundFailed(err)
-		return
-	}
-	for i, it := range items {
-		switch states[i] {
+	for i, state := range states {
+		switch it := items[i]; state {
 		case stream.Owned:
 			s.win.Renewed(sent, it)
+			if !slices.Contains(done.Entries, it.Text) { // the reply that said so was lost
+				done.Entries = append(done.Entries, it.Text)
+			}
 		case stream.OtherOwner:
 			s.lost(it, stream.OtherOwner)
 		case stream.NotPending, stream.Trimmed:
 			s.trimmed(it)
 		}
+	}
+	if len(done.Entries) > 0 {
+		s.report(Event{Kind: EventGroupLost, EntryIDs: done.Entries,
+			Err: errors.New("the group was made again without entries that are held here")})
+	}
+	if err != nil {
+		s.backgroundFailed(err)
 	}
 }
 

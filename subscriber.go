@@ -29,6 +29,8 @@ type Subscriber struct {
 	cfg    SubscriberConfig
 	logger watermill.LoggerAdapter
 	shared *sharedReaders // of fan-out
+	life   context.Context
+	end    context.CancelFunc // by Close
 
 	mu     sync.Mutex
 	closed bool
@@ -47,12 +49,14 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		logger = watermill.NopLogger{}
 	}
 	config = config.withDefaults()
-	return &Subscriber{
+	s := &Subscriber{
 		cfg:    config,
 		logger: logger,
 		shared: newSharedReaders(config),
 		subs:   make(map[*subscription]struct{}),
-	}, nil
+	}
+	s.life, s.end = context.WithCancel(context.Background())
+	return s, nil
 }
 
 // Subscribe starts to consume a topic and returns the channel of its messages.
@@ -96,12 +100,19 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 	sub, err := s.newSubscription(ctx, topic)
 	if err == nil {
 		sub.feed = reader
-		err = sub.open(ctx, from.or(s.cfg.StartFrom))
+		opening, cancel := context.WithCancel(ctx)
+		detach := context.AfterFunc(s.life, cancel) // Close waits for this
+		err = sub.open(opening, from.or(s.cfg.StartFrom))
+		detach()
+		cancel()
 	}
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
+		if closed := s.isClosed(); closed != nil {
+			err = closed
+		}
 		if sub != nil {
 			sub.abort()
 		}
@@ -149,7 +160,10 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 		return nil
 	}
 	group := &stream.Group{Client: s.cfg.Client, Key: topic, Name: s.cfg.ConsumerGroup}
-	if _, err := group.Ensure(context.Background(), s.cfg.StartFrom.groupStart()); err != nil {
+	if _, err := group.Ensure(s.life, s.cfg.StartFrom.groupStart()); err != nil {
+		if closed := s.isClosed(); closed != nil {
+			return closed
+		}
 		return fmt.Errorf("redischannels: create group %q of topic %q: %w", s.cfg.ConsumerGroup, topic, redisError(err))
 	}
 	return nil
@@ -166,6 +180,7 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 func (s *Subscriber) Close() error {
 	s.mu.Lock()
 	s.closed = true
+	s.end()
 	for sub := range s.subs {
 		sub.stop()
 	}

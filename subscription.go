@@ -16,7 +16,7 @@ import (
 
 const (
 	// drainGrace is what the writing of the last settlements may take after the
-	// handlers are done.
+	// handlers are done, and taking back what a Subscribe that fails has made.
 	drainGrace = 5 * time.Second
 	// handBackLimit is what handing back may take at the end. What it does not reach ages.
 	handBackLimit = 2 * time.Second
@@ -41,7 +41,8 @@ const (
 //	          for each to be settled (dispatch.go)
 //	watch     with MaxInFlight above 1: one per message in flight
 //	settle    writes acknowledgements and dead letters; groups only (settle.go)
-//	keep      renews leases, claims, removes idle consumers; groups only (keep.go)
+//	keep      renews leases; groups only (keep.go)
+//	search    claims, hands back, removes idle consumers; groups only (keep.go)
 //
 // They share the window, whose lock is never held over a call of Redis. The locks that
 // are, and their order, are listed in CONTRIBUTING.md.
@@ -85,9 +86,9 @@ type subscription struct {
 	walk      walk
 	ownLost   atomic.Bool           // entries may be assigned to us unseen
 	missing   atomic.Pointer[error] // what told that the group is gone, to the reader
-	reaped    time.Time             // last reap; open's and then keep's own
+	reaped    time.Time             // last reap; open's and then search's own
 	losses    losses                // the same
-	returned  sync.Map              // stream.ID of entries that were handed back
+	returned  sync.Map              // stream.ID of entries that were handed back: how often they were handed over, or inRedis
 	leases    sync.Mutex            // held over a renewal and over a hand-back
 	writing   sync.Mutex            // held while settlements are written, and while a group is restored
 	outage    outage
@@ -180,6 +181,8 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 
 // abort releases what open has made.
 func (s *subscription) abort() {
+	bound := time.AfterFunc(drainGrace, s.settleStop)
+	defer bound.Stop()
 	s.handBackAll()
 	s.leave()
 	s.walk.slot.release()
@@ -206,6 +209,7 @@ func (s *subscription) run() {
 		reading.Go(s.readGroup)
 		settling.Go(s.settle)
 		keeping.Go(s.keep)
+		keeping.Go(s.search)
 	}
 
 	<-s.fetch.Done()

@@ -66,3 +66,50 @@ func TestF38_AnEntryIsNotTakenUpWhileItIsHandedBack(t *testing.T) {
 	c.Ack()
 	eventuallyPending(t, admin, topic, 0)
 }
+
+// Redis was not reached by a hand-back, and the entry came back from our own pending entries: the
+// read, which counts in advance, was taken for a delivery. (F24)
+func TestF24_AHandBackThatFailsDoesNotCount(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = -1 })
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(8), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	require.NoError(t, direct.XGroupCreateConsumer(t.Context(), topic, "g", "peer").Err())
+	lost := proxy.DropRequest(1, redistest.And(scriptOf(t, "hold"), redistest.Contains("\r\n60000\r\n")))
+	publish(t, direct, topic, "a", "b")
+	eventuallyPending(t, direct, topic, 2)
+	lost.Wait(t, soon) // b waits, and cannot be handed back
+	for _, payload := range []string{"a", "b"} {
+		msg := receive(t, messages)
+		require.Equal(t, payload, string(msg.Payload))
+		require.Equal(t, 1, countOf(t, msg), payload)
+		msg.Ack()
+	}
+	eventuallyPending(t, direct, topic, 0)
+}
+
+// A hand-back did not reach Redis, and nobody received anything until the end: the entry was taken
+// for one that peers have, and kept from them for MinIdle, with a delivery that there never was.
+// (F24, F59)
+func TestF59_AHandBackThatFailedIsDoneAtTheEnd(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = -1 })
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(8), minIdle(time.Minute))
+	sub.subscribe(t, topic)
+	require.NoError(t, direct.XGroupCreateConsumer(t.Context(), topic, "g", "peer").Err())
+	lost := proxy.DropRequest(1, redistest.And(scriptOf(t, "hold"), redistest.Contains("\r\n60000\r\n")))
+	publish(t, direct, topic, "a", "b")
+	eventuallyPending(t, direct, topic, 2)
+	lost.Wait(t, soon)
+	sub.closeSoon(t)
+	heir := newSub(t, direct, inFlight(8), minIdle(time.Minute)).subscribe(t, topic)
+	for _, payload := range []string{"a", "b"} {
+		msg := receive(t, heir)
+		require.Equal(t, payload, string(msg.Payload))
+		require.Equal(t, 1, countOf(t, msg), payload)
+		msg.Ack()
+	}
+	eventuallyPending(t, direct, topic, 0)
+}

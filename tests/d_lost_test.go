@@ -254,6 +254,33 @@ func TestF50_EachConsumerPutsBackWhatItHolds(t *testing.T) {
 	}
 }
 
+// The group is made again without what is held, and the reply to putting that back is lost: the
+// entry is pending again, and nobody was told. (F50)
+func TestF50_WhatWasPutBackIsTold(t *testing.T) {
+	t.Parallel()
+	proxy, client, direct := pubProxy(t)
+	topic := redistest.Key(t)
+	// It reads nothing while it has a message: the renewal sees that it is missing.
+	holder := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
+	messages := holder.subscribe(t, topic)
+	ids := publish(t, direct, topic, "m")
+	msg := receive(t, messages)
+	rule := proxy.DropReplyIf(1, scriptOf(t, "restore"), func(reply []byte) bool { return reply[0] != '-' })
+	_, err := direct.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
+		tx.XGroupDestroy(t.Context(), topic, "g")
+		tx.XGroupCreate(t.Context(), topic, "g", "$")
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, ids, holder.events.wait(t, redischannels.EventGroupLost).EntryIDs)
+	require.Equal(t, 1, rule.Count(), "a reply was lost")
+	msg.Ack()
+	eventuallyPending(t, direct, topic, 0)
+	holder.closeSoon(t)
+	require.Len(t, holder.events.of(redischannels.EventGroupLost), 1)
+	holder.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+}
+
 // Several consumers lose their group while each handles a message: nobody hangs, and both
 // acknowledgements arrive or the message comes again. (F49)
 func TestF49_SeveralConsumersLoseTheirGroup(t *testing.T) {

@@ -76,3 +76,38 @@ func TestF38_AHangingAckDoesNotHoldUpRenewals(t *testing.T) {
 	eventuallyPending(t, direct, topic, 0)
 	sub.events.none(t, redischannels.EventLeaseLost)
 }
+
+// A reply does not come to a command by which entries are looked for, those of the dead or our own
+// that are not held: who renews leases waited for it, and messages in flight went to others. (F38)
+func TestF38_AHangingSearchDoesNotHoldUpRenewals(t *testing.T) {
+	t.Parallel()
+	for name, search := range map[string]redistest.Match{
+		"own": scriptOf(t, "own"), "fetch": scriptOf(t, "fetch"), "reap": scriptOf(t, "reap"),
+		"XAUTOCLAIM": redistest.Command("XAUTOCLAIM"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = time.Minute })
+			topic := redistest.Key(t)
+			sub := newSub(t, client, inFlight(3), minIdle(600*time.Millisecond))
+			messages := sub.subscribe(t, topic)
+			publish(t, direct, topic, "held")
+			held := receive(t, messages)
+			answer, release := context.WithCancel(context.Background())
+			t.Cleanup(release)
+			hanging := proxy.BeforeReply(1, search, func() { <-answer.Done() })
+			proxy.DropReplyIf(1, redistest.Command("XREADGROUP"), entryIDs.Match)
+			publish(t, direct, topic, "unseen")
+			eventuallyPending(t, direct, topic, 2)
+			renewals := proxy.BeforeReply(-1, scriptOf(t, "hold"), func() {})
+			redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 6 }, "renewals go on")
+			require.NoError(t, held.Context().Err())
+			release()
+			hanging.Wait(t, soon)
+			held.Ack()
+			require.Equal(t, []string{"unseen"}, receiveAcked(t, messages, 1))
+			eventuallyPending(t, direct, topic, 0)
+			sub.events.none(t, redischannels.EventLeaseLost)
+		})
+	}
+}

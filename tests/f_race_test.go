@@ -100,33 +100,42 @@ func TestF60_EverythingAtOnce(t *testing.T) {
 // and waits for it for ever. (F60)
 func TestF60_CloseDuringSubscribe(t *testing.T) {
 	t.Parallel()
-	server := redistest.Shared(t)
-	client, topic := server.Client(t), redistest.Key(t)
-	var sub *testSub
-	closed := make(chan struct{})
-	var once sync.Once
-	client.AddHook(redistest.Before("xgroup", func(context.Context, redis.Cmder) error {
-		once.Do(func() {
-			go func() {
-				defer close(closed)
-				_ = sub.Close()
-			}()
-			redistest.Eventually(t, soon, func() bool {
-				for _, err := range sub.History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
-					return errors.Is(err, redischannels.ErrClosed)
-				}
-				return false
-			}, "Close has begun")
+	for command, call := range map[string]func(t *testing.T, sub *testSub, topic string) error{
+		"xautoclaim": func(t *testing.T, sub *testSub, topic string) error {
+			_, err := sub.Subscribe(t.Context(), topic)
+			return err
+		},
+		"xgroup": func(_ *testing.T, sub *testSub, topic string) error { return sub.SubscribeInitialize(topic) },
+	} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Shared(t)
+			client, topic := server.Client(t), redistest.Key(t)
+			var sub *testSub
+			closed := make(chan struct{})
+			client.AddHook(redistest.NewHook().BeforeOnce(command, func(context.Context, redis.Cmder) error {
+				go func() {
+					defer close(closed)
+					_ = sub.Close()
+				}()
+				redistest.Eventually(t, soon, func() bool {
+					for _, err := range sub.History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
+						return errors.Is(err, redischannels.ErrClosed)
+					}
+					return false
+				}, "Close has begun")
+				return nil
+			}))
+			sub = newSub(t, client)
+			require.ErrorIs(t, call(t, sub, topic), redischannels.ErrClosed)
+			select {
+			case <-closed:
+			case <-time.After(soon):
+				t.Fatal("Close does not return")
+			}
+			if command == "xautoclaim" {
+				require.Empty(t, consumersOf(t, client, topic), "nothing is left behind")
+			}
 		})
-		return nil
-	}))
-	sub = newSub(t, client)
-	_, err := sub.Subscribe(t.Context(), topic)
-	require.ErrorIs(t, err, redischannels.ErrClosed)
-	select {
-	case <-closed:
-	case <-time.After(soon):
-		t.Fatal("Close does not return")
 	}
-	require.Empty(t, consumersOf(t, client, topic), "nothing is left behind")
 }

@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -383,5 +384,52 @@ func TestF56_ARenewalUnderWayDoesNotUndoTheHandBack(t *testing.T) {
 	}
 	for _, p := range pendingOf(t, client, topic) {
 		require.GreaterOrEqual(t, p.Idle, idle, p.ID)
+	}
+}
+
+// Where packets vanish each attempt of the client takes all the time that dialling may, and a
+// Subscribe went through all of them: also when its context had ended, to take back what it had
+// made, or when its subscriber was closed, which waited for it. (F62, F96)
+func TestF62_ASubscribeThatEndsWhilePacketsVanish(t *testing.T) {
+	t.Parallel()
+	for _, first := range []string{"context", "subscriber"} {
+		t.Run(first, func(t *testing.T) {
+			t.Parallel()
+			var vanish atomic.Bool
+			over, end := context.WithCancel(context.Background())
+			proxy, client, _ := pubProxy(t, func(o *redis.Options) {
+				o.DialTimeout = 2 * time.Second
+				o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if vanish.Load() {
+						select {
+						case <-ctx.Done():
+						case <-over.Done():
+						}
+					}
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+			})
+			rule := proxy.BeforeReply(1, redistest.Command("XAUTOCLAIM"), func() {
+				vanish.Store(true)
+				proxy.Cut()
+			})
+			sub := newSub(t, client)
+			t.Cleanup(end)
+			ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+			defer cancel()
+			failed := make(chan error, 1)
+			go func() {
+				_, err := sub.Subscribe(ctx, redistest.Key(t))
+				failed <- err
+			}()
+			rule.Wait(t, soon)
+			if first == "context" {
+				cancel()
+			}
+			start := time.Now()
+			require.NoError(t, sub.Close())
+			require.Error(t, <-failed)
+			require.Less(t, time.Since(start), 10*time.Second, "five seconds, and little more")
+		})
 	}
 }

@@ -248,6 +248,7 @@ func TestLostRepliesOfAConsumer(t *testing.T) {
 				require.Empty(t, consumersOf(t, direct, topic))
 				require.Equal(t, 1, rule.Count(), "nothing was lost")
 				require.EqualValues(t, 1, direct.XLen(t.Context(), deadStream(topic)).Val())
+				require.NotEmpty(t, sub.events.of(redischannels.EventGroupLost), "that it had vanished is told")
 				sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAbandoned)
 				require.LessOrEqual(t, len(sub.events.of(redischannels.EventDisconnected)), 2, "two outages at most")
 			})

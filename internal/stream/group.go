@@ -68,8 +68,8 @@ const KeepCount = -1
 const KeepIdle time.Duration = -1
 
 // Group is one consumer of one group of one stream. It is safe for concurrent use.
-// Every command is bounded by the client's own timeouts, and all but Claim and Ack are
-// retried by the client: they may be executed twice without harm.
+// Every command is bounded by the client's own timeouts. The client retries those that say
+// nothing of it here: they may be executed twice without harm.
 type Group struct {
 	Client   redis.UniversalClient
 	Key      string
@@ -141,40 +141,41 @@ func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err
 	return cmd.Val(), name.sent.Load(), err
 }
 
-// AckOwned acknowledges the entries that this consumer still owns. Where the connection
-// fails it tries once more, since the client does not. lost says that a reply did not come,
-// also if there is an error: that command may have acknowledged what is not pending.
+// AckOwned acknowledges the entries that this consumer still owns. lost says, also beside an
+// error, that a reply did not come: that command may have acknowledged what is not pending.
 func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost bool, err error) {
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id
+	}
+	cmd, lost := g.runTwice(ctx, ackScript, ackSource, args...)
+	found, err = states(cmd, len(ids))
+	return found, lost, err
+}
+
+// runTwice runs a script with the group and the consumer as its first arguments, and once
+// more where the connection fails. The client does not repeat it unseen: lost says that a
+// reply did not come.
+func (g *Group) runTwice(ctx context.Context, script *redis.Script, source string, args ...any) (cmd *redis.Cmd, lost bool) {
+	sent := false
+	run := func(command, text string) {
+		name := &sentArg{text: g.Name}
+		cmd = redis.NewCmd(ctx, append([]any{command, text, 1, g.Key, name, g.Consumer}, args...)...)
+		cmd.SetFirstKeyPos(3)
+		_ = g.Client.Process(ctx, onceCmd{cmd})
+		sent = name.sent.Load()
+	}
 	for range 2 {
-		var sent bool
-		if found, sent, err = g.ackOwned(ctx, ids); Classify(err) != KindNetwork {
+		run("evalsha", script.Hash())
+		if Classify(cmd.Err()) == KindNoScript {
+			run("eval", source)
+		}
+		if Classify(cmd.Err()) != KindNetwork {
 			break
 		}
 		lost = lost || sent
 	}
-	return found, lost, err
-}
-
-func (g *Group) ackOwned(ctx context.Context, ids []string) (found []State, sent bool, err error) {
-	run := func(command, script string) *redis.Cmd {
-		name := &sentArg{text: g.Name}
-		args := make([]any, 0, 6+len(ids))
-		args = append(args, command, script, 1, g.Key, name, g.Consumer)
-		for _, id := range ids {
-			args = append(args, id)
-		}
-		cmd := onceCmd{redis.NewCmd(ctx, args...)}
-		cmd.SetFirstKeyPos(3)
-		_ = g.Client.Process(ctx, cmd)
-		sent = name.sent.Load()
-		return cmd.Cmd
-	}
-	cmd := run("evalsha", ackScript.Hash())
-	if Classify(cmd.Err()) == KindNoScript {
-		cmd = run("eval", ackSource)
-	}
-	found, err = states(cmd, len(ids))
-	return found, sent, err
+	return cmd, lost
 }
 
 // Hold starts the idle time of owned entries anew, or sets it to idle, and sets
@@ -238,11 +239,15 @@ type Fetched struct {
 	Entry Entry
 }
 
-// Fetch reads owned entries again without counting it as a delivery. Trimmed ones
-// leave the group. (XPENDING and XRANGE per entry)
+// fetchBytes is about how large the entries of one reply are together.
+const fetchBytes = chunkSize
+
+// Fetch reads the first of some owned entries again without counting it as a delivery:
+// one or more, as many as the network brings in time. Trimmed ones leave the group.
+// (XPENDING and XRANGE per entry)
 func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
-	args := make([]any, 0, 2+len(ids))
-	args = append(args, g.Name, g.Consumer)
+	args := make([]any, 0, 3+len(ids))
+	args = append(args, g.Name, g.Consumer, fetchBytes)
 	for _, id := range ids {
 		args = append(args, id)
 	}
@@ -250,10 +255,10 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(reply) != len(ids) {
+	if len(reply) == 0 || len(reply) > len(ids) {
 		return nil, errReply
 	}
-	out := make([]Fetched, len(ids))
+	out := make([]Fetched, len(reply))
 	for i, item := range reply {
 		parts, _ := item.([]any)
 		if len(parts) == 0 {
@@ -340,26 +345,36 @@ func (g *Group) Leave(ctx context.Context) error {
 	return leaveScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer).Err()
 }
 
+// Restored is what Restore has done.
+type Restored struct {
+	Created bool     // false if somebody else was faster
+	Lost    bool     // a reply did not come, also beside an error: that command may have done it
+	Start   string   // where the group stands
+	Entries []string // that were put back
+}
+
 // Restore creates a lost group again after the last ID that was delivered, and puts the
 // held entries back into it. If the stream was made anew it begins at 0-0 instead, and
 // nothing is put back: its own last ID is less then, or it begins in the millisecond of
-// last although the old one was older, since first. created is false if somebody else
-// was faster. start is where the group stands.
-func (g *Group) Restore(ctx context.Context, first, last ID, held []Pending) (created bool, start string, restored []string, err error) {
-	args := make([]any, 0, 4+2*len(held))
-	args = append(args, g.Name, g.Consumer, last.String(), first.String())
+// last although the old one was older, since first.
+func (g *Group) Restore(ctx context.Context, first, last ID, held []Pending) (Restored, error) {
+	args := make([]any, 0, 2+2*len(held))
+	args = append(args, last.String(), first.String())
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}
-	reply, err := restoreScript.Run(ctx, g.Client, []string{g.Key}, args...).Slice()
+	cmd, lost := g.runTwice(ctx, restoreScript, lessSource+restoreSource, args...)
+	done := Restored{Lost: lost}
+	reply, err := cmd.Slice()
 	if err != nil {
-		return false, "", nil, err
+		return done, err
 	}
 	if len(reply) < 2 {
-		return false, "", nil, errReply
+		return done, errReply
 	}
-	start, _ = reply[1].(string)
-	return toInt(reply[0]) == 1, start, toStrings(reply[2:]), nil
+	done.Created, done.Entries = toInt(reply[0]) == 1, toStrings(reply[2:])
+	done.Start, _ = reply[1].(string)
+	return done, nil
 }
 
 func states(cmd *redis.Cmd, want int) ([]State, error) {
