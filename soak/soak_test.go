@@ -162,7 +162,11 @@ func (r *run) start(p *process) {
 
 // kill ends a process without a warning and starts another one.
 func (r *run) kill(p *process) {
+	r.t.Helper()
 	r.during("kill", p.name, func() {
+		if p.ended() { // a panic, say, which this would hide
+			r.t.Errorf("%s has ended by itself", p.name)
+		}
 		p.child.Kill()
 		p.now.killed = time.Now().UnixNano()
 	})

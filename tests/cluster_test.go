@@ -116,10 +116,12 @@ func TestF67_F68_EveryFeatureInACluster(t *testing.T) {
 	}
 }
 
-// clusterLoad publishes to a topic and handles what comes, until it is stopped.
+// clusterLoad publishes to a topic and handles what comes, until it is stopped. Some of it
+// becomes a dead letter.
 type clusterLoad struct {
 	mu                 sync.Mutex
 	confirmed, handled map[string]int
+	rejected           map[string]bool
 	every              map[string]int // by a subscription without a group
 	sub                *testSub
 	stop               func()
@@ -127,7 +129,7 @@ type clusterLoad struct {
 
 func startClusterLoad(t *testing.T, cluster *redistest.Cluster, topic string) *clusterLoad {
 	t.Helper()
-	load := &clusterLoad{confirmed: map[string]int{}, handled: map[string]int{}, every: map[string]int{}}
+	load := &clusterLoad{confirmed: map[string]int{}, handled: map[string]int{}, rejected: map[string]bool{}, every: map[string]int{}}
 	load.sub = newSub(t, cluster.Client(t), inFlight(8), minIdle(2*time.Second))
 	messages := load.sub.subscribe(t, topic)
 	all := newSub(t, cluster.Client(t), fanOut)
@@ -147,18 +149,30 @@ func startClusterLoad(t *testing.T, cluster *redistest.Cluster, topic string) *c
 			<-time.After(2 * time.Millisecond)
 		}
 	})
-	note := func(messages <-chan *message.Message, seen map[string]int) func() {
+	note := func(messages <-chan *message.Message, seen map[string]int, first func(*message.Message)) func() {
 		return func() {
 			for msg := range messages {
 				load.mu.Lock()
 				seen[msg.UUID]++
 				load.mu.Unlock()
+				first(msg)
 				msg.Ack()
 			}
 		}
 	}
-	handling.Go(note(messages, load.handled))
-	handling.Go(note(every, load.every))
+	handling.Go(note(messages, load.handled, func(msg *message.Message) {
+		load.mu.Lock()
+		reject := len(load.handled)%10 == 0
+		if reject {
+			load.rejected[msg.UUID] = true
+		}
+		load.mu.Unlock()
+		if reject {
+			redischannels.Reject(msg, "drawn")
+			msg.Nack()
+		}
+	}))
+	handling.Go(note(every, load.every, func(*message.Message) {}))
 	load.stop = sync.OnceFunc(func() {
 		cancel()
 		work.Wait()
@@ -239,7 +253,8 @@ func TestF65_AMasterOfAClusterDies(t *testing.T) {
 }
 
 // A slot and its data move to another master under load. Nothing is lost, nothing is handled
-// twice without a reason, and the group is not taken for a lost one. (F68)
+// twice without a reason, and the group is not taken for a lost one. For a moment only one of
+// the topic and its dead letters has moved (TRYAGAIN). (F25, F68)
 func TestASlotMovesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
@@ -250,7 +265,18 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 		cluster.MoveSlot(topic, to)
 	}
 	load.more(t, 100)
-	require.Zero(t, load.done(t, cluster.Client(t), topic))
+	client := cluster.Client(t)
+	require.Zero(t, load.done(t, client, topic))
+	dead := map[string]int{}
+	for _, fields := range fieldsOf(t, client, deadStream(topic)) {
+		dead[fields["_watermill_message_uuid"].(string)]++
+	}
+	require.NotEmpty(t, dead)
+	require.Len(t, dead, len(load.rejected))
+	for uuid, n := range dead {
+		require.Equal(t, 1, n, "dead letters of %s", uuid)
+		require.True(t, load.rejected[uuid])
+	}
 	load.sub.events.none(t, redischannels.EventError, redischannels.EventGroupLost)
 }
 

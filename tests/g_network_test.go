@@ -32,7 +32,7 @@ func TestF63_AHalfOpenConnectionIsReplaced(t *testing.T) {
 			dead := redistest.NewProxy(t, server.Addr())
 			var way switched
 			way.to.Store(dead)
-			client := server.Client(t, way.option, func(o *redis.Options) { o.ReadTimeout = 500 * time.Millisecond })
+			client := server.Client(t, way.option, func(o *redis.Options) { o.ReadTimeout = 200 * time.Millisecond })
 			sub := newSub(t, client, change, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.BlockTime = time.Minute, block }))
 			messages := sub.subscribe(t, topic)
 			publish(t, direct, topic, "before")
@@ -47,7 +47,7 @@ func TestF63_AHalfOpenConnectionIsReplaced(t *testing.T) {
 			gone := time.Now()
 			publish(t, direct, topic, "next", "after")
 			require.Equal(t, []string{"next", "after"}, receiveAcked(t, messages, 2))
-			require.Less(t, time.Since(gone), 2*block+2*time.Second)
+			require.Less(t, time.Since(gone), block+2*time.Second)
 			noMessage(t, messages)
 			if name == "group" {
 				eventuallyPending(t, direct, topic, 0)

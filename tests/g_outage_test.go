@@ -301,36 +301,50 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	require.Len(t, sub.events.of(redischannels.EventDeadLetterFailed), 1)
 }
 
-// The group is lost and cannot be made again for want of memory: one outage, however many duties
-// find that out, and what was held is back in the group when there is memory. (F06, F49)
+// The group is lost, or others have made it again, and what is held cannot be put back for want
+// of memory: one outage, however many duties find that out, and what was held is back in the
+// group when there is memory. (F06, F49, F50)
 func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t)
-	client, topic := server.Client(t), redistest.Key(t)
-	sub := newSub(t, client, inFlight(2))
-	messages := sub.subscribe(t, topic)
-	ids := publish(t, client, topic, "held")
-	held := receive(t, messages)
-	_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
-		tx.XGroupDestroy(t.Context(), topic, "g")
-		tx.ConfigSet(t.Context(), "maxmemory", "1")
-		return nil
-	})
-	require.NoError(t, err)
-	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrOverloaded)
-	redistest.Never(t, 2*testMinIdle, func() bool { // renewals try as well
-		return len(sub.events.of(redischannels.EventError)) > 0 || len(sub.events.of(redischannels.EventDisconnected)) > 1
-	}, "an event per attempt")
-	require.NoError(t, held.Context().Err())
-	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
-	require.Equal(t, ids, sub.events.wait(t, redischannels.EventGroupLost).EntryIDs)
-	eventuallyPending(t, client, topic, 1)
-	held.Ack()
-	publish(t, client, topic, "after")
-	require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
-	eventuallyPending(t, client, topic, 0)
-	noMessage(t, messages)
-	sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+	for name, made := range map[string]bool{"lost": false, "made again": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client, topic := server.Client(t), redistest.Key(t)
+			idle := testMinIdle
+			if made { // a lease must not run out meanwhile: then it may be somebody else who has finished with it
+				idle = 12 * testMinIdle
+			}
+			sub := newSub(t, client, inFlight(2), minIdle(idle))
+			messages := sub.subscribe(t, topic)
+			ids := publish(t, client, topic, "held")
+			held := receive(t, messages)
+			_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
+				tx.XGroupDestroy(t.Context(), topic, "g")
+				if made {
+					tx.XGroupCreate(t.Context(), topic, "g", "$")
+				}
+				tx.ConfigSet(t.Context(), "maxmemory", "1")
+				return nil
+			})
+			require.NoError(t, err)
+			require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrOverloaded)
+			redistest.Never(t, 2*testMinIdle, func() bool { // renewals try as well
+				return len(sub.events.of(redischannels.EventError)) > 0
+			}, "no outage but an error")
+			require.NoError(t, held.Context().Err())
+			require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
+			require.Equal(t, ids, sub.events.wait(t, redischannels.EventGroupLost).EntryIDs)
+			eventuallyPending(t, client, topic, 1)
+			held.Ack()
+			publish(t, client, topic, "after")
+			require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+			eventuallyPending(t, client, topic, 0)
+			noMessage(t, messages)
+			sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+			require.Len(t, sub.events.of(redischannels.EventDisconnected), 1, "one event per outage")
+		})
+	}
 }
 
 // A client without a ReadTimeout waits for a silent server for ever, and so did Close. (F56, F62)
@@ -359,6 +373,32 @@ func TestF62_CloseWithoutAReadTimeout(t *testing.T) {
 				require.FailNow(t, "Close does not return")
 			}
 			waitClosed(t, messages)
+		})
+	}
+}
+
+// The connection that is read from is half-open while others work: Redis says that it has woken
+// the reader, which never hears of it, and Close waited for as long as a read may block. (F62,
+// F63)
+func TestF62_CloseWithADeadReadConnection(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(2), "fan-out": fanOut} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			direct := server.Client(t)
+			dead := redistest.NewProxy(t, server.Addr())
+			var way switched
+			way.to.Store(dead)
+			client := server.Client(t, way.option, func(o *redis.Options) { o.ConnMaxIdleTime = time.Nanosecond }) // but that of the reader
+			sub := newSub(t, client, change, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.BlockTime = time.Minute, 10*time.Second }))
+			messages := sub.subscribe(t, redistest.Key(t))
+			redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, direct) == 1 }, "the reader waits")
+			way.to.Store(redistest.NewProxy(t, server.Addr()))
+			dead.Blackhole(true)
+			require.Less(t, sub.closeSoon(t), 3*time.Second)
+			waitClosed(t, messages)
+			sub.events.none(t, redischannels.EventDisconnected, redischannels.EventAbandoned)
 		})
 	}
 }
