@@ -23,3 +23,24 @@ func TestF70_AServerThatIsTooOld(t *testing.T) {
 	publish(t, client, "all", "m")
 	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
+
+// Shard channels came with Redis 7, and what says so is neither a retry for ever nor a message
+// that may have arrived. (F70)
+func TestF70_AServerWithoutShardChannels(t *testing.T) {
+	t.Parallel()
+	var options []redistest.Option
+	if redistest.IsRedis7(t, redistest.Shared(t).Client(t)) {
+		options = []redistest.Option{redistest.Arg("rename-command", "SSUBSCRIBE", ""), redistest.Arg("rename-command", "SPUBLISH", "")}
+	}
+	client := redistest.Start(t, options...).Client(t)
+	sub, err := redischannels.NewPubSubSubscriber(redischannels.PubSubSubscriberConfig{Client: client, Sharded: true}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = sub.Close() })
+	_, err = sub.Subscribe(t.Context(), "all")
+	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
+	require.ErrorContains(t, err, "shard channels need redis 7")
+
+	err = newPubSubPub(t, client, shardedPub).Publish("all", pubMessages("m", 1)...)
+	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
+	requireOutcomes(t, err, redischannels.NotAppended, 1)
+}
