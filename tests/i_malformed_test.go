@@ -243,6 +243,9 @@ func TestF84_RemovedEntries(t *testing.T) {
 				require.FailNow(t, "nothing comes after it")
 			}
 			sub.events.none(t, redischannels.EventSettleFailed, redischannels.EventDeadLetterFailed)
+			if !tells && outcome != "reject" {
+				sub.events.none(t, redischannels.EventTrimmed)
+			}
 		})
 	}
 }
