@@ -40,9 +40,6 @@ func TestSharedReaderLooksFromTimeToTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
-			if tt.kind == EventGap {
-				redistest.NeedsRedis7(t, client)
-			}
 			require.NoError(t, client.XAdd(t.Context(), entry(topic, "100-0", "read")).Err())
 			events := make(chan Event, 10)
 			sub, err := NewSubscriber(SubscriberConfig{Client: client, OnEvent: func(e Event) { events <- e }}, nil)
@@ -67,15 +64,17 @@ func TestSharedReaderLooksFromTimeToTime(t *testing.T) {
 
 			reader.checkAll()
 			reader.stream.Wake(t.Context())
+			silent := tt.kind == EventGap && !redistest.IsRedis7(t, client) // which does not know of it
 			select {
 			case e := <-events:
 				require.Equal(t, tt.kind, e.Kind)
+				require.False(t, silent, "a gap that nobody can know of")
 				var gap *GapError
 				if errors.As(e.Err, &gap) {
 					require.Equal(t, GapError{Topic: topic, Asked: "100-0"}, *gap)
 				}
-			case <-time.After(soon):
-				require.FailNow(t, "no event")
+			case <-time.After(map[bool]time.Duration{true: soon / 20, false: soon}[silent]):
+				require.True(t, silent, "no event")
 			}
 			require.NoError(t, client.XAdd(t.Context(), entry(topic, tt.next, "on")).Err())
 			select {

@@ -273,7 +273,7 @@ func TestRulesOfTheDocumentation(t *testing.T) {
 			server := redistest.Start(t)
 			admin := server.Admin(t)
 			if strings.HasPrefix(user, "shard-") {
-				redistest.NeedsRedis7(t, admin)
+				redistest.NeedsRedis7(t, admin, "shard channels")
 			}
 			run := func(t *testing.T, without string) error {
 				topic := redistest.Key(t)
@@ -367,7 +367,7 @@ func TestRulesOfEveryConnection(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t)
 		admin := server.Admin(t)
-		redistest.NeedsRedis7(t, admin) // for rights to read only
+		redistest.NeedsRedis7(t, admin, "rights to a key for reading only (docs/acl.md)")
 		for _, name := range []string{"reader", "historian", "monitor", "auditor"} {
 			topic := redistest.Key(t, name)
 			args := []any{"acl", "setuser", topic}

@@ -283,14 +283,15 @@ func TestF48_TrimmedPendingEntriesAreReported(t *testing.T) {
 	})
 	t.Run("in a handler", func(t *testing.T) {
 		t.Parallel()
-		redistest.NeedsRedis7(t, client)
 		topic := redistest.Key(t)
 		sub := newSub(t, client, minIdle(shortIdle))
 		messages := sub.subscribe(t, topic)
 		id := publish(t, client, topic, "m")[0]
 		msg := receive(t, messages)
 		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
-		require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
+		if redistest.IsRedis7(t, client) { // others tell it when it becomes a dead letter
+			require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
+		}
 		require.NoError(t, msg.Context().Err(), "the handler goes on")
 		msg.Nack()
 		again := receive(t, messages)

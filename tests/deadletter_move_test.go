@@ -258,8 +258,9 @@ func TestDeadLetterMoveNoPermission(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, redistest.WithACL("mover on >pw ~* "+strings.ReplaceAll(rights, "+"+missing, "")))
 			mover := server.Client(t, redistest.As("mover", "pw"))
-			if missing == "xdel +xack" {
-				redistest.NeedsRedis7(t, server.Admin(t)) // before it a copy stays, as docs/acl.md says
+			copies := 0
+			if missing == "xdel +xack" && !redistest.IsRedis7(t, server.Admin(t)) {
+				copies = 3 // one of each attempt, as docs/acl.md says
 			}
 			for _, fields := range [][]string{{"a", "1"}, manyFields(10_000)} {
 				d := newDeadMove(t, server.Admin(t), fields...)
@@ -268,7 +269,7 @@ func TestDeadLetterMoveNoPermission(t *testing.T) {
 					require.Equal(t, stream.KindNoPerm, stream.Classify(err), "%v", err)
 				}
 				d.requirePending(t, "me")
-				d.requireNoDead(t)
+				require.Len(t, rawRange(t, d.client, d.DeadTopic), copies)
 			}
 		})
 	}

@@ -137,13 +137,17 @@ func TestF64_AnOutageInEveryState(t *testing.T) {
 // A server that reads its data back answers LOADING for a while. (F64, section 4)
 func TestF64_AServerThatLoads(t *testing.T) {
 	t.Parallel()
-	redistest.NeedsRedis7(t, redistest.Shared(t).Client(t)) // before it, it answers every 2 MiB
-	server := redistest.Start(t, redistest.AOF(),
-		redistest.Arg("key-load-delay", "1000"), redistest.Arg("loading-process-events-interval-bytes", "1024"))
+	options, size := []redistest.Option{redistest.AOF(), redistest.Arg("key-load-delay", "1000")}, 100
+	if redistest.IsRedis7(t, redistest.Shared(t).Client(t)) {
+		options = append(options, redistest.Arg("loading-process-events-interval-bytes", "1024"))
+	} else {
+		options, size = append(options, redistest.Arg("rdbcompression", "no")), 8000 // it answers every 2 MiB
+	}
+	server := redistest.Start(t, options...)
 	client, topic := server.Client(t), redistest.Key(t)
 	pipe := client.Pipeline()
 	for n := range 2000 {
-		pipe.Set(t.Context(), "key"+strconv.Itoa(n), strings.Repeat("x", 100), 0)
+		pipe.Set(t.Context(), "key"+strconv.Itoa(n), strings.Repeat("x", size), 0)
 	}
 	_, err := pipe.Exec(t.Context())
 	require.NoError(t, err)

@@ -19,7 +19,7 @@ import (
 func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 	t.Parallel()
 	direct := redistest.Shared(t).Client(t)
-	redistest.NeedsRedis7(t, direct)
+	tells := redistest.IsRedis7(t, direct) // what it has deleted; others go on in silence
 	// burst leaves three new entries and nothing else.
 	burst := func(t *testing.T, topic string) []string {
 		ids := publish(t, direct, topic, numbered(50)...)
@@ -33,6 +33,10 @@ func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 	oneGap := func(t *testing.T, sub *testSub, want redischannels.GapError) {
 		t.Helper()
 		gaps := sub.events.of(redischannels.EventGap)
+		if !tells {
+			require.Empty(t, gaps)
+			return
+		}
 		require.Len(t, gaps, 1)
 		require.Equal(t, &want, gaps[0].Err)
 	}
@@ -64,6 +68,10 @@ func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 		first := publish(t, direct, topic, "read")
 		require.Equal(t, []string{"read", "47", "48", "49"}, receiveAcked(t, messages, 4))
 		gaps := sub.events.of(redischannels.EventGap)
+		if !tells {
+			require.Empty(t, gaps)
+			return
+		}
 		require.Equal(t, &redischannels.GapError{Topic: topic, Asked: first[0], FirstAvailable: ids[47]}, gaps[len(gaps)-1].Err)
 		require.LessOrEqual(t, len(gaps), 2, "it may be told before what was read as well: nobody can know")
 	})
@@ -108,11 +116,12 @@ func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 				}
 				n, err := strconv.Atoi(string(msg.Payload))
 				require.NoError(t, err)
-				require.True(t, n == last+1 || told, "%d behind %d, trimmed before script %d", n, last, before)
+				require.True(t, n == last+1 || told || !tells && n > last, "%d behind %d, trimmed before script %d", n, last, before)
 				last, told = n, false
 			}
 			require.Equal(t, 199, last)
 			require.LessOrEqual(t, gaps, 2)
+			require.True(t, tells || gaps == 0)
 			require.GreaterOrEqual(t, scripts, before)
 		}
 	})
@@ -150,7 +159,7 @@ func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 			require.Greater(t, i, last)
 			if i > last+1 {
 				jumps++
-				require.True(t, told(entryIDOf(t, msg)), "%d behind %d", i, last)
+				require.Equal(t, tells, told(entryIDOf(t, msg)), "%d behind %d", i, last)
 			}
 			last = i
 			msg.Ack()

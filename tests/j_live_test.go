@@ -23,21 +23,23 @@ func TestF85_SubscribeReturnsWhenItIsConfirmed(t *testing.T) {
 	proxy, client, direct := pubProxy(t)
 	proxy.Delay(15 * time.Millisecond)
 	plain := newPubSubPub(t, direct)
-	for _, c := range []struct {
+	for name, c := range map[string]struct {
 		change func(*redischannels.PubSubSubscriberConfig)
 		pub    *redischannels.PubSubPublisher
 	}{
-		{func(*redischannels.PubSubSubscriberConfig) {}, plain},
-		{patterns, plain},
-		{shardedSub, newPubSubPub(t, direct, shardedPub)},
+		"plain":    {func(*redischannels.PubSubSubscriberConfig) {}, plain},
+		"patterns": {patterns, plain},
+		"sharded":  {shardedSub, newPubSubPub(t, direct, shardedPub)},
 	} {
-		sub := newPubSub(t, client, c.change)
-		for i := range 10 {
-			topic := redistest.Key(t)
-			messages := sub.subscribe(t, topic)
-			say(t, c.pub, topic, fmt.Sprint(i))
-			require.Equal(t, []string{fmt.Sprint(i)}, receiveAcked(t, messages, 1))
-		}
+		t.Run(name, func(t *testing.T) {
+			sub := newPubSub(t, client, c.change)
+			for i := range 10 {
+				topic := redistest.Key(t)
+				messages := sub.subscribe(t, topic)
+				say(t, c.pub, topic, fmt.Sprint(i))
+				require.Equal(t, []string{fmt.Sprint(i)}, receiveAcked(t, messages, 1))
+			}
+		})
 	}
 
 	t.Run("timeout", func(t *testing.T) {

@@ -37,6 +37,7 @@ func TestF70_AServerWithoutShardChannels(t *testing.T) {
 	t.Cleanup(func() { _ = sub.Close() })
 	_, err = sub.Subscribe(t.Context(), topic)
 	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
+	require.ErrorContains(t, err, "shard channels need redis 7")
 	err = newPubSubPub(t, client, shardedPub).Publish(topic, pubMessages("m", 1)...)
 	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
 	requireOutcomes(t, err, redischannels.NotAppended, 1)

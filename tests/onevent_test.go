@@ -93,7 +93,7 @@ func TestASlowOnEventHoldsUpNeitherLeasesNorAcks(t *testing.T) {
 	})
 	t.Run("where leases are renewed", func(t *testing.T) {
 		t.Parallel()
-		redistest.NeedsRedis7(t, client) // to tell then that an entry was trimmed
+		redistest.NeedsRedis7(t, client, "a renewal that tells of a trimmed entry")
 		topic := redistest.Key(t)
 		h := newHeldUp(t, client, redischannels.EventTrimmed)
 		messages := h.subscribe(t, topic)

@@ -41,7 +41,7 @@ func newLoggedPubSub(t *testing.T, client redis.UniversalClient, logger watermil
 		f(&config)
 	}
 	if config.Sharded {
-		redistest.NeedsRedis7(t, client)
+		redistest.NeedsRedis7(t, client, "shard channels")
 	}
 	sub, err := redischannels.NewPubSubSubscriber(config, logger)
 	require.NoError(t, err)

@@ -202,14 +202,16 @@ func TestSSEGap(t *testing.T) {
 	proxy := redistest.NewProxy(t, server.Addr())
 	hub := newHub(t, server.Client(t, redistest.Via(proxy)))
 	direct := newHub(t, server.Client(t))
-	redistest.NeedsRedis7(t, direct.client)
+	tells := redistest.IsRedis7(t, direct.client) // what it has deleted; others go on in silence
 	channel, writer := streamOf[int](t, hub, key), streamOf[int](t, direct, key)
 	ids := write(t, writer, consecutive(0, 10)...)
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 3).Err())
 	url := serveSSE(t, newSSE(t, channel, sse.Options[int]{OnError: func(error) {}}))
 
 	s := openSSE(t, url, after(ids[2]))
-	require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q,"to":%q}`, ids[2], ids[7])}, s.event())
+	if tells {
+		require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q,"to":%q}`, ids[2], ids[7])}, s.event())
+	}
 	require.Equal(t, numbers(7, 3), s.data(3))
 
 	// While the instance is away from Redis, more is trimmed than written before.
@@ -219,18 +221,24 @@ func TestSSEGap(t *testing.T) {
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 2).Err())
 	proxy.Refuse(false)
 	gap := sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q,"to":%q}`, ids[9], more[8])}
-	require.Equal(t, gap, s.event())
+	if tells {
+		require.Equal(t, gap, s.event())
+	}
 	require.Equal(t, numbers(18, 2), s.data(2))
 	// Who comes back from the ring is told as well.
 	s = openSSE(t, url, after(ids[9]))
-	require.Equal(t, gap, s.event())
+	if tells {
+		require.Equal(t, gap, s.event())
+	}
 	require.Equal(t, numbers(18, 2), s.data(2))
 
 	// Nothing is left.
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 0).Err())
 	s = openSSE(t, serveSSE(t, newSSE(t, writer, sse.Options[int]{})), after(ids[0]))
-	require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q}`, ids[0])}, s.event())
-	require.Equal(t, more[9], s.next().ID, "it is told where it is now")
+	if tells {
+		require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q}`, ids[0])}, s.event())
+		require.Equal(t, more[9], s.next().ID, "it is told where it is now")
+	}
 	write(t, writer, 20)
 	require.Equal(t, []string{"20"}, s.data(1))
 }

@@ -7,17 +7,18 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// NeedsRedis7 skips a test of what servers before Redis 7 cannot do: shard channels, and telling
-// what of a stream they have deleted. What is different with them stands in docs/guarantees.md.
-func NeedsRedis7(tb testing.TB, client redis.UniversalClient) {
+// NeedsRedis7 skips a test of what servers before Redis 7 cannot do, and says what that is: a
+// difference that docs/guarantees.md tells, or something that the test itself needs.
+func NeedsRedis7(tb testing.TB, client redis.UniversalClient, what string) {
 	tb.Helper()
 	if !IsRedis7(tb, client) {
-		tb.Skip("this server is older than Redis 7: docs/guarantees.md tells what is different with it")
+		tb.Skipf("%s: this server is older than Redis 7 (docs/guarantees.md, Redis 6.2)", what)
 	}
 }
 
-// IsRedis7 reports whether the server is not older than Redis 7. One that does not tell, because
-// the user may not ask, is none.
+// IsRedis7 reports whether the server is Redis 7, Valkey or newer: it knows shard channels, and
+// tells what of a stream it has deleted. One that does not answer, because the user may not
+// ask, is taken for one, so that its test is not skipped.
 func IsRedis7(tb testing.TB, client redis.UniversalClient) bool {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), countTimeout)
