@@ -88,7 +88,8 @@ func TestFacadeFollowsShareAConnection(t *testing.T) {
 	for i, f := range follows {
 		if i == trimmed && tells {
 			var gap *redischannels.GapError
-			require.ErrorAs(t, f.next(t).(error), &gap)
+			err, _ := f.next(t).(error)
+			require.ErrorAs(t, err, &gap)
 			require.Equal(t, redischannels.GapError{Topic: "room7", Asked: ids[i][0], FirstAvailable: ids[i][2]}, *gap)
 		} else if i != trimmed {
 			require.Equal(t, 2, f.next(t))
