@@ -77,7 +77,8 @@ const (
 	// counts of all together are what was dropped.
 	EventDropped
 	// EventError: a background duty failed for a reason that retrying may not
-	// mend (NOPERM and the like). It is tried again later. Err.
+	// mend (NOPERM and the like). It is tried again later; but where Redis refuses to
+	// end a subscription (Pub/Sub), it goes on sending until the connection ends. Err.
 	EventError
 	// EventStalled: a Reader waits for a delivery while all that MaxInFlight allows
 	// are unacknowledged, so none can come until one of them is settled. Count.

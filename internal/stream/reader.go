@@ -35,9 +35,9 @@ type Reader struct {
 	clientID int64
 }
 
-// NewReader returns a reader of the stream at key, or of those in its hash slot. block is the time that one
-// read waits for entries. onClient, if not nil, sees each client that is opened; onConn, if not nil, is called for each
-// connection before anything is read by it.
+// NewReader returns a reader of the stream at key, or of those in its hash slot. block is the
+// time that one read waits for entries. onClient, if not nil, sees each client that is opened;
+// onConn, if not nil, is called for each connection before anything is read by it.
 func NewReader(base redis.UniversalClient, key string, block time.Duration, onClient func(*redis.Client), onConn func()) *Reader {
 	return &Reader{base: base, key: key, block: block, onClient: onClient, onConn: onConn}
 }
