@@ -10,12 +10,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// DefaultReaderInFlight is how many deliveries of one Reader may be unacknowledged.
-const DefaultReaderInFlight = 256
+// DefaultChannelMaxInFlight is how many deliveries of one Reader may be unacknowledged.
+const DefaultChannelMaxInFlight = 256
 
-// NoGroup as StreamChannelConfig.ConsumerGroup makes a channel without a group on a hub
+// NoConsumerGroup as StreamChannelConfig.ConsumerGroup makes a channel without a group on a hub
 // whose default is one.
-const NoGroup = "-"
+const NoConsumerGroup = "-"
 
 // HubConfig configures [Open] and [NewHub]: what its channels have in common. The zero
 // value works.
@@ -56,10 +56,10 @@ type StreamChannelConfig struct {
 	// are equal (reflect.DeepEqual) share what the hub keeps until its Close. One of your
 	// own that equals no other, such as a struct with a function in it, adds to that with
 	// each channel: pass one pointer to it to all.
-	Marshaler StreamMarshaler
+	Marshaler StreamFormat
 
 	// ConsumerGroup is the group to read in: every value goes to one of its readers, in
-	// whatever process. Empty, or NoGroup, means that every Reader sees every value.
+	// whatever process. Empty, or NoConsumerGroup, means that every Reader sees every value.
 	ConsumerGroup string
 
 	// Consumer, StartFrom, MaxDeliveries, NackBackoff, DeadLetterTopic,
@@ -75,7 +75,7 @@ type StreamChannelConfig struct {
 	// MaxInFlight is how many deliveries of the Reader may be unacknowledged, 1 to
 	// 100,000. When all are, reading waits, and EventStalled tells so after
 	// Tuning.BlockTime. 1 keeps the order of the stream also after a Nack. Defaults to
-	// DefaultReaderInFlight.
+	// DefaultChannelMaxInFlight.
 	MaxInFlight int
 
 	// Retention, Durability and PublishTimeout are those of [PublisherConfig] (there
@@ -100,9 +100,9 @@ type StreamChannelConfig struct {
 	MaxLen int64
 }
 
-// StreamMarshaler is a wire format in both directions: [WatermillMarshaler],
+// StreamFormat is a wire format in both directions: [WatermillMarshaler],
 // [FlamincoMarshaler] or [FieldsMarshaler].
-type StreamMarshaler interface {
+type StreamFormat interface {
 	Marshaler
 	Unmarshaler
 }
@@ -117,7 +117,7 @@ type PubSubChannelConfig struct {
 	// producers and consumers of other languages, the .NET library among them. One of
 	// your own that equals no other is best one pointer for all channels, as in
 	// StreamChannelConfig.
-	Marshaler PubSubChannelMarshaler
+	Marshaler PubSubFormat
 
 	// MaxInFlight is how many deliveries of the Reader may be unacknowledged, 1 to
 	// 10,000. Above 1 there is no order among them. Defaults to DefaultMaxInFlight.
@@ -142,9 +142,9 @@ type PubSubChannelConfig struct {
 	PublishTimeout time.Duration
 }
 
-// PubSubChannelMarshaler is a wire format in both directions: [EnvelopeMarshaler] or
+// PubSubFormat is a wire format in both directions: [EnvelopeMarshaler] or
 // [RawPayload].
-type PubSubChannelMarshaler interface {
+type PubSubFormat interface {
 	PubSubMarshaler
 	PubSubUnmarshaler
 }
@@ -264,7 +264,7 @@ func (c PubSubChannelConfig) publisher() PubSubPublisherConfig {
 }
 
 func (c StreamChannelConfig) group() string {
-	if c.ConsumerGroup == NoGroup {
+	if c.ConsumerGroup == NoConsumerGroup {
 		return ""
 	}
 	return c.ConsumerGroup
@@ -281,7 +281,7 @@ func (c StreamChannelConfig) subscriber() SubscriberConfig {
 		ConsumerGroup:       c.group(),
 		Consumer:            c.Consumer,
 		StartFrom:           c.StartFrom,
-		MaxInFlight:         orDefault(c.MaxInFlight, DefaultReaderInFlight),
+		MaxInFlight:         orDefault(c.MaxInFlight, DefaultChannelMaxInFlight),
 		MaxDeliveries:       c.MaxDeliveries,
 		NackBackoff:         c.NackBackoff,
 		DeadLetterTopic:     c.DeadLetterTopic,

@@ -177,13 +177,13 @@ func newDeadLetter(e *stream.DeadEntry) DeadLetter {
 type RequeueOutcome uint8
 
 const (
-	// Requeued: the original is pending again in the group that failed, with no
+	// RequeueDone: the original is pending again in the group that failed, with no
 	// deliveries counted, and the dead letter is deleted. The next claim walk of
 	// any consumer of the group takes it (Tuning.ClaimInterval).
-	Requeued RequeueOutcome = iota + 1
-	// Reappended: the message was appended to the topic as a new entry, and the
+	RequeueDone RequeueOutcome = iota + 1
+	// ReappendDone: the message was appended to the topic as a new entry, and the
 	// dead letter is deleted.
-	Reappended
+	ReappendDone
 	// RequeueNotFound: there is no such dead letter (any more). This is also the
 	// answer when the reply to a first try was lost and the Redis client has
 	// tried again.
@@ -210,8 +210,8 @@ const (
 // requeueOutcomes has the name of each outcome; internal/stream answers with the
 // same words.
 var requeueOutcomes = [...]string{
-	Requeued:            "requeued",
-	Reappended:          "reappended",
+	RequeueDone:         "requeued",
+	ReappendDone:        "reappended",
 	RequeueNotFound:     "not found",
 	RequeueForeign:      "foreign",
 	RequeueGroupMissing: "group missing",
@@ -235,7 +235,7 @@ type RequeueResult struct {
 	Outcome RequeueOutcome
 	EntryID string // of the original; empty for RequeueNotFound and RequeueForeign
 	Group   string // the group that had failed; empty like EntryID
-	NewID   string // ID of the new entry, for Reappended
+	NewID   string // ID of the new entry, for ReappendDone
 }
 
 // Requeue gives dead letters back to the consumer groups that failed, and to no
@@ -245,7 +245,7 @@ type RequeueResult struct {
 // like every idle consumer once it has nothing pending.
 //
 // Each dead letter is requeued in one atomic step or stays as it is. The results
-// are in the order of the IDs and say for each what happened; only Requeued has
+// are in the order of the IDs and say for each what happened; only RequeueDone has
 // changed anything. After an error they end before the first ID whose outcome is
 // not known; Requeue can be called again with all IDs. (XCLAIM ... TIME 0
 // RETRYCOUNT 0 FORCE JUSTID, XDEL)

@@ -80,7 +80,7 @@ func TestDeadLetterTopicOfClient(t *testing.T) {
 }
 
 func TestRequeueOutcomeNames(t *testing.T) {
-	for o := Requeued; o <= ReappendTooLarge; o++ {
+	for o := RequeueDone; o <= ReappendTooLarge; o++ {
 		require.NotContains(t, o.String(), "outcome")
 		require.Equal(t, o, requeueOutcome(o.String()))
 	}

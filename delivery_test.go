@@ -63,7 +63,7 @@ func TestAckDoesNotWaitForEvents(t *testing.T) {
 		}
 		require.Equal(t, EventTrimmed, (<-told).Kind)
 		require.Equal(t, EventTrimmed, (<-told).Kind)
-		require.Equal(t, EventSettleIgnored, (<-told).Kind)
+		require.Equal(t, EventAckIgnored, (<-told).Kind)
 		s.handlers.Wait()
 		s.reports.close()
 		s.stop()

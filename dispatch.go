@@ -170,7 +170,7 @@ func (s *subscription) takeBack(it *window.Item) {
 	s.win.Rest(s.cfg.Tuning.ClaimInterval + s.cfg.Tuning.ClaimInterval/5)
 	s.handBack(s.settleCtx, []*window.Item{it})
 	s.win.Done(it)
-	s.report(Event{Kind: EventHandedBack, EntryIDs: []string{it.Text}})
+	s.report(Event{Kind: EventReleased, EntryIDs: []string{it.Text}})
 }
 
 // ensureLease sees to it that the entry is ours for the time being and that Redis
@@ -260,7 +260,7 @@ func (s *subscription) timedOut(it *window.Item, msg *message.Message, d *delive
 	}
 	select {
 	case <-msg.Acked():
-		s.report(Event{Kind: EventSettleIgnored, EntryIDs: []string{id},
+		s.report(Event{Kind: EventAckIgnored, EntryIDs: []string{id},
 			Err: errors.New("acknowledged after HandlerTimeout")})
 	case <-msg.Nacked():
 	case <-s.abandoned:
@@ -315,7 +315,7 @@ func (s *subscription) giveUp(it *window.Item, reason string) {
 		s.win.Settle(it)
 		return
 	}
-	s.report(Event{Kind: EventPassed, EntryIDs: []string{it.Text}, Err: errors.New(reason)})
+	s.report(Event{Kind: EventSkipped, EntryIDs: []string{it.Text}, Err: errors.New(reason)})
 	s.win.Finish(it)
 }
 
@@ -330,7 +330,7 @@ func (s *subscription) undecodable(it *window.Item, err error) {
 }
 
 func (s *subscription) settledLate(ids ...string) {
-	s.report(Event{Kind: EventSettleIgnored, EntryIDs: ids, Err: ErrNotOwner})
+	s.report(Event{Kind: EventAckIgnored, EntryIDs: ids, Err: ErrNotOwner})
 }
 
 // lost handles an entry that a script found to be somebody else's, or nobody's.

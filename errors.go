@@ -19,10 +19,10 @@ var (
 	// ErrClosed answers calls on a publisher or subscriber that was closed.
 	ErrClosed = errors.New("closed")
 
-	// ErrOverloaded means that Redis refused a write for want of memory (OOM,
+	// ErrOutOfMemory means that Redis refused a write for want of memory (OOM,
 	// `maxmemory` is reached). Nothing was written. Trying again at once does
 	// not help; reading and acknowledging still work.
-	ErrOverloaded = errors.New("redis is out of memory")
+	ErrOutOfMemory = errors.New("redis is out of memory")
 
 	// ErrOutcomeUnknown means that the command was sent and its reply was lost:
 	// the message may or may not have been appended.
@@ -63,9 +63,9 @@ var (
 	// this reader: it was settled before, or never belonged to it.
 	ErrNotPending = errors.New("not an unacknowledged delivery of this reader")
 
-	// ErrUnknownName means that the name of an event, or on writing its type, is not
+	// ErrUnknownEvent means that the name of an event, or on writing its type, is not
 	// in the Registry.
-	ErrUnknownName = errors.New("unknown event")
+	ErrUnknownEvent = errors.New("unknown event")
 
 	// ErrNotSupported answers what the transport of a channel cannot do.
 	ErrNotSupported = errors.New("not supported by this transport")
@@ -111,7 +111,7 @@ func (e *DecodeError) Unwrap() error { return e.Err }
 // on at FirstAvailable.
 type GapError struct {
 	Topic          string
-	Asked          string // entry ID after which reading was to begin
+	After          string // entry ID after which reading was to begin
 	FirstAvailable string // ID of the first entry that is left, empty if none is
 }
 
@@ -121,7 +121,137 @@ func (e *GapError) Error() string {
 	if first == "" {
 		first = "none"
 	}
-	return fmt.Sprintf("redischannels: topic %q: entries after %s were trimmed away, first available: %s", e.Topic, e.Asked, first)
+	return fmt.Sprintf("redischannels: topic %q: entries after %s were trimmed away, first available: %s", e.Topic, e.After, first)
+}
+
+// Outcome is what is known about a message after Publish or Append has failed.
+type Outcome uint8
+
+// The outcomes of a message.
+const (
+	// OutcomeNotAppended: the message is not in the stream and will not get there.
+	// Publishing it again makes no duplicate.
+	OutcomeNotAppended Outcome = iota
+	// OutcomeAppended: the message is in the stream. EntryID is set.
+	OutcomeAppended
+	// OutcomeUnderReplicated: the message is in the stream of the master, and fewer
+	// replicas than Durability.Replicas have confirmed it. EntryID is set.
+	OutcomeUnderReplicated
+	// OutcomeUnknown: the message was sent and the reply was lost or did not come
+	// in time. Publishing it again may make a duplicate.
+	OutcomeUnknown
+)
+
+// String returns the outcome in words.
+func (o Outcome) String() string {
+	switch o {
+	case OutcomeNotAppended:
+		return "not appended"
+	case OutcomeAppended:
+		return "appended"
+	case OutcomeUnderReplicated:
+		return "under-replicated"
+	case OutcomeUnknown:
+		return "unknown"
+	default:
+		return fmt.Sprintf("Outcome(%d)", uint8(o))
+	}
+}
+
+// PublishResult is the outcome of one message.
+type PublishResult struct {
+	Index   int    // place of the message in the call
+	UUID    string // of the message
+	EntryID string // ID of the entry, set for OutcomeAppended and OutcomeUnderReplicated
+	Outcome Outcome
+	Err     error // cause, nil for OutcomeAppended
+}
+
+// PublishError is returned when not all messages of a call were confirmed. It
+// tells of each message whether publishing it again can make a duplicate. With
+// [errors.Is] it matches the sentinels and causes of all of them, for example
+// [ErrOutOfMemory], [ErrOutcomeUnknown] or [context.DeadlineExceeded].
+type PublishError struct {
+	Topic   string
+	Results []PublishResult // one per message, in the order of the call
+}
+
+// Count returns the number of messages with this outcome.
+func (e *PublishError) Count(o Outcome) int {
+	n := 0
+	for i := range e.Results {
+		if e.Results[i].Outcome == o {
+			n++
+		}
+	}
+	return n
+}
+
+// Error implements error. It names the first cause of each kind, and no payload.
+func (e *PublishError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "redischannels: publish to %q: ", e.Topic)
+	if len(e.Results) > 1 {
+		sep := ""
+		for _, o := range []Outcome{OutcomeAppended, OutcomeUnderReplicated, OutcomeNotAppended, OutcomeUnknown} {
+			if n := e.Count(o); n > 0 {
+				fmt.Fprintf(&b, "%s%d %v", sep, n, o)
+				sep = ", "
+			}
+		}
+		fmt.Fprintf(&b, " of %d messages: ", len(e.Results))
+	}
+	for i, cause := range e.causes() {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(cause.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns the causes, each text once.
+func (e *PublishError) Unwrap() []error { return e.causes() }
+
+func (e *PublishError) causes() []error {
+	var causes []error
+	seen := make(map[string]bool)
+	for i := range e.Results {
+		err := e.Results[i].Err
+		if err == nil || seen[err.Error()] {
+			continue
+		}
+		seen[err.Error()] = true
+		causes = append(causes, err)
+	}
+	return causes
+}
+
+// publishResult makes the exported result of an append.
+func publishResult(index int, uuid string, r stream.AppendResult) PublishResult {
+	p := PublishResult{Index: index, UUID: uuid, EntryID: r.ID, Err: r.Err}
+	switch r.Outcome {
+	case stream.Appended:
+		p.Outcome = OutcomeAppended
+	case stream.UnderReplicated:
+		p.Outcome = OutcomeUnderReplicated
+		p.Err = fmt.Errorf("%w: %w", ErrUnderReplicated, publishCause(r.Err))
+	case stream.NotAppended:
+		p.Outcome = OutcomeNotAppended
+		p.Err = publishCause(r.Err)
+	default:
+		p.Outcome = OutcomeUnknown
+		p.Err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, publishCause(r.Err))
+	}
+	return p
+}
+
+// publishCause gives the error of an append the sentinels that callers know.
+func publishCause(err error) error {
+	if errors.Is(err, stream.ErrAppenderClosed) {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return redisError(err)
 }
 
 // redisError gives a Redis error the sentinel that callers branch on. Errors
@@ -136,7 +266,7 @@ func redisError(err error) error {
 	case stream.KindWrongType:
 		return fmt.Errorf("%w: %w", ErrWrongType, err)
 	case stream.KindOOM:
-		return fmt.Errorf("%w: %w", ErrOverloaded, err)
+		return fmt.Errorf("%w: %w", ErrOutOfMemory, err)
 	case stream.KindUnknownCommand:
 		return fmt.Errorf("%w: %w", ErrUnsupportedServer, err)
 	default:

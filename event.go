@@ -36,12 +36,12 @@ const (
 	// EventLeaseLost: another consumer owns entries that were held here. Their
 	// handlers' contexts are cancelled. EntryIDs.
 	EventLeaseLost
-	// EventSettleIgnored: an Ack or Nack came too late, for an entry that is no
+	// EventAckIgnored: an Ack or Nack came too late, for an entry that is no
 	// longer owned here. EntryIDs, Err (wraps [ErrNotOwner]).
-	EventSettleIgnored
-	// EventSettleFailed: acknowledging failed and is retried. Once per outage of
+	EventAckIgnored
+	// EventAckFailed: acknowledging failed and is retried. Once per outage of
 	// the command. EntryIDs, Err.
-	EventSettleFailed
+	EventAckFailed
 	// EventHandlerTimeout: a handler exceeded HandlerTimeout. EntryIDs.
 	EventHandlerTimeout
 	// EventDeadLettered: an entry was moved to the dead-letter stream. EntryIDs,
@@ -53,12 +53,12 @@ const (
 	// EventUndecodable: an entry without a group, or a Pub/Sub message, could not be
 	// decoded and was passed. EntryIDs, or Count for Pub/Sub; Err is a *DecodeError.
 	EventUndecodable
-	// EventPassed: a message without a group was nacked MaxDeliveries times, or
+	// EventSkipped: a message without a group was nacked MaxDeliveries times, or
 	// rejected, and was passed. EntryIDs, or Count for Pub/Sub; Err has the reason.
-	EventPassed
-	// EventHandedBack: entries waited too long for a busy application and were
+	EventSkipped
+	// EventReleased: entries waited too long for a busy application and were
 	// given back to the group. EntryIDs.
-	EventHandedBack
+	EventReleased
 	// EventRecovered: entries of another consumer, or of a lost reply, were taken
 	// over. EntryIDs.
 	EventRecovered
@@ -93,14 +93,14 @@ var eventKindNames = [...]string{
 	EventTrimmed:          "entries trimmed",
 	EventGap:              "gap",
 	EventLeaseLost:        "lease lost",
-	EventSettleIgnored:    "settle ignored",
-	EventSettleFailed:     "settle failed",
+	EventAckIgnored:       "ack ignored",
+	EventAckFailed:        "ack failed",
 	EventHandlerTimeout:   "handler timeout",
 	EventDeadLettered:     "dead-lettered",
 	EventDeadLetterFailed: "dead letter failed",
 	EventUndecodable:      "undecodable entry",
-	EventPassed:           "message passed",
-	EventHandedBack:       "handed back",
+	EventSkipped:          "message skipped",
+	EventReleased:         "released",
 	EventRecovered:        "recovered",
 	EventAbandoned:        "abandoned",
 	EventInterrupted:      "subscription interrupted",

@@ -49,7 +49,7 @@ func busOf[E any](channel *Channel[E], err error) (*EventBus[E], error) {
 }
 
 // Publish writes events as [Writer.WriteAll] does. A type that is not registered is an
-// error that wraps [ErrUnknownName] and prevents all.
+// error that wraps [ErrUnknownEvent] and prevents all.
 func (b *EventBus[E]) Publish(ctx context.Context, events ...E) (ids []string, err error) {
 	return b.channel.writer.WriteAll(ctx, events...)
 }

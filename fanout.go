@@ -115,7 +115,7 @@ func (s *subscription) checkCursor(entries []stream.Entry, info stream.Info) boo
 }
 
 func newGapError(topic string, asked stream.ID, entries []stream.Entry, info stream.Info) *GapError {
-	gap := &GapError{Topic: topic, Asked: asked.String()}
+	gap := &GapError{Topic: topic, After: asked.String()}
 	switch {
 	case len(entries) > 0:
 		gap.FirstAvailable = entries[0].Text

@@ -71,7 +71,7 @@ func TestSharedReaderLooksFromTimeToTime(t *testing.T) {
 				require.False(t, silent, "a gap that nobody can know of")
 				var gap *GapError
 				if errors.As(e.Err, &gap) {
-					require.Equal(t, GapError{Topic: topic, Asked: "100-0"}, *gap)
+					require.Equal(t, GapError{Topic: topic, After: "100-0"}, *gap)
 				}
 			case <-time.After(map[bool]time.Duration{true: soon / 20, false: soon}[silent]):
 				require.True(t, silent, "no event")

@@ -57,7 +57,7 @@ func (f *feed) ordered(msg *message.Message) (*message.Message, error) {
 // gap notes a gap; it is told behind the messages before it. behind is where reading goes on
 // if there is nothing to read behind it.
 func (f *feed) gap(err *GapError, behind stream.ID) {
-	asked, _ := stream.ParseID(err.Asked)
+	asked, _ := stream.ParseID(err.After)
 	f.mu.Lock()
 	f.gaps = append(f.gaps, gap{err, asked, behind})
 	f.mu.Unlock()

@@ -50,7 +50,7 @@ func told(t *testing.T, f *feed, n int) (seen []string) {
 		var gap *GapError
 		switch {
 		case errors.As(err, &gap):
-			seen = append(seen, "gap after "+gap.Asked)
+			seen = append(seen, "gap after "+gap.After)
 		case err != nil:
 			seen = append(seen, err.Error())
 		default:
@@ -86,7 +86,7 @@ func TestFeedTellsGapsInTheirPlace(t *testing.T) {
 			for range 30 {
 				f, _ := feedOf(t, stream.ID{}, c.entries...)
 				for _, asked := range c.gaps {
-					f.gap(&GapError{Topic: "t", Asked: asked}, stream.ID{})
+					f.gap(&GapError{Topic: "t", After: asked}, stream.ID{})
 				}
 				require.Equal(t, c.want, told(t, f, len(c.want)))
 			}
@@ -100,20 +100,20 @@ func TestFeedTellsAGapWhileWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, in := feedOf(t, stream.ID{Ms: 7})
 		defer f.close()
-		f.gap(&GapError{Asked: "3-0"}, stream.ID{})
+		f.gap(&GapError{After: "3-0"}, stream.ID{})
 		require.Equal(t, []string{"gap after 3-0"}, told(t, f, 1))
 		in <- entryMessage("8-0", 1)
 		require.Equal(t, []string{"8-0"}, told(t, f, 1))
-		f.gap(&GapError{Asked: "8-0"}, stream.ID{Ms: 20})
+		f.gap(&GapError{After: "8-0"}, stream.ID{Ms: 20})
 		require.Equal(t, []string{"gap after 8-0"}, told(t, f, 1))
-		f.gap(&GapError{Asked: "20-0"}, stream.ID{}) // nothing was left between
+		f.gap(&GapError{After: "20-0"}, stream.ID{}) // nothing was left between
 		require.Equal(t, []string{"gap after 20-0"}, told(t, f, 1))
 		in <- entryMessage("30-0", 1)
 		require.Equal(t, []string{"30-0"}, told(t, f, 1))
 		seen := make(chan []string)
 		go func() { seen <- told(t, f, 1) }()
 		synctest.Wait()
-		f.gap(&GapError{Asked: "30-0"}, stream.ID{})
+		f.gap(&GapError{After: "30-0"}, stream.ID{})
 		require.Equal(t, []string{"gap after 30-0"}, <-seen)
 	})
 }
@@ -129,7 +129,7 @@ func TestWaitToReadTakesNothing(t *testing.T) {
 		require.NoError(t, err)
 		two, err := f.next(t.Context())
 		require.NoError(t, err)
-		f.gap(&GapError{Asked: "3-0"}, stream.ID{})
+		f.gap(&GapError{After: "3-0"}, stream.ID{})
 		f.hold(one).unread()
 		f.hold(two).unread()
 		for _, want := range []string{"1-0", "2-0", "gap after 3-0", "5-0"} {
@@ -155,7 +155,7 @@ func TestFeedTryNextDoesNotWait(t *testing.T) {
 			require.Nil(t, msg)
 		}
 		in <- entryMessage("1-0", 1)
-		f.gap(&GapError{Asked: "1-0"}, stream.ID{})
+		f.gap(&GapError{After: "1-0"}, stream.ID{})
 		msg, err := f.tryNext()
 		require.NoError(t, err)
 		require.Equal(t, "1-0", idOf(msg))

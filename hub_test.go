@@ -9,7 +9,7 @@ import (
 
 // ownFormat is a wire format that reflect.DeepEqual finds different from itself.
 type ownFormat struct {
-	StreamMarshaler
+	StreamFormat
 	name func() string
 }
 

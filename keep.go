@@ -178,7 +178,7 @@ func (s *subscription) handBackStale() {
 	if len(items) == 0 {
 		return
 	}
-	s.report(Event{Kind: EventHandedBack, EntryIDs: texts(items)})
+	s.report(Event{Kind: EventReleased, EntryIDs: texts(items)})
 }
 
 // takeStale hands back what has waited for too long.

@@ -114,11 +114,11 @@ func TestPublishErrorMatchesAllItsCauses(t *testing.T) {
 	for _, target := range []error{ErrUnderReplicated, ErrOutcomeUnknown, ErrClosed, cause} {
 		require.ErrorIs(t, err, target)
 	}
-	require.NotErrorIs(t, err, ErrOverloaded)
+	require.NotErrorIs(t, err, ErrOutOfMemory)
 	require.ErrorContains(t, err, `publish to "t": 1 appended, 1 under-replicated, 2 not appended, 1 unknown of 5 messages: `)
 	var pe *PublishError
 	require.ErrorAs(t, err, &pe)
 	require.Len(t, pe.Unwrap(), 3)
 	require.Nil(t, pe.Results[0].Err)
-	require.Equal(t, PublishResult{Index: 1, UUID: "b", EntryID: "1-1", Outcome: UnderReplicated, Err: pe.Results[1].Err}, pe.Results[1])
+	require.Equal(t, PublishResult{Index: 1, UUID: "b", EntryID: "1-1", Outcome: OutcomeUnderReplicated, Err: pe.Results[1].Err}, pe.Results[1])
 }

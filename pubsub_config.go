@@ -8,7 +8,7 @@ import (
 
 // Defaults of the Pub/Sub configurations.
 const (
-	DefaultBuffer           = 1024
+	DefaultPubSubBuffer     = 1024
 	DefaultBufferBytes      = 8 << 20
 	DefaultHealthInterval   = 5 * time.Second
 	DefaultSubscribeTimeout = 10 * time.Second
@@ -113,7 +113,7 @@ type PubSubSubscriberConfig struct {
 
 	// Buffer is how many messages of one subscription may wait for its handler, at
 	// most 10,000,000. More are dropped by Drop, counted and reported. The memory is
-	// only taken when it is needed. Defaults to DefaultBuffer.
+	// only taken when it is needed. Defaults to DefaultPubSubBuffer.
 	Buffer int
 
 	// BufferBytes bounds the same in bytes of payloads and channel names. A message
@@ -171,7 +171,7 @@ func (c PubSubSubscriberConfig) withDefaults() PubSubSubscriberConfig {
 		c.Unmarshaler = EnvelopeMarshaler{}
 	}
 	c.MaxInFlight = orDefault(c.MaxInFlight, DefaultMaxInFlight)
-	c.Buffer = orDefault(c.Buffer, DefaultBuffer)
+	c.Buffer = orDefault(c.Buffer, DefaultPubSubBuffer)
 	c.BufferBytes = orDefault(c.BufferBytes, DefaultBufferBytes)
 	c.MaxDeliveries = orDefault(c.MaxDeliveries, DefaultMaxDeliveries)
 	c.NackBackoff = c.NackBackoff.withDefaults()

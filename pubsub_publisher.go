@@ -56,7 +56,7 @@ func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAda
 // 4 MiB, are several pipelines; after a failed one the rest is not sent. Nothing that
 // may have been published is sent again.
 //
-// The error is a [*PublishError] with the outcome of each message, in which Appended
+// The error is a [*PublishError] with the outcome of each message, in which OutcomeAppended
 // means that Redis has accepted it. A payload must not be changed as long as its
 // outcome is unknown.
 func (p *PubSubPublisher) Publish(topic string, msgs ...*message.Message) error {
@@ -234,9 +234,9 @@ func pubSubResult(index int, uuid string, r pubsub.Result) PublishResult {
 	result := PublishResult{Index: index, UUID: uuid}
 	switch r.Outcome {
 	case pubsub.Published:
-		result.Outcome = Appended
+		result.Outcome = OutcomeAppended
 	case pubsub.NotPublished:
-		result.Outcome = NotAppended
+		result.Outcome = OutcomeNotAppended
 		result.Err = redisError(r.Err)
 	default:
 		result.Outcome = OutcomeUnknown

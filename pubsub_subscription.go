@@ -45,7 +45,7 @@ func newPubSubSubscription(ctx context.Context, owner *PubSubSubscriber, label s
 		abandoned:   make(chan struct{}),
 		dropped:     tally{subject: subject{EventDropped, label}},
 		undecodable: tally{subject: subject{EventUndecodable, label}},
-		passed:      tally{subject: subject{EventPassed, label}},
+		passed:      tally{subject: subject{EventSkipped, label}},
 		lost:        tally{subject: subject{EventAbandoned, label}},
 	}
 	s.fetch, s.stop = context.WithCancel(context.Background())

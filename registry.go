@@ -10,17 +10,17 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// NameKey is the metadata key of an event's name, the one that the marshalers of
+// EventNameKey is the metadata key of an event's name, the one that the marshalers of
 // Watermill's cqrs package use, so that both can share a topic: give their
 // GenerateName the names of the Registry.
-const NameKey = "name"
+const EventNameKey = "name"
 
 // UnknownPolicy says what reading does with an event whose name is not registered.
 type UnknownPolicy uint8
 
 // The policies for unknown names.
 const (
-	// RejectUnknown yields a *DecodeError that wraps ErrUnknownName; in a group the
+	// RejectUnknown yields a *DecodeError that wraps ErrUnknownEvent; in a group the
 	// event moves to the dead letters.
 	RejectUnknown UnknownPolicy = iota
 	// SkipUnknown acknowledges the event and goes on without a word: for who needs
@@ -151,7 +151,7 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 		}
 	}
 	known := func(msg *message.Message) (kind eventKind[E], name string, ok bool) {
-		name = msg.Metadata[NameKey]
+		name = msg.Metadata[EventNameKey]
 		kind, ok = kinds[name]
 		return kind, name, ok
 	}
@@ -160,12 +160,12 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 			t := reflect.TypeOf(*v)
 			name, ok := byType[t]
 			if !ok {
-				return fmt.Errorf("the type %v is not registered: %w", t, ErrUnknownName)
+				return fmt.Errorf("the type %v is not registered: %w", t, ErrUnknownEvent)
 			}
 			// The codec is given a pointer to the type itself, not to the interface.
 			pointer := reflect.New(t)
 			pointer.Elem().Set(reflect.ValueOf(*v))
-			msg.Metadata[NameKey] = name
+			msg.Metadata[EventNameKey] = name
 			msg.Payload, err = codec.Encode(pointer.Interface())
 			return err
 		},
@@ -176,11 +176,11 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 				*v, err = kind.decode(codec, msg.Payload)
 				return err
 			case name == "":
-				return &DecodeError{Reason: "the metadata has no " + NameKey, Err: ErrUnknownName}
+				return &DecodeError{Reason: "the metadata has no " + EventNameKey, Err: ErrUnknownEvent}
 			case r.unknown == SkipUnknown:
 				return errSkip
 			default:
-				return &DecodeError{Reason: "the name of the event is not registered", Err: ErrUnknownName}
+				return &DecodeError{Reason: "the name of the event is not registered", Err: ErrUnknownEvent}
 			}
 		},
 	}

@@ -128,7 +128,7 @@ func (s *subscription) ack(items []*window.Item) {
 	s.win.Done(items...)
 	if missing := len(items) - int(n); missing > 0 {
 		// Somebody acknowledged them without owning them.
-		s.report(Event{Kind: EventSettleIgnored, Count: missing,
+		s.report(Event{Kind: EventAckIgnored, Count: missing,
 			Err: fmt.Errorf("%w: %d of %d acknowledged entries were not pending", ErrNotOwner, missing, len(items))})
 	}
 }

@@ -54,16 +54,16 @@ type SubscriptionStats struct {
 	LastRead time.Time
 
 	InFlight   int // offered to the application, or handled by it
-	Waiting    int // fetched, not yet offered
+	Buffered   int // fetched, not yet offered
 	BackingOff int // nacked, their delay is not over
-	Settling   int // settled, not yet confirmed by Redis
+	Acking     int // settled, not yet confirmed by Redis
 	Bytes      int // size of all of these
 
 	Delivered    uint64 // messages that the application has received, redeliveries included
 	Redelivered  uint64 // those with a delivery count of 2 or more
 	DeadLettered uint64 // EventDeadLettered
-	Passed       uint64 // without a group: EventPassed and EventUndecodable
-	LostClaims   uint64 // entries that another consumer has taken over: EventLeaseLost
+	Skipped      uint64 // without a group: EventSkipped and EventUndecodable
+	LostLeases   uint64 // entries that another consumer has taken over: EventLeaseLost
 	Recovered    uint64 // entries taken over, or found again: EventRecovered
 	Trimmed      uint64 // entries lost by trimming, at least: EventTrimmed and EventGap
 	Reconnects   uint64 // outages that are over: EventReconnected
@@ -167,12 +167,12 @@ func (s *subscription) snapshot() SubscriptionStats {
 	of := func(kind EventKind) uint64 { return s.counters.events[kind].Load() }
 	stats := SubscriptionStats{
 		Topic: s.topic, Group: s.group, State: state,
-		InFlight: sizes.Active, Waiting: sizes.Waiting, BackingOff: sizes.Backoff, Settling: sizes.Settling,
+		InFlight: sizes.Active, Buffered: sizes.Waiting, BackingOff: sizes.Backoff, Acking: sizes.Settling,
 		Bytes:     sizes.Bytes,
 		Delivered: s.counters.delivered.Load(), Redelivered: s.counters.redelivered.Load(),
 		DeadLettered: of(EventDeadLettered),
-		Passed:       of(EventPassed) + of(EventUndecodable),
-		LostClaims:   of(EventLeaseLost),
+		Skipped:      of(EventSkipped) + of(EventUndecodable),
+		LostLeases:   of(EventLeaseLost),
 		Recovered:    of(EventRecovered),
 		Trimmed:      of(EventTrimmed) + of(EventGap),
 		Reconnects:   of(EventReconnected),

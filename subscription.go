@@ -136,7 +136,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 	s.fetch, s.stop = context.WithCancel(context.Background())
 	s.settleCtx, s.settleStop = context.WithCancel(context.Background())
 	s.outage = outage{sub: s, down: EventDisconnected, up: EventReconnected}
-	s.settleErr = outage{sub: s, down: EventSettleFailed}
+	s.settleErr = outage{sub: s, down: EventAckFailed}
 	return s
 }
 
@@ -424,7 +424,7 @@ func (s *subscription) tell(e Event) {
 	}
 	text := "Redis stream subscription: " + e.Kind.String()
 	switch e.Kind {
-	case EventReconnected, EventRecovered, EventHandedBack:
+	case EventReconnected, EventRecovered, EventReleased:
 		s.log.Info(text, fields)
 	default:
 		s.log.Error(text, e.Err, fields)

@@ -18,7 +18,7 @@ func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*event[T], e
 	var undecodable *redischannels.DecodeError
 	switch {
 	case errors.As(err, &gap):
-		return newGap[T](gap.Asked, gap.FirstAvailable), nil
+		return newGap[T](gap.After, gap.FirstAvailable), nil
 	case errors.As(err, &undecodable):
 		h.options.OnError(err)
 		return h.undecodable(undecodable.EntryID), nil

@@ -16,7 +16,7 @@ const (
 	DefaultRetry            = 2 * time.Second
 	DefaultWriteTimeout     = 10 * time.Second
 	DefaultMaxClients       = 10_000
-	DefaultBuffer           = 1024
+	DefaultPubSubBuffer     = 1024
 	DefaultBufferBytes      = 8 << 20
 	DefaultLastEventIDParam = "lastEventId"
 )
@@ -114,7 +114,7 @@ type Options[T any] struct {
 
 	// Buffer and BufferBytes are how many events, and bytes of them, are kept for all
 	// clients together. A client that is further behind is closed and resumes from Redis;
-	// one that reconnects within them costs Redis nothing. Default to DefaultBuffer and
+	// one that reconnects within them costs Redis nothing. Default to DefaultPubSubBuffer and
 	// DefaultBufferBytes.
 	Buffer      int
 	BufferBytes int
@@ -169,7 +169,7 @@ func (o Options[T]) withDefaults() Options[T] {
 	o.Retry = orDefault(o.Retry, DefaultRetry)
 	o.WriteTimeout = orDefault(o.WriteTimeout, DefaultWriteTimeout)
 	o.MaxClients = orDefault(o.MaxClients, DefaultMaxClients)
-	o.Buffer = orDefault(o.Buffer, DefaultBuffer)
+	o.Buffer = orDefault(o.Buffer, DefaultPubSubBuffer)
 	o.BufferBytes = orDefault(o.BufferBytes, DefaultBufferBytes)
 	o.LastEventIDParam = orDefault(o.LastEventIDParam, DefaultLastEventIDParam)
 	o.OnError = guard(o.OnError)

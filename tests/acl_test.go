@@ -131,7 +131,7 @@ func aclPublish(t *testing.T, client *redis.Client, topic string, replicas int) 
 	defer pub.Close()
 	for _, n := range []int{1, 3} {
 		_, err := pub.Append(context.Background(), topic, pubMessages("m", n)...)
-		if under := new(redischannels.PublishError); errors.As(err, &under) && under.Count(redischannels.UnderReplicated) == n {
+		if under := new(redischannels.PublishError); errors.As(err, &under) && under.Count(redischannels.OutcomeUnderReplicated) == n {
 			if errors.Is(err, redischannels.ErrPermission) {
 				return err
 			}
@@ -247,7 +247,7 @@ func aclEvent(seen *events, done func() bool) error {
 // firstError is that of the first event that reports a failure.
 func firstError(e *events) error {
 	for _, kind := range []redischannels.EventKind{redischannels.EventDisconnected, redischannels.EventError,
-		redischannels.EventSettleFailed, redischannels.EventDeadLetterFailed} {
+		redischannels.EventAckFailed, redischannels.EventDeadLetterFailed} {
 		if found := e.of(kind); len(found) > 0 {
 			return found[0].Err
 		}

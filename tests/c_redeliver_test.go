@@ -213,7 +213,7 @@ func TestF25_ADeadLetterIsInOnePlace(t *testing.T) {
 		require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
 		msg.Nack()
 		failed := sub.events.wait(t, redischannels.EventDeadLetterFailed)
-		require.ErrorIs(t, failed.Err, redischannels.ErrOverloaded)
+		require.ErrorIs(t, failed.Err, redischannels.ErrOutOfMemory)
 		require.Equal(t, []string{"good"}, receiveAcked(t, messages, 1), "others go on")
 		eventuallyPending(t, client, topic, 1)
 		require.Zero(t, client.XLen(t.Context(), deadStream(topic)).Val())

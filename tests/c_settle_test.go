@@ -60,11 +60,11 @@ func TestF30_ARefusedAckIsReported(t *testing.T) {
 	acks.Reset()
 	ids := publish(t, admin, topic, "first", "second", "third")
 	require.Equal(t, []string{"first", "second", "third"}, receiveAcked(t, messages, 3), "others go on")
-	event := sub.events.wait(t, redischannels.EventSettleFailed)
+	event := sub.events.wait(t, redischannels.EventAckFailed)
 	require.ErrorIs(t, event.Err, redischannels.ErrPermission)
 	require.Equal(t, ids[0], event.EntryIDs[0])
 	redistest.Never(t, 3*testMinIdle, func() bool { return acks.Count("xack") > 20 }, "no back-off")
-	require.Len(t, sub.events.of(redischannels.EventSettleFailed), 1, "reported once")
+	require.Len(t, sub.events.of(redischannels.EventAckFailed), 1, "reported once")
 	require.Less(t, len(logger.Lines("error")), 5)
 	noMessage(t, messages) // what was acknowledged does not come again
 	require.Len(t, pendingOf(t, admin, topic), 3)
@@ -100,7 +100,7 @@ func TestF31_AnAckOfNothingIsReported(t *testing.T) {
 			msg := receive(t, messages)
 			vanish(t, topic, ids[0])
 			msg.Ack()
-			event := sub.events.wait(t, redischannels.EventSettleIgnored)
+			event := sub.events.wait(t, redischannels.EventAckIgnored)
 			require.ErrorIs(t, event.Err, redischannels.ErrNotOwner)
 			require.Equal(t, ids, event.EntryIDs)
 			publish(t, client, topic, "next")
@@ -123,7 +123,7 @@ func TestF31_AnAckAfterTheStreamIsReported(t *testing.T) {
 	msg.Ack()
 	publish(t, client, topic, "next")
 	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it is not fatal")
-	sub.events.none(t, redischannels.EventSettleIgnored, redischannels.EventSettleFailed, redischannels.EventError)
+	sub.events.none(t, redischannels.EventAckIgnored, redischannels.EventAckFailed, redischannels.EventError)
 }
 
 // F31 in a batch, whose XACK answers less than was asked for.
@@ -149,7 +149,7 @@ func TestF31_AnAckOfLessIsReported(t *testing.T) {
 	msgs[2].Ack()
 	waitDone(t, msgs[2].Context())
 	close(rest)
-	event := sub.events.wait(t, redischannels.EventSettleIgnored)
+	event := sub.events.wait(t, redischannels.EventAckIgnored)
 	require.ErrorIs(t, event.Err, redischannels.ErrNotOwner)
 	require.Equal(t, 1, event.Count)
 	eventuallyPending(t, client, topic, 0)
@@ -188,7 +188,7 @@ func TestF32_ALateAckHarmsNobody(t *testing.T) {
 			owner := pendingOf(t, client, topic)[0].Consumer
 			cut.Store(false)
 			settle(msg)
-			kind := redischannels.EventSettleIgnored
+			kind := redischannels.EventAckIgnored
 			if name == "nack" { // nothing is written for it; A finds out when it would deliver again
 				kind = redischannels.EventLeaseLost
 			}
@@ -357,7 +357,7 @@ func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
 		sub.events.wait(t, redischannels.EventHandlerTimeout)
 		again.Ack()
 		late.Ack()
-		sub.events.wait(t, redischannels.EventSettleIgnored)
+		sub.events.wait(t, redischannels.EventAckIgnored)
 	})
 }
 
@@ -385,10 +385,10 @@ func TestF31_ALostReplyIsNoLateAck(t *testing.T) {
 				eventuallyPending(t, direct, topic, 1)
 				require.NoError(t, direct.XAck(t.Context(), topic, "g", ids[0]).Err())
 				taken.Ack()
-				require.Equal(t, ids[:1], sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+				require.Equal(t, ids[:1], sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 				sub.closeSoon(t)
-				require.Len(t, sub.events.of(redischannels.EventSettleIgnored), 1, "the other was in time")
-				sub.events.none(t, redischannels.EventSettleFailed, redischannels.EventAbandoned)
+				require.Len(t, sub.events.of(redischannels.EventAckIgnored), 1, "the other was in time")
+				sub.events.none(t, redischannels.EventAckFailed, redischannels.EventAbandoned)
 			})
 		}
 	}
@@ -410,12 +410,12 @@ func TestF31_AnAckThatCouldNotBeSentIsLate(t *testing.T) {
 			msg := receive(t, messages)
 			proxy.Refuse(true)
 			msg.Ack()
-			require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleFailed).EntryIDs)
+			require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckFailed).EntryIDs)
 			other := newSub(t, direct, minIdle(time.Second))
 			require.Equal(t, []string{"m"}, receiveAcked(t, other.subscribe(t, topic), 1))
 			eventuallyPending(t, direct, topic, 0)
 			proxy.Refuse(false)
-			require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+			require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 		})
 	}
 }

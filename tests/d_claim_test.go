@@ -30,7 +30,7 @@ func TestF37_ASingleConsumerDoesNotClaimFromItself(t *testing.T) {
 	redistest.Eventually(t, soon, func() bool { return h.len() == 1 }, "the message")
 	eventuallyPending(t, client, topic, 0)
 	noMoreThan(t, h, 1)
-	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored, redischannels.EventRecovered)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored, redischannels.EventRecovered)
 }
 
 // noMoreThan fails the test if a handler receives more than n messages within a short time.
@@ -237,7 +237,7 @@ func TestF46_AQuietConsumerIsNotHarmed(t *testing.T) {
 	publish(t, client, topic, "a", "b")
 	require.Equal(t, []string{"a", "b"}, receiveAcked(t, messages, 2))
 	eventuallyPending(t, client, topic, 0)
-	quietOne.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored,
+	quietOne.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored,
 		redischannels.EventDisconnected, redischannels.EventGroupLost)
 }
 
@@ -308,7 +308,7 @@ func TestF48_TrimmedPendingEntriesAreReported(t *testing.T) {
 		require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1))
 		eventuallyPending(t, client, topic, 0)
 		require.Len(t, sub.events.of(redischannels.EventTrimmed), 1)
-		sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+		sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 	})
 }
 
@@ -406,7 +406,7 @@ func TestF37_AnAckMeetsAClaimOfItsOwnEntry(t *testing.T) {
 			select {
 			case <-acked:
 			default:
-				redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].InFlight+sub.Stats()[0].Settling == 0 }, "it is acknowledged")
+				redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].InFlight+sub.Stats()[0].Acking == 0 }, "it is acknowledged")
 				close(acked)
 			}
 		}

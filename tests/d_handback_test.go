@@ -56,7 +56,7 @@ func TestF38_AnEntryIsNotTakenUpWhileItIsHandedBack(t *testing.T) {
 	receive(t, messages).Ack() // the reader goes on, and looks for c
 	c := receive(t, messages)
 	close(received)
-	sub.events.wait(t, redischannels.EventHandedBack)
+	sub.events.wait(t, redischannels.EventReleased)
 	claimed, _, err := admin.XAutoClaimJustID(t.Context(), &redis.XAutoClaimArgs{
 		Stream: topic, Group: "g", Consumer: "peer", MinIdle: time.Minute, Start: "0-0",
 	}).Result()

@@ -216,7 +216,7 @@ func TestF50_WhatIsHeldIsNotHandledTwice(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 	publish(t, client, topic, "c")
 	require.Equal(t, []string{"c"}, receiveAcked(t, messages, 1))
-	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 }
 
 // The consumer that makes the group again knows where it stood, but not what others hold:
@@ -249,7 +249,7 @@ func TestF50_EachConsumerPutsBackWhatItHolds(t *testing.T) {
 		require.NoError(t, msg.Context().Err())
 		msg.Ack()
 		eventuallyPending(t, client, topic, 0)
-		holder.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+		holder.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 		holder.closeSoon(t)
 		other.closeSoon(t)
 	}
@@ -279,7 +279,7 @@ func TestF50_WhatWasPutBackIsTold(t *testing.T) {
 	eventuallyPending(t, direct, topic, 0)
 	holder.closeSoon(t)
 	require.Len(t, holder.events.of(redischannels.EventGroupLost), 1)
-	holder.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+	holder.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 }
 
 // Several consumers lose their group while each handles a message: nobody hangs, and both
@@ -426,7 +426,7 @@ func TestF50_OthersHaveWhatIsHeld(t *testing.T) {
 	waitDone(t, msg.Context())
 	require.Equal(t, ids, sub.events.wait(t, redischannels.EventLeaseLost).EntryIDs)
 	msg.Ack()
-	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, direct, topic)) == 1 }, "next is acknowledged")
 	require.Equal(t, "other", pendingOf(t, direct, topic)[0].Consumer)
 }
@@ -446,7 +446,7 @@ func TestF49_CloseWithoutAGroup(t *testing.T) {
 	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
 	msg.Ack()
 	require.Less(t, <-closed, 2*time.Second)
-	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 	sub.events.none(t, redischannels.EventAbandoned)
 }
 

@@ -50,7 +50,7 @@ func TestF38_ALongWalkDoesNotHoldUpRenewals(t *testing.T) {
 	slow.Store(0)
 	msg.Ack()
 	eventuallyPending(t, direct, topic, 400)
-	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 }
 
 // An acknowledgement whose reply does not come is no reason to renew nothing: messages in flight

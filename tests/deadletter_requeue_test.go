@@ -24,7 +24,7 @@ func TestDeadLettersRequeue(t *testing.T) {
 
 	results, err := letters.Requeue(t.Context(), topic.name, strings.TrimSuffix(id, "-0"))
 	require.NoError(t, err)
-	require.Equal(t, []redischannels.RequeueResult{{ID: id, Outcome: redischannels.Requeued, EntryID: entry, Group: "g"}}, results)
+	require.Equal(t, []redischannels.RequeueResult{{ID: id, Outcome: redischannels.RequeueDone, EntryID: entry, Group: "g"}}, results)
 	require.Empty(t, listIDs(t, letters, topic.name, redischannels.DeadLetterQuery{}))
 	require.EqualValues(t, 1, client.XLen(t.Context(), topic.name).Val())
 	require.Empty(t, topic.pending(t, "h"))
@@ -70,7 +70,7 @@ func TestDeadLettersRequeueOutcomes(t *testing.T) {
 	require.NoError(t, client.XGroupSetID(ctx, topic.name, "g", pending).Err())
 
 	want := []redischannels.RequeueResult{
-		{ID: fineID, Outcome: redischannels.Requeued, EntryID: fine, Group: "g"},
+		{ID: fineID, Outcome: redischannels.RequeueDone, EntryID: fine, Group: "g"},
 		{ID: fineID, Outcome: redischannels.RequeueNotFound},
 		{ID: pendingID, Outcome: redischannels.RequeueStillPending, EntryID: pending, Group: "g"},
 		{ID: trimmedID, Outcome: redischannels.RequeueNotRetained, EntryID: trimmed, Group: "g"},
@@ -128,7 +128,7 @@ func TestDeadLettersRequeueConcurrently(t *testing.T) {
 				if r.ID != ids[j] {
 					t.Errorf("result %d is of %s", j, r.ID)
 				}
-				if r.Outcome == redischannels.Requeued {
+				if r.Outcome == redischannels.RequeueDone {
 					requeued[i]++
 				}
 			}
@@ -188,7 +188,7 @@ func TestDeadLettersRequeueWithSubscribers(t *testing.T) {
 		}, "no dead letter")
 		results, err := letters.Requeue(t.Context(), topic, ids...)
 		require.NoError(t, err)
-		require.Equal(t, []redischannels.RequeueResult{{ID: ids[0], Outcome: redischannels.Requeued, EntryID: id, Group: "g"}}, results)
+		require.Equal(t, []redischannels.RequeueResult{{ID: ids[0], Outcome: redischannels.RequeueDone, EntryID: id, Group: "g"}}, results)
 	}
 	msg := receive(t, bad)
 	require.Equal(t, 1, countOf(t, msg))

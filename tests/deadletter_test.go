@@ -211,7 +211,7 @@ func TestDeadLettersReappend(t *testing.T) {
 	require.NoError(t, err)
 	newID := results[0].NewID
 	require.Equal(t, []redischannels.RequeueResult{
-		{ID: id, Outcome: redischannels.Reappended, EntryID: entry, Group: "g", NewID: newID},
+		{ID: id, Outcome: redischannels.ReappendDone, EntryID: entry, Group: "g", NewID: newID},
 		{ID: id, Outcome: redischannels.RequeueNotFound},
 		{ID: foreign, Outcome: redischannels.RequeueForeign},
 		{ID: bigID, Outcome: redischannels.ReappendTooLarge, EntryID: big, Group: "g"},
@@ -224,7 +224,7 @@ func TestDeadLettersReappend(t *testing.T) {
 	_, id = topic.die(t, "g", "", manyFields(3943)...)
 	results, err = letters.Reappend(t.Context(), topic.name, id)
 	require.NoError(t, err)
-	require.Equal(t, redischannels.Reappended, results[0].Outcome)
+	require.Equal(t, redischannels.ReappendDone, results[0].Outcome)
 }
 
 // F6, F25: an append that is refused must not delete the dead letter.
@@ -236,13 +236,13 @@ func TestDeadLettersReappendOutOfMemory(t *testing.T) {
 	_, id := topic.die(t, "g", "", "a", "1")
 	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	results, err := letters.Reappend(t.Context(), topic.name, id)
-	require.ErrorIs(t, err, redischannels.ErrOverloaded)
+	require.ErrorIs(t, err, redischannels.ErrOutOfMemory)
 	require.Empty(t, results)
 	require.Equal(t, []string{id}, listIDs(t, letters, topic.name, redischannels.DeadLetterQuery{}))
 
 	results, err = letters.Requeue(t.Context(), topic.name, id)
 	require.NoError(t, err, "requeueing needs no memory to speak of")
-	require.Equal(t, redischannels.Requeued, results[0].Outcome)
+	require.Equal(t, redischannels.RequeueDone, results[0].Outcome)
 }
 
 func TestDeadLettersPurge(t *testing.T) {
@@ -297,7 +297,7 @@ func TestDeadLettersInCluster(t *testing.T) {
 			if i == 0 {
 				results, err := letters.Requeue(t.Context(), d.Topic, res.ID)
 				require.NoError(t, err)
-				require.Equal(t, redischannels.Requeued, results[0].Outcome)
+				require.Equal(t, redischannels.RequeueDone, results[0].Outcome)
 				require.NoError(t, node.XClaimJustID(t.Context(), &redis.XClaimArgs{Stream: d.Topic, Group: "g", Consumer: "me", Messages: []string{d.EntryID}}).Err())
 			}
 		}
@@ -306,7 +306,7 @@ func TestDeadLettersInCluster(t *testing.T) {
 		results, err := letters.Reappend(t.Context(), d.Topic, ids...)
 		require.NoError(t, err)
 		if len(fields) < 100 {
-			require.Equal(t, redischannels.Reappended, results[0].Outcome)
+			require.Equal(t, redischannels.ReappendDone, results[0].Outcome)
 		}
 		_, err = letters.Purge(t.Context(), d.Topic, ids...)
 		require.NoError(t, err)

@@ -225,7 +225,7 @@ func TestHandlerTimeout(t *testing.T) {
 		require.Equal(t, "a", string(again.Payload), "the late ack is ignored")
 		require.Equal(t, 2, countOf(t, again))
 		again.Ack()
-		require.Equal(t, []string{ids[0]}, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+		require.Equal(t, []string{ids[0]}, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 		require.Equal(t, []string{"b"}, receiveAcked(t, messages, 1))
 		eventuallyPending(t, client, topic, 0)
 	})
@@ -242,7 +242,7 @@ func TestHandlerTimeout(t *testing.T) {
 		again.Ack()
 		eventuallyPending(t, client, topic, 0)
 		msg.Ack()
-		require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+		require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 	})
 	t.Run("to the dead letters", func(t *testing.T) {
 		t.Parallel()

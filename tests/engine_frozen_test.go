@@ -53,7 +53,7 @@ func TestF32_AnEntryInTheSocketOfAStoppedProcess(t *testing.T) {
 
 	msg.Ack()
 	eventuallyPending(t, client, topic, 0)
-	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 	child.tell("close")
 	require.Empty(t, child.lines(), "the stopped process has handled it too")
 }
@@ -135,7 +135,7 @@ func TestF40_RenewalDoesNotSteal(t *testing.T) {
 	require.ErrorIs(t, lost.Err, redischannels.ErrNotOwner)
 
 	msg.Ack()
-	require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 	pending := pendingOf(t, client, topic)
 	require.Len(t, pending, 1)
 	require.Equal(t, "thief", pending[0].Consumer)
@@ -210,7 +210,7 @@ func TestALateReplyOfNobodyElseIsHandled(t *testing.T) {
 	msg.Ack()
 	eventuallyPending(t, client, topic, 0)
 	noMessage(t, messages)
-	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 }
 
 // A message that was lost is settled: nothing is written for it, and its place is free. (F32,
@@ -229,7 +229,7 @@ func TestF40_ALostMessageFreesItsPlace(t *testing.T) {
 			setIdle(t, client, topic, "other", 0, ids[0])
 			waitDone(t, msg.Context())
 			settle(msg)
-			require.Equal(t, ids[:1], sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+			require.Equal(t, ids[:1], sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 			next := receive(t, messages)
 			require.Equal(t, "next", string(next.Payload))
 			next.Ack()

@@ -38,7 +38,7 @@ func TestF39_WhatWaitsTooLongGoesToAnIdlePeer(t *testing.T) {
 		msg.Ack()
 	}
 	require.Less(t, time.Since(start), 5*time.Second)
-	require.Len(t, busy.events.wait(t, redischannels.EventHandedBack).EntryIDs, 2)
+	require.Len(t, busy.events.wait(t, redischannels.EventReleased).EntryIDs, 2)
 	held.Ack()
 	require.Len(t, receiveAcked(t, messages, 1), 1)
 	eventuallyPending(t, client, topic, 0)
@@ -65,7 +65,7 @@ func TestF39_AnOfferThatNobodyTakesGoesToAnIdlePeer(t *testing.T) {
 	peer := newSub(t, server.Client(t), minIdle(shortIdle)).subscribe(t, topic)
 	msg := receive(t, peer)
 	require.Equal(t, 1, countOf(t, msg))
-	deaf.events.wait(t, redischannels.EventHandedBack)
+	deaf.events.wait(t, redischannels.EventReleased)
 	msg.Ack()
 	eventuallyPending(t, client, topic, 0)
 	noMessage(t, messages)
@@ -90,7 +90,7 @@ func TestF53_ASoleConsumerKeepsTheOrder(t *testing.T) {
 		msg.Ack()
 	}
 	require.Equal(t, numbered(n), seen)
-	sub.events.none(t, redischannels.EventHandedBack)
+	sub.events.none(t, redischannels.EventReleased)
 }
 
 // A slow consumer fetches hundreds of messages into its own PEL, and the next pod gets none.
@@ -313,7 +313,7 @@ func TestF39_WhatNobodyTakesComesBack(t *testing.T) {
 	publish(t, client, topic, numbered(100)...)
 	receiveAcked(t, messages, 50) // it fetches ahead by now
 	busy := receive(t, messages)
-	back := sub.events.wait(t, redischannels.EventHandedBack)
+	back := sub.events.wait(t, redischannels.EventReleased)
 	require.NotEmpty(t, back.EntryIDs)
 	busy.Ack()
 	require.Equal(t, numbered(100)[51:], receiveAcked(t, messages, 49))

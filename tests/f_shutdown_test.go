@@ -51,7 +51,7 @@ func TestF56_CloseWaitsForHandlersAndHandsBackTheRest(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 	waitClosed(t, messages)
 	require.Len(t, consumersOf(t, client, topic), 1, "the consumer that has left is still there")
-	first.events.none(t, redischannels.EventAbandoned, redischannels.EventSettleIgnored)
+	first.events.none(t, redischannels.EventAbandoned, redischannels.EventAckIgnored)
 }
 
 // A handler that does not end keeps Close from returning, or its message is settled behind

@@ -87,7 +87,7 @@ func TestFacadeUndecodableWithoutAGroup(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	config := flaminco
-	config.ConsumerGroup, config.StartFrom = redischannels.NoGroup, redischannels.Oldest
+	config.ConsumerGroup, config.StartFrom = redischannels.NoConsumerGroup, redischannels.Oldest
 	orders := streamOf[order](t, hub, key, config)
 	write(t, orders, order{ID: 1})
 	bad := badEntries(t, hub, key)
@@ -131,7 +131,7 @@ func TestFacadeUndecodableWithoutAGroup(t *testing.T) {
 // TryReceive went over a value that cannot be decoded as if nothing were ready, and nobody was told.
 func TestFacadeTryReceiveTellsUndecodable(t *testing.T) {
 	t.Parallel()
-	for name, group := range map[string]string{"group": "g", "no group": redischannels.NoGroup} {
+	for name, group := range map[string]string{"group": "g", "no group": redischannels.NoConsumerGroup} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			hub, key := newHubOf(t), redistest.Key(t)
@@ -361,7 +361,7 @@ func TestFacadeGapComesFirst(t *testing.T) {
 		if *n == 0 {
 			var gap *redischannels.GapError
 			require.ErrorAs(t, err, &gap)
-			require.Equal(t, ids[1], gap.Asked)
+			require.Equal(t, ids[1], gap.After)
 			require.Equal(t, ids[5], gap.FirstAvailable)
 		} else {
 			require.NoError(t, err)
@@ -433,7 +433,7 @@ func TestFacadeGapWhileReading(t *testing.T) {
 	for d, err := range numbers.Reader().Deliveries(soonCtx(t)) {
 		var gap *redischannels.GapError
 		if errors.As(err, &gap) {
-			require.Equal(t, ids[last], gap.Asked)
+			require.Equal(t, ids[last], gap.After)
 			gaps++
 			last = 149
 			continue

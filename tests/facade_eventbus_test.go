@@ -59,7 +59,7 @@ func named(t *testing.T, hub *testHub, key, name, payload string) string {
 	defer pub.Close()
 	msg := message.NewMessage(watermill.NewUUID(), []byte(payload))
 	if name != "-" {
-		msg.Metadata.Set(redischannels.NameKey, name)
+		msg.Metadata.Set(redischannels.EventNameKey, name)
 	}
 	ids, err := pub.Append(context.WithoutCancel(t.Context()), key, msg)
 	require.NoError(t, err)
@@ -88,10 +88,10 @@ func TestFacadeEventBus(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 
 	_, err = bus.Publish(t.Context(), placed{}, shippedTwice{})
-	require.ErrorIs(t, err, redischannels.ErrUnknownName)
+	require.ErrorIs(t, err, redischannels.ErrUnknownEvent)
 	require.EqualValues(t, 3, hub.client.XLen(t.Context(), key).Val(), "one that is not registered prevents all")
 	_, err = bus.Publish(t.Context(), nil)
-	require.ErrorIs(t, err, redischannels.ErrUnknownName)
+	require.ErrorIs(t, err, redischannels.ErrUnknownEvent)
 	require.NoError(t, bus.Close())
 }
 
@@ -116,7 +116,7 @@ func TestFacadeEventBusUnknownNames(t *testing.T) {
 		var failure *redischannels.DecodeError
 		require.ErrorAs(t, err, &failure, name)
 		require.Equal(t, id, failure.EntryID)
-		require.Equal(t, unknown, errors.Is(err, redischannels.ErrUnknownName), name)
+		require.Equal(t, unknown, errors.Is(err, redischannels.ErrUnknownEvent), name)
 		require.NotContains(t, err.Error(), "secret")
 		require.NotContains(t, err.Error(), "Process")
 	}
@@ -156,7 +156,7 @@ func TestFacadeEventBusSkipsUnknown(t *testing.T) {
 	for _, none := range []string{"-", ""} {
 		named(t, hub, key, none, "{")
 		_, err = r.Receive(soonCtx(t))
-		require.ErrorIs(t, err, redischannels.ErrUnknownName, "without a name it is no event")
+		require.ErrorIs(t, err, redischannels.ErrUnknownEvent, "without a name it is no event")
 	}
 	redistest.Eventually(t, soon, func() bool { return hub.client.XLen(t.Context(), deadStream(key)).Val() == 2 }, "dead letters")
 
@@ -213,7 +213,7 @@ func TestFacadeRegistryMisuse(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, redischannels.Register[shippedTwice](r, "late"))
 	_, err = bus.Publish(t.Context(), shippedTwice{})
-	require.ErrorIs(t, err, redischannels.ErrUnknownName)
+	require.ErrorIs(t, err, redischannels.ErrUnknownEvent)
 	_, err = bus.Publish(t.Context(), &shipped{4})
 	require.NoError(t, err)
 	v, err := bus.Channel().Reader().Read(soonCtx(t))

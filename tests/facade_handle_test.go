@@ -293,5 +293,5 @@ func TestFacadeSlowReaderHoldsOnlyItsShare(t *testing.T) {
 	require.Len(t, drainAcked(t, quick, 98), 98)
 	require.NoError(t, first.Ack())
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, hub.client, key)) <= 1 }, "it held more")
-	hub.events.none(t, redischannels.EventHandedBack)
+	hub.events.none(t, redischannels.EventReleased)
 }

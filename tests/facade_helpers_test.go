@@ -65,7 +65,7 @@ func streamOf[T any](t *testing.T, hub *testHub, key string, config ...redischan
 }
 
 // noGroup is the configuration of a channel without a group.
-var noGroup = redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoGroup}
+var noGroup = redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoConsumerGroup}
 
 // soonCtx is a context for what is expected to happen at once.
 func soonCtx(t *testing.T) context.Context {

@@ -279,7 +279,7 @@ func TestFacadeAckMisuse(t *testing.T) {
 	require.NoError(t, foreign.Ack())
 	require.ErrorIs(t, redischannels.Delivery[int]{}.Ack(), redischannels.ErrNotSupported)
 	eventuallyPending(t, hub.client, key, 0)
-	hub.events.none(t, redischannels.EventSettleIgnored)
+	hub.events.none(t, redischannels.EventAckIgnored)
 }
 
 // F4: a write error was `false`.
@@ -413,7 +413,7 @@ func TestFacadeConstructionErrors(t *testing.T) {
 			return err
 		},
 		"lag without a group": func() error {
-			_, err := redischannels.NewStreamChannel[int](hub.Hub, "k", redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoGroup, MaxLag: 1})
+			_, err := redischannels.NewStreamChannel[int](hub.Hub, "k", redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoConsumerGroup, MaxLag: 1})
 			return err
 		},
 		"no client": func() error { _, err := redischannels.NewHub(nil, redischannels.HubConfig{}); return err },

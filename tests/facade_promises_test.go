@@ -127,8 +127,8 @@ func TestFacadeWriteAllTellsWhatWasWritten(t *testing.T) {
 	require.ErrorIs(t, err, redischannels.ErrWrongType)
 	var failed *redischannels.PublishError
 	require.ErrorAs(t, err, &failed)
-	require.Equal(t, 500, failed.Count(redischannels.Appended))
-	require.Equal(t, 700, failed.Count(redischannels.NotAppended))
+	require.Equal(t, 500, failed.Count(redischannels.OutcomeAppended))
+	require.Equal(t, 700, failed.Count(redischannels.OutcomeNotAppended))
 	require.Len(t, ids, 1200)
 	require.Equal(t, 500, slices.Index(ids, ""))
 	require.Equal(t, slices.Repeat([]string{""}, 700), ids[500:])

@@ -90,7 +90,7 @@ func TestFacadeFollowsShareAConnection(t *testing.T) {
 			var gap *redischannels.GapError
 			err, _ := f.next(t).(error)
 			require.ErrorAs(t, err, &gap)
-			require.Equal(t, redischannels.GapError{Topic: "room7", Asked: ids[i][0], FirstAvailable: ids[i][2]}, *gap)
+			require.Equal(t, redischannels.GapError{Topic: "room7", After: ids[i][0], FirstAvailable: ids[i][2]}, *gap)
 		} else if i != trimmed {
 			require.Equal(t, 2, f.next(t))
 		}

@@ -319,7 +319,7 @@ func TestF65_LeasesEndWithTheConnection(t *testing.T) {
 	proxy.Cut()
 	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, second) == 1 }, "it waits at the new one")
 	msg.Ack() // before that has brought anything
-	require.Equal(t, ids, sub.events.wait(t, redischannels.EventSettleIgnored).EntryIDs)
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 	publish(t, second, topic, "next")
 	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it reads from the new one")
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, second, topic)) == 1 }, "next is acknowledged")

@@ -198,10 +198,10 @@ func TestF65_F66_TheRolesChange(t *testing.T) {
 	require.NoError(t, admin.Do(ctx, append([]any{"replicaof"}, hostPort(t, replica)...)...).Err())
 	err := pub.Publish(topic, pubMessages("refused", 1)...)
 	require.ErrorContains(t, err, "READONLY")
-	requireOutcomes(t, err, redischannels.NotAppended, 1)
+	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 1)
 	sub.events.wait(t, redischannels.EventDisconnected)
 	held.Ack() // refused as well, until the address leads to the new master
-	sub.events.wait(t, redischannels.EventSettleFailed)
+	sub.events.wait(t, redischannels.EventAckFailed)
 	redistest.Never(t, testMinIdle, func() bool { return len(sub.events.of(redischannels.EventError)) > 0 }, "a renewal that is refused is part of the outage")
 	proxy.SetTarget(replica.Addr())
 	proxy.Cut()
@@ -245,7 +245,7 @@ func TestF65_AnAckThatTheNewMasterLacks(t *testing.T) {
 	require.NoError(t, held.Context().Err())
 	held.Ack()
 	eventuallyPending(t, heir, topic, 0)
-	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventSettleIgnored, redischannels.EventError)
+	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventAckIgnored, redischannels.EventError)
 }
 
 // watermillFormat makes a publisher of newTestPublisher one that subscribers understand.
@@ -295,7 +295,7 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 	require.ElementsMatch(t, []string{"a", "b", "c", "claimed"}, payloads)
 	require.ElementsMatch(t, []int{1, 1, 2, 2}, counts)
 	require.Equal(t, []string{"bad", "claimed", "a", "b", "c"}, receiveAcked(t, all, 5))
-	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDeadLetterFailed).Err, redischannels.ErrOverloaded)
+	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDeadLetterFailed).Err, redischannels.ErrOutOfMemory)
 	eventuallyPending(t, client, topic, 1)
 	redistest.Never(t, time.Second, func() bool { return len(sub.events.of(redischannels.EventDeadLetterFailed)) > 1 }, "an event per attempt")
 	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
@@ -332,7 +332,7 @@ func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
 				return nil
 			})
 			require.NoError(t, err)
-			require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrOverloaded)
+			require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrOutOfMemory)
 			redistest.Never(t, 2*testMinIdle, func() bool { // renewals try as well
 				return len(sub.events.of(redischannels.EventError)) > 0
 			}, "no outage but an error")
@@ -345,7 +345,7 @@ func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
 			require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
 			eventuallyPending(t, client, topic, 0)
 			noMessage(t, messages)
-			sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost, redischannels.EventSettleIgnored)
+			sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 			require.Len(t, sub.events.of(redischannels.EventDisconnected), 1, "one event per outage")
 		})
 	}

@@ -55,7 +55,7 @@ func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 		require.Equal(t, []string{"read", "47", "48", "49"}, receiveAcked(t, messages, 4))
 		publish(t, direct, topic, "on")
 		require.Equal(t, []string{"on"}, receiveAcked(t, messages, 1))
-		oneGap(t, sub, redischannels.GapError{Topic: topic, Asked: first[0], FirstAvailable: ids[47]})
+		oneGap(t, sub, redischannels.GapError{Topic: topic, After: first[0], FirstAvailable: ids[47]})
 	})
 	t.Run("a blocked read and the look behind it", func(t *testing.T) {
 		t.Parallel()
@@ -72,7 +72,7 @@ func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 			require.Empty(t, gaps)
 			return
 		}
-		require.Equal(t, &redischannels.GapError{Topic: topic, Asked: first[0], FirstAvailable: ids[47]}, gaps[len(gaps)-1].Err)
+		require.Equal(t, &redischannels.GapError{Topic: topic, After: first[0], FirstAvailable: ids[47]}, gaps[len(gaps)-1].Err)
 		require.LessOrEqual(t, len(gaps), 2, "it may be told before what was read as well: nobody can know")
 	})
 	t.Run("a read of its own", func(t *testing.T) {
@@ -91,7 +91,7 @@ func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
 		messages, err := sub.SubscribeFrom(t.Context(), topic, redischannels.AfterID(first[0]))
 		require.NoError(t, err)
 		require.Equal(t, []string{"47", "48", "49"}, receiveAcked(t, messages, 3))
-		oneGap(t, sub, redischannels.GapError{Topic: topic, Asked: first[0], FirstAvailable: ids[47]})
+		oneGap(t, sub, redischannels.GapError{Topic: topic, After: first[0], FirstAvailable: ids[47]})
 	})
 	t.Run("pages of a history", func(t *testing.T) {
 		t.Parallel()

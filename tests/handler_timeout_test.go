@@ -41,7 +41,7 @@ func TestHandlerTimeoutRunsFromTheHandOver(t *testing.T) {
 				msg.Ack()
 			}
 			sub.closeSoon(t)
-			sub.events.none(t, redischannels.EventHandlerTimeout, redischannels.EventSettleIgnored)
+			sub.events.none(t, redischannels.EventHandlerTimeout, redischannels.EventAckIgnored)
 			require.Empty(t, pendingOf(t, client, topic))
 		})
 	}

@@ -242,7 +242,7 @@ func TestF84_RemovedEntries(t *testing.T) {
 			case <-time.After(soon):
 				require.FailNow(t, "nothing comes after it")
 			}
-			sub.events.none(t, redischannels.EventSettleFailed, redischannels.EventDeadLetterFailed)
+			sub.events.none(t, redischannels.EventAckFailed, redischannels.EventDeadLetterFailed)
 			if !tells && outcome != "reject" {
 				sub.events.none(t, redischannels.EventTrimmed)
 			}

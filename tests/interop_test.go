@@ -173,7 +173,7 @@ func TestInteropOneGroup(t *testing.T) {
 	require.Equal(t, want, handled)
 	require.NotZero(t, shares["old"])
 	require.NotZero(t, shares["ours"])
-	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventSettleIgnored, redischannels.EventDeadLettered)
+	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored, redischannels.EventDeadLettered)
 }
 
 // F38: a handler of ours takes much longer than either side leaves an entry alone;
@@ -246,7 +246,7 @@ func TestInteropTakeOver(t *testing.T) {
 		_, id := topic.die(t, "g", "", "_watermill_message_uuid", "1", "payload", "dead")
 		results, err := newDeadLetters(t, client).Requeue(t.Context(), topic.name, id)
 		require.NoError(t, err)
-		require.Equal(t, redischannels.Requeued, results[0].Outcome)
+		require.Equal(t, redischannels.RequeueDone, results[0].Outcome)
 		require.Equal(t, []string{"dead"}, receiveAcked(t, oldSubscribe(t, oldConfig(server), topic.name), 1))
 	})
 }

@@ -162,7 +162,7 @@ func TestF94_NackRedeliversInThisProcess(t *testing.T) {
 			waitDone(t, msg.Context())
 		}
 		require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "the head has held the rest back")
-		passed := sub.events.wait(t, redischannels.EventPassed)
+		passed := sub.events.wait(t, redischannels.EventSkipped)
 		require.Equal(t, 1, passed.Count)
 		require.Equal(t, topic, passed.Topic)
 		require.ErrorContains(t, passed.Err, uuid)
@@ -183,7 +183,7 @@ func TestF94_NackRedeliversInThisProcess(t *testing.T) {
 		require.Equal(t, 2, countOf(t, msg))
 		require.True(t, redischannels.Reject(msg, "no good"))
 		msg.Nack()
-		require.ErrorContains(t, sub.events.wait(t, redischannels.EventPassed).Err, "no good")
+		require.ErrorContains(t, sub.events.wait(t, redischannels.EventSkipped).Err, "no good")
 		require.Equal(t, []string{"b"}, receiveAcked(t, messages, 1))
 	})
 

@@ -59,7 +59,7 @@ func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead
 		if n == 2 {
 			results, err = letters.Reappend(ctx, topic, ids...)
 			require.NoError(t, err)
-			require.Equal(t, redischannels.Reappended, results[0].Outcome)
+			require.Equal(t, redischannels.ReappendDone, results[0].Outcome)
 		}
 	}
 	purged, err := letters.Purge(ctx, topic, ids...)
@@ -312,7 +312,7 @@ func TestF106_NoSecretsInPubSubLogs(t *testing.T) {
 
 	say(t, pub, topic, payload)
 	receive(t, messages).Nack()
-	sub.events.wait(t, redischannels.EventPassed)
+	sub.events.wait(t, redischannels.EventSkipped)
 	for n, bad := range []string{payload, strings.Repeat(payload, 100)} {
 		require.NoError(t, admin.Publish(t.Context(), topic, bad).Err())
 		redistest.Eventually(t, soon, func() bool { return sub.events.sum(redischannels.EventUndecodable) == n+1 }, "it is undecodable")

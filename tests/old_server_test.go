@@ -40,7 +40,7 @@ func TestF70_AServerWithoutShardChannels(t *testing.T) {
 	require.ErrorContains(t, err, "shard channels need redis 7")
 	err = newPubSubPub(t, client, shardedPub).Publish(topic, pubMessages("m", 1)...)
 	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
-	requireOutcomes(t, err, redischannels.NotAppended, 1)
+	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 1)
 
 	messages := newPubSub(t, client).subscribe(t, topic)
 	say(t, newPubSubPub(t, client), topic, "m")

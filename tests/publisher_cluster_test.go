@@ -70,7 +70,7 @@ func TestPublishToACluster(t *testing.T) {
 					ids, err := p.Append(ctx, topic, pubMessages("m", n)...)
 					if name == "durable" {
 						pe := pubError(t, err)
-						require.Equal(t, min(n, 500), pe.Count(redischannels.UnderReplicated), err)
+						require.Equal(t, min(n, 500), pe.Count(redischannels.OutcomeUnderReplicated), err)
 						ids = ids[:min(n, 500)]
 					} else {
 						require.NoError(t, err)
@@ -83,7 +83,7 @@ func TestPublishToACluster(t *testing.T) {
 				pubMoveSlot(t, moved, a, b)
 				_, err := p.Append(ctx, moved, pubMessages("m", min(n, 500))...)
 				if name == "durable" {
-					requireOutcomes(t, err, redischannels.UnderReplicated, min(n, 500))
+					requireOutcomes(t, err, redischannels.OutcomeUnderReplicated, min(n, 500))
 				} else {
 					require.NoError(t, err)
 				}

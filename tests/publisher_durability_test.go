@@ -63,7 +63,7 @@ func TestF65_Durability(t *testing.T) {
 			require.GreaterOrEqual(t, time.Since(start), 290*time.Millisecond)
 			require.ErrorIs(t, err, redischannels.ErrUnderReplicated)
 			require.ErrorContains(t, err, "1 of 2")
-			requireOutcomes(t, err, redischannels.UnderReplicated, n)
+			requireOutcomes(t, err, redischannels.OutcomeUnderReplicated, n)
 			require.Len(t, ids, n)
 		}
 		require.EqualValues(t, 4, client.XLen(ctx, topic).Val())
@@ -75,7 +75,7 @@ func TestF65_Durability(t *testing.T) {
 		var wg sync.WaitGroup
 		for c := range 40 {
 			wg.Go(func() {
-				if err := p.Publish(topic, pubMessages("m", 1+c%2)...); pubError(t, err).Count(redischannels.UnderReplicated) != 1+c%2 {
+				if err := p.Publish(topic, pubMessages("m", 1+c%2)...); pubError(t, err).Count(redischannels.OutcomeUnderReplicated) != 1+c%2 {
 					t.Error(err)
 				}
 			})
@@ -92,7 +92,7 @@ func TestF65_Durability(t *testing.T) {
 		start := time.Now()
 		ids, err := p.Append(pubCtx, topic, pubMessages("m", 2)...)
 		require.Less(t, time.Since(start), 200*time.Millisecond+prompt)
-		requireOutcomes(t, err, redischannels.UnderReplicated, 2)
+		requireOutcomes(t, err, redischannels.OutcomeUnderReplicated, 2)
 		inStream, _ := pubEntries(t, client, topic)
 		require.Equal(t, inStream, ids)
 	})
@@ -102,14 +102,14 @@ func TestF65_Durability(t *testing.T) {
 		p := newTestPublisher(t, client, pubDurable(1, time.Second))
 		err := p.Publish(topic, pubMessages("m", 2)...)
 		require.ErrorIs(t, err, redischannels.ErrWrongType)
-		requireOutcomes(t, err, redischannels.NotAppended, 2)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, 2)
 	})
 	t.Run("replica gone", func(t *testing.T) {
 		topic := redistest.Key(t)
 		p := newTestPublisher(t, client, pubDurable(1, 200*time.Millisecond))
 		replica.Kill()
 		err := p.Publish(topic, pubMessages("m", 1)...)
-		requireOutcomes(t, err, redischannels.UnderReplicated, 1)
+		requireOutcomes(t, err, redischannels.OutcomeUnderReplicated, 1)
 		require.EqualValues(t, 1, client.XLen(ctx, topic).Val())
 	})
 }
@@ -130,7 +130,7 @@ func TestALostWaitReplyIsUnderReplicated(t *testing.T) {
 		redistest.ResetStats(t, direct)
 		proxy.DropReply(1, redistest.Command("wait"))
 		err := p.Publish(topic, pubMessages("m", n)...)
-		requireOutcomes(t, err, redischannels.UnderReplicated, n)
+		requireOutcomes(t, err, redischannels.OutcomeUnderReplicated, n)
 		stats := redistest.CommandStats(t, direct)
 		require.EqualValues(t, 1, stats["wait"])
 		require.EqualValues(t, n, stats["xadd"])

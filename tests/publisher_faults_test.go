@@ -96,7 +96,7 @@ func TestF01_ALostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 				for r := range 10 {
 					msg := pubMessages(fmt.Sprint(c, "/", r, "/"), 1)[0]
 					err := p.Publish(topic, msg)
-					o := redischannels.Appended
+					o := redischannels.OutcomeAppended
 					var pe *redischannels.PublishError
 					if errors.As(err, &pe) {
 						o = pe.Results[0].Outcome
@@ -120,9 +120,9 @@ func TestF01_ALostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 		unknown := 0
 		for uuid, o := range outcome {
 			switch o {
-			case redischannels.Appended:
+			case redischannels.OutcomeAppended:
 				require.Equal(t, 1, count[uuid], uuid)
-			case redischannels.NotAppended:
+			case redischannels.OutcomeNotAppended:
 				require.Equal(t, 0, count[uuid], uuid)
 			default:
 				unknown++
@@ -155,10 +155,10 @@ func TestF02_ACutInABatchGivesExactOutcomes(t *testing.T) {
 		msgs := pubMessages("m", 1200)
 		proxy.DropReply(1, redistest.Contains("m777"))
 		ids, err := p.Append(t.Context(), topic, msgs...)
-		pe := requireOutcomes(t, err, redischannels.Appended, 500)
+		pe := requireOutcomes(t, err, redischannels.OutcomeAppended, 500)
 		require.Equal(t, 500, pe.Count(redischannels.OutcomeUnknown))
-		require.Equal(t, 200, pe.Count(redischannels.NotAppended))
-		require.Equal(t, redischannels.NotAppended, pe.Results[1199].Outcome)
+		require.Equal(t, 200, pe.Count(redischannels.OutcomeNotAppended))
+		require.Equal(t, redischannels.OutcomeNotAppended, pe.Results[1199].Outcome)
 		require.Equal(t, "m1199", pe.Results[1199].UUID)
 		inStream, uuids := pubEntries(t, direct, topic)
 		require.Equal(t, pubUUIDs(msgs[:1000]), uuids)
@@ -192,13 +192,13 @@ func TestF04_FailuresAreTold(t *testing.T) {
 	require.ErrorIs(t, wrong, redischannels.ErrWrongType)
 	require.ErrorIs(t, bad, codec)
 	for n, err := range []error{stopped, stoppedBatch} {
-		requireOutcomes(t, err, redischannels.NotAppended, n+1)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, n+1)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorIs(t, err, syscall.ECONNREFUSED, "the reason behind the timeout")
 	}
 	for _, err := range []error{bad, stopped} {
 		require.NotErrorIs(t, err, redischannels.ErrWrongType)
-		requireOutcomes(t, err, redischannels.NotAppended, 1)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, 1)
 	}
 }
 
@@ -223,7 +223,7 @@ func TestF05_TimeoutAndCancelEndTheWait(t *testing.T) {
 			start = time.Now()
 			err = p.Publish(redistest.Key(t), pubMessages("m", n)...)
 			require.Less(t, time.Since(start), 400*time.Millisecond)
-			requireOutcomes(t, err, redischannels.NotAppended, n)
+			requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 		})
 		t.Run(fmt.Sprint("cancel ", n), func(t *testing.T) {
@@ -264,7 +264,7 @@ func TestF05_TimeoutAndCancelEndTheWait(t *testing.T) {
 		topic := redistest.Key(t)
 		_, err := p.Append(ctx, topic, pubMessages("m", 2)...)
 		require.ErrorIs(t, err, context.Canceled)
-		requireOutcomes(t, err, redischannels.NotAppended, 2)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, 2)
 		require.Zero(t, client.Exists(t.Context(), topic).Val())
 	})
 }
@@ -303,7 +303,7 @@ func TestWhatWasNotSentIsWithdrawn(t *testing.T) {
 			start := time.Now()
 			_, err := p.Append(ctx, topic, pubMessages("given-up", n)...)
 			require.Less(t, time.Since(start), 50*time.Millisecond+prompt)
-			requireOutcomes(t, err, redischannels.NotAppended, n)
+			requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			close(release)
 			wg.Wait()
@@ -374,7 +374,7 @@ func TestAPanicInAHookIsAnError(t *testing.T) {
 	defer cancel()
 	for _, n := range []int{1, 3} {
 		_, err := p.Append(ctx, "panic", pubMessages("m", n)...)
-		requireOutcomes(t, err, redischannels.NotAppended, n)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
 		require.ErrorContains(t, err, "panic")
 		_, err = p.Append(ctx, redistest.Key(t), pubMessages("m", n)...)
 		require.NoError(t, err)
@@ -445,7 +445,7 @@ func TestALateConnectionDoesNotCarryWhatWasWithdrawn(t *testing.T) {
 			start := time.Now()
 			_, err := p.Append(ctx, topic, pubMessages("m", n)...)
 			require.Less(t, time.Since(start), 100*time.Millisecond+prompt)
-			requireOutcomes(t, err, redischannels.NotAppended, n)
+			requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
 			close(release)
 			rule.Wait(t, time.Second)
 			require.NoError(t, p.Close(), "waits for the sender")

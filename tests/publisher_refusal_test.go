@@ -29,8 +29,8 @@ func TestF06_OutOfMemory(t *testing.T) {
 		hook.Reset()
 		start := time.Now()
 		err := p.Publish(topic, pubMessages("refused", n)...)
-		require.ErrorIs(t, err, redischannels.ErrOverloaded)
-		requireOutcomes(t, err, redischannels.NotAppended, n)
+		require.ErrorIs(t, err, redischannels.ErrOutOfMemory)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
 		require.Less(t, time.Since(start), time.Second)
 		require.Equal(t, n, hook.Count("xadd"), "no retry")
 	}
@@ -54,8 +54,8 @@ func TestF06_OutOfMemoryAtExec(t *testing.T) {
 		direct.ConfigSet(context.Background(), "maxmemory", "1")
 	})
 	err := p.Publish(topic, pubMessages("m", 3)...)
-	require.ErrorIs(t, err, redischannels.ErrOverloaded)
-	requireOutcomes(t, err, redischannels.NotAppended, 3)
+	require.ErrorIs(t, err, redischannels.ErrOutOfMemory)
+	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 3)
 	require.Zero(t, direct.Exists(t.Context(), topic).Val())
 }
 
@@ -74,7 +74,7 @@ func TestF105_WithoutTheRightToTransactions(t *testing.T) {
 			err := p.Publish(topic, pubMessages("m", 3)...)
 			require.ErrorIs(t, err, redischannels.ErrPermission)
 			require.ErrorContains(t, err, command)
-			requireOutcomes(t, err, redischannels.NotAppended, 3)
+			requireOutcomes(t, err, redischannels.OutcomeNotAppended, 3)
 			require.EqualValues(t, 1, client.XLen(t.Context(), topic).Val())
 			for range 20 {
 				require.NoError(t, client.Set(t.Context(), topic+"x", "x", 0).Err(), "no connection is left inside of a transaction")
@@ -102,7 +102,7 @@ func TestF105_WithoutTheRightToTransactions(t *testing.T) {
 		for _, n := range []int{1, 3} {
 			err := p.Publish("other", pubMessages("m", n)...)
 			require.ErrorIs(t, err, redischannels.ErrPermission)
-			requireOutcomes(t, err, redischannels.NotAppended, n)
+			requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
 			require.NoError(t, p.Publish("mine:1", pubMessages("m", n)...))
 		}
 	})

@@ -119,7 +119,7 @@ func TestF104_TopicsAndSizes(t *testing.T) {
 	require.ErrorIs(t, err, redischannels.ErrWrongType)
 	err = p.Publish(victim, pubMessages("m", 3)...)
 	require.ErrorIs(t, err, redischannels.ErrWrongType)
-	require.Equal(t, 3, pubError(t, err).Count(redischannels.NotAppended))
+	require.Equal(t, 3, pubError(t, err).Count(redischannels.OutcomeNotAppended))
 	require.Equal(t, "precious", client.Get(ctx, victim).Val())
 
 	topic := redistest.Key(t)

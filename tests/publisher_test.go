@@ -83,9 +83,9 @@ func pubError(t testing.TB, err error) *redischannels.PublishError {
 	require.ErrorAs(t, err, &pe)
 	for i, r := range pe.Results {
 		require.Equal(t, i, r.Index)
-		confirmed := r.Outcome == redischannels.Appended || r.Outcome == redischannels.UnderReplicated
+		confirmed := r.Outcome == redischannels.OutcomeAppended || r.Outcome == redischannels.OutcomeUnderReplicated
 		require.Equal(t, confirmed, r.EntryID != "", "%+v", r)
-		require.Equal(t, r.Outcome == redischannels.Appended, r.Err == nil, "%+v", r)
+		require.Equal(t, r.Outcome == redischannels.OutcomeAppended, r.Err == nil, "%+v", r)
 		require.Equal(t, r.Outcome == redischannels.OutcomeUnknown, errors.Is(r.Err, redischannels.ErrOutcomeUnknown), "%+v", r)
 	}
 	return pe
@@ -128,7 +128,7 @@ func TestF02_AnInvalidMessageSendsNothing(t *testing.T) {
 			}
 			err := p.Publish(topic, append(pubMessages("m", 2), last)...)
 			pe := pubError(t, err)
-			require.Equal(t, 3, pe.Count(redischannels.NotAppended))
+			require.Equal(t, 3, pe.Count(redischannels.OutcomeNotAppended))
 			require.ErrorContains(t, err, c.text)
 			require.ErrorContains(t, err, "message 2")
 			if c.target != nil {

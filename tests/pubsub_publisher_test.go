@@ -44,7 +44,7 @@ func TestF01_ALostReplyOfPublishIsNoDuplicate(t *testing.T) {
 		receivers, err = pub.Send(t.Context(), topic, third...)
 		var pe *redischannels.PublishError
 		require.ErrorAs(t, err, &pe)
-		require.Equal(t, redischannels.Appended, pe.Results[0].Outcome)
+		require.Equal(t, redischannels.OutcomeAppended, pe.Results[0].Outcome)
 		require.Equal(t, redischannels.OutcomeUnknown, pe.Results[2].Outcome)
 		require.Equal(t, redischannels.OutcomeUnknown, pe.Results[4].Outcome)
 		require.Equal(t, []int{1, 1, -1, -1, -1}, receivers)
@@ -87,7 +87,7 @@ func TestF02_AnInvalidMessagePublishesNothing(t *testing.T) {
 			}
 			pub := newPubSubPub(t, client, c.change)
 			err := pub.Publish(topic, good(), c.bad, good())
-			requireOutcomes(t, err, redischannels.NotAppended, 3)
+			requireOutcomes(t, err, redischannels.OutcomeNotAppended, 3)
 			require.ErrorContains(t, err, "message 1")
 			require.ErrorContains(t, err, c.want)
 			if c.is != nil {
@@ -154,7 +154,7 @@ func TestF05_TimeoutAndCancelEndPubSubPublish(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		_, err := pub.Send(ctx, redistest.Key(t), pubMessages("m", 2)...)
-		requireOutcomes(t, err, redischannels.NotAppended, 2)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, 2)
 		require.ErrorIs(t, err, context.Canceled)
 	})
 
@@ -169,7 +169,7 @@ func TestF05_TimeoutAndCancelEndPubSubPublish(t *testing.T) {
 		require.NoError(t, conn.Ping(t.Context()).Err())
 		pub := newPubSubPub(t, client, func(c *redischannels.PubSubPublisherConfig) { c.Timeout = 50 * time.Millisecond })
 		for _, n := range []int{1, 3} {
-			requireOutcomes(t, pub.Publish(topic, pubMessages("m", n)...), redischannels.NotAppended, n)
+			requireOutcomes(t, pub.Publish(topic, pubMessages("m", n)...), redischannels.OutcomeNotAppended, n)
 		}
 		require.NoError(t, conn.Close())
 		require.NoError(t, pub.Close(), "waits for what was withdrawn")
@@ -186,19 +186,19 @@ func TestPubSub_PublishRefused(t *testing.T) {
 	pub := newPubSubPub(t, client)
 	for _, n := range []int{1, 3} {
 		err := pub.Publish("secret", pubMessages("m", n)...)
-		requireOutcomes(t, err, redischannels.NotAppended, n)
+		requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
 		require.ErrorIs(t, err, redischannels.ErrPermission)
 	}
 	require.NoError(t, pub.Publish("allowed", pubMessages("m", 1)...))
 
 	err := pub.Publish("secret", pubMessages("m", 501)...)
-	requireOutcomes(t, err, redischannels.NotAppended, 501)
+	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 501)
 	require.Equal(t, "not sent, because messages before it failed", pubError(t, err).Results[500].Err.Error())
 
 	nobody := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() { _ = nobody.Close() })
 	err = newPubSubPub(t, nobody).Publish("t", pubMessages("m", 2)...)
-	requireOutcomes(t, err, redischannels.NotAppended, 2)
+	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 2)
 	require.ErrorContains(t, err, "connection refused")
 }
 
@@ -268,7 +268,7 @@ func TestPubSub_AnAngryHook(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
 	client.AddHook(angryHook{})
 	err := newPubSubPub(t, client).Publish(redistest.Key(t), pubMessages("m", 1)...)
-	requireOutcomes(t, err, redischannels.NotAppended, 1)
+	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 1)
 	require.ErrorContains(t, err, "panic in the redis client or a hook of it")
 }
 

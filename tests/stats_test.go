@@ -43,7 +43,7 @@ func TestStatsOfAGroup(t *testing.T) {
 	require.Equal(t, consumersOf(t, client, topic), []string{first.Consumer})
 	require.Equal(t, redischannels.StateLive, first.State)
 	require.WithinRange(t, first.LastRead, began, time.Now())
-	require.Zero(t, first.InFlight+first.Waiting+first.BackingOff+first.Settling+first.Bytes)
+	require.Zero(t, first.InFlight+first.Buffered+first.BackingOff+first.Acking+first.Bytes)
 	statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LastRead.After(first.LastRead) },
 		"an idle subscription goes on reading")
 
@@ -66,7 +66,7 @@ func TestStatsOfAGroup(t *testing.T) {
 	again.Nack()
 	c.Ack()
 	end := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool {
-		return s.DeadLettered == 1 && s.InFlight+s.Settling == 0
+		return s.DeadLettered == 1 && s.InFlight+s.Acking == 0
 	}, "one is a dead letter")
 	require.EqualValues(t, 4, end.Delivered)
 	require.EqualValues(t, 1, end.Redelivered)
@@ -121,7 +121,7 @@ func TestStatsOfFaults(t *testing.T) {
 	if redistest.IsRedis7(t, client) {
 		trimmed = 1
 	}
-	lost := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LostClaims == 1 && s.Trimmed == trimmed },
+	lost := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LostLeases == 1 && s.Trimmed == trimmed },
 		"a claim is lost and an entry is trimmed")
 	require.Zero(t, lost.Recovered)
 
@@ -158,18 +158,18 @@ func TestStatsOfWhatWaits(t *testing.T) {
 		return nil
 	}))
 	a := receive(t, messages)
-	stats := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Waiting == 2 && s.Redelivered == 1 },
+	stats := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Buffered == 2 && s.Redelivered == 1 },
 		"two wait for their key, and the dead consumer had the first before")
 	require.Equal(t, 1, stats.InFlight)
 	require.EqualValues(t, 3, stats.Recovered)
 	a.Ack()
 	<-writing
-	stats = statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Settling == 1 && s.InFlight == 1 }, "one is being acknowledged")
-	require.Equal(t, 1, stats.Waiting)
+	stats = statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Acking == 1 && s.InFlight == 1 }, "one is being acknowledged")
+	require.Equal(t, 1, stats.Buffered)
 	release()
 	receive(t, messages).Ack()
 	receive(t, messages).Ack()
-	end := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.InFlight+s.Waiting+s.Settling == 0 }, "all are done")
+	end := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.InFlight+s.Buffered+s.Acking == 0 }, "all are done")
 	require.Zero(t, end.Bytes+end.BackingOff)
 }
 
@@ -183,7 +183,7 @@ func TestStatsWithoutGroup(t *testing.T) {
 	addRaw(t, client, topic, "no", "message")
 	publish(t, client, topic, "a")
 	receive(t, messages).Nack()
-	stats := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Passed == 2 }, "two are passed")
+	stats := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Skipped == 2 }, "two are passed")
 	require.Empty(t, stats.Group)
 	require.Empty(t, stats.Consumer)
 	require.EqualValues(t, 1, stats.Delivered)
