@@ -259,7 +259,7 @@ func firstError(e *events) error {
 // too wide are nobody's least privilege. Each feature works under exactly the rules of
 // docs/acl.md, and with each of the rights taken away the error says what it is. The scripts
 // are not in the server's cache when a feature begins, so that eval is needed.
-func TestRulesOfTheDocumentation(t *testing.T) {
+func TestACL_DocumentedRulesSuffice(t *testing.T) {
 	t.Parallel()
 	rules := documentedRules(t)
 	for user := range features {
@@ -304,7 +304,7 @@ func TestRulesOfTheDocumentation(t *testing.T) {
 }
 
 // Watermill's suite under exactly the rules of the documentation.
-func TestConformanceUnderRules(t *testing.T) {
+func TestACL_ConformanceUnderDocumentedRules(t *testing.T) {
 	rules := documentedRules(t)
 	words := slices.Concat(rules["publisher"], rules["consumer"])
 	for i, word := range words {
@@ -321,7 +321,7 @@ func TestConformanceUnderRules(t *testing.T) {
 
 // What the page says of every connection: another database, a cluster, and rights that part
 // reading from writing.
-func TestRulesOfEveryConnection(t *testing.T) {
+func TestACL_RulesOfEveryConnection(t *testing.T) {
 	t.Parallel()
 	rules := documentedRules(t)
 	user := func(topic string, more string, names ...string) string {

@@ -17,7 +17,7 @@ import (
 
 // A goroutine for each delivery that is out costs as much as everything else that is done
 // about it. Not parallel: it counts the goroutines of the process.
-func TestFacadeDeliveriesHaveNoGoroutines(t *testing.T) {
+func TestChannel_DeliveriesHaveNoGoroutines(t *testing.T) {
 	const n = 200
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -44,7 +44,7 @@ func TestFacadeDeliveriesHaveNoGoroutines(t *testing.T) {
 }
 
 // What a middleware acknowledges is acknowledged then, not when the function has returned.
-func TestFacadeMiddlewareAcknowledges(t *testing.T) {
+func TestChannel_MiddlewareAcks(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -71,7 +71,7 @@ func TestFacadeMiddlewareAcknowledges(t *testing.T) {
 
 // Deliveries that nobody settles do not hold up Close for longer than DrainTimeout; their
 // contexts end with it, and they stay pending. Those that are settled while it waits are.
-func TestFacadeCloseAbandonsDeliveries(t *testing.T) {
+func TestChannel_CloseAbandonsDeliveries(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	tuning := quickTuning()
@@ -96,7 +96,7 @@ func TestFacadeCloseAbandonsDeliveries(t *testing.T) {
 
 // A transport within the process may keep the context of what is published. Who settles a
 // message that was published while another was handled does not settle that one.
-func TestFacadeContextOfAnotherDelivery(t *testing.T) {
+func TestChannel_ContextOfAnotherDelivery(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)

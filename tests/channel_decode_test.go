@@ -34,7 +34,7 @@ var flaminco = redischannels.StreamChannelConfig{Marshaler: redischannels.Flamin
 
 // F79, F80, F81: an entry that cannot be decoded is told of, ends in the dead letters,
 // is not pending for ever, and hides no other.
-func TestFacadeUndecodableInAGroup(t *testing.T) {
+func TestChannel_UndecodableInAGroup(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	orders := streamOf[order](t, hub, key, flaminco)
@@ -83,7 +83,7 @@ func TestFacadeUndecodableInAGroup(t *testing.T) {
 }
 
 // Without a group, and in History and Follow, it is yielded in its place and passed.
-func TestFacadeUndecodableWithoutAGroup(t *testing.T) {
+func TestChannel_UndecodableWithoutAGroup(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	config := flaminco
@@ -129,7 +129,7 @@ func TestFacadeUndecodableWithoutAGroup(t *testing.T) {
 }
 
 // TryReceive went over a value that cannot be decoded as if nothing were ready, and nobody was told.
-func TestFacadeTryReceiveTellsUndecodable(t *testing.T) {
+func TestChannel_TryReceiveReportsUndecodable(t *testing.T) {
 	t.Parallel()
 	for name, group := range map[string]string{"group": "g", "no group": redischannels.NoConsumerGroup} {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestFacadeTryReceiveTellsUndecodable(t *testing.T) {
 }
 
 // F82: a value of another type decoded "successfully" into an empty one.
-func TestFacadeStrictJSON(t *testing.T) {
+func TestChannel_StrictJSON(t *testing.T) {
 	t.Parallel()
 	type invoice struct{ Number, Total int }
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -169,7 +169,7 @@ func TestFacadeStrictJSON(t *testing.T) {
 }
 
 // An entry above MaxPayload was known to events only: those who read were not told.
-func TestFacadeTooLargeIsTold(t *testing.T) {
+func TestChannel_TooLargeIsReported(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	small := redischannels.StreamChannelConfig{MaxPayload: 200, Codec: redischannels.String}
@@ -200,7 +200,7 @@ func TestFacadeTooLargeIsTold(t *testing.T) {
 }
 
 // Every codec carries its values.
-func TestFacadeCodecs(t *testing.T) {
+func TestChannel_Codecs(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)
 	texts := streamOf[string](t, hub, redistest.Key(t, "s"), redischannels.StreamChannelConfig{Codec: redischannels.String})
@@ -220,7 +220,7 @@ func TestFacadeCodecs(t *testing.T) {
 }
 
 // F12: History begins right behind the ID, ends by itself, and concerns no group.
-func TestFacadeHistory(t *testing.T) {
+func TestChannel_History(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -262,7 +262,7 @@ func TestFacadeHistory(t *testing.T) {
 
 // The history of a closed reader went on: without a group it is read by a subscriber that others
 // have as well, and what was fetched before came all the same.
-func TestFacadeHistoryEndsWithItsReader(t *testing.T) {
+func TestChannel_HistoryEndsWithItsReader(t *testing.T) {
 	t.Parallel()
 	for name, config := range map[string]redischannels.StreamChannelConfig{"group": {}, "no group": noGroup} {
 		t.Run(name, func(t *testing.T) {
@@ -295,7 +295,7 @@ func TestFacadeHistoryEndsWithItsReader(t *testing.T) {
 }
 
 // F13: history and live meet without gap and without duplicate at full publishing speed.
-func TestFacadeFollowHasOneCursor(t *testing.T) {
+func TestChannel_FollowHasOneCursor(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -345,7 +345,7 @@ func TestFacadeFollowHasOneCursor(t *testing.T) {
 }
 
 // F77: a position that was trimmed away is a *GapError before everything else.
-func TestFacadeGapComesFirst(t *testing.T) {
+func TestChannel_GapComesFirst(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	tells := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
@@ -417,7 +417,7 @@ func TestFacadeGapComesFirst(t *testing.T) {
 
 // Readers of a stream without a group are told of values that are trimmed ahead of them,
 // behind those that they still have.
-func TestFacadeGapWhileReading(t *testing.T) {
+func TestChannel_GapWhileReading(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	tells := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence

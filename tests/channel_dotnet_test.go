@@ -25,7 +25,7 @@ type customer struct{ Name string }
 // What the .NET library writes, made by hand from its layout: XADD key MAXLEN ~ n * data
 // json, names in PascalCase, null for what is not set, other characters than ASCII as
 // \u escapes.
-func TestFacadeReadsDotNetEntries(t *testing.T) {
+func TestChannel_ReadsDotNetEntries(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	invoices := streamOf[invoice](t, hub, key, flaminco)
@@ -54,7 +54,7 @@ func TestFacadeReadsDotNetEntries(t *testing.T) {
 
 // What is written for .NET is one field `data` that its serializer reads, beside two
 // that it ignores.
-func TestFacadeWritesDotNetEntries(t *testing.T) {
+func TestChannel_WritesDotNetEntries(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	config := flaminco
@@ -70,7 +70,7 @@ func TestFacadeWritesDotNetEntries(t *testing.T) {
 }
 
 // Over Pub/Sub .NET publishes the bare JSON text, and reads it.
-func TestFacadeDotNetPubSub(t *testing.T) {
+func TestChannel_DotNetPubSub(t *testing.T) {
 	t.Parallel()
 	hub, name := newHubOf(t), redistest.Key(t)
 	c, err := redischannels.NewPubSubChannel[invoice](hub.Hub, name, redischannels.PubSubChannelConfig{Marshaler: redischannels.RawPayload{}})
@@ -96,7 +96,7 @@ func TestFacadeDotNetPubSub(t *testing.T) {
 
 // F44: a crashed consumer's values reach another one (the original has no claim), and a
 // value that was read with its ID is not pending for ever.
-func TestFacadeCrashRecovery(t *testing.T) {
+func TestChannel_CrashRecovery(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	hub := newHub(t, server.Client(t))

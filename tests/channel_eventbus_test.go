@@ -67,7 +67,7 @@ func named(t *testing.T, hub *testHub, key, name, payload string) string {
 }
 
 // Several types go over one stream, old forms become today's.
-func TestFacadeEventBus(t *testing.T) {
+func TestEventBus_Stream(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	bus, err := redischannels.NewStreamEventBus(hub.Hub, key, registry(t, redischannels.RegistryConfig{}), redischannels.StreamChannelConfig{})
@@ -101,7 +101,7 @@ func (shippedTwice) Key() string { return "" }
 
 // F82, F102: a name that is not registered, however hostile, makes nothing and ends in
 // the dead letters; so does an event without a name, or of another form than its name's.
-func TestFacadeEventBusUnknownNames(t *testing.T) {
+func TestEventBus_UnknownNames(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	bus, err := redischannels.NewStreamEventBus(hub.Hub, key, registry(t, redischannels.RegistryConfig{}), redischannels.StreamChannelConfig{})
@@ -128,7 +128,7 @@ func TestFacadeEventBusUnknownNames(t *testing.T) {
 }
 
 // Who needs some of the events only says so; the others are acknowledged.
-func TestFacadeEventBusSkipsUnknown(t *testing.T) {
+func TestEventBus_SkipsUnknown(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	bus, err := redischannels.NewStreamEventBus(hub.Hub, key, registry(t, redischannels.RegistryConfig{Unknown: redischannels.SkipUnknown}), redischannels.StreamChannelConfig{})
@@ -178,7 +178,7 @@ func TestFacadeEventBusSkipsUnknown(t *testing.T) {
 }
 
 // What cannot work is refused at registration or when the bus is made.
-func TestFacadeRegistryMisuse(t *testing.T) {
+func TestEventBus_RegistryMisuse(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)
 	r := registry(t, redischannels.RegistryConfig{})
@@ -223,7 +223,7 @@ func TestFacadeRegistryMisuse(t *testing.T) {
 }
 
 // The same over Pub/Sub.
-func TestFacadePubSubEventBus(t *testing.T) {
+func TestEventBus_PubSub(t *testing.T) {
 	t.Parallel()
 	hub, name := newHubOf(t), redistest.Key(t)
 	bus, err := redischannels.NewPubSubEventBus(hub.Hub, name, registry(t, redischannels.RegistryConfig{}), redischannels.PubSubChannelConfig{})

@@ -55,7 +55,7 @@ func (f *followed) next(t *testing.T) any {
 
 // A Follow was a connection, so 50 rooms were 50. What one of them is told, and its end,
 // are no business of the others.
-func TestFacadeFollowsShareAConnection(t *testing.T) {
+func TestChannel_FollowsShareAConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Admin(t)
@@ -132,7 +132,7 @@ func TestFacadeFollowsShareAConnection(t *testing.T) {
 
 // F13 with company: a Follow that comes to one which is live already joins its read, ahead of
 // it or behind, while all are written to at full speed. Nothing is missing and nothing twice.
-func TestFacadeFollowJoinsOthersAtFullSpeed(t *testing.T) {
+func TestChannel_FollowJoinsOthersAtFullSpeed(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -192,7 +192,7 @@ func TestFacadeFollowJoinsOthersAtFullSpeed(t *testing.T) {
 
 // F13: who has caught up further than the shared read has delivered joins it all the same, and
 // is not given again what it has.
-func TestFacadeFollowJoinsAheadOfTheOthers(t *testing.T) {
+func TestChannel_FollowJoinsAheadOfTheOthers(t *testing.T) {
 	t.Parallel()
 	proxy, key := redistest.NewProxy(t, redistest.Shared(t).Addr()), redistest.Key(t)
 	hub := newHub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)), func(c *redischannels.HubConfig) {
@@ -220,7 +220,7 @@ func TestFacadeFollowJoinsAheadOfTheOthers(t *testing.T) {
 
 // Settings that matter for reading part the subscribers; readers without a group and
 // Follow of equal settings are together.
-func TestFacadeSharedReadersBySettings(t *testing.T) {
+func TestChannel_SharedReadersBySettings(t *testing.T) {
 	t.Parallel()
 	var readClients atomic.Int32
 	hub, key := newHubOf(t, func(c *redischannels.HubConfig) {
@@ -252,7 +252,7 @@ func TestFacadeSharedReadersBySettings(t *testing.T) {
 }
 
 // LastID is what Latest means, as an ID.
-func TestFacadeLastID(t *testing.T) {
+func TestChannel_LastID(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	c := streamOf[int](t, hub, key)
@@ -274,7 +274,7 @@ func TestFacadeLastID(t *testing.T) {
 
 // Follow of a Pub/Sub channel sees what comes, beside the reader of the channel, and
 // refuses positions that nothing is kept for.
-func TestFacadeFollowPubSub(t *testing.T) {
+func TestChannel_FollowPubSub(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	c := must(redischannels.NewPubSubChannel[int](hub.Hub, key, redischannels.PubSubChannelConfig{}))

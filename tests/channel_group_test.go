@@ -16,7 +16,7 @@ import (
 
 // F18: the original polls, so a value waits for up to its BlockTimeMs. Here it comes when it is
 // written, whatever BlockTime is, with a reader that waits and in a loop that is busy.
-func TestFacadeValuesArriveAtOnce(t *testing.T) {
+func TestChannel_ValuesArriveAtOnce(t *testing.T) {
 	t.Parallel()
 	for name, config := range map[string]redischannels.StreamChannelConfig{"group": {}, "no group": noGroup} {
 		t.Run(name, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestFacadeValuesArriveAtOnce(t *testing.T) {
 }
 
 // F20: two pods under one configured ConsumerName handled the same entries.
-func TestFacadeOneConsumerNameTwice(t *testing.T) {
+func TestChannel_OneConsumerNameTwice(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	config := redischannels.StreamChannelConfig{Consumer: "worker"}
@@ -86,7 +86,7 @@ func TestFacadeOneConsumerNameTwice(t *testing.T) {
 
 // F100: the original had a group for each client of its chat, and a consumer for each pod that
 // had ever been, which nobody removed.
-func TestFacadeNothingPilesUp(t *testing.T) {
+func TestChannel_GroupsAndConsumersDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	for restart := range 20 {
@@ -111,7 +111,7 @@ func TestFacadeNothingPilesUp(t *testing.T) {
 
 // A WriteAll of several transactions of which one fails says which values were written, and
 // that not all were.
-func TestFacadeWriteAllTellsWhatWasWritten(t *testing.T) {
+func TestChannel_WriteAllReportsWhatWasWritten(t *testing.T) {
 	t.Parallel()
 	client, key := redistest.Shared(t).Client(t), redistest.Key(t)
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())

@@ -28,7 +28,7 @@ func handling[T any](ctx context.Context, c *redischannels.Channel[T], fn func(c
 type contextKey struct{}
 
 // nil acknowledges, an error and a panic nack, what does not decode is a dead letter.
-func TestFacadeHandleSettles(t *testing.T) {
+func TestChannel_HandleAcksAndNacks(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	orders := streamOf[order](t, hub, key, flaminco)
@@ -82,7 +82,7 @@ func requireDeadAtOnce(t *testing.T, client redis.UniversalClient, key string) {
 
 // A value that does not decode and that no group can put aside is passed. Over gochannel, which
 // sends what is nacked at once and before all else, it came for ever and held up the others.
-func TestFacadeHandlePassesUndecodable(t *testing.T) {
+func TestChannel_HandleSkipsUndecodable(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
 	t.Cleanup(func() { _ = transport.Close() })
@@ -118,7 +118,7 @@ func TestFacadeHandlePassesUndecodable(t *testing.T) {
 }
 
 // At most Concurrency values are handled at a time, and as many as that.
-func TestFacadeHandleConcurrency(t *testing.T) {
+func TestChannel_HandleConcurrency(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -148,7 +148,7 @@ func TestFacadeHandleConcurrency(t *testing.T) {
 
 // Handle waits for the calls under way, whose contexts stay live, and ends them after
 // DrainTimeout.
-func TestFacadeHandleDrains(t *testing.T) {
+func TestChannel_HandleDrains(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{Tuning: redischannels.Tuning{DrainTimeout: 300 * time.Millisecond}})
@@ -182,7 +182,7 @@ func TestFacadeHandleDrains(t *testing.T) {
 
 // A subscription that cannot be opened is the error of Handle, and of each round of a
 // loop, which goes on when the cause is gone.
-func TestFacadeSubscribeErrors(t *testing.T) {
+func TestChannel_SubscribeErrors(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	require.NoError(t, hub.client.Set(t.Context(), key, "x", time.Minute).Err())
@@ -205,7 +205,7 @@ func TestFacadeSubscribeErrors(t *testing.T) {
 }
 
 // Middleware sees the message, the first one outermost, and can end it by itself.
-func TestFacadeHandleMiddleware(t *testing.T) {
+func TestChannel_HandleMiddleware(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -248,7 +248,7 @@ func TestFacadeHandleMiddleware(t *testing.T) {
 }
 
 // Functions of values are handlers of a Watermill router, which publishes what they return.
-func TestFacadeRouterHandlers(t *testing.T) {
+func TestChannel_RouterHandlers(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	hub, in, out := newHub(t, client), redistest.Key(t, "in"), redistest.Key(t, "out")
@@ -284,7 +284,7 @@ func TestFacadeRouterHandlers(t *testing.T) {
 
 // F98: a slow pod keeps nothing from a quick one: what it could hold is no reason to take
 // it.
-func TestFacadeSlowReaderHoldsOnlyItsShare(t *testing.T) {
+func TestChannel_SlowReaderLeasesOnlyItsShare(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	slow, quick := streamOf[int](t, hub, key), streamOf[int](t, hub, key)

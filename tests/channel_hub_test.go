@@ -17,7 +17,7 @@ import (
 
 // F101: everything that Open has made is gone after Close, and a client of the caller
 // is not touched.
-func TestFacadeHubCloseReleasesEverything(t *testing.T) {
+func TestHub_CloseReleasesEverything(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Client(t)
@@ -72,7 +72,7 @@ func TestFacadeHubCloseReleasesEverything(t *testing.T) {
 }
 
 // The schemes are those of go-redis' parsers.
-func TestFacadeOpenURL(t *testing.T) {
+func TestHub_OpenURL(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	hub, err := redischannels.Open(t.Context(), "redis://"+server.Addr(), redischannels.HubConfig{})
@@ -100,7 +100,7 @@ func TestFacadeOpenURL(t *testing.T) {
 // Nothing is said to Redis before the first use; who only writes issues no read command
 // and never joins a group (F99: publishing through a channel started a reader that
 // stole the group's messages).
-func TestFacadeWriterNeverReads(t *testing.T) {
+func TestChannel_WriterNeverReads(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	hub := newHub(t, server.Client(t))
@@ -140,7 +140,7 @@ func commandsBut(t *testing.T, client redis.UniversalClient) (n int64) {
 
 // Channels of one hub share its publisher where they write in the same way, and each
 // closes alone (F95: disposing one reader ended the others).
-func TestFacadeChannelsAreIndependent(t *testing.T) {
+func TestHub_ChannelsAreIndependent(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	one, other := streamOf[int](t, hub, key, noGroup), streamOf[int](t, hub, key, noGroup)
@@ -158,7 +158,7 @@ func TestFacadeChannelsAreIndependent(t *testing.T) {
 }
 
 // Reading and writing after Close answer ErrClosed, whatever is used.
-func TestFacadeAfterClose(t *testing.T) {
+func TestChannel_UseAfterClose(t *testing.T) {
 	t.Parallel()
 	for name, close := range map[string]func(*testHub, *redischannels.Channel[int]) error{
 		"channel": func(_ *testHub, c *redischannels.Channel[int]) error { return c.Close() },
@@ -210,7 +210,7 @@ func TestFacadeAfterClose(t *testing.T) {
 }
 
 // Close waits for the deliveries that are out, and their acknowledgements are written.
-func TestFacadeCloseDrains(t *testing.T) {
+func TestChannel_CloseDrains(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	c := streamOf[int](t, hub, key)
@@ -235,7 +235,7 @@ func TestFacadeCloseDrains(t *testing.T) {
 
 // An acknowledgement that comes too late, because the group has given the value to somebody
 // else, says so.
-func TestFacadeAckOfWhatIsSomebodyElses(t *testing.T) {
+func TestChannel_AckAfterLeaseLost(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	mine := streamOf[int](t, hub, key)
@@ -255,7 +255,7 @@ func TestFacadeAckOfWhatIsSomebodyElses(t *testing.T) {
 
 // Acking twice, a foreign ID, what was never received: a clear error, and nothing else
 // is harmed.
-func TestFacadeAckMisuse(t *testing.T) {
+func TestChannel_AckMisuse(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	mine, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
@@ -283,7 +283,7 @@ func TestFacadeAckMisuse(t *testing.T) {
 }
 
 // F4: a write error was `false`.
-func TestFacadeWriteErrorsAreErrors(t *testing.T) {
+func TestChannel_WriteErrors(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	hub := newHub(t, server.Client(t))
@@ -309,7 +309,7 @@ func TestFacadeWriteErrorsAreErrors(t *testing.T) {
 }
 
 // WaitToWrite is back-pressure: it waits for the group, or for the stream to shrink.
-func TestFacadeWaitToWrite(t *testing.T) {
+func TestChannel_WaitToWrite(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)
 	waits := func(w *redischannels.Writer[int]) {
@@ -349,7 +349,7 @@ func TestFacadeWaitToWrite(t *testing.T) {
 }
 
 // Complete is local to the Channel value, sends nothing, and names its reason.
-func TestFacadeComplete(t *testing.T) {
+func TestChannel_Complete(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	c, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
@@ -370,7 +370,7 @@ func TestFacadeComplete(t *testing.T) {
 }
 
 // What cannot work is refused when the channel is made.
-func TestFacadeConstructionErrors(t *testing.T) {
+func TestChannel_ConstructionErrors(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)
 	var nilCodec *customCodec
@@ -430,7 +430,7 @@ func TestFacadeConstructionErrors(t *testing.T) {
 
 // A bound on the lag of a group that the hub has as a default does not keep channels without a
 // group from being made.
-func TestFacadeDefaultLagIsForGroups(t *testing.T) {
+func TestHub_DefaultLagIsForGroups(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t, func(c *redischannels.HubConfig) { c.Stream.MaxLag = 1 }), redistest.Key(t)
 	fan := streamOf[int](t, hub, key, noGroup)

@@ -15,7 +15,7 @@ import (
 )
 
 // A value goes through a stream with everything that belongs to it.
-func TestFacadeWriteReceiveAck(t *testing.T) {
+func TestChannel_WriteReceiveAck(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	orders := streamOf[order](t, hub, key)
@@ -36,7 +36,7 @@ func TestFacadeWriteReceiveAck(t *testing.T) {
 }
 
 // F33: only Read acknowledges before the value is handled, and says so by its name.
-func TestFacadeReadAcknowledgesAtOnce(t *testing.T) {
+func TestChannel_ReadAcksAtOnce(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	orders := streamOf[int](t, hub, key)
@@ -48,7 +48,7 @@ func TestFacadeReadAcknowledgesAtOnce(t *testing.T) {
 }
 
 // F17: a loop ended by itself after some 200 ms of silence.
-func TestFacadeSilenceDoesNotEndALoop(t *testing.T) {
+func TestChannel_SilenceDoesNotEndALoop(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -81,7 +81,7 @@ func TestFacadeSilenceDoesNotEndALoop(t *testing.T) {
 }
 
 // F83: an idle Channel[int] yielded zeros; a zero that was written arrives.
-func TestFacadeNoPhantomZero(t *testing.T) {
+func TestChannel_NoPhantomZero(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)
 	numbers := streamOf[int](t, hub, redistest.Key(t))
@@ -102,7 +102,7 @@ func TestFacadeNoPhantomZero(t *testing.T) {
 }
 
 // All acknowledges a value when the loop comes back, and only then.
-func TestFacadeAllAcknowledgesWhenTheLoopComesBack(t *testing.T) {
+func TestChannel_AllAcksAfterTheLoopBody(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -122,7 +122,7 @@ func TestFacadeAllAcknowledgesWhenTheLoopComesBack(t *testing.T) {
 }
 
 // Loops that are left one after the other hand their values back in that order.
-func TestFacadeHandedBackInOrder(t *testing.T) {
+func TestChannel_UnreadValuesKeepTheirOrder(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -147,7 +147,7 @@ func TestFacadeHandedBackInOrder(t *testing.T) {
 
 // break, return, panic and the end of ctx leave exactly the unfinished value, in its
 // place, and its delivery does not count.
-func TestFacadeLeavingALoopHandsBack(t *testing.T) {
+func TestChannel_LeavingALoopKeepsTheValue(t *testing.T) {
 	t.Parallel()
 	leave := map[string]func(ctx context.Context, cancel func(), r *redischannels.Reader[int], body func(int) bool){
 		"break": func(ctx context.Context, _ func(), r *redischannels.Reader[int], body func(int) bool) {
@@ -206,7 +206,7 @@ func TestFacadeLeavingALoopHandsBack(t *testing.T) {
 
 // What a loop has left is given to a peer when nobody reads here any more, and when the
 // reader is closed, as if it had not been delivered.
-func TestFacadeHandedBackValueReachesAPeer(t *testing.T) {
+func TestChannel_UnreadValueReachesAnotherReader(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]bool{"after a while": true, "on close": false} {
 		t.Run(name, func(t *testing.T) {
@@ -235,7 +235,7 @@ func TestFacadeHandedBackValueReachesAPeer(t *testing.T) {
 }
 
 // Concurrent readers of one Reader share the values.
-func TestFacadeConcurrentReaders(t *testing.T) {
+func TestChannel_ConcurrentReaders(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -284,7 +284,7 @@ func TestFacadeConcurrentReaders(t *testing.T) {
 }
 
 // Up to MaxInFlight deliveries are out, in stream order; then a wait is reported.
-func TestFacadeStalledReaderIsReported(t *testing.T) {
+func TestChannel_StalledReaderIsReported(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{
@@ -317,7 +317,7 @@ func TestFacadeStalledReaderIsReported(t *testing.T) {
 }
 
 // What is held for longer than MinIdle stays with its reader.
-func TestFacadeUnacknowledgedDeliveriesStayLeased(t *testing.T) {
+func TestChannel_UnackedDeliveriesStayLeased(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	one, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
@@ -337,7 +337,7 @@ func TestFacadeUnacknowledgedDeliveriesStayLeased(t *testing.T) {
 }
 
 // WaitToRead takes nothing and is false only for a closed reader.
-func TestFacadeWaitToRead(t *testing.T) {
+func TestChannel_WaitToRead(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)
@@ -365,7 +365,7 @@ func TestFacadeWaitToRead(t *testing.T) {
 }
 
 // Nack counts, NackAfter waits, Reject makes a dead letter.
-func TestFacadeNackRejectDeadLetter(t *testing.T) {
+func TestChannel_NackRejectDeadLetter(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key)

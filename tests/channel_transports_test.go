@@ -16,7 +16,7 @@ import (
 
 // In a user's unit test a channel stands on gochannel: everything but what only a
 // stream can do works the same.
-func TestFacadeGoChannel(t *testing.T) {
+func TestChannel_GoChannel(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
 	t.Cleanup(func() { _ = transport.Close() })
@@ -77,7 +77,7 @@ func TestFacadeGoChannel(t *testing.T) {
 }
 
 // A transport that ends the subscription by itself is not taken for silence (F16).
-func TestFacadeTransportEnds(t *testing.T) {
+func TestChannel_TransportEnds(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{})
 	c, err := redischannels.NewChannel(transport, transport, "orders", redischannels.ChannelConfig[int]{})
@@ -102,7 +102,7 @@ func TestFacadeTransportEnds(t *testing.T) {
 
 // A subscription that cannot be had, or that its subscriber ends, is an error for every way of
 // reading: none ends as if the reader had been closed.
-func TestFacadeNoLoopEndsInSilence(t *testing.T) {
+func TestChannel_NoLoopEndsWithoutAnError(t *testing.T) {
 	t.Parallel()
 	nothing := func(context.Context, int) error { return nil }
 	sub := newSub(t, redistest.Shared(t).Client(t))
@@ -183,7 +183,7 @@ func (channelSubscriber) Close() error { return nil }
 
 // Handle ends the context of a call that goes on for longer than DrainTimeout, on every
 // transport.
-func TestFacadeHandleDrainsGoChannel(t *testing.T) {
+func TestChannel_HandleDrainsGoChannel(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
 	t.Cleanup(func() { _ = transport.Close() })
@@ -208,7 +208,7 @@ func TestFacadeHandleDrainsGoChannel(t *testing.T) {
 }
 
 // With an error of somebody else's publisher no ID says that a value was written.
-func TestFacadeFailedPublisher(t *testing.T) {
+func TestChannel_FailedPublisher(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{})
 	require.NoError(t, transport.Close())
@@ -223,7 +223,7 @@ func TestFacadeFailedPublisher(t *testing.T) {
 
 // A message that was published twice, with one UUID, is two deliveries; each is settled for
 // itself and neither keeps its place for ever.
-func TestFacadePubSubOneUUIDTwice(t *testing.T) {
+func TestChannel_PubSubOneUUIDTwice(t *testing.T) {
 	t.Parallel()
 	hub, name := newHubOf(t), redistest.Key(t)
 	c := must(redischannels.NewPubSubChannel[int](hub.Hub, name, redischannels.PubSubChannelConfig{MaxInFlight: 2}))
@@ -253,7 +253,7 @@ func must[T any](v T, err error) T {
 
 // Every reader of a Pub/Sub channel sees what is published while it reads, the readers
 // of a hub share a connection, and closing one leaves the others (F95).
-func TestFacadePubSub(t *testing.T) {
+func TestChannel_PubSub(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Client(t)

@@ -18,7 +18,7 @@ import (
 
 // Watermill's suite gives each test adapters of its own, so it does not see that closing one
 // of them closes the client of all.
-func TestOneClientForManyAdapters(t *testing.T) {
+func TestClient_SharedByManyAdapters(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -56,7 +56,7 @@ func TestOneClientForManyAdapters(t *testing.T) {
 }
 
 // A subscription that was cancelled takes messages that are published afterwards with it.
-func TestCancelThenPublish(t *testing.T) {
+func TestSubscriber_CancelThenPublish(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -100,7 +100,7 @@ func TestCancelThenPublish(t *testing.T) {
 
 // A consumer with a slow handler keeps messages that it fetched ahead, while another one of
 // the group is idle.
-func TestASlowConsumerKeepsOnlyItsOwn(t *testing.T) {
+func TestSubscriber_SlowConsumerLeavesMessagesToOthers(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, warm := range map[string]int{"slow from the start": 0, "slow after fast messages": 300} {
@@ -139,7 +139,7 @@ func TestASlowConsumerKeepsOnlyItsOwn(t *testing.T) {
 // F3: each quiet subscription holds a connection of the pool, until publishing and settling
 // time out. 20 of them and a publisher share a pool of 2, at one connection for each in a group
 // and one for all others.
-func TestF03_QuietSubscriptionsLeaveThePoolAlone(t *testing.T) {
+func TestClient_QuietSubscriptionsLeaveThePoolAlone(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Admin(t)
@@ -186,7 +186,7 @@ func TestF03_QuietSubscriptionsLeaveThePoolAlone(t *testing.T) {
 
 // Close waits for the block time of the read, or longer. The test takes the median of some
 // rounds, since one of them may meet a loaded machine.
-func TestCloseOfAnIdleSubscriberIsQuick(t *testing.T) {
+func TestSubscriber_CloseWhileIdleIsQuick(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
 		"group":   inFlight(1),
@@ -216,7 +216,7 @@ func TestCloseOfAnIdleSubscriberIsQuick(t *testing.T) {
 
 // What a subscription has opened stays behind: goroutines, blocked clients, consumers,
 // connections. Not parallel, since goroutines are those of the process.
-func TestNothingStaysBehind(t *testing.T) {
+func TestSubscriber_CloseLeavesNothing(t *testing.T) {
 	// A connection that was forgotten is closed when it is collected.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	server := redistest.Start(t)

@@ -28,7 +28,7 @@ func topicOn(t *testing.T, cluster *redistest.Cluster, master int) string {
 // Keys of one feature in several slots are refused as a whole (CROSSSLOT); recovery that reads
 // from a replica sees no group. Every feature is used on every master, by clients that read
 // where they like. (F67, F68)
-func TestF67_F68_EveryFeatureInACluster(t *testing.T) {
+func TestCluster_EveryFeature(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	for master := range 3 {
@@ -236,7 +236,7 @@ func (l *clusterLoad) done(t *testing.T, client redis.UniversalClient, topic str
 
 // A master dies under load, and its replica takes over: publishing and consuming go on. What
 // the replica did not have yet is lost, as without a cluster. (F65)
-func TestF65_AMasterOfAClusterDies(t *testing.T) {
+func TestCluster_MasterDiesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	cluster.AddReplica(0)
@@ -255,7 +255,7 @@ func TestF65_AMasterOfAClusterDies(t *testing.T) {
 // A slot and its data move to another master under load. Nothing is lost, nothing is handled
 // twice without a reason, and the group is not taken for a lost one. For a moment only one of
 // the topic and its dead letters has moved (TRYAGAIN). (F25, F68)
-func TestASlotMovesUnderLoad(t *testing.T) {
+func TestCluster_SlotMovesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	topic := topicOn(t, cluster, 0)
@@ -282,7 +282,7 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 
 // A client does not know yet that a slot has moved: Subscribe asks the old master, and must
 // follow, as every other command does. (F66, F68)
-func TestSubscribeAfterASlotHasMoved(t *testing.T) {
+func TestCluster_SubscribeAfterASlotHasMoved(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	topic := topicOn(t, cluster, 0)

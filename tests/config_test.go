@@ -35,7 +35,7 @@ func requireFields(t *testing.T, err error, prefix string, fields ...string) {
 
 // One wrong field hides the others, so that a configuration is mended in as many steps as it
 // has problems.
-func TestEveryWrongFieldIsNamed(t *testing.T) {
+func TestConfig_EveryInvalidFieldIsNamed(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{}) // is not dialled
 	defer client.Close()
@@ -102,7 +102,7 @@ func TestEveryWrongFieldIsNamed(t *testing.T) {
 type otherClient struct{ redis.UniversalClient }
 
 // Clients that cannot be used are refused by the constructor, not by a panic later.
-func TestUnusableClients(t *testing.T) {
+func TestConfig_UnusableClients(t *testing.T) {
 	t.Parallel()
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
 	defer ring.Close()
@@ -168,7 +168,7 @@ func within(t *testing.T, call func() error) error {
 }
 
 // A topic without a name, and a key that belongs to somebody else.
-func TestUnusableTopics(t *testing.T) {
+func TestConfig_UnusableTopics(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, call := range calls(t, client) {
@@ -188,7 +188,7 @@ func TestUnusableTopics(t *testing.T) {
 }
 
 // A server that is not there is an error of Subscribe and Publish, after the client's retries.
-func TestUnreachableServer(t *testing.T) {
+func TestConfig_UnreachableServer(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() { _ = client.Close() })
@@ -202,7 +202,7 @@ func TestUnreachableServer(t *testing.T) {
 
 // A right that is missing shows when the first message comes, or never: as a line in a log.
 // Every command that is needed is denied once.
-func TestMissingRights(t *testing.T) {
+func TestACL_MissingPermissionIsAnErrorOfSubscribe(t *testing.T) {
 	t.Parallel()
 	needed := map[string][]string{
 		"Subscribe": {
@@ -279,7 +279,7 @@ func without(redis7 bool, command string) string {
 }
 
 // Rights that only make something better: without them it works as well.
-func TestDispensableRights(t *testing.T) {
+func TestACL_OptionalPermissions(t *testing.T) {
 	t.Parallel()
 	denied := []string{"client|id", "client|unblock", "client|setname", "info", "hello", "command"}
 	redis7 := redistest.IsRedis7(t, redistest.Shared(t).Client(t))
@@ -310,7 +310,7 @@ func TestDispensableRights(t *testing.T) {
 }
 
 // A context that has ended is an answer of its own.
-func TestEndedContexts(t *testing.T) {
+func TestConfig_EndedContexts(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -173,8 +173,8 @@ func startSuiteServer(t *testing.T) *redistest.Server {
 }
 
 // Watermill's own suite. Its TestReconnect reads a variable that another goroutine of it
-// writes, which the race detector calls a failure; in race builds TestReconnect of this
-// package stands in for it, and make soak, which builds without, runs it.
+// writes, which the race detector calls a failure; in race builds TestSubscriber_ReconnectUnderLoad
+// stands in for it, and make soak, which builds without, runs it.
 func TestConformance(t *testing.T) {
 	for _, maxInFlight := range []int{1, 32} {
 		t.Run(fmt.Sprintf("MaxInFlight %d", maxInFlight), func(t *testing.T) {
@@ -213,7 +213,7 @@ func TestSoakConformance(t *testing.T) {
 // The server restarts twice while 100 goroutines publish 10,000 messages and one subscription
 // reads them: the work of Watermill's TestReconnect. Every message arrives, and one whose
 // Publish was confirmed is in the stream once.
-func TestReconnect(t *testing.T) {
+func TestSubscriber_ReconnectUnderLoad(t *testing.T) {
 	for _, maxInFlight := range []int{1, 32} {
 		t.Run(fmt.Sprintf("MaxInFlight %d", maxInFlight), func(t *testing.T) {
 			server := startSuiteServer(t)

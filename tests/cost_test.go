@@ -19,7 +19,7 @@ import (
 // message: what makes a subscriber twenty times slower than Redis. The link is slow, so that
 // the counts do not depend on the speed of the machine: whatever is handled while one
 // acknowledgement is under way goes with the next.
-func TestCommandsPerReceivedMessage(t *testing.T) {
+func TestSubscriber_CommandsPerReceivedMessage(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
 		"in order":    inFlight(1),
@@ -58,9 +58,9 @@ func TestCommandsPerReceivedMessage(t *testing.T) {
 
 // The whole way of a message, and not only the marshaler's part of it. The counts are those
 // of all goroutines, so the bounds leave room for what timers and pools do now and then.
-func TestAllocationsPerMessage(t *testing.T) {
+func TestSubscriber_AllocationsPerMessage(t *testing.T) {
 	if raceEnabled {
-		t.Skip("allocations are counted without the race detector: go test -run TestAllocationsPerMessage ./tests")
+		t.Skip("allocations are counted without the race detector: go test -run TestSubscriber_AllocationsPerMessage ./tests")
 	}
 	const n, runs = 1000, 5
 	client := redistest.Start(t).Client(t)

@@ -18,7 +18,7 @@ import (
 
 // F26: a dead letter that lost the order or a duplicate of its fields could not
 // be decoded as the original was.
-func TestDeadLetterMoveKeepsFields(t *testing.T) {
+func TestDeadLetterMove_KeepsFields(t *testing.T) {
 	t.Parallel()
 	d := newDeadMove(t, redistest.Shared(t).Client(t), "b", "2", "a", "1", "b", "3", "", "", "bin", "\x00\xff\r\n")
 	res, err := d.run(t)
@@ -30,7 +30,7 @@ func TestDeadLetterMoveKeepsFields(t *testing.T) {
 }
 
 // Lua's unpack fails at 8,000 values.
-func TestDeadLetterMoveOfManyFields(t *testing.T) {
+func TestDeadLetterMove_ManyFields(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
@@ -43,7 +43,7 @@ func TestDeadLetterMoveOfManyFields(t *testing.T) {
 }
 
 // An original that was a dead letter itself keeps its block in front of the new one.
-func TestDeadLetterMoveOfDeadLetter(t *testing.T) {
+func TestDeadLetterMove_OfADeadLetter(t *testing.T) {
 	t.Parallel()
 	d := newDeadMove(t, redistest.Shared(t).Client(t), "a", "1", "_dead_reason", "older", "_dead_entry_id", "1-1", "_dead_topic", "t",
 		"_dead_group", "g", "_dead_consumer", "c", "_dead_count", "9", "_dead_time", "2020-01-01T00:00:00.000Z")
@@ -52,7 +52,7 @@ func TestDeadLetterMoveOfDeadLetter(t *testing.T) {
 	d.requireDead(t, res.ID)
 }
 
-func TestDeadLetterMoveCapsReason(t *testing.T) {
+func TestDeadLetterMove_BoundsTheReason(t *testing.T) {
 	t.Parallel()
 	d := newDeadMove(t, redistest.Shared(t).Client(t), "a", "1")
 	d.Reason = "\xff" + strings.Repeat("é", 1000)
@@ -63,7 +63,7 @@ func TestDeadLetterMoveCapsReason(t *testing.T) {
 	require.True(t, utf8.ValidString(reason))
 }
 
-func TestDeadLetterMoveTrims(t *testing.T) {
+func TestDeadLetterMove_Trims(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, c := range map[string]struct {
@@ -95,7 +95,7 @@ func TestDeadLetterMoveTrims(t *testing.T) {
 }
 
 // F40: a consumer that lost its entry must not give it up under its new owner.
-func TestDeadLetterMoveOtherOwner(t *testing.T) {
+func TestDeadLetterMove_OtherOwner(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
@@ -113,7 +113,7 @@ func TestDeadLetterMoveOtherOwner(t *testing.T) {
 	})
 }
 
-func TestDeadLetterMoveSettled(t *testing.T) {
+func TestDeadLetterMove_AlreadyAcked(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
@@ -127,7 +127,7 @@ func TestDeadLetterMoveSettled(t *testing.T) {
 
 // F48: an entry that was trimmed under its handler is written from memory, once,
 // whether or not Redis has swept it out of the pending entries list.
-func TestDeadLetterMoveGone(t *testing.T) {
+func TestDeadLetterMove_TrimmedEntry(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		for _, swept := range []bool{false, true} {
@@ -158,7 +158,7 @@ func TestDeadLetterMoveGone(t *testing.T) {
 
 // Two topics may share a dead-letter stream and an entry ID: the dead letter of
 // one must not pass for that of the other.
-func TestDeadLetterMoveGoneBesideEqualID(t *testing.T) {
+func TestDeadLetterMove_TrimmedEntryBesideEqualID(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		client := redistest.Shared(t).Client(t)
@@ -194,7 +194,7 @@ func TestDeadLetterMoveGoneBesideEqualID(t *testing.T) {
 }
 
 // F25: an append that fails must never be followed by the acknowledgement.
-func TestDeadLetterMoveWrongType(t *testing.T) {
+func TestDeadLetterMove_WrongType(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
@@ -213,7 +213,7 @@ func TestDeadLetterMoveWrongType(t *testing.T) {
 
 // F25: an append that fails while the dead-letter stream can be read, here
 // because its IDs are used up.
-func TestDeadLetterMoveRefusedAppend(t *testing.T) {
+func TestDeadLetterMove_RefusedAppend(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
@@ -227,7 +227,7 @@ func TestDeadLetterMoveRefusedAppend(t *testing.T) {
 }
 
 // F25
-func TestDeadLetterMoveOutOfMemory(t *testing.T) {
+func TestDeadLetterMove_OutOfMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -250,7 +250,7 @@ func TestDeadLetterMoveOutOfMemory(t *testing.T) {
 
 // F25: a missing right for either half leaves the entry pending and no dead
 // letter, however often the move is tried.
-func TestDeadLetterMoveNoPermission(t *testing.T) {
+func TestDeadLetterMove_NoPermission(t *testing.T) {
 	t.Parallel()
 	rights := "+hello +client +multi +exec +eval +evalsha +xpending +xrange +xrevrange +xclaim +xadd +xdel +xack"
 	for _, missing := range []string{"xadd", "xack", "xdel +xack", "xpending", "xrange"} {
@@ -275,7 +275,7 @@ func TestDeadLetterMoveNoPermission(t *testing.T) {
 	}
 }
 
-func TestDeadLetterMoveGroupLost(t *testing.T) {
+func TestDeadLetterMove_GroupLost(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
 		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
@@ -292,7 +292,7 @@ func TestDeadLetterMoveGroupLost(t *testing.T) {
 // F25: a lost reply, after which go-redis sends the script again. The second run
 // must not write a second dead letter, and must not answer that somebody else
 // has settled the entry.
-func TestDeadLetterMoveLostReply(t *testing.T) {
+func TestDeadLetterMove_LostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	sizes(t, func(t *testing.T, fields []string) {
@@ -328,7 +328,7 @@ func TestDeadLetterMoveLostReply(t *testing.T) {
 
 // The claim is lost between the script that hands the fields out and the
 // transaction that appends them.
-func TestDeadLetterMoveLosesClaimBeforeTransaction(t *testing.T) {
+func TestDeadLetterMove_LosesLeaseBeforeTransaction(t *testing.T) {
 	t.Parallel()
 	for name, steal := range map[string]func(context.Context, *deadMove) error{
 		"other owner": func(ctx context.Context, d *deadMove) error {
@@ -366,7 +366,7 @@ func TestDeadLetterMoveLosesClaimBeforeTransaction(t *testing.T) {
 
 // The script that hands out many fields renews the claim, so that nobody takes
 // the entry while they travel.
-func TestDeadLetterMoveRenewsBeforeTransaction(t *testing.T) {
+func TestDeadLetterMove_RenewsBeforeTransaction(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	d := newDeadMove(t, server.Client(t), manyFields(5000)...)

@@ -15,7 +15,7 @@ import (
 
 // F26, F27: a requeued message reaches only the group that failed, at once, with
 // its deliveries counted anew.
-func TestDeadLettersRequeue(t *testing.T) {
+func TestDeadLetters_Requeue(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -45,7 +45,7 @@ func TestDeadLettersRequeue(t *testing.T) {
 }
 
 // Every state in which an original can be.
-func TestDeadLettersRequeueOutcomes(t *testing.T) {
+func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -106,7 +106,7 @@ func TestDeadLettersRequeueOutcomes(t *testing.T) {
 }
 
 // Operators press the button at the same time, and more than one script's worth.
-func TestDeadLettersRequeueConcurrently(t *testing.T) {
+func TestDeadLetters_RequeueConcurrently(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -144,7 +144,7 @@ func TestDeadLettersRequeueConcurrently(t *testing.T) {
 	require.Zero(t, client.XLen(t.Context(), topic.dead).Val())
 }
 
-func TestDeadLettersRequeueLostReply(t *testing.T) {
+func TestDeadLetters_RequeueLostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	topic := newDeadTopic(t, server.Client(t))
@@ -161,7 +161,7 @@ func TestDeadLettersRequeueLostReply(t *testing.T) {
 // F26: the whole life of a dead letter with real subscribers. It reaches the
 // failed group again, with its deliveries counted from one and its fields as they
 // were, and no other group.
-func TestDeadLettersRequeueWithSubscribers(t *testing.T) {
+func TestDeadLetters_RequeueWithSubscribers(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)

@@ -17,7 +17,7 @@ import (
 )
 
 // F26: what a dead letter says, and the unchanged fields.
-func TestDeadLettersList(t *testing.T) {
+func TestDeadLetters_List(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -61,7 +61,7 @@ func TestDeadLettersList(t *testing.T) {
 
 // F11: a long list must not come in one reply, and a page must not hold many
 // large entries.
-func TestDeadLettersListIsPaged(t *testing.T) {
+func TestDeadLetters_ListIsPaged(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -102,7 +102,7 @@ func TestDeadLettersListIsPaged(t *testing.T) {
 }
 
 // A loop that requeues what it lists ends, although the entries die again.
-func TestDeadLettersListEnds(t *testing.T) {
+func TestDeadLetters_ListEnds(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -120,7 +120,7 @@ func TestDeadLettersListEnds(t *testing.T) {
 	require.Equal(t, most, n)
 }
 
-func TestDeadLettersArguments(t *testing.T) {
+func TestDeadLetters_Arguments(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	letters := newDeadLetters(t, client)
@@ -165,7 +165,7 @@ func TestDeadLettersArguments(t *testing.T) {
 
 // A missing right must not leave half of a step behind: a dead letter that was
 // requeued and remains would be requeued again.
-func TestDeadLettersNoPermission(t *testing.T) {
+func TestDeadLetters_NoPermission(t *testing.T) {
 	t.Parallel()
 	rights := "+hello +client +eval +evalsha +xpending +xrange +xrevrange +xinfo +xclaim +xadd +xdel"
 	for _, missing := range []string{"xdel", "xclaim", "xadd", "xrange", "xpending", "xinfo"} {
@@ -195,7 +195,7 @@ func TestDeadLettersNoPermission(t *testing.T) {
 
 // The message comes back as a new entry, for every group, without the fields of
 // a dead letter.
-func TestDeadLettersReappend(t *testing.T) {
+func TestDeadLetters_Reappend(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -228,7 +228,7 @@ func TestDeadLettersReappend(t *testing.T) {
 }
 
 // F6, F25: an append that is refused must not delete the dead letter.
-func TestDeadLettersReappendOutOfMemory(t *testing.T) {
+func TestDeadLetters_ReappendOutOfMemory(t *testing.T) {
 	t.Parallel()
 	client := redistest.Start(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -245,7 +245,7 @@ func TestDeadLettersReappendOutOfMemory(t *testing.T) {
 	require.Equal(t, redischannels.RequeueDone, results[0].Outcome)
 }
 
-func TestDeadLettersPurge(t *testing.T) {
+func TestDeadLetters_Purge(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
@@ -272,7 +272,7 @@ func TestDeadLettersPurge(t *testing.T) {
 
 // F68: every script works through a cluster client, where both keys must lie in
 // one slot, and a name that does not is refused before anything is sent.
-func TestDeadLettersInCluster(t *testing.T) {
+func TestDeadLetters_Cluster(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Arg("cluster-enabled", "yes"))
 	node := server.Client(t)

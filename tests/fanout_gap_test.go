@@ -16,7 +16,7 @@ import (
 
 // Between two reads more is appended than the stream keeps, so that the second one goes on
 // behind entries that nobody has read, without a word. (F77)
-func TestF77_AGapBetweenReadsIsReported(t *testing.T) {
+func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 	t.Parallel()
 	direct := redistest.Shared(t).Client(t)
 	tells := redistest.IsRedis7(t, direct) // what it has deleted; others go on in silence
@@ -180,7 +180,7 @@ func cutBlockedRead(t *testing.T, proxy *redistest.Proxy) {
 
 // A stream that is deleted and begins anew has smaller IDs than a subscription has seen, so
 // that nothing ever comes behind its cursor.
-func TestFanOutReadsARewoundStreamFromItsBeginning(t *testing.T) {
+func TestFanOut_ReadsARewoundStreamFromItsBeginning(t *testing.T) {
 	t.Parallel()
 	direct, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
@@ -216,10 +216,10 @@ func TestFanOutReadsARewoundStreamFromItsBeginning(t *testing.T) {
 
 // A stream vanishes under a subscription without a group, which waits in a blocked read: it goes
 // on with what is written afterwards, and nothing comes twice. (F49)
-func TestF49_AVanishedStreamGoesOnWithoutAGroup(t *testing.T) {
+func TestFanOut_ResumesWhenTheStreamIsRecreated(t *testing.T) {
 	t.Parallel()
 	for _, loss := range losses {
-		if loss.name == "XGROUP DESTROY" || loss.name == "SET" { // which TestF15_AnOutageOfFanOutIsWaitedOut has
+		if loss.name == "XGROUP DESTROY" || loss.name == "SET" { // which TestFanOut_OutageIsWaitedOut has
 			continue
 		}
 		t.Run(loss.name, func(t *testing.T) {
@@ -245,7 +245,7 @@ func TestF49_AVanishedStreamGoesOnWithoutAGroup(t *testing.T) {
 
 // A stream is idle, or the clock of the reader is ahead of the server's: a start by time is
 // then ahead of the stream, which did not go back for that.
-func TestSinceAheadOfTheStream(t *testing.T) {
+func TestFanOut_SinceAheadOfTheStream(t *testing.T) {
 	t.Parallel()
 	direct, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())

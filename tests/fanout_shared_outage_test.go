@@ -18,7 +18,7 @@ import (
 // The connection of the shared reader cannot be made (maxclients, a firewall, an exhausted
 // range of ports) while those of the caller's client work: each subscription read by itself,
 // joined and was expelled again, thousands of times a second, and nobody was told. (F15, F16)
-func TestF15_SharedReaderWithoutAConnection(t *testing.T) {
+func TestFanOut_SharedReaderWithoutAConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	topic := redistest.Key(t)

@@ -18,7 +18,7 @@ import (
 
 // A connection and a blocked read per subscription: 1,000 clients of one process are 1,000
 // connections.
-func TestSharedReaderOfOneTopic(t *testing.T) {
+func TestFanOut_SharedReaderOfOneTopic(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin, topic := server.Admin(t), redistest.Key(t)
@@ -65,7 +65,7 @@ func TestSharedReaderOfOneTopic(t *testing.T) {
 
 // A topic that joins has the read under way ended, so that the next one has it too. Where the
 // server was silent to that the client's retries, each with its timeout, held up who waited.
-func TestSharedReaderAsksOnceToBeWoken(t *testing.T) {
+func TestFanOut_SharedReaderUnblocksOnce(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = time.Second, 20 })
 	sub := newSub(t, client, fanOut, tuned(func(c *redischannels.Tuning) { c.BlockTime = time.Minute }))
@@ -87,7 +87,7 @@ func TestSharedReaderAsksOnceToBeWoken(t *testing.T) {
 
 // Topics come and go under a read that is blocked: each new one must be read at once, not
 // when the block time is over.
-func TestSharedReaderOfManyTopics(t *testing.T) {
+func TestFanOut_SharedReaderOfManyTopics(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -117,7 +117,7 @@ func TestSharedReaderOfManyTopics(t *testing.T) {
 }
 
 // A full window of one subscription holds up the others, or takes memory without end.
-func TestSharedReaderLeavesTheSlowBehind(t *testing.T) {
+func TestFanOut_SharedReaderLeavesTheSlowBehind(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	own := redistest.NewHook()
@@ -139,7 +139,7 @@ func TestSharedReaderLeavesTheSlowBehind(t *testing.T) {
 }
 
 // One stream that cannot be read makes every read that covers it fail.
-func TestSharedReaderBesideABadStream(t *testing.T) {
+func TestFanOut_SharedReaderBesideABadStream(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	bad := redistest.Key(t, "bad")
@@ -165,7 +165,7 @@ func TestSharedReaderBesideABadStream(t *testing.T) {
 
 // Subscriptions that begin and end while others read the same topic at full speed lose
 // nothing and see nothing twice.
-func TestSharedReaderUnderChange(t *testing.T) {
+func TestFanOut_SharedReaderUnderChange(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, fanOut, tuned(func(c *redischannels.Tuning) { c.Prefetch = 20 }))
@@ -221,7 +221,7 @@ func TestSharedReaderUnderChange(t *testing.T) {
 
 // The entries between a subscription and the shared reader were deleted: it reads again and
 // again and never joins.
-func TestSharedReaderAheadOfDeletedEntries(t *testing.T) {
+func TestFanOut_SharedReaderAheadOfDeletedEntries(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	own := redistest.NewHook()

@@ -13,7 +13,7 @@ import (
 
 // What a publisher takes to be within MaxPayload a subscriber with the same bound must take as
 // well, to the byte: else it becomes a dead letter, or is dropped, after it was confirmed. (F104)
-func TestF104_BothSidesMeasureAlike(t *testing.T) {
+func TestInput_PublisherAndSubscriberMeasurePayloadsAlike(t *testing.T) {
 	t.Parallel()
 	const bound = 1000
 	client := redistest.Shared(t).Client(t)

@@ -76,7 +76,7 @@ func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead
 
 // The same replies look different in RESP2 and RESP3, and in another database a forgotten
 // SELECT finds nothing. (F22, F93)
-func TestProtocolsAndDatabases(t *testing.T) {
+func TestClient_ProtocolsAndDatabases(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	for _, protocol := range []int{2, 3} {
@@ -116,7 +116,7 @@ func TestProtocolsAndDatabases(t *testing.T) {
 
 // A server that talks to clients with a certificate only: read connections are built from the
 // client's options and must have it too.
-func TestTLSWithAClientCertificate(t *testing.T) {
+func TestClient_TLSWithAClientCertificate(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.TLS(), redistest.Password("of-the-server"))
 	everyFeature(t, server.Client(t), redistest.Key(t), nil)
@@ -127,7 +127,7 @@ func TestTLSWithAClientCertificate(t *testing.T) {
 }
 
 // A topic is a key: any bytes. (F104)
-func TestTopicsOfAnyBytes(t *testing.T) {
+func TestInput_TopicsOfAnyBytes(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	elsewhere := func(topic string) string { return topic + ":dead" }
@@ -163,7 +163,7 @@ func TestTopicsOfAnyBytes(t *testing.T) {
 
 // Sizes from nothing to the bound, on both sides. What is larger is refused by the publisher,
 // and becomes a dead letter at the subscriber without being decoded. (F104)
-func TestPayloadsUpToTheBound(t *testing.T) {
+func TestInput_PayloadsUpToTheBound(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -199,7 +199,7 @@ func TestPayloadsUpToTheBound(t *testing.T) {
 
 // Metadata is the publisher's: names and values of any bytes, also those that the library uses
 // itself, neither break an entry nor pretend to be a dead letter.
-func TestHostileMetadata(t *testing.T) {
+func TestInput_HostileMetadata(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -234,7 +234,7 @@ func TestHostileMetadata(t *testing.T) {
 
 // Neither the log nor an event nor an error nor a reason holds a password or a payload, whatever
 // goes wrong. The dead letter holds the payload, which is what it is for. (F106)
-func TestF106_NoSecretsInLogs(t *testing.T) {
+func TestLogs_NoSecrets(t *testing.T) {
 	t.Parallel()
 	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"
 	server := redistest.Start(t, redistest.WithACL("app on >"+password+" ~* +@all"))
@@ -290,7 +290,7 @@ func TestF106_NoSecretsInLogs(t *testing.T) {
 }
 
 // The same for Pub/Sub, which keeps nothing: no payload is told anywhere. (F106)
-func TestF106_NoSecretsInPubSubLogs(t *testing.T) {
+func TestLogs_NoSecretsOfPubSub(t *testing.T) {
 	t.Parallel()
 	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"
 	server := redistest.Start(t, redistest.WithACL("app on >"+password+" ~* &* +@all"))

@@ -81,7 +81,7 @@ func newPubFrom(t *testing.T, client redis.UniversalClient) message.Publisher {
 
 // Both publishers' messages arrive unchanged at both subscribers, in a group of
 // its own for each and as fan-out.
-func TestInteropMessages(t *testing.T) {
+func TestInterop_Messages(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client := server.Client(t)
@@ -117,7 +117,7 @@ func TestInteropMessages(t *testing.T) {
 // The state of a rolling deployment: consumers of both libraries in one group,
 // a nack on each side, and a handler on ours that takes longer than the old side
 // leaves an entry alone. Every message is handled once.
-func TestInteropOneGroup(t *testing.T) {
+func TestInterop_OneGroup(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client := server.Client(t)
@@ -178,7 +178,7 @@ func TestInteropOneGroup(t *testing.T) {
 
 // F38: a handler of ours takes much longer than either side leaves an entry alone;
 // the old side must not claim it.
-func TestInteropOldSideLeavesHeldEntries(t *testing.T) {
+func TestInterop_OldSideLeavesLeasedEntries(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client := server.Client(t)
@@ -201,7 +201,7 @@ func TestInteropOldSideLeavesHeldEntries(t *testing.T) {
 }
 
 // Each side takes over what the other leaves behind.
-func TestInteropTakeOver(t *testing.T) {
+func TestInterop_ClaimFromEachOther(t *testing.T) {
 	t.Parallel()
 	t.Run("ours from a dead old consumer", func(t *testing.T) {
 		t.Parallel()
@@ -252,7 +252,7 @@ func TestInteropTakeOver(t *testing.T) {
 }
 
 // F57: their Close closes the client, ours does not.
-func TestInteropClientStaysOpen(t *testing.T) {
+func TestInterop_ClientStaysOpen(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client := server.Client(t)
@@ -271,7 +271,7 @@ func TestInteropClientStaysOpen(t *testing.T) {
 
 // F78: an entry that ends every subscription of the group there, one after
 // another, is a dead letter here.
-func TestInteropUndecodableEntry(t *testing.T) {
+func TestInterop_UndecodableEntry(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client := server.Client(t)

@@ -48,7 +48,7 @@ func (o *outageTest) stopAt(t *testing.T, command string, trigger func()) {
 // After an outage a consumer looks alive and takes nothing, forgets what it had in hand, or
 // gets what it has acknowledged again. The server is stopped for 1 and for 15 seconds in every
 // state of a subscription, and started again with what it had on disk. (F64)
-func TestF64_AnOutageInEveryState(t *testing.T) {
+func TestNetwork_OutageInEveryState(t *testing.T) {
 	t.Parallel()
 	// Each state returns the payloads that must come afterwards.
 	states := map[string]func(t *testing.T, o *outageTest) (want []string, during func()){
@@ -135,7 +135,7 @@ func TestF64_AnOutageInEveryState(t *testing.T) {
 }
 
 // A server that reads its data back answers LOADING for a while. (F64, section 4)
-func TestF64_AServerThatLoads(t *testing.T) {
+func TestNetwork_ServerThatLoads(t *testing.T) {
 	t.Parallel()
 	options, size := []redistest.Option{redistest.AOF(), redistest.Arg("key-load-delay", "1000")}, 100
 	if redistest.IsRedis7(t, redistest.Shared(t).Client(t)) {
@@ -175,7 +175,7 @@ func TestF64_AServerThatLoads(t *testing.T) {
 // A master becomes a replica under its clients, and another server takes over behind the same
 // address. Blocked reads are ended by force, writes are refused with READONLY, then everything
 // has a new server. (F65, F66)
-func TestF65_F66_TheRolesChange(t *testing.T) {
+func TestNetwork_RolesChange(t *testing.T) {
 	t.Parallel()
 	old := redistest.Start(t)
 	replica := pubReplica(t, old)
@@ -215,7 +215,7 @@ func TestF65_F66_TheRolesChange(t *testing.T) {
 // Replication is asynchronous: the new master knows what was delivered and not what was
 // acknowledged since. That comes again, to a consumer that has forgotten it, and is marked as
 // delivered before; what is still in a handler does not. (F65)
-func TestF65_AnAckThatTheNewMasterLacks(t *testing.T) {
+func TestNetwork_NewMasterLacksAnAck(t *testing.T) {
 	t.Parallel()
 	old := redistest.Start(t, redistest.Arg("repl-diskless-sync-delay", "0"))
 	replica := pubReplica(t, old)
@@ -263,7 +263,7 @@ func hostPort(t *testing.T, server *redistest.Server) []any {
 
 // A server without memory refuses to write: reading and acknowledging must go on, since only
 // they make room, and an entry that cannot become a dead letter must stay. (F06)
-func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
+func TestSubscriber_DrainsAServerOutOfMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -308,7 +308,7 @@ func TestF06_ConsumersDrainAServerWithoutMemory(t *testing.T) {
 // The group is lost, or others have made it again, and what is held cannot be put back for want
 // of memory: one outage, however many duties find that out, and what was held is back in the
 // group when there is memory. (F06, F49, F50)
-func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
+func TestSubscriber_GroupLostWhileOutOfMemory(t *testing.T) {
 	t.Parallel()
 	for name, made := range map[string]bool{"lost": false, "made again": true} {
 		t.Run(name, func(t *testing.T) {
@@ -352,7 +352,7 @@ func TestF06_AGroupIsLostWithoutMemory(t *testing.T) {
 }
 
 // A client without a ReadTimeout waits for a silent server for ever, and so did Close. (F56, F62)
-func TestF62_CloseWithoutAReadTimeout(t *testing.T) {
+func TestNetwork_CloseWithoutAReadTimeout(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(3), "fan-out": fanOut} {
 		t.Run(name, func(t *testing.T) {
@@ -384,7 +384,7 @@ func TestF62_CloseWithoutAReadTimeout(t *testing.T) {
 // The connection that is read from is half-open while others work: Redis says that it has woken
 // the reader, which never hears of it, and Close waited for as long as a read may block. (F62,
 // F63)
-func TestF62_CloseWithADeadReadConnection(t *testing.T) {
+func TestNetwork_CloseWithADeadReadConnection(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(2), "fan-out": fanOut} {
 		t.Run(name, func(t *testing.T) {

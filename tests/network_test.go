@@ -21,7 +21,7 @@ import (
 
 // A peer is gone without a word: a read without a deadline is deaf for ever, and the server
 // hands the next message to the dead connection. (F63)
-func TestF63_AHalfOpenConnectionIsReplaced(t *testing.T) {
+func TestNetwork_HalfOpenConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	const block = 2 * time.Second
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(2), "fan-out": fanOut} {
@@ -76,7 +76,7 @@ func (*dialCount) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // Redis begins BLOCK anew when another consumer was faster, so a read may take longer than
 // its client waits. One such timeout is an empty read, a second one in a row is an outage.
 // (F69)
-func TestF69_ATimeoutIsAnEmptyRead(t *testing.T) {
+func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
@@ -127,7 +127,7 @@ func TestF69_ATimeoutIsAnEmptyRead(t *testing.T) {
 
 // Every feature works when each byte comes alone, and when each round trip takes long.
 // (F63, F93)
-func TestSlowAndByteWiseNetworks(t *testing.T) {
+func TestNetwork_SlowAndByteWise(t *testing.T) {
 	t.Parallel()
 	for name, slow := range map[string]func(*redistest.Proxy){
 		"bytes": func(p *redistest.Proxy) { p.ByteWise(true) },
@@ -169,7 +169,7 @@ func scriptOf(t *testing.T, name string) redistest.Match {
 // neither lose a message nor have it handled twice nor count it twice. Each command of a
 // consumer loses its reply once, by a client that tries again by itself and by one that does
 // not. (section 4 of the design, F25, F54)
-func TestLostRepliesOfAConsumer(t *testing.T) {
+func TestNetwork_LostRepliesOfAConsumer(t *testing.T) {
 	t.Parallel()
 	lost := map[string]redistest.Match{
 		"XREADGROUP": redistest.Command("XREADGROUP"),
@@ -261,7 +261,7 @@ var entryIDs = regexp.MustCompile(`\d{13}-\d`)
 
 // A fan-out subscription that was reading when the server went away goes on behind what it had:
 // nothing is missing and nothing comes twice. (F64)
-func TestF64_AnOutageOfFanOut(t *testing.T) {
+func TestFanOut_ResumesAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	for _, state := range []string{"blocked", "behind"} {
 		t.Run(state, func(t *testing.T) {
@@ -299,7 +299,7 @@ func TestF64_AnOutageOfFanOut(t *testing.T) {
 // A process that is cut off from a server, and sees another one behind the address when it is
 // back, knows nothing of who owns what there: its leases are over, also young ones, and a late
 // ack must not take the entry from its new owner. (F32, F65)
-func TestF65_LeasesEndWithTheConnection(t *testing.T) {
+func TestSubscriber_LeasesEndWithTheConnection(t *testing.T) {
 	t.Parallel()
 	old, heir := redistest.Start(t), redistest.Start(t)
 	proxy := redistest.NewProxy(t, old.Addr())
@@ -328,7 +328,7 @@ func TestF65_LeasesEndWithTheConnection(t *testing.T) {
 
 // A subscription is closed while its connection is dead and the server has handed an entry to
 // that: nobody has seen it, and a peer would have to wait until it has aged. (F59, F63)
-func TestF59_CloseHandsBackWhatWasNeverSeen(t *testing.T) {
+func TestNetwork_CloseReleasesEntriesOfALostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	direct, topic := server.Client(t), redistest.Key(t)
@@ -355,7 +355,7 @@ func TestF59_CloseHandsBackWhatWasNeverSeen(t *testing.T) {
 
 // The reply that brought an entry was lost, and the entry was trimmed before it was read again:
 // it leaves the group, with a report, and does not stay pending. (F48, F54)
-func TestF48_AnEntryThatWasNeverSeenIsTrimmed(t *testing.T) {
+func TestNetwork_TrimmedEntryOfALostReplyIsReported(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
@@ -374,7 +374,7 @@ func TestF48_AnEntryThatWasNeverSeenIsTrimmed(t *testing.T) {
 
 // A duty in the background fails once, and has nothing to do for a long time afterwards: the
 // outage must not stay open until then. (F64)
-func TestF64_ABackgroundDutyFailsOnce(t *testing.T) {
+func TestNetwork_BackgroundDutyFailsOnce(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -390,7 +390,7 @@ func TestF64_ABackgroundDutyFailsOnce(t *testing.T) {
 
 // What a lost reply had brought is found again and handled, and leaves no room for another read:
 // the outage must not stay open for as long as the handler takes. (F54, F64)
-func TestF64_AnOutageEndsUnderAHandler(t *testing.T) {
+func TestNetwork_OutageEndsWhileAHandlerRuns(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
@@ -408,7 +408,7 @@ func TestF64_AnOutageEndsUnderAHandler(t *testing.T) {
 
 // Close cannot reach the server, which is gone or silent: it gives up in time, says what it
 // leaves behind, and another consumer gets that when it has aged. (F56, F62)
-func TestF62_CloseDuringAnOutage(t *testing.T) {
+func TestNetwork_CloseDuringAnOutage(t *testing.T) {
 	const drain, timeout = 500 * time.Millisecond, time.Second
 	for name, fault := range map[string]func(*redistest.Proxy, bool){
 		"refused": (*redistest.Proxy).Refuse, "silent": (*redistest.Proxy).Blackhole,
@@ -451,7 +451,7 @@ func TestF62_CloseDuringAnOutage(t *testing.T) {
 }
 
 // Subscribe has created its consumer and does not learn of it: the consumer does not stay. (F96)
-func TestF96_ASubscribeThatLosesItsReply(t *testing.T) {
+func TestNetwork_SubscribeThatLosesItsReplyLeavesNoConsumer(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)

@@ -11,7 +11,7 @@ import (
 
 // A server that lacks a command is found out by the first entry that has to be recovered,
 // which nobody looks at. XAUTOCLAIM came with Redis 6.2. (F70)
-func TestF70_AServerThatIsTooOld(t *testing.T) {
+func TestServer_TooOldForStreams(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Arg("rename-command", "XAUTOCLAIM", ""))
 	client := server.Client(t)
@@ -25,7 +25,7 @@ func TestF70_AServerThatIsTooOld(t *testing.T) {
 }
 
 // Shard channels came with Redis 7.0, and an older server calls them an unknown command. (F70)
-func TestF70_AServerWithoutShardChannels(t *testing.T) {
+func TestServer_TooOldForShardChannels(t *testing.T) {
 	t.Parallel()
 	var options []redistest.Option
 	if redistest.IsRedis7(t, redistest.Shared(t).Client(t)) {

@@ -16,7 +16,7 @@ import (
 
 // Close must not wait for ever for a connection that is dead, nor leave a
 // goroutine with it.
-func TestCloseWithADeadConnection(t *testing.T) {
+func TestPublisher_CloseWithADeadConnection(t *testing.T) {
 	proxy, client, _ := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.WriteTimeout = -1, -1 })
 	goroutines := redistest.Goroutines(t)
 	p := newTestPublisher(t, client, pubTimeout(400*time.Millisecond))
@@ -41,7 +41,7 @@ func TestCloseWithADeadConnection(t *testing.T) {
 
 // Close must let a publish under way come to its end, also while it waits to try
 // again.
-func TestCloseWaitsForARetry(t *testing.T) {
+func TestPublisher_CloseWaitsForARetry(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)

@@ -49,7 +49,7 @@ func pubMoveSlot(t *testing.T, key string, nodes ...*redis.Client) {
 
 // A topic is one key, so one slot: transactions and pipelines work in a cluster,
 // and a slot that has moved is followed. MOVED is an answer, not a lost reply.
-func TestPublishToACluster(t *testing.T) {
+func TestPublisher_Cluster(t *testing.T) {
 	t.Parallel()
 	first, second := pubCluster(t)
 	a, b := first.Client(t), second.Client(t)

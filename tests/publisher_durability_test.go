@@ -36,7 +36,7 @@ func pubReplica(t *testing.T, master *redistest.Server) *redistest.Server {
 
 // F65: a failover loses what was confirmed by the master alone. Durability waits
 // for replicas, and says so when they do not answer.
-func TestF65_Durability(t *testing.T) {
+func TestPublisher_Durability(t *testing.T) {
 	t.Parallel()
 	master := redistest.Start(t)
 	replica := pubReplica(t, master)
@@ -117,7 +117,7 @@ func TestF65_Durability(t *testing.T) {
 // A WAIT whose reply is lost was sent again by go-redis, together with the
 // XADDs of its pipeline or on another connection, where all replicas confirm
 // what was never written.
-func TestALostWaitReplyIsUnderReplicated(t *testing.T) {
+func TestPublisher_LostWaitReplyIsUnderReplicated(t *testing.T) {
 	t.Parallel()
 	master := redistest.Start(t)
 	pubReplica(t, master)

@@ -55,7 +55,7 @@ func requireOutcomes(t *testing.T, err error, want redischannels.Outcome, n int)
 
 // F1: go-redis sends an XADD again whose reply was lost; the entry was in the
 // stream twice and Publish answered nil.
-func TestF01_ALostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
+func TestPublisher_LostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 	t.Parallel()
 	t.Run("single", func(t *testing.T) {
 		t.Parallel()
@@ -134,7 +134,7 @@ func TestF01_ALostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 }
 
 // F2: after a failure within a batch nobody knew how many messages were written.
-func TestF02_ACutInABatchGivesExactOutcomes(t *testing.T) {
+func TestPublisher_CutInABatchGivesExactOutcomes(t *testing.T) {
 	t.Parallel()
 	t.Run("the transaction is not complete", func(t *testing.T) {
 		t.Parallel()
@@ -168,7 +168,7 @@ func TestF02_ACutInABatchGivesExactOutcomes(t *testing.T) {
 }
 
 // F4: every failure of a write was the same `false`.
-func TestF04_FailuresAreTold(t *testing.T) {
+func TestPublisher_FailuresAreDistinct(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -204,7 +204,7 @@ func TestF04_FailuresAreTold(t *testing.T) {
 
 // F5: a publish hung for as long as the client's timeouts and retries, and did
 // not hear its caller's cancel.
-func TestF05_TimeoutAndCancelEndTheWait(t *testing.T) {
+func TestPublisher_TimeoutAndCancelEndTheWait(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprint("timeout ", n), func(t *testing.T) {
@@ -271,7 +271,7 @@ func TestF05_TimeoutAndCancelEndTheWait(t *testing.T) {
 
 // A caller that gives up before its message was written must be able to publish
 // it again without a duplicate: the message is withdrawn.
-func TestWhatWasNotSentIsWithdrawn(t *testing.T) {
+func TestPublisher_UnsentMessagesAreWithdrawn(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -315,7 +315,7 @@ func TestWhatWasNotSentIsWithdrawn(t *testing.T) {
 
 // A server that is away for a moment is no reason to fail, as long as nothing was
 // sent to it.
-func TestUnsentMessagesAreRetried(t *testing.T) {
+func TestPublisher_UnsentMessagesAreRetried(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprint("refused ", n), func(t *testing.T) {
@@ -360,7 +360,7 @@ func TestUnsentMessagesAreRetried(t *testing.T) {
 
 // A hook that panics is called in a goroutine of the publisher, where nobody but
 // the publisher can save the process.
-func TestAPanicInAHookIsAnError(t *testing.T) {
+func TestPublisher_PanicInAHookIsAnError(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	client.AddHook(redistest.NewHook().Before("xadd", func(_ context.Context, cmd redis.Cmder) error {
@@ -383,7 +383,7 @@ func TestAPanicInAHookIsAnError(t *testing.T) {
 
 // One dead connection must not hold up the messages of other callers, whether its
 // own caller has given up or is still waiting.
-func TestADeadConnectionHoldsUpNobodyElse(t *testing.T) {
+func TestPublisher_DeadConnectionDelaysNoOtherCaller(t *testing.T) {
 	t.Parallel()
 	for name, callers := range map[string]int{"given up": 6, "waiting": 1} {
 		t.Run(name, func(t *testing.T) {
@@ -426,7 +426,7 @@ func TestADeadConnectionHoldsUpNobodyElse(t *testing.T) {
 // A sender that waits for the handshake of a new connection cannot be stopped by
 // a context. When the handshake ends after the caller was told that its message
 // is not appended, the message must not be written.
-func TestALateConnectionDoesNotCarryWhatWasWithdrawn(t *testing.T) {
+func TestPublisher_LateConnectionDoesNotCarryWithdrawnMessages(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 )
 
 // F6: OOM was an error like any other, and retried.
-func TestF06_OutOfMemory(t *testing.T) {
+func TestPublisher_OutOfMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -44,7 +44,7 @@ func TestF06_OutOfMemory(t *testing.T) {
 
 // Memory can run out after the XADDs are queued: EXEC itself is refused then, and
 // its reply hides the reason in its text.
-func TestF06_OutOfMemoryAtExec(t *testing.T) {
+func TestPublisher_OutOfMemoryAtExec(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
@@ -61,7 +61,7 @@ func TestF06_OutOfMemoryAtExec(t *testing.T) {
 
 // F105 for publishing: a user who may XADD but not MULTI had the XADDs of a
 // "transaction" executed one by one while the client reported a failure.
-func TestF105_WithoutTheRightToTransactions(t *testing.T) {
+func TestPublisher_WithoutPermissionForTransactions(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{"multi", "exec"} {
 		t.Run(command, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 )
 
 // F71: a cap that nobody had asked for removed what a group had not read.
-func TestF71_NothingIsTrimmedByDefault(t *testing.T) {
+func TestPublisher_NothingIsTrimmedByDefault(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -28,7 +28,7 @@ func TestF71_NothingIsTrimmedByDefault(t *testing.T) {
 // F72: acknowledging does not delete, so a stream without retention grows for ever.
 // F74: `~` keeps more than the number says; only `=` is exact.
 // F76: XDEL leaves the memory in use; retention must trim.
-func TestF72_F74_F76_RetentionBoundsTheStream(t *testing.T) {
+func TestPublisher_RetentionBoundsTheStream(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -55,7 +55,7 @@ func TestF72_F74_F76_RetentionBoundsTheStream(t *testing.T) {
 
 // F75: trimming by age goes by the entry IDs, and an ID from the future makes
 // Redis stay there: such entries must do no harm to the new ones.
-func TestF75_RetentionByAge(t *testing.T) {
+func TestPublisher_RetentionByAge(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	ctx := t.Context()
@@ -99,7 +99,7 @@ func TestF75_RetentionByAge(t *testing.T) {
 
 // F104: a topic is a key and nothing else, whatever stands in it, and a payload
 // has a bound.
-func TestF104_TopicsAndSizes(t *testing.T) {
+func TestPublisher_TopicsAndSizes(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	ctx := t.Context()
@@ -133,7 +133,7 @@ func TestF104_TopicsAndSizes(t *testing.T) {
 
 // A group that nobody reads any more keeps a trimmer that waits for it from trimming for ever.
 // Retention waits for nobody, and the group is told when it comes back. (F73)
-func TestF73_AnAbandonedGroupPinsNothing(t *testing.T) {
+func TestPublisher_AbandonedGroupDoesNotStopTrimming(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	pub := newTestPublisher(t, client, watermillFormat, func(c *redischannels.PublisherConfig) {

@@ -93,7 +93,7 @@ func pubError(t testing.TB, err error) *redischannels.PublishError {
 
 // F2: messages were marshalled inside of the loop that sent them, so that those
 // before an invalid one were already in the stream when Publish failed.
-func TestF02_AnInvalidMessageSendsNothing(t *testing.T) {
+func TestPublisher_InvalidMessageSendsNothing(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	bad := errors.New("cannot be serialised")
@@ -140,7 +140,7 @@ func TestF02_AnInvalidMessageSendsNothing(t *testing.T) {
 }
 
 // F7: the constructor of the publisher wrote into the map of its caller.
-func TestF07_TheConstructorLeavesTheCallersMapAlone(t *testing.T) {
+func TestPublisher_ConstructorLeavesTheCallersMapAlone(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -160,7 +160,7 @@ func TestF07_TheConstructorLeavesTheCallersMapAlone(t *testing.T) {
 }
 
 // The IDs of Append belong to the messages in their order.
-func TestAppendReturnsTheIDs(t *testing.T) {
+func TestPublisher_AppendReturnsTheIDs(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -184,7 +184,7 @@ func TestAppendReturnsTheIDs(t *testing.T) {
 
 // Without a transaction the entries of concurrent batches lie between each other,
 // and what one caller publishes must stay in its order in any case.
-func TestBatchesAreContiguousAndCallersKeepTheirOrder(t *testing.T) {
+func TestPublisher_BatchesAreContiguousAndCallersKeepTheirOrder(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -229,7 +229,7 @@ func TestBatchesAreContiguousAndCallersKeepTheirOrder(t *testing.T) {
 
 // One call is one MULTI/EXEC; more than 500 messages, or a lot of bytes, are
 // several.
-func TestOneTransactionPerBatch(t *testing.T) {
+func TestPublisher_OneTransactionPerBatch(t *testing.T) {
 	t.Parallel()
 	client := redistest.Start(t).Client(t)
 	topic := redistest.Key(t)
@@ -254,7 +254,7 @@ func TestOneTransactionPerBatch(t *testing.T) {
 }
 
 // Each of 64 callers paid a round trip and a connection of its own.
-func TestConcurrentCallersShareRoundTrips(t *testing.T) {
+func TestPublisher_ConcurrentCallersShareRoundTrips(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr())
@@ -285,7 +285,7 @@ func TestConcurrentCallersShareRoundTrips(t *testing.T) {
 }
 
 // F3: with a small pool a publish failed with "connection pool timeout".
-func TestF03_ASmallPoolIsEnough(t *testing.T) {
+func TestPublisher_SmallPoolIsEnough(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	for size := 1; size <= 2; size++ {
@@ -317,7 +317,7 @@ func TestF03_ASmallPoolIsEnough(t *testing.T) {
 
 // F57 for a publisher: Close closed the client of its caller.
 // F60: Publish and Close raced.
-func TestF57_F60_Close(t *testing.T) {
+func TestPublisher_CloseLeavesTheClientOpen(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
 	goroutines := redistest.Goroutines(t)
 	topic := redistest.Key(t)
@@ -361,7 +361,7 @@ func TestF57_F60_Close(t *testing.T) {
 }
 
 // The constructor must neither talk to Redis nor start anything.
-func TestNewPublisherIsPassive(t *testing.T) {
+func TestPublisher_ConstructorIsPassive(t *testing.T) {
 	goroutines := redistest.Goroutines(t)
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer client.Close()
@@ -379,7 +379,7 @@ func TestNewPublisherIsPassive(t *testing.T) {
 }
 
 // The default wire format reaches the stream as watermill-redisstream writes it.
-func TestPublishUsesTheDefaultMarshaler(t *testing.T) {
+func TestPublisher_UsesTheDefaultMarshaler(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -395,7 +395,7 @@ func TestPublishUsesTheDefaultMarshaler(t *testing.T) {
 }
 
 // The text of an error is for a log line: counts and causes, each once.
-func TestPublishErrorText(t *testing.T) {
+func TestPublisher_ErrorText(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)

@@ -21,7 +21,7 @@ func buffer(messages int, drop redischannels.DropPolicy) func(*redischannels.Pub
 }
 
 // A slow handler: messages vanish after a minute, with one line in a log. (F88)
-func TestF88_DropsFollowThePolicyAndAreCounted(t *testing.T) {
+func TestPubSub_DropsFollowThePolicyAndAreCounted(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	pub := newPubSubPub(t, client)
@@ -102,7 +102,7 @@ func TestF88_DropsFollowThePolicyAndAreCounted(t *testing.T) {
 
 // The server kills subscribers that do not read, which costs much more than what they did not
 // read. (F90)
-func TestF90_TheSocketIsAlwaysRead(t *testing.T) {
+func TestPubSub_SocketIsAlwaysRead(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Arg("client-output-buffer-limit", "pubsub", "16mb", "0", "0"))
 	client := server.Client(t)
@@ -128,7 +128,7 @@ func TestF90_TheSocketIsAlwaysRead(t *testing.T) {
 }
 
 // Ack and Nack pretend: nothing is stored. What they do is done in this process. (F94)
-func TestF94_NackRedeliversInThisProcess(t *testing.T) {
+func TestPubSub_NackRedeliversInThisProcess(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	pub := newPubSubPub(t, client)
@@ -337,7 +337,7 @@ func TestPubSub_Close(t *testing.T) {
 }
 
 // Each Subscribe that fails leaves a goroutine, a context and a connection behind. (F96)
-func TestF96_FailedPubSubSubscribesLeaveNothing(t *testing.T) {
+func TestPubSub_FailedSubscribesLeaveNothing(t *testing.T) {
 	server := redistest.Start(t, redistest.WithACL("none on >secret ~* +@all resetchannels")) // not parallel: it counts
 	client := server.Client(t)
 	nobody := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})

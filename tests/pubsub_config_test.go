@@ -12,7 +12,7 @@ import (
 
 // One wrong field hides the others, so that a configuration is mended in as many steps as it
 // has problems.
-func TestEveryWrongPubSubFieldIsNamed(t *testing.T) {
+func TestPubSub_EveryInvalidFieldIsNamed(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{}) // is not dialled
 	defer client.Close()
@@ -55,7 +55,7 @@ func TestEveryWrongPubSubFieldIsNamed(t *testing.T) {
 }
 
 // Clients that cannot be used are refused by the constructor, topics by Subscribe.
-func TestUnusablePubSubArguments(t *testing.T) {
+func TestPubSub_UnusableArguments(t *testing.T) {
 	t.Parallel()
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
 	defer ring.Close()

@@ -44,7 +44,7 @@ func (s *earlySubscriber) Subscribe(ctx context.Context, topic string) (<-chan *
 
 // Watermill's suite, as far as it can be held against a transport that stores nothing: its
 // tests that look for old messages in a new subscription have equivalents below.
-func TestPubSubConformance(t *testing.T) {
+func TestPubSub_Conformance(t *testing.T) {
 	for name, sharded := range map[string]bool{"plain": false, "sharded": true} {
 		for _, maxInFlight := range []int{1, 32} {
 			t.Run(fmt.Sprintf("%s, MaxInFlight %d", name, maxInFlight), func(t *testing.T) {

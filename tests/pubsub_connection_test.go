@@ -44,7 +44,7 @@ func TestPubSub_ReachesWhatTheClientReaches(t *testing.T) {
 
 // The rights that docs/guarantees.md names are enough, and a user without a right to PING is
 // no half-open connection. (F105)
-func TestF105_PubSubLeastPrivilege(t *testing.T) {
+func TestPubSub_LeastPrivilege(t *testing.T) {
 	t.Parallel()
 	const interval = 100 * time.Millisecond
 	server := redistest.Start(t, redistest.WithACL(
@@ -88,7 +88,7 @@ func TestF105_PubSubLeastPrivilege(t *testing.T) {
 
 // A panic in OnEvent, or one that takes its time, holds up neither messages nor the end of
 // other events.
-func TestPubSub_ASlowOnEvent(t *testing.T) {
+func TestPubSub_SlowOnEvent(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	release := make(chan struct{})

@@ -17,7 +17,7 @@ import (
 )
 
 // go-redis sends a PUBLISH again whose reply was lost: subscribers get it twice. (F1)
-func TestF01_ALostReplyOfPublishIsNoDuplicate(t *testing.T) {
+func TestPubSub_LostPublishReplyIsNoDuplicate(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	for _, sharded := range []bool{false, true} {
@@ -59,7 +59,7 @@ func TestF01_ALostReplyOfPublishIsNoDuplicate(t *testing.T) {
 }
 
 // One message that cannot be marshalled prevents all of its call. (F2)
-func TestF02_AnInvalidMessagePublishesNothing(t *testing.T) {
+func TestPubSub_InvalidMessagePublishesNothing(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -110,7 +110,7 @@ func (brokenPubSubMarshaler) Marshal(_ string, msg *message.Message) ([]byte, er
 }
 
 // A call outlives its context and its timeout. (F5)
-func TestF05_TimeoutAndCancelEndPubSubPublish(t *testing.T) {
+func TestPubSub_TimeoutAndCancelEndPublish(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		end  func(pub *redischannels.PubSubPublisher, topic string) error
@@ -263,7 +263,7 @@ func TestPubSub_PublisherClose(t *testing.T) {
 }
 
 // A panic in a hook of the client is an error of the call, not the end of the process.
-func TestPubSub_AnAngryHook(t *testing.T) {
+func TestPubSub_PanicInAHookIsAnError(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	client.AddHook(angryHook{})

@@ -44,7 +44,7 @@ func shardSubscribed(t *testing.T, cluster *redistest.Cluster, topic string, nod
 
 // Sharded Pub/Sub goes silent: after a reconnect to another node, with channels of several
 // slots, after a slot has moved. (F92)
-func TestF92_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
+func TestPubSub_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	client := cluster.Client(t)
@@ -175,7 +175,7 @@ func TestF92_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
 
 // The node of a shard channel dies: its replica takes over, and the subscription is there. A
 // subscription that is not sharded goes to a node that lives.
-func TestF92_ANodeThatDiesIsReplaced(t *testing.T) {
+func TestPubSub_NodeThatDiesIsReplaced(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	topic := redistest.Key(t)

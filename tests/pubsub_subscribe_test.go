@@ -18,7 +18,7 @@ import (
 )
 
 // Subscribe returns before the server has subscribed: what is published next is lost. (F85)
-func TestF85_SubscribeReturnsWhenItIsConfirmed(t *testing.T) {
+func TestPubSub_SubscribeReturnsWhenConfirmed(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	proxy.Delay(15 * time.Millisecond)
@@ -63,7 +63,7 @@ func TestF85_SubscribeReturnsWhenItIsConfirmed(t *testing.T) {
 }
 
 // NOPERM, which new users of Redis 7 get for every channel, is invisible. (F86)
-func TestF86_NoPermissionIsAnErrorOfSubscribe(t *testing.T) {
+func TestPubSub_NoPermissionIsAnErrorOfSubscribe(t *testing.T) {
 	server := redistest.Start(t, redistest.WithACL( // not parallel: it counts goroutines
 		"none on >secret ~* +@all resetchannels",
 		"some on >secret ~* +@all resetchannels &allowed:*",
@@ -140,7 +140,7 @@ func (s *switched) option(o *redis.Options) {
 }
 
 // A half-open subscription is never noticed: PING is written, nobody waits for PONG. (F87)
-func TestF87_AHalfOpenConnectionIsReplaced(t *testing.T) {
+func TestPubSub_HalfOpenConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	var way switched
@@ -179,7 +179,7 @@ func TestF87_AHalfOpenConnectionIsReplaced(t *testing.T) {
 }
 
 // A gap by a lost connection is invisible. (F89)
-func TestF89_AGapIsReportedOncePerTopic(t *testing.T) {
+func TestPubSub_InterruptionIsReportedOncePerTopic(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	sub := newPubSub(t, client, patterns)

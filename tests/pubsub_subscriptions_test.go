@@ -19,7 +19,7 @@ import (
 
 // A message comes once per matching pattern, and applications in different databases get each
 // other's. (F91)
-func TestF91_OverlappingNamesDeliverOnce(t *testing.T) {
+func TestPubSub_OverlappingNamesDeliverOnce(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	pub := newPubSubPub(t, client)
@@ -79,7 +79,7 @@ func TestF91_OverlappingNamesDeliverOnce(t *testing.T) {
 }
 
 // RESP3 and short names hang or lose messages when the bytes come one by one. (F93)
-func TestF93_EveryBorderInTheStreamOfBytes(t *testing.T) {
+func TestPubSub_RepliesSplitAtEveryByte(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range []int{2, 3} {
 		t.Run(fmt.Sprint("RESP", protocol), func(t *testing.T) {
@@ -100,7 +100,7 @@ func TestF93_EveryBorderInTheStreamOfBytes(t *testing.T) {
 }
 
 // Closing one reader unsubscribes the others. (F95)
-func TestF95_SubscriptionsAreIndependent(t *testing.T) {
+func TestPubSub_SubscriptionsAreIndependent(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)

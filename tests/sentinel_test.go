@@ -48,7 +48,7 @@ func uuidsOf(t *testing.T, client *redis.Client, topic string) map[string]int {
 // in the stream of the new master is handled, and seen without a group. With Durability over all
 // replicas nothing that was confirmed is lost; what is lost with one of two, and without, is
 // counted. (F44, F65, F66)
-func TestF65_F66_TheMasterDiesUnderLoad(t *testing.T) {
+func TestSentinel_MasterDiesUnderLoad(t *testing.T) {
 	t.Parallel()
 	const replicas = 2
 	set := redistest.StartSentinels(t, replicas)
@@ -164,7 +164,7 @@ func TestF65_F66_TheMasterDiesUnderLoad(t *testing.T) {
 // being frozen, and becomes the master: with Durability over all replicas nothing that was
 // confirmed is missing, because nothing is confirmed; with one of two, and without, all of it
 // is missing. docs/guarantees.md says so. (F65)
-func TestF65_DurabilityAndTheChoiceOfTheSentinels(t *testing.T) {
+func TestSentinel_DurabilityAndTheElection(t *testing.T) {
 	t.Parallel()
 	const count = 20
 	for _, test := range []struct{ replicas, confirmed, lost int }{

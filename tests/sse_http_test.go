@@ -37,7 +37,7 @@ func answer(t *testing.T, url string, changes ...func(*http.Request)) (*http.Res
 
 func method(name string) func(*http.Request) { return func(r *http.Request) { r.Method = name } }
 
-func TestSSERefusals(t *testing.T) {
+func TestSSE_Refusals(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[int](t, hub, key)
@@ -107,7 +107,7 @@ func TestSSERefusals(t *testing.T) {
 }
 
 // Each client is sent what its request may have; gaps and undecodable entries go to all.
-func TestSSEFilter(t *testing.T) {
+func TestSSE_Filter(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[order](t, hub, key)
@@ -146,7 +146,7 @@ func TestSSEFilter(t *testing.T) {
 }
 
 // What makes no event is told in its place, and the stream goes on.
-func TestSSEUndecodable(t *testing.T) {
+func TestSSE_Undecodable(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[string](t, hub, key)
@@ -196,7 +196,7 @@ func TestSSEUndecodable(t *testing.T) {
 
 // A panic in OnError ended the process: the goroutines that follow the channel and read from
 // Redis are those of the handler, not of a request.
-func TestSSEOnErrorPanics(t *testing.T) {
+func TestSSE_OnErrorPanics(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[string](t, hub, key)
@@ -221,7 +221,7 @@ func TestSSEOnErrorPanics(t *testing.T) {
 
 // An empty value is an event: without a data line browsers would not tell of it. Lines
 // stay lines.
-func TestSSEData(t *testing.T) {
+func TestSSE_Data(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[string](t, hub, key)
@@ -248,7 +248,7 @@ func TestSSEData(t *testing.T) {
 
 // Deadlines of the server are for other requests, those of the stream end no idle one, and
 // heartbeats come: over HTTP/1.1 and HTTP/2, through a ResponseWriter that is wrapped.
-func TestSSELongStreams(t *testing.T) {
+func TestSSE_LongStreams(t *testing.T) {
 	t.Parallel()
 	for _, h2 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("http2=%v", h2), func(t *testing.T) {
@@ -286,7 +286,7 @@ func (w wrapped) WriteHeader(status int)      { w.w.WriteHeader(status) }
 func (w wrapped) Unwrap() http.ResponseWriter { return w.w }
 
 // A ResponseWriter that cannot flush would hold events back for ever.
-func TestSSEWithoutFlush(t *testing.T) {
+func TestSSE_WithoutFlush(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	told := make(chan error, 1)
@@ -301,7 +301,7 @@ func TestSSEWithoutFlush(t *testing.T) {
 }
 
 // Shutdown waits for requests, and those of streams do not end by themselves.
-func TestSSEShutdown(t *testing.T) {
+func TestSSE_Shutdown(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[int](t, hub, key)
@@ -328,7 +328,7 @@ func TestSSEShutdown(t *testing.T) {
 }
 
 // When the channel is closed the streams end, and say so to who comes.
-func TestSSEChannelCloses(t *testing.T) {
+func TestSSE_ChannelCloses(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[int](t, hub, key)
@@ -341,7 +341,7 @@ func TestSSEChannelCloses(t *testing.T) {
 }
 
 // A client whose context ends, by a session for example, is ended.
-func TestSSERequestContext(t *testing.T) {
+func TestSSE_RequestContext(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	handler := newSSE(t, streamOf[int](t, hub, key), sse.Options[int]{})

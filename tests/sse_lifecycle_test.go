@@ -38,7 +38,7 @@ func stuck(t *testing.T, url string) *http.Response {
 
 // A client that takes nothing would hold memory or others. It is closed, at a deadline
 // while a write is under way, or when the ring has gone on, and resumes without gap.
-func TestSSESlowClient(t *testing.T) {
+func TestSSE_SlowClient(t *testing.T) {
 	t.Parallel()
 	const n, size = 150, 64 << 10
 	for name, options := range map[string]sse.Options[string]{
@@ -95,7 +95,7 @@ func TestSSESlowClient(t *testing.T) {
 
 // Every client was a connection to Redis in the naive way. Any number of clients, of any
 // number of rooms, are one.
-func TestSSEOneConnection(t *testing.T) {
+func TestSSE_OneConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Admin(t)
@@ -123,7 +123,7 @@ func TestSSEOneConnection(t *testing.T) {
 }
 
 // Not parallel: it counts goroutines. The original leaked a consumer group per connection.
-func TestSSENothingIsLeft(t *testing.T) {
+func TestSSE_LeavesNothing(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Admin(t)
 	client := server.Client(t, func(o *redis.Options) { o.PoolSize, o.MinIdleConns = 4, 4 })
@@ -174,7 +174,7 @@ func TestSSENothingIsLeft(t *testing.T) {
 
 // Clients stay while Redis is away, also those that come meanwhile, and go on where they
 // were.
-func TestSSERedisRestarts(t *testing.T) {
+func TestSSE_RedisRestarts(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.AOF())
 	hub := newHub(t, server.Client(t))
@@ -216,7 +216,7 @@ func TestSSERedisRestarts(t *testing.T) {
 }
 
 // A Redis that does not answer holds up neither heartbeats nor the end.
-func TestSSERedisFreezes(t *testing.T) {
+func TestSSE_RedisFreezes(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = time.Minute, -1 }))
@@ -244,7 +244,7 @@ func TestSSERedisFreezes(t *testing.T) {
 }
 
 // Pub/Sub has no past: clients see what is published from their connection on.
-func TestSSEPubSub(t *testing.T) {
+func TestSSE_PubSub(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := must(redischannels.NewPubSubChannel[int](hub.Hub, key, redischannels.PubSubChannelConfig{}))
@@ -285,7 +285,7 @@ func (w *onFlush) FlushError() error {
 
 // A client looked for its place behind the beginning of the response: what was written between
 // the two, by somebody who had seen the response begin, did not come.
-func TestSSELiveWhenTheResponseBegins(t *testing.T) {
+func TestSSE_LiveWhenTheResponseBegins(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[int](t, hub, key)

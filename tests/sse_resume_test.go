@@ -23,7 +23,7 @@ import (
 // Clients that break off at random positions and go on at one of two instances, while
 // entries are written at full speed, see each of them once and in order: from the ring,
 // from Redis, or where the other instance was ahead.
-func TestSSEResumeAtFullSpeed(t *testing.T) {
+func TestSSE_ResumeAtFullSpeed(t *testing.T) {
 	t.Parallel()
 	const n, clients = 4000, 8
 	key := redistest.Key(t)
@@ -108,7 +108,7 @@ func resumeAtRandom(ctx context.Context, urls []string, n int, random *rand.Rand
 
 // While a client reads a page from Redis the ring goes on and gives up what the page has
 // not: the client must read on, not jump to where the ring is now.
-func TestSSERingRunsAway(t *testing.T) {
+func TestSSE_RingRunsAway(t *testing.T) {
 	t.Parallel()
 	server, key := redistest.Shared(t), redistest.Key(t)
 	client := server.Client(t)
@@ -137,7 +137,7 @@ func TestSSERingRunsAway(t *testing.T) {
 
 // A client that was told only where it is, by the server or by a heartbeat, resumes there
 // as well.
-func TestSSEResumeWithoutAnEvent(t *testing.T) {
+func TestSSE_ResumeWithoutAnEvent(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[int](t, hub, key)
@@ -162,7 +162,7 @@ func TestSSEResumeWithoutAnEvent(t *testing.T) {
 }
 
 // Reconnects within the ring cost Redis nothing.
-func TestSSEHerd(t *testing.T) {
+func TestSSE_Herd(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Admin(t)
@@ -196,7 +196,7 @@ func TestSSEHerd(t *testing.T) {
 }
 
 // What was trimmed away is told, where it was, to who resumes and to who is connected.
-func TestSSEGap(t *testing.T) {
+func TestSSE_Gap(t *testing.T) {
 	t.Parallel()
 	server, key := redistest.Start(t), redistest.Key(t)
 	proxy := redistest.NewProxy(t, server.Addr())
@@ -245,7 +245,7 @@ func TestSSEGap(t *testing.T) {
 
 // An entry that comes just when the first client does, in place of the last one before it,
 // is no gap: nothing between them was missed.
-func TestSSEBeginsWithoutAGap(t *testing.T) {
+func TestSSE_StartsWithoutAGap(t *testing.T) {
 	t.Parallel()
 	server, key := redistest.Shared(t), redistest.Key(t)
 	client, direct := server.Client(t), newHub(t, server.Client(t))
@@ -274,7 +274,7 @@ func TestSSEBeginsWithoutAGap(t *testing.T) {
 }
 
 // A stream that is deleted begins anew, also for a client that has an ID of the old one.
-func TestSSEStreamBeginsAnew(t *testing.T) {
+func TestSSE_StreamIsRecreated(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[int](t, hub, key)

@@ -13,7 +13,7 @@ import (
 
 // A client sees what is written from its connection on, resumes by the header or the
 // parameter, and begins where Start says.
-func TestSSEStream(t *testing.T) {
+func TestSSE_Stream(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[int](t, hub, key)

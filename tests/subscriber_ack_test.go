@@ -18,7 +18,7 @@ import (
 )
 
 // F29: an Ack directly followed by Close is lost (40 of 40).
-func TestF29_AnAckBeforeCloseReachesRedis(t *testing.T) {
+func TestSubscriber_AckBeforeCloseReachesRedis(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
@@ -45,7 +45,7 @@ func TestF29_AnAckBeforeCloseReachesRedis(t *testing.T) {
 
 // F30: an XACK that cannot succeed is repeated every 100 ms without a word, and the consumer
 // stands still.
-func TestF30_ARefusedAckIsReported(t *testing.T) {
+func TestSubscriber_RefusedAckIsReported(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.WithACL("app on >secret ~* +@all"))
 	admin := server.Admin(t)
@@ -75,7 +75,7 @@ func TestF30_ARefusedAckIsReported(t *testing.T) {
 
 // F31: XACK answers 0, because the group is gone or the entry is not pending any more, and
 // nobody looks.
-func TestF31_AnAckOfNothingIsReported(t *testing.T) {
+func TestSubscriber_AckOfAnEntryNotPendingIsReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, vanish := range map[string]func(t *testing.T, topic, id string){
@@ -110,7 +110,7 @@ func TestF31_AnAckOfNothingIsReported(t *testing.T) {
 }
 
 // F31: the entry is known to be gone before it is acknowledged.
-func TestF31_AnAckAfterTheStreamIsReported(t *testing.T) {
+func TestSubscriber_AckAfterStreamWasDeletedIsReported(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client)
@@ -127,7 +127,7 @@ func TestF31_AnAckAfterTheStreamIsReported(t *testing.T) {
 }
 
 // F31 in a batch, whose XACK answers less than was asked for.
-func TestF31_AnAckOfLessIsReported(t *testing.T) {
+func TestSubscriber_PartialAckOfABatchIsReported(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -157,7 +157,7 @@ func TestF31_AnAckOfLessIsReported(t *testing.T) {
 
 // F32: the late ack of a slow consumer deletes the pending entry of the new owner; when that
 // crashes the message is gone.
-func TestF32_ALateAckHarmsNobody(t *testing.T) {
+func TestSubscriber_AckAfterLeaseLost(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -211,7 +211,7 @@ func TestF32_ALateAckHarmsNobody(t *testing.T) {
 }
 
 // F33: messages are acknowledged before they are handled, so what fails is gone.
-func TestF33_AFailedHandlerGetsTheMessageAgain(t *testing.T) {
+func TestSubscriber_FailedHandlerReceivesTheMessageAgain(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -250,7 +250,7 @@ func TestF33_AFailedHandlerGetsTheMessageAgain(t *testing.T) {
 
 // F34, F35: an XDEL on acknowledgement removes the message for the other groups, and as a
 // command of its own leaves orphans when it does not follow. Nothing is ever deleted.
-func TestF34_F35_AnAckDeletesNothing(t *testing.T) {
+func TestSubscriber_AckDeletesNothing(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -275,7 +275,7 @@ func TestF34_F35_AnAckDeletesNothing(t *testing.T) {
 
 // F36: the message that comes again after a Nack has a dead context, or one that nothing ever
 // cancels.
-func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
+func TestSubscriber_EveryDeliveryHasItsOwnContext(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	type key struct{}
@@ -363,7 +363,7 @@ func TestF36_EveryDeliveryHasItsContext(t *testing.T) {
 
 // The reply to an XACK is lost, and the second one answers 0: the message was acknowledged, not
 // settled too late. (F31)
-func TestF31_ALostReplyIsNoLateAck(t *testing.T) {
+func TestSubscriber_LostAckReplyIsNoLateAck(t *testing.T) {
 	t.Parallel()
 	for _, retries := range []int{-1, 3} {
 		for name, lost := range map[string]redistest.Match{"XACK": redistest.Command("XACK"), "script": scriptOf(t, "ack")} {
@@ -397,7 +397,7 @@ func TestF31_ALostReplyIsNoLateAck(t *testing.T) {
 // The server cannot be reached while a message is acknowledged, and another consumer claims the
 // message and finishes with it: an acknowledgement that was never sent was taken for one whose
 // reply was lost, and nobody learnt that the message was handled twice. (F31, F32)
-func TestF31_AnAckThatCouldNotBeSentIsLate(t *testing.T) {
+func TestSubscriber_AckThatCouldNotBeSentIsLate(t *testing.T) {
 	t.Parallel()
 	for _, retries := range []int{-1, 3} {
 		t.Run(fmt.Sprintf("%d retries", retries), func(t *testing.T) {

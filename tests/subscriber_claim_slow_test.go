@@ -14,7 +14,7 @@ import (
 // What a dead consumer has left was fetched by one command whatever its size. Where the network
 // needs longer for the reply than the client waits, that was tried again for ever, and since the
 // entries were kept nobody else got them either. (F43, F63)
-func TestF43_LargeEntriesAreRecoveredOverASlowNetwork(t *testing.T) {
+func TestSubscriber_ClaimsLargeEntriesOverASlowNetwork(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = 400 * time.Millisecond })
 	topic := redistest.Key(t)

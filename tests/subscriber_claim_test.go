@@ -21,7 +21,7 @@ const shortIdle = 300 * time.Millisecond
 
 // A single consumer claims its own running message, since XPENDING names it too, and handles
 // it again after its ack. (F37)
-func TestF37_ASingleConsumerDoesNotClaimFromItself(t *testing.T) {
+func TestSubscriber_DoesNotClaimFromItself(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, inFlight(3), minIdle(shortIdle))
@@ -41,7 +41,7 @@ func noMoreThan(t *testing.T, h *handler, n int) {
 
 // A handler that takes longer than the idle time has its message handled by the others as
 // well, several at a time. (F38)
-func TestF38_ALongHandlerKeepsItsMessage(t *testing.T) {
+func TestSubscriber_LongHandlerKeepsItsLease(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	topic := redistest.Key(t)
@@ -78,7 +78,7 @@ func TestF38_ALongHandlerKeepsItsMessage(t *testing.T) {
 
 // Messages that wait in a busy consumer age in the PEL until others claim them: duplicates
 // although every handler is fast enough, and idle consumers get nothing. (F39)
-func TestF39_WaitingMessagesDoNotAge(t *testing.T) {
+func TestSubscriber_BufferedMessagesDoNotAge(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -98,7 +98,7 @@ func TestF39_WaitingMessagesDoNotAge(t *testing.T) {
 
 // XAUTOCLAIM looks at COUNT*10 entries at a time; who begins at 0-0 again finds nothing
 // behind a busy head. (F41)
-func TestF41_RecoveryLooksBehindABusyHead(t *testing.T) {
+func TestSubscriber_ClaimScanPassesABusyHead(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 50} {
 		t.Run(fmt.Sprintf("MaxInFlight=%d", n), func(t *testing.T) {
@@ -127,7 +127,7 @@ func TestF41_RecoveryLooksBehindABusyHead(t *testing.T) {
 
 // Starting up tries to claim a batch of entries whose owners are alive, again and again, and
 // never reads a new one. (F42)
-func TestF42_EntriesOfTheLivingDoNotStopReading(t *testing.T) {
+func TestSubscriber_UnclaimableEntriesDoNotStopReading(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	publish(t, client, topic, make([]string, 1000)...)
@@ -143,7 +143,7 @@ func TestF42_EntriesOfTheLivingDoNotStopReading(t *testing.T) {
 
 // Pending messages wait for ever, or a minute, after a crash, or only one batch of them is
 // recovered; some libraries have no recovery at all. (F43, F44)
-func TestF43_F44_ACrashedConsumersMessagesComeBack(t *testing.T) {
+func TestSubscriber_ClaimsFromACrashedConsumer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -176,7 +176,7 @@ func TestF43_F44_ACrashedConsumersMessagesComeBack(t *testing.T) {
 
 // The check that a consumer has nothing pending and its removal are two commands; what is
 // delivered in between is gone. (F45)
-func TestF45_RemovingAConsumerLosesNothing(t *testing.T) {
+func TestSubscriber_RemovingAConsumerLosesNothing(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 
@@ -223,7 +223,7 @@ func TestF45_RemovingAConsumerLosesNothing(t *testing.T) {
 
 // Before Redis 7.2 a quiet consumer looks idle although it reads, and is removed by others
 // while it is blocked. That must do no harm. (F46)
-func TestF46_AQuietConsumerIsNotHarmed(t *testing.T) {
+func TestSubscriber_RemovedWhileQuiet(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin, client, topic := server.Admin(t), server.Client(t), redistest.Key(t)
@@ -242,7 +242,7 @@ func TestF46_AQuietConsumerIsNotHarmed(t *testing.T) {
 }
 
 // A lock for reclaiming, held by a process that was killed, ends all recovery. (F47)
-func TestF47_WhoRecoversMayDie(t *testing.T) {
+func TestSubscriber_CrashDuringRecovery(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -261,7 +261,7 @@ func TestF47_WhoRecoversMayDie(t *testing.T) {
 }
 
 // A pending entry that was trimmed is dropped in silence, or claimed for ever. (F48)
-func TestF48_TrimmedPendingEntriesAreReported(t *testing.T) {
+func TestSubscriber_TrimmedPendingEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 
@@ -314,7 +314,7 @@ func TestF48_TrimmedPendingEntriesAreReported(t *testing.T) {
 
 // Two duties of one subscription recover entries: the walk, and the look at what is its own
 // after a failed read. One sees what the other has just claimed, and both admit it. (F37)
-func TestF37_TwoWaysOfRecoveryDoNotMeet(t *testing.T) {
+func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	direct, topic := server.Client(t), redistest.Key(t)
@@ -363,7 +363,7 @@ func TestF37_TwoWaysOfRecoveryDoNotMeet(t *testing.T) {
 
 // Of several subscriptions of one process only one looks for entries per interval. If that is
 // always the one that has no room, the idle one never gets what the busy one hands back. (F39)
-func TestF39_ABusySiblingDoesNotTakeTheWalk(t *testing.T) {
+func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const interval = time.Second
@@ -391,7 +391,7 @@ func TestF39_ABusySiblingDoesNotTakeTheWalk(t *testing.T) {
 // After an outage that was longer than MinIdle a walk claims what this process holds itself. An
 // entry that is acknowledged between its reading and the look at what is held was taken for a
 // new one, put back into the group and handled again. (F37)
-func TestF37_AnAckMeetsAClaimOfItsOwnEntry(t *testing.T) {
+func TestSubscriber_AckDuringAClaimOfItsOwnEntry(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	direct, client, topic := server.Client(t), server.Client(t), redistest.Key(t)
@@ -425,7 +425,7 @@ func TestF37_AnAckMeetsAClaimOfItsOwnEntry(t *testing.T) {
 
 // An entry is trimmed while it is handled, and rejected before a renewal has noticed that: it
 // becomes a dead letter from memory, with a report. (F48)
-func TestF48_ATrimmedMessageIsRejected(t *testing.T) {
+func TestSubscriber_RejectOfATrimmedMessage(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, minIdle(time.Minute))

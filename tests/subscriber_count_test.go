@@ -14,7 +14,7 @@ import (
 // Redis counts reads, claims and hand-overs alike, so messages that nobody has handled use up
 // their deliveries by every deploy. (F24, section 4: the delivery count is the number of times
 // that the message was handed to a handler)
-func TestF24_CleanHandBacksDoNotCount(t *testing.T) {
+func TestSubscriber_ReleasesDoNotCount(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -42,7 +42,7 @@ func TestF24_CleanHandBacksDoNotCount(t *testing.T) {
 
 // The count that a handler sees, and by which a message is given up, depends on the way that
 // the message took to it. (F24, F21)
-func TestF24_TheCountIsThatOfHandOvers(t *testing.T) {
+func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 
@@ -128,7 +128,7 @@ func TestF24_TheCountIsThatOfHandOvers(t *testing.T) {
 }
 
 // RetryAfter and Reject mark a message; the Nack makes them work.
-func TestRetryAfterAndReject(t *testing.T) {
+func TestSubscriber_RetryAfterAndReject(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 
@@ -201,7 +201,7 @@ func TestRetryAfterAndReject(t *testing.T) {
 
 // A handler that hangs holds its message and its slot for ever. HandlerTimeout counts as a
 // nack; in strict order the next attempt waits for the old handler, otherwise it does not.
-func TestHandlerTimeout(t *testing.T) {
+func TestSubscriber_HandlerTimeout(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	timeout := func(c *redischannels.SubscriberConfig) { c.HandlerTimeout = 50 * time.Millisecond }

@@ -17,7 +17,7 @@ import (
 )
 
 // Each Subscribe that fails leaves a goroutine, a context and a connection behind. (F96)
-func TestF96_FailedSubscribesLeaveNothing(t *testing.T) {
+func TestSubscriber_FailedSubscribesLeaveNothing(t *testing.T) {
 	server := redistest.Start(t, redistest.WithACL("poor on >secret ~* +@all -xreadgroup -xread")) // not parallel: it counts
 	client := server.Client(t)
 	topic := redistest.Key(t)
@@ -67,7 +67,7 @@ func TestF96_FailedSubscribesLeaveNothing(t *testing.T) {
 
 // A subscription that has ended goes on claiming and reading, and steals messages that nobody
 // will handle. (F97)
-func TestF97_NothingGoesOnAfterTheEnd(t *testing.T) {
+func TestSubscriber_NothingRunsAfterTheEnd(t *testing.T) {
 	server := redistest.Start(t) // not parallel: it counts goroutines and blocked clients
 	client := server.Client(t)
 	goroutines := redistest.Goroutines(t)
@@ -116,7 +116,7 @@ func TestF97_NothingGoesOnAfterTheEnd(t *testing.T) {
 }
 
 // Publishing through a channel starts a reader that steals the group's messages. (F99)
-func TestF99_PublishingReadsNothing(t *testing.T) {
+func TestPublisher_ReadsNothing(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -134,7 +134,7 @@ func TestF99_PublishingReadsNothing(t *testing.T) {
 
 // Each restart leaves a consumer behind, and each reader without a group a group of its own:
 // 38 million consumers. (F100)
-func TestF100_ConsumersAndGroupsDoNotPileUp(t *testing.T) {
+func TestSubscriber_ConsumersAndGroupsDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 

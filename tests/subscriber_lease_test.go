@@ -19,7 +19,7 @@ const frozenIdle = 400 * time.Millisecond
 // A process that was stopped wakes up with an entry in its socket that Redis gave it long ago
 // and that another consumer handles by now: it handles it too, and its ack takes the entry
 // away from the new owner. (F32, F40, section 4)
-func TestF32_AnEntryInTheSocketOfAStoppedProcess(t *testing.T) {
+func TestSubscriber_EntryInTheSocketOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client := server.Client(t)
@@ -60,7 +60,7 @@ func TestF32_AnEntryInTheSocketOfAStoppedProcess(t *testing.T) {
 
 // A slow consumer's late ack deletes the pending entry of the new owner; when that one dies
 // the message is gone. (F32, F40)
-func TestF32_F40_AHandlerOfAStoppedProcess(t *testing.T) {
+func TestSubscriber_HandlerOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -94,7 +94,7 @@ func TestF32_F40_AHandlerOfAStoppedProcess(t *testing.T) {
 
 // A process that wakes up while its handler still works renews its leases and so steals the
 // entry from the new owner. (F40)
-func TestF40_AStoppedProcessDoesNotRenewWhatItLost(t *testing.T) {
+func TestSubscriber_StoppedProcessDoesNotRenewLostLeases(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -115,7 +115,7 @@ func TestF40_AStoppedProcessDoesNotRenewWhatItLost(t *testing.T) {
 
 // A heartbeat of the form `XCLAIM ... 0 id JUSTID` takes an entry back from whoever owns it.
 // (F40)
-func TestF40_RenewalDoesNotSteal(t *testing.T) {
+func TestSubscriber_RenewalDoesNotSteal(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	id := publish(t, client, topic, "m")[0]
@@ -144,7 +144,7 @@ func TestF40_RenewalDoesNotSteal(t *testing.T) {
 
 // A lease that runs from the arrival of the reply is longer than what Redis knows: a reply
 // that was long under way is handled while another consumer owns the entry. (section 4)
-func TestTheLeaseRunsFromTheSending(t *testing.T) {
+func TestSubscriber_LeaseRunsFromTheSendingOfTheCommand(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	proxy := redistest.NewProxy(t, server.Addr())
@@ -183,7 +183,7 @@ func TestTheLeaseRunsFromTheSending(t *testing.T) {
 }
 
 // The same delay, but nobody claims the entry: it is handed over, once, under a new lease.
-func TestALateReplyOfNobodyElseIsHandled(t *testing.T) {
+func TestSubscriber_LateReplyOfAnUnclaimedEntryIsDelivered(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	proxy := redistest.NewProxy(t, server.Addr())
@@ -215,7 +215,7 @@ func TestALateReplyOfNobodyElseIsHandled(t *testing.T) {
 
 // A message that was lost is settled: nothing is written for it, and its place is free. (F32,
 // F40)
-func TestF40_ALostMessageFreesItsPlace(t *testing.T) {
+func TestSubscriber_LostLeaseFreesItsSlot(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, settle := range map[string]func(*message.Message) bool{"ack": (*message.Message).Ack, "nack": (*message.Message).Nack} {

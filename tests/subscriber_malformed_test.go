@@ -28,7 +28,7 @@ var malformed = map[string][]string{
 
 // F78, F79, F80: one malformed entry ends every subscription of the group, one after another
 // (3 of 3); or it stays pending for ever; or it is acknowledged and gone.
-func TestF78_F79_F80_MalformedEntries(t *testing.T) {
+func TestSubscriber_MalformedEntriesBecomeDeadLetters(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
@@ -91,7 +91,7 @@ func TestF78_F79_F80_MalformedEntries(t *testing.T) {
 }
 
 // F78 without a group: there is no dead letter, so the entry is reported and passed.
-func TestF78_MalformedEntriesWithoutGroup(t *testing.T) {
+func TestFanOut_MalformedEntriesAreSkipped(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -134,7 +134,7 @@ func (panickyUnmarshaler) Unmarshal(entry redischannels.Entry) (*message.Message
 
 // F81: one bad entry hides the rest of its batch: an exception that the loop does not expect
 // leaves it, and the rest stays pending.
-func TestF81_ABadEntryHidesNoOther(t *testing.T) {
+func TestSubscriber_MalformedEntryHidesNoOther(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, bad := range map[string][]string{
@@ -167,7 +167,7 @@ func TestF81_ABadEntryHidesNoOther(t *testing.T) {
 
 // F84: an entry that was removed from the stream comes back without fields, and a decoder that
 // does not expect that panics.
-func TestF84_RemovedEntries(t *testing.T) {
+func TestSubscriber_RemovedEntries(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 

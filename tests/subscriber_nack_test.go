@@ -74,7 +74,7 @@ func (h *poisonRun) ackedCount() int {
 
 // F23: one message that always fails stops the whole group: 3 of 3 consumers are stuck and 0
 // of 30 good messages are handled.
-func TestF23_APoisonMessageStopsNobody(t *testing.T) {
+func TestSubscriber_PoisonMessageDoesNotStopTheGroup(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
@@ -125,7 +125,7 @@ func TestF23_APoisonMessageStopsNobody(t *testing.T) {
 
 // F24: the delivery limit never fires, because the counter lives in the process that the
 // message kills; or it fires for messages that were only moved between consumers.
-func TestF24_TheCountSurvivesTheProcess(t *testing.T) {
+func TestSubscriber_DeliveryCountSurvivesACrash(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -198,7 +198,7 @@ func TestF24_TheCountSurvivesTheProcess(t *testing.T) {
 
 // F25: the move to the dead-letter stream is an XADD and an XACK: when one of them fails the
 // entry is lost, or is a dead letter twice.
-func TestF25_ADeadLetterIsInOnePlace(t *testing.T) {
+func TestSubscriber_DeadLetterIsInOnePlace(t *testing.T) {
 	t.Parallel()
 
 	t.Run("out of memory", func(t *testing.T) {
@@ -248,7 +248,7 @@ func TestF25_ADeadLetterIsInOnePlace(t *testing.T) {
 }
 
 // F27: a retry that appends the message again replays it to every group.
-func TestF27_ARetryStaysInItsGroup(t *testing.T) {
+func TestSubscriber_RetryStaysInItsGroup(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -268,7 +268,7 @@ func TestF27_ARetryStaysInItsGroup(t *testing.T) {
 
 // F28: there is no delay between two attempts, or it is a sleep that holds a worker and that
 // Close has to wait for.
-func TestF28_TheDelayHoldsNoWorker(t *testing.T) {
+func TestSubscriber_RetryDelayHoldsNoWorker(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, asked := range map[string]bool{"NackBackoff": false, "RetryAfter": true} {

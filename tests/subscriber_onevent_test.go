@@ -75,7 +75,7 @@ func (h *heldUp) goesOn(t *testing.T, client redis.UniversalClient, topic string
 
 // An OnEvent that took its time held up the goroutine that had something to tell, and with it
 // the renewals or the acks of its subscription: others took the messages over.
-func TestASlowOnEventHoldsUpNeitherLeasesNorAcks(t *testing.T) {
+func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 

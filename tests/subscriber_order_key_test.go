@@ -19,7 +19,7 @@ import (
 
 // The order within a key is lost when a later message of the key overtakes one that waits for
 // its redelivery: 16 workers handle 12 keys, and every fifth delivery is nacked.
-func TestOrderingKeyKeepsTheOrderOfEachKey(t *testing.T) {
+func TestSubscriber_OrderingKeyKeepsTheOrderOfEachKey(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t, func(o *redis.Options) { o.PoolSize = 8 })
 	topic := redistest.Key(t)
@@ -120,7 +120,7 @@ func TestOrderingKeyKeepsTheOrderOfEachKey(t *testing.T) {
 }
 
 // Strict order: a nacked message comes again before those behind it.
-func TestMaxInFlightOneKeepsTheOrder(t *testing.T) {
+func TestSubscriber_MaxInFlightOneKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)

@@ -26,7 +26,7 @@ func numbered(n int) []string {
 
 // A nacked message arrives after newer ones. With one message in flight the order of the
 // stream is kept: the nacked one holds back those behind it. (F53)
-func TestF53_StrictOrderWithNacks(t *testing.T) {
+func TestSubscriber_StrictOrderWithNacks(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const n = 200
@@ -52,7 +52,7 @@ func TestF53_StrictOrderWithNacks(t *testing.T) {
 
 // After a crash the messages of the dead come last (4 5 1 2 3). They come in their order and
 // before newer ones, where the walk of Subscribe finds them. (F53)
-func TestF53_OrderAfterACrash(t *testing.T) {
+func TestSubscriber_OrderAfterACrash(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const n, crashed = 40, 30
@@ -65,7 +65,7 @@ func TestF53_OrderAfterACrash(t *testing.T) {
 
 // The reply of a read is lost: Redis has given m1 to a consumer that never saw it. It waits
 // in the consumer's own PEL while m2 overtakes it. (F54)
-func TestF54_ALostReplyKeepsTheOrder(t *testing.T) {
+func TestSubscriber_LostReadReplyKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	direct, topic := server.Client(t), redistest.Key(t)
@@ -91,7 +91,7 @@ func TestF54_ALostReplyKeepsTheOrder(t *testing.T) {
 
 // Handling in parallel breaks the order by surprise. With an OrderingKey the order of each key
 // is kept, through nacks, and other keys do not wait. (F55)
-func TestF55_OrderPerKey(t *testing.T) {
+func TestSubscriber_OrderPerKey(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const keys, perKey = 5, 60
@@ -139,7 +139,7 @@ func TestF55_OrderPerKey(t *testing.T) {
 }
 
 // One key that fails again and again stops its own messages only.
-func TestF55_ABlockedKeyBlocksNoOther(t *testing.T) {
+func TestSubscriber_BlockedKeyBlocksNoOther(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, inFlight(2), func(c *redischannels.SubscriberConfig) {

@@ -12,7 +12,7 @@ import (
 
 // A message that kills its process takes the blame for all that was in flight or prefetched
 // with it: neighbours end as dead letters, or the killer is delivered for ever. (F24, section 4)
-func TestF24_APoisonThatKillsItsProcess(t *testing.T) {
+func TestSubscriber_PoisonThatKillsItsProcess(t *testing.T) {
 	t.Parallel()
 	for _, way := range []string{"kill", "exit"} {
 		t.Run(way, func(t *testing.T) {

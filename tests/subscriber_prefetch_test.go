@@ -20,7 +20,7 @@ import (
 
 // A busy consumer keeps messages that it cannot handle soon, while its peers are idle: they
 // are handed to a peer after about a second. (F39)
-func TestF39_WhatWaitsTooLongGoesToAnIdlePeer(t *testing.T) {
+func TestSubscriber_BufferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -54,7 +54,7 @@ func TestF39_WhatWaitsTooLongGoesToAnIdlePeer(t *testing.T) {
 }
 
 // Even the message that is being offered goes to a peer, when nobody receives it for MinIdle.
-func TestF39_AnOfferThatNobodyTakesGoesToAnIdlePeer(t *testing.T) {
+func TestSubscriber_OfferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -72,7 +72,7 @@ func TestF39_AnOfferThatNobodyTakesGoesToAnIdlePeer(t *testing.T) {
 }
 
 // Handing back what waits breaks the order where there is nobody to hand it to. (F53)
-func TestF53_ASoleConsumerKeepsTheOrder(t *testing.T) {
+func TestSubscriber_SoleConsumerKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const n = 300
@@ -95,7 +95,7 @@ func TestF53_ASoleConsumerKeepsTheOrder(t *testing.T) {
 
 // A slow consumer fetches hundreds of messages into its own PEL, and the next pod gets none.
 // (F98)
-func TestF98_ASlowConsumerHoldsOnlyItsShare(t *testing.T) {
+func TestSubscriber_SlowConsumerLeasesOnlyItsShare(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -122,7 +122,7 @@ func TestF98_ASlowConsumerHoldsOnlyItsShare(t *testing.T) {
 
 // Messages that are nacked and wait fill the window, and no new ones are fetched although
 // every handler is idle. (F23, F28)
-func TestF28_WaitingForARetryStopsNothing(t *testing.T) {
+func TestSubscriber_BackoffDoesNotStopFetching(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const waiting = 1000 // of a window of 1,024
@@ -156,7 +156,7 @@ func heapPeak(fn func(sample func())) (growth uint64) {
 const maxGrowth = 64 << 20
 
 // A slow handler and a backlog of a million entries: the process dies of want of memory. (F98)
-func TestF98_MemoryStaysFlatBeforeALongBacklog(t *testing.T) {
+func TestSubscriber_MemoryIsBoundedWithALongBacklog(t *testing.T) {
 	server := redistest.Shared(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)
 	const entries, perCall = 1_000_000, 20_000
@@ -191,7 +191,7 @@ func TestF98_MemoryStaysFlatBeforeALongBacklog(t *testing.T) {
 }
 
 // The same with large entries: a bound in numbers alone is none. (F98)
-func TestF98_MemoryStaysFlatWithLargeEntries(t *testing.T) {
+func TestSubscriber_MemoryIsBoundedWithLargeEntries(t *testing.T) {
 	server := redistest.Start(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)
 	const entries = 300
@@ -225,7 +225,7 @@ func TestF98_MemoryStaysFlatWithLargeEntries(t *testing.T) {
 
 // Of each batch one message waits for its retry, and with it the whole reply in which it came:
 // the bound in bytes counts only the message. (F98)
-func TestF98_AWaitingMessageKeepsOnlyItself(t *testing.T) {
+func TestSubscriber_BackingOffMessageKeepsOnlyItself(t *testing.T) {
 	server := redistest.Start(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)
 	const entries = 6000 // of 16 KiB
@@ -250,7 +250,7 @@ func TestF98_AWaitingMessageKeepsOnlyItself(t *testing.T) {
 
 // Servers were broken by commands with very many IDs, and a large COUNT holds others up: what
 // one command asks for is bounded, however much there is to do. (F103)
-func TestF103_CommandsAreBounded(t *testing.T) {
+func TestSubscriber_CommandsAreBounded(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	direct, client, topic := server.Client(t), server.Client(t), redistest.Key(t)
@@ -304,7 +304,7 @@ func TestF103_CommandsAreBounded(t *testing.T) {
 
 // Entries were handed back because the application was busy, and the only peer takes nothing:
 // they come as soon as the application receives again, not with the next claim walk. (F39)
-func TestF39_WhatNobodyTakesComesBack(t *testing.T) {
+func TestSubscriber_ReleasedEntriesComeBackWhenTheApplicationReceives(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.ClaimInterval = time.Minute, time.Minute }))

@@ -19,7 +19,7 @@ import (
 
 // Subscribe, Close, settling and cancelling race with each other: WaitGroup misuse, a send on
 // a closed channel. (F60)
-func TestF60_EverythingAtOnce(t *testing.T) {
+func TestSubscriber_ConcurrentUse(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
@@ -98,7 +98,7 @@ func TestF60_EverythingAtOnce(t *testing.T) {
 
 // A subscription that is opened while its subscriber closes is nobody's: Close has not seen it,
 // and waits for it for ever. (F60)
-func TestF60_CloseDuringSubscribe(t *testing.T) {
+func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 	t.Parallel()
 	for command, call := range map[string]func(t *testing.T, sub *testSub, topic string) error{
 		"xautoclaim": func(t *testing.T, sub *testSub, topic string) error {

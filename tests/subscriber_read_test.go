@@ -40,7 +40,7 @@ func (c *countAll) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 
 // F14: XREADGROUP with an explicit ID answers with what is pending and never blocks: thousands
 // of calls per second and no message.
-func TestF14_AnIdleGroupReadsOnlyNewEntries(t *testing.T) {
+func TestSubscriber_IdleGroupReadsOnlyNewEntries(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	topic := redistest.Key(t)
@@ -81,7 +81,7 @@ func TestF14_AnIdleGroupReadsOnlyNewEntries(t *testing.T) {
 // F15, F16: an error that stays makes a reader spin (1650 calls a second, gigabytes of logs),
 // or ends the subscription without a word. It must back off, report the outage once, and go
 // on when the cause is gone.
-func TestF15_F16_AnOutageIsWaitedOut(t *testing.T) {
+func TestSubscriber_OutageIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	const rights = "~* +@all"
 	for name, test := range map[string]struct {
@@ -151,7 +151,7 @@ func TestF15_F16_AnOutageIsWaitedOut(t *testing.T) {
 }
 
 // F15 without a group.
-func TestF15_AnOutageOfFanOutIsWaitedOut(t *testing.T) {
+func TestFanOut_OutageIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	rights := func(rule string) func(*testing.T, *redistest.Server, *redis.Client, string) {
 		return func(t *testing.T, server *redistest.Server, _ *redis.Client, _ string) {
@@ -204,7 +204,7 @@ func TestF15_AnOutageOfFanOutIsWaitedOut(t *testing.T) {
 }
 
 // F17: reading ends by itself after some silence while the reader keeps taking messages.
-func TestF17_SilenceEndsNothing(t *testing.T) {
+func TestSubscriber_SilenceEndsNoSubscription(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
@@ -232,7 +232,7 @@ func TestF17_SilenceEndsNothing(t *testing.T) {
 }
 
 // F18: a message waits for the next poll, up to the block time.
-func TestF18_MessagesArriveAtOnce(t *testing.T) {
+func TestSubscriber_MessagesArriveAtOnce(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
@@ -271,7 +271,7 @@ func TestF18_MessagesArriveAtOnce(t *testing.T) {
 }
 
 // F19: BLOCK 0 waits for ever, and 5000 without a unit is 5 microseconds.
-func TestF19_BlockTime(t *testing.T) {
+func TestSubscriber_BlockTime(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for _, wrong := range []time.Duration{-1, -time.Second, 1, 5000, time.Millisecond - 1, 400 * 24 * time.Hour} {
@@ -359,7 +359,7 @@ func startGroupChild(t *testing.T, server *redistest.Server, topic string) *redi
 }
 
 // F20: two readers under one configured name handle the same entries.
-func TestF20_ConsumerNamesAreUnique(t *testing.T) {
+func TestSubscriber_ConsumerNamesAreUnique(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -430,7 +430,7 @@ func TestF20_ConsumerNamesAreUnique(t *testing.T) {
 }
 
 // F21: a handler cannot see the entry ID and the delivery count.
-func TestF21_WhatAHandlerCanSee(t *testing.T) {
+func TestSubscriber_HandlerSeesEntryIDAndDeliveryCount(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -467,7 +467,7 @@ func TestF21_WhatAHandlerCanSee(t *testing.T) {
 }
 
 // F22: the listener ignores the database, or the client, that it was given.
-func TestF22_AnotherDatabase(t *testing.T) {
+func TestSubscriber_OtherDatabase(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t, redistest.DB(5))

@@ -18,7 +18,7 @@ import (
 // for entries that are ours and not held, took it for such a one and leased it again; then
 // the hand-back reached Redis. A peer claimed the entry while it was handled here under a
 // lease that was believed to hold. (F38)
-func TestF38_AnEntryIsNotTakenUpWhileItIsHandedBack(t *testing.T) {
+func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	admin, topic := server.Client(t), redistest.Key(t)
@@ -69,7 +69,7 @@ func TestF38_AnEntryIsNotTakenUpWhileItIsHandedBack(t *testing.T) {
 
 // Redis was not reached by a hand-back, and the entry came back from our own pending entries: the
 // read, which counts in advance, was taken for a delivery. (F24)
-func TestF24_AHandBackThatFailsDoesNotCount(t *testing.T) {
+func TestSubscriber_FailedReleaseDoesNotCount(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = -1 })
 	topic := redistest.Key(t)
@@ -92,7 +92,7 @@ func TestF24_AHandBackThatFailsDoesNotCount(t *testing.T) {
 // A hand-back did not reach Redis, and nobody received anything until the end: the entry was taken
 // for one that peers have, and kept from them for MinIdle, with a delivery that there never was.
 // (F24, F59)
-func TestF59_AHandBackThatFailedIsDoneAtTheEnd(t *testing.T) {
+func TestSubscriber_FailedReleaseIsRepeatedByClose(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = -1 })
 	topic := redistest.Key(t)

@@ -15,7 +15,7 @@ import (
 
 // A walk through many pending entries takes longer than a lease, which is not renewed
 // meanwhile: messages in flight go to others. (F38)
-func TestF38_ALongWalkDoesNotHoldUpRenewals(t *testing.T) {
+func TestSubscriber_LongClaimScanDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	direct, topic := server.Client(t), redistest.Key(t)
@@ -55,7 +55,7 @@ func TestF38_ALongWalkDoesNotHoldUpRenewals(t *testing.T) {
 
 // An acknowledgement whose reply does not come is no reason to renew nothing: messages in flight
 // go to others. (F38)
-func TestF38_AHangingAckDoesNotHoldUpRenewals(t *testing.T) {
+func TestSubscriber_HangingAckDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = time.Minute })
 	topic := redistest.Key(t)
@@ -79,7 +79,7 @@ func TestF38_AHangingAckDoesNotHoldUpRenewals(t *testing.T) {
 
 // A reply does not come to a command by which entries are looked for, those of the dead or our own
 // that are not held: who renews leases waited for it, and messages in flight went to others. (F38)
-func TestF38_AHangingSearchDoesNotHoldUpRenewals(t *testing.T) {
+func TestSubscriber_HangingOwnPendingReadDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
 	for name, search := range map[string]redistest.Match{
 		"own": scriptOf(t, "own"), "fetch": scriptOf(t, "fetch"), "reap": scriptOf(t, "reap"),

@@ -40,7 +40,7 @@ var losses = []struct {
 
 // The group or the stream vanishes, and every read answers NOGROUP for ever; Redis has another
 // text for each way, and for a reader that is blocked at that moment. (F49, F51)
-func TestF49_F51_AVanishedGroupIsMadeAgain(t *testing.T) {
+func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 	t.Parallel()
 	for _, loss := range losses {
 		for _, busy := range []bool{false, true} {
@@ -90,7 +90,7 @@ func TestF49_F51_AVanishedGroupIsMadeAgain(t *testing.T) {
 
 // A busy stream is deleted and written again within a millisecond, so that the same IDs come
 // again: new entries are taken for those that were read before, and are lost. (F49)
-func TestF49_IDsThatComeAgain(t *testing.T) {
+func TestSubscriber_EntryIDsThatRepeat(t *testing.T) {
 	t.Parallel()
 	for _, busy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("busy=%v", busy), func(t *testing.T) {
@@ -138,7 +138,7 @@ func TestF49_IDsThatComeAgain(t *testing.T) {
 
 // A group that is made again at "0" replays everything, at "$" it skips what nobody has read.
 // (F50)
-func TestF50_TheGroupGoesOnWhereItWas(t *testing.T) {
+func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	var payloads []string
@@ -180,7 +180,7 @@ func TestF50_TheGroupGoesOnWhereItWas(t *testing.T) {
 
 // In strict order a nacked message holds back all others, so nothing is read; when the group
 // vanishes meanwhile nobody notices, and the message cannot be handed over for ever. (F49)
-func TestF49_TheGroupVanishesWhileANackedMessageWaits(t *testing.T) {
+func TestSubscriber_GroupLostDuringBackoff(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	// No renewal notices it either, and nothing is fetched ahead.
@@ -200,7 +200,7 @@ func TestF49_TheGroupVanishesWhileANackedMessageWaits(t *testing.T) {
 // One consumer makes the group again where it believes it to have been, which may be before
 // what another one holds: that one gets its own entry a second time, and handles it twice at
 // the same time. (F50)
-func TestF50_WhatIsHeldIsNotHandledTwice(t *testing.T) {
+func TestSubscriber_LeasedMessagesAreNotHandledTwiceAfterGroupLoss(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, inFlight(4))
@@ -222,7 +222,7 @@ func TestF50_WhatIsHeldIsNotHandledTwice(t *testing.T) {
 // The consumer that makes the group again knows where it stood, but not what others hold:
 // their messages are neither pending nor unread any more, and when their handlers fail they
 // are gone. (F50)
-func TestF50_EachConsumerPutsBackWhatItHolds(t *testing.T) {
+func TestSubscriber_EachConsumerRestoresItsLeases(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -257,7 +257,7 @@ func TestF50_EachConsumerPutsBackWhatItHolds(t *testing.T) {
 
 // The group is made again without what is held, and the reply to putting that back is lost: the
 // entry is pending again, and nobody was told. (F50)
-func TestF50_WhatWasPutBackIsTold(t *testing.T) {
+func TestSubscriber_RestoredEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
@@ -284,7 +284,7 @@ func TestF50_WhatWasPutBackIsTold(t *testing.T) {
 
 // Several consumers lose their group while each handles a message: nobody hangs, and both
 // acknowledgements arrive or the message comes again. (F49)
-func TestF49_SeveralConsumersLoseTheirGroup(t *testing.T) {
+func TestSubscriber_SeveralConsumersLoseTheirGroup(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	var held []*message.Message
@@ -314,7 +314,7 @@ func TestF49_SeveralConsumersLoseTheirGroup(t *testing.T) {
 
 // CLIENT KILL and CLIENT UNBLOCK end a blocked read with neither an entry nor one of those
 // texts. (F51)
-func TestF51_AKilledOrUnblockedReaderGoesOn(t *testing.T) {
+func TestSubscriber_KilledOrUnblockedReadResumes(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -358,7 +358,7 @@ func blockedClient(t *testing.T, client *redis.Client) int64 {
 
 // Instances that start together create the group at the same time; all but one get BUSYGROUP
 // and fail. (F52)
-func TestF52_InstancesStartTogether(t *testing.T) {
+func TestSubscriber_InstancesStartTogether(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const instances = 20
@@ -385,7 +385,7 @@ func TestF52_InstancesStartTogether(t *testing.T) {
 
 // Something removes the group as soon as it is there again: making it again must not become a
 // hot loop. (F15, F49)
-func TestF49_AGroupThatDoesNotStay(t *testing.T) {
+func TestSubscriber_GroupThatVanishesAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
@@ -406,7 +406,7 @@ func TestF49_AGroupThatDoesNotStay(t *testing.T) {
 
 // Others have made the group again, and one of them has what is held here: a late ack, though
 // its lease is young, must not take it away. (F32, F50)
-func TestF50_OthersHaveWhatIsHeld(t *testing.T) {
+func TestSubscriber_RestoreLeavesEntriesOfOtherConsumers(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
@@ -433,7 +433,7 @@ func TestF50_OthersHaveWhatIsHeld(t *testing.T) {
 
 // An acknowledgement that finds no group while its subscriber closes has nobody left who would
 // make it again: it is reported, and Close does not wait for it. (F31, F62)
-func TestF49_CloseWithoutAGroup(t *testing.T) {
+func TestSubscriber_CloseWithoutAGroup(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, minIdle(time.Minute), tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
@@ -453,7 +453,7 @@ func TestF49_CloseWithoutAGroup(t *testing.T) {
 // A stream that was deleted may go on with lower IDs, where the clock was set back or the IDs
 // are the publisher's own: a group that is made again behind the old ones waits for ever. (F49,
 // F50)
-func TestF49_AStreamThatBeginsAnew(t *testing.T) {
+func TestSubscriber_StreamThatIsRecreated(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client)

@@ -15,7 +15,7 @@ import (
 // A step of the claim walk was under way while a subscription ended: what it claimed came
 // behind the last hand-back, and waited for MinIdle in the name of a consumer that was gone.
 // (F56, F59) Not parallel: it looks at goroutines.
-func TestF59_WhatAWalkClaimsAtTheEndIsHandedBack(t *testing.T) {
+func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	server := redistest.Shared(t)
 	admin, topic := server.Client(t), redistest.Key(t)
 	publish(t, admin, topic, "m")

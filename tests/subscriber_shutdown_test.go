@@ -22,7 +22,7 @@ import (
 
 // Close returns while a handler runs, whose success is lost, and leaves what was fetched
 // pending until it has aged: duplicates and a gap with every deploy. (F56)
-func TestF56_CloseWaitsForHandlersAndHandsBackTheRest(t *testing.T) {
+func TestSubscriber_CloseWaitsForHandlersAndReleasesTheRest(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -56,7 +56,7 @@ func TestF56_CloseWaitsForHandlersAndHandsBackTheRest(t *testing.T) {
 
 // A handler that does not end keeps Close from returning, or its message is settled behind
 // its back. (F56: bounded)
-func TestF56_CloseIsBounded(t *testing.T) {
+func TestSubscriber_CloseIsBounded(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	ids := publish(t, client, topic, "a", "b")
@@ -84,7 +84,7 @@ func TestF56_CloseIsBounded(t *testing.T) {
 
 // A message that is nacked while its subscriber closes comes again elsewhere, after its
 // back-off.
-func TestF56_NackWhileClosing(t *testing.T) {
+func TestSubscriber_NackDuringClose(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -108,7 +108,7 @@ func TestF56_NackWhileClosing(t *testing.T) {
 }
 
 // Closing one subscriber closes the caller's client, and its siblings die in silence. (F57)
-func TestF57_SiblingsOnOneClient(t *testing.T) {
+func TestSubscriber_CloseLeavesTheClientOpen(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topics := []string{redistest.Key(t), redistest.Key(t)}
@@ -131,7 +131,7 @@ func TestF57_SiblingsOnOneClient(t *testing.T) {
 }
 
 // Close waits for an application that no longer receives. (F58)
-func TestF58_CloseNeedsNoReceiver(t *testing.T) {
+func TestSubscriber_CloseNeedsNoReceiver(t *testing.T) {
 	server := redistest.Shared(t) // not parallel: it counts goroutines
 	goroutines := redistest.Goroutines(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
@@ -154,7 +154,7 @@ func TestF58_CloseNeedsNoReceiver(t *testing.T) {
 
 // A read that is blocked at Close takes one more message with it, which then waits until it
 // has aged. (F59)
-func TestF59_NothingIsTakenAlong(t *testing.T) {
+func TestSubscriber_CloseTakesNoMessageAlong(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -200,7 +200,7 @@ func TestF59_NothingIsTakenAlong(t *testing.T) {
 }
 
 // An Ack that is given just before Close is lost although it was logged. (F29, F59)
-func TestF29_AckThenClose(t *testing.T) {
+func TestSubscriber_AckThenClose(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	for i := range 100 {
@@ -214,7 +214,7 @@ func TestF29_AckThenClose(t *testing.T) {
 }
 
 // An Ack that waits for the one before it to be written is forgotten by Close. (F29)
-func TestF29_AcksBehindOneThatIsBeingWritten(t *testing.T) {
+func TestSubscriber_CloseWritesAcksBehindOneUnderWay(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	direct, topic := server.Client(t), redistest.Key(t)
@@ -243,7 +243,7 @@ func TestF29_AcksBehindOneThatIsBeingWritten(t *testing.T) {
 
 // A subscriber that waits for messages in a blocked read closes only when the read ends, or
 // when its connection is cut. (F62)
-func TestF62_CloseOfAnIdleSubscriber(t *testing.T) {
+func TestSubscriber_CloseWhileIdle(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -275,7 +275,7 @@ func (p panicking) Unmarshal(e redischannels.Entry) (*message.Message, error) {
 
 // A panic in what the application supplies kills the process, or the loop that called it.
 // (F61)
-func TestF61_Panics(t *testing.T) {
+func TestSubscriber_PanicsOfTheApplication(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	seen := &events{t: t}
@@ -343,7 +343,7 @@ func TestF61_Panics(t *testing.T) {
 
 // A renewal that has begun before Close is carried out after the hand-back, and a peer waits
 // for MinIdle. (F56)
-func TestF56_ARenewalUnderWayDoesNotUndoTheHandBack(t *testing.T) {
+func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
@@ -390,7 +390,7 @@ func TestF56_ARenewalUnderWayDoesNotUndoTheHandBack(t *testing.T) {
 // Where packets vanish each attempt of the client takes all the time that dialling may, and a
 // Subscribe went through all of them: also when its context had ended, to take back what it had
 // made, or when its subscriber was closed, which waited for it. (F62, F96)
-func TestF62_ASubscribeThatEndsWhilePacketsVanish(t *testing.T) {
+func TestNetwork_SubscribeEndsWhilePacketsVanish(t *testing.T) {
 	t.Parallel()
 	for _, first := range []string{"context", "subscriber"} {
 		t.Run(first, func(t *testing.T) {

@@ -42,7 +42,7 @@ func arg(cmd redis.Cmder, word string) (string, bool) {
 }
 
 // F8: a new group misses the backlog or replays everything, without being asked.
-func TestF08_StartFrom(t *testing.T) {
+func TestSubscriber_StartFrom(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	before := []string{"a", "b", "c"}
@@ -98,7 +98,7 @@ func nilIfEmpty(s []string) []string {
 
 // F8, F9: `$` is resolved by a goroutine after Subscribe has returned, so what is published
 // right after it is lost (50 of 50).
-func TestF09_NothingIsLostRightAfterSubscribe(t *testing.T) {
+func TestSubscriber_NothingIsLostRightAfterSubscribe(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
@@ -129,7 +129,7 @@ func TestF09_NothingIsLostRightAfterSubscribe(t *testing.T) {
 }
 
 // F10: between two reads with `$` everything is lost until the first message has arrived.
-func TestF10_NothingIsLostBetweenReads(t *testing.T) {
+func TestFanOut_NothingIsLostBetweenReads(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -163,7 +163,7 @@ func TestF10_NothingIsLostBetweenReads(t *testing.T) {
 }
 
 // F11: the first read has no COUNT: the whole stream goes through the network for one message.
-func TestF11_EveryReadIsBounded(t *testing.T) {
+func TestSubscriber_EveryReadIsBounded(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
@@ -222,7 +222,7 @@ func TestF11_EveryReadIsBounded(t *testing.T) {
 
 // F12: replay skips 1-1 because it adds one to the wrong half of the ID, or reads an entry
 // that cannot be decoded for ever.
-func TestF12_ReplayIsExact(t *testing.T) {
+func TestSubscriber_ReplayIsExact(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -264,7 +264,7 @@ func TestF12_ReplayIsExact(t *testing.T) {
 
 // F13: between the end of a replay and the beginning of live reading entries are lost or
 // delivered twice.
-func TestF13_FromReplayIntoLive(t *testing.T) {
+func TestSubscriber_ReplayContinuesIntoLive(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)

@@ -27,7 +27,7 @@ func statsOf(t *testing.T, sub *testSub, want func(redischannels.SubscriptionSta
 }
 
 // An operator sees a queue grow and cannot tell whether the consumer is slow, stuck or gone.
-func TestStatsOfAGroup(t *testing.T) {
+func TestStats_Group(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -94,7 +94,7 @@ func streamField(t *testing.T, client *redis.Client, topic, field string) any {
 }
 
 // What happens to a subscription from outside is counted as well.
-func TestStatsOfFaults(t *testing.T) {
+func TestStats_Faults(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.AOF())
 	client := server.Client(t)
@@ -139,7 +139,7 @@ func TestStatsOfFaults(t *testing.T) {
 
 // What waits for its key, and what waits for Redis, is neither in flight nor backing off. What
 // was taken over from a dead consumer is counted by the entry, not by the event.
-func TestStatsOfWhatWaits(t *testing.T) {
+func TestStats_WaitingMessages(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	direct, client, topic := server.Client(t), server.Client(t), redistest.Key(t)
@@ -174,7 +174,7 @@ func TestStatsOfWhatWaits(t *testing.T) {
 }
 
 // A reader without a group has no consumer, and passes what it cannot use.
-func TestStatsWithoutGroup(t *testing.T) {
+func TestStats_WithoutGroup(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := redistest.Key(t)
@@ -210,7 +210,7 @@ func TestStatsWithoutGroup(t *testing.T) {
 
 // XINFO GROUPS does not know the lag before Redis 7.0, calls it unknown after an XDEL, and
 // tells a wrong one after trimming: 10 entries, 7 of them trimmed, are "lag 10".
-func TestGroupStats(t *testing.T) {
+func TestStats_GroupLag(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	ctx := t.Context()
@@ -282,7 +282,7 @@ func TestGroupStats(t *testing.T) {
 
 // After a restart from an append-only file Redis 7.0 does not know what a group has read, and
 // tells a lag that is too large.
-func TestGroupStatsAfterARestart(t *testing.T) {
+func TestStats_GroupLagAfterARestart(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.AOF())
 	client, topic := server.Client(t), redistest.Key(t)

@@ -13,7 +13,7 @@ import (
 // HandlerTimeout ran from the moment at which a message was offered. An application that takes
 // one after the other had it run out for each next message while it handled the one before:
 // good messages were nacked, and in the end dead-lettered, by handlers that were in time.
-func TestHandlerTimeoutRunsFromTheHandOver(t *testing.T) {
+func TestSubscriber_HandlerTimeoutRunsFromDelivery(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	const timeout = 500 * time.Millisecond

@@ -12,7 +12,7 @@ import (
 
 // MAXLEN removes what a group has not read yet: 139 of 1,000 are delivered, and nobody is
 // told. (F71)
-func TestF71_TheGroupIsToldWhatItLost(t *testing.T) {
+func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	tells := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence
@@ -96,7 +96,7 @@ func TestF71_TheGroupIsToldWhatItLost(t *testing.T) {
 }
 
 // Reading on from an ID that was trimmed away skips what lay between, in silence. (F77)
-func TestF77_AGapIsReported(t *testing.T) {
+func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	tells := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence

@@ -16,7 +16,7 @@ import (
 // hands it back. Where nobody handled it, who sent that command did not look at what it said, and
 // the entry was gone without a word. Before Redis 7 it stays in the list, and who claims it tells.
 // (F48)
-func TestF48_WhatNobodyHandlesIsTrimmed(t *testing.T) {
+func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	tells := redistest.IsRedis7(t, redistest.Shared(t).Client(t))
 	trimmed := func(t *testing.T, client *redis.Client, sub *testSub, topic string, ids []string) {

@@ -57,7 +57,7 @@ func count(n *atomic.Int32, want int32) func() bool {
 }
 
 // Retry repeats within one delivery.
-func TestFacadeRetry(t *testing.T) {
+func TestChannel_RetryMiddleware(t *testing.T) {
 	t.Parallel()
 	var tries, deliveries atomic.Int32
 	retry := middleware.Retry{MaxRetries: 3, InitialInterval: time.Millisecond}
@@ -73,7 +73,7 @@ func TestFacadeRetry(t *testing.T) {
 }
 
 // Recoverer turns a panic into an error that middleware outside of it sees.
-func TestFacadeRecoverer(t *testing.T) {
+func TestChannel_RecovererMiddleware(t *testing.T) {
 	t.Parallel()
 	var tries, panics atomic.Int32
 	watch := func(next message.HandlerFunc) message.HandlerFunc {
@@ -95,7 +95,7 @@ func TestFacadeRecoverer(t *testing.T) {
 }
 
 // Throttle bounds the rate.
-func TestFacadeThrottle(t *testing.T) {
+func TestChannel_ThrottleMiddleware(t *testing.T) {
 	t.Parallel()
 	var done atomic.Int32
 	start := time.Now()
@@ -107,7 +107,7 @@ func TestFacadeThrottle(t *testing.T) {
 }
 
 // Timeout ends the context of the function, which still tells what belongs to the value.
-func TestFacadeTimeout(t *testing.T) {
+func TestChannel_TimeoutMiddleware(t *testing.T) {
 	t.Parallel()
 	var tries atomic.Int32
 	handle(t, numbers(t, redistest.Key(t), 1), count(&tries, 2), func(ctx context.Context, _ int) error {
@@ -123,7 +123,7 @@ func TestFacadeTimeout(t *testing.T) {
 }
 
 // CircuitBreaker keeps values from a function that fails; they come again.
-func TestFacadeCircuitBreaker(t *testing.T) {
+func TestChannel_CircuitBreakerMiddleware(t *testing.T) {
 	t.Parallel()
 	var calls, opened atomic.Int32
 	breaker := middleware.NewCircuitBreaker(gobreaker.Settings{
@@ -147,7 +147,7 @@ func TestFacadeCircuitBreaker(t *testing.T) {
 }
 
 // PoisonQueue publishes what fails, which settles it.
-func TestFacadePoisonQueue(t *testing.T) {
+func TestChannel_PoisonQueueMiddleware(t *testing.T) {
 	t.Parallel()
 	key, poison := redistest.Key(t), redistest.Key(t, "poison")
 	client := redistest.Shared(t).Client(t)
@@ -168,7 +168,7 @@ func TestFacadePoisonQueue(t *testing.T) {
 // An entry of which the wire format makes no message at all is a dead letter, and no middleware
 // sees it: Deduplicator took a second one for the first, since both have no payload, and
 // PoisonQueue settled it by publishing that.
-func TestFacadeMiddlewareSeesMessagesOnly(t *testing.T) {
+func TestChannel_MiddlewareSeesMessagesOnly(t *testing.T) {
 	t.Parallel()
 	key, poison := redistest.Key(t), redistest.Key(t, "poison")
 	client := redistest.Shared(t).Client(t)
@@ -201,7 +201,7 @@ func TestFacadeMiddlewareSeesMessagesOnly(t *testing.T) {
 
 // CorrelationID and Deduplicator work on the messages of a router with typed handlers,
 // and Deduplicator on those of Handle.
-func TestFacadeCorrelationAndDeduplication(t *testing.T) {
+func TestChannel_CorrelationAndDeduplication(t *testing.T) {
 	t.Parallel()
 	in, out := redistest.Key(t, "in"), redistest.Key(t, "out")
 	client := redistest.Shared(t).Client(t)
@@ -241,7 +241,7 @@ func (r *repository) IsDuplicate(_ context.Context, key string) (bool, error) {
 }
 
 // components/metrics counts what Handle runs.
-func TestFacadeMetrics(t *testing.T) {
+func TestChannel_Metrics(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
 	builder := metrics.NewPrometheusMetricsBuilder(registry, "facade", "")
@@ -260,7 +260,7 @@ func TestFacadeMetrics(t *testing.T) {
 }
 
 // An EventBus and Watermill's cqrs buses share a topic, in both directions.
-func TestFacadeEventBusAndCQRS(t *testing.T) {
+func TestChannel_EventBusAndCQRS(t *testing.T) {
 	t.Parallel()
 	key := redistest.Key(t)
 	client := redistest.Shared(t).Client(t)
