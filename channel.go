@@ -3,7 +3,6 @@ package redischannels
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"time"
 
@@ -35,11 +34,12 @@ type transport struct {
 	logger  watermill.LoggerAdapter
 }
 
-var errNoHub = fmt.Errorf("redischannels: hub: %w: must not be nil", ErrInvalidConfig)
+var errNoHub = invalidArgument("hub", errNil)
 
 // NewStreamChannel makes a channel on the Redis stream key. It does not talk to Redis:
-// the first write and the first read do, each on its own, so who only writes never
-// becomes part of a group. The errors wrap [ErrInvalidConfig] or [ErrClosed].
+// the first write and the first read do, each on its own, so a channel used only for
+// writing never joins a group. The errors wrap [ErrInvalidConfig], [ErrInvalidArgument]
+// or [ErrClosed].
 func NewStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig) (*Channel[T], error) {
 	if hub == nil {
 		return nil, errNoHub

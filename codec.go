@@ -25,21 +25,69 @@ type TypeChecker interface {
 	CheckType(t reflect.Type) error
 }
 
-// The codecs. package protocodec has one for Protocol Buffers.
-var (
+// BasicCodec is one of the codecs of this package, a constant by its name. Package
+// protocodec has one for Protocol Buffers.
+type BasicCodec string
+
+const (
 	// JSON is encoding/json, and the default. Unknown members are ignored. The JSON
 	// text null is no value, unless T is a slice, a map or an interface: it would
-	// become a zero value that nobody has written.
-	JSON Codec = jsonCodec{}
+	// become a zero value that was never written.
+	JSON BasicCodec = "JSON"
 	// StrictJSON is JSON that refuses members which T does not have.
-	StrictJSON Codec = jsonCodec{strict: true}
+	StrictJSON BasicCodec = "StrictJSON"
 	// Bytes takes payloads as they are; T is []byte or a type of that kind.
-	Bytes Codec = bytesCodec{}
+	Bytes BasicCodec = "Bytes"
 	// String takes payloads as they are; T is string or a type of that kind.
-	String Codec = stringCodec{}
+	String BasicCodec = "String"
 )
 
-type jsonCodec struct{ strict bool }
+// Encode implements [Codec].
+func (c BasicCodec) Encode(v any) ([]byte, error) {
+	switch c {
+	case JSON, StrictJSON:
+		return encodeJSON(v)
+	case Bytes:
+		return encodeBytes(v), nil
+	case String:
+		return []byte(reflect.ValueOf(v).Elem().String()), nil
+	}
+	return nil, c.unknown()
+}
+
+// Decode implements [Codec].
+func (c BasicCodec) Decode(data []byte, v any) error {
+	switch c {
+	case JSON, StrictJSON:
+		return decodeJSON(data, v, c == StrictJSON)
+	case Bytes:
+		decodeBytes(data, v)
+		return nil
+	case String:
+		reflect.ValueOf(v).Elem().SetString(string(data))
+		return nil
+	}
+	return c.unknown()
+}
+
+// CheckType implements [TypeChecker].
+func (c BasicCodec) CheckType(t reflect.Type) error {
+	switch {
+	case c == JSON, c == StrictJSON:
+		return checkJSONType(t, nil)
+	case c != Bytes && c != String:
+		return c.unknown()
+	case c == Bytes && (t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Uint8):
+		return fmt.Errorf("the codec Bytes is for []byte, not for %s", t)
+	case c == String && t.Kind() != reflect.String:
+		return fmt.Errorf("the codec String is for strings, not for %s", t)
+	}
+	return nil
+}
+
+func (c BasicCodec) unknown() error {
+	return fmt.Errorf("must be JSON, StrictJSON, Bytes or String, got BasicCodec(%q)", string(c))
+}
 
 // plainError is an error whose text has nothing of a payload, so that it may stand in
 // the reason of a dead letter.
@@ -49,7 +97,7 @@ func (e plainError) Error() string { return string(e) }
 
 const errNull = plainError("is the JSON text null")
 
-func (jsonCodec) Encode(v any) ([]byte, error) {
+func encodeJSON(v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err == nil && isNull(data) && !nullable(reflect.TypeOf(v)) {
 		return nil, errNull
@@ -57,11 +105,11 @@ func (jsonCodec) Encode(v any) ([]byte, error) {
 	return data, err
 }
 
-func (c jsonCodec) Decode(data []byte, v any) error {
+func decodeJSON(data []byte, v any, strict bool) error {
 	if isNull(data) && !nullable(reflect.TypeOf(v)) {
 		return errNull
 	}
-	if !c.strict {
+	if !strict {
 		return jsonProblem(json.Unmarshal(data, v))
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
@@ -74,8 +122,6 @@ func (c jsonCodec) Decode(data []byte, v any) error {
 	}
 	return nil
 }
-
-func (jsonCodec) CheckType(t reflect.Type) error { return checkJSONType(t, nil) }
 
 func isNull(data []byte) bool {
 	return string(bytes.TrimSpace(data)) == "null"
@@ -168,45 +214,17 @@ func checkJSONKey(t reflect.Type) error {
 	return fmt.Errorf("JSON has no form for %s as the key of a map", t)
 }
 
-type bytesCodec struct{}
-
-func (bytesCodec) Encode(v any) ([]byte, error) {
+func encodeBytes(v any) []byte {
 	if b, ok := v.(*[]byte); ok {
-		return bytes.Clone(*b), nil
+		return bytes.Clone(*b)
 	}
-	return bytes.Clone(reflect.ValueOf(v).Elem().Bytes()), nil
+	return bytes.Clone(reflect.ValueOf(v).Elem().Bytes())
 }
 
-func (bytesCodec) Decode(data []byte, v any) error {
+func decodeBytes(data []byte, v any) {
 	if b, ok := v.(*[]byte); ok {
 		*b = bytes.Clone(data)
-		return nil
+		return
 	}
 	reflect.ValueOf(v).Elem().SetBytes(bytes.Clone(data))
-	return nil
-}
-
-func (bytesCodec) CheckType(t reflect.Type) error {
-	if t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Uint8 {
-		return fmt.Errorf("the codec Bytes is for []byte, not for %s", t)
-	}
-	return nil
-}
-
-type stringCodec struct{}
-
-func (stringCodec) Encode(v any) ([]byte, error) {
-	return []byte(reflect.ValueOf(v).Elem().String()), nil
-}
-
-func (stringCodec) Decode(data []byte, v any) error {
-	reflect.ValueOf(v).Elem().SetString(string(data))
-	return nil
-}
-
-func (stringCodec) CheckType(t reflect.Type) error {
-	if t.Kind() != reflect.String {
-		return fmt.Errorf("the codec String is for strings, not for %s", t)
-	}
-	return nil
 }

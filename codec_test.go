@@ -1,6 +1,7 @@
 package redischannels
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
@@ -106,11 +107,7 @@ func fill(v reflect.Value) {
 				}
 			}
 		case reflect.Struct:
-			if f.Type() == reflect.TypeFor[Position]() {
-				f.Set(reflect.ValueOf(Latest))
-			} else {
-				fill(f)
-			}
+			fill(f)
 		}
 	}
 }
@@ -212,4 +209,37 @@ func TestCodecPanics(t *testing.T) {
 	var failure *DecodeError
 	require.ErrorAs(t, err, &failure)
 	require.NotContains(t, err.Error(), "secret")
+}
+
+// The codecs are constants: they can be compared, printed, and cannot be replaced.
+func TestBasicCodec(t *testing.T) {
+	t.Parallel()
+	const named = JSON
+	require.Equal(t, StreamChannelConfig{Codec: named}, StreamChannelConfig{Codec: JSON})
+	require.NotEqual(t, StreamChannelConfig{Codec: JSON}, StreamChannelConfig{Codec: StrictJSON})
+	type text string
+	for _, test := range []struct {
+		codec BasicCodec
+		value any // a pointer
+		data  string
+	}{
+		{JSON, &map[string]int{"a": 1}, `{"a":1}`},
+		{StrictJSON, &map[string]int{"a": 1}, `{"a":1}`},
+		{Bytes, &[]byte{'a', 0}, "a\x00"},
+		{Bytes, &json.RawMessage{'1'}, "1"},
+		{String, new(text), ""},
+	} {
+		require.NoError(t, test.codec.CheckType(reflect.TypeOf(test.value).Elem()))
+		data, err := test.codec.Encode(test.value)
+		require.NoError(t, err)
+		require.Equal(t, test.data, string(data))
+		got := reflect.New(reflect.TypeOf(test.value).Elem())
+		require.NoError(t, test.codec.Decode(data, got.Interface()))
+		require.EqualValues(t, test.value, got.Interface())
+	}
+	unknown := BasicCodec("YAML")
+	_, err := unknown.Encode(new(int))
+	for _, err := range []error{err, unknown.Decode(nil, new(int)), unknown.CheckType(reflect.TypeFor[int]())} {
+		require.ErrorContains(t, err, `must be JSON, StrictJSON, Bytes or String, got BasicCodec("YAML")`)
+	}
 }

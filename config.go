@@ -481,7 +481,7 @@ func (c PublisherConfig) validateRest(v *validation) {
 // validateTopic reports a topic that no Redis key can or should be made of.
 func validateTopic(topic string) error {
 	if topic == "" {
-		return fmt.Errorf("redischannels: topic: %w: must not be empty", ErrInvalidConfig)
+		return invalidArgument("topic", errEmpty)
 	}
 	return nil
 }

@@ -36,7 +36,8 @@ func (c DeadLettersConfig) Validate() error {
 // given up can be looked at, given back to the group that failed, appended anew
 // or deleted. It is safe for concurrent use, also while consumers run, and holds
 // no resources: there is nothing to close. All methods block until Redis has
-// answered or ctx ends.
+// answered or ctx ends. The error of a topic or an ID that can never work wraps
+// [ErrInvalidArgument]; nothing was done then.
 type DeadLetters struct {
 	config DeadLettersConfig
 	logger watermill.LoggerAdapter
@@ -121,7 +122,7 @@ func (d *DeadLetters) list(ctx context.Context, topic string, query DeadLetterQu
 		}
 	}
 	if query.Limit < 0 {
-		return fmt.Errorf("redischannels: DeadLetterQuery.Limit: %w: must not be negative, got %d", ErrInvalidConfig, query.Limit)
+		return invalidArgument("DeadLetterQuery.Limit", fmt.Errorf("must be above 0, or 0 for no limit, got %d", query.Limit))
 	}
 	last, err := stream.LastEntryID(ctx, d.config.Client, dead)
 	if err != nil {
@@ -330,7 +331,7 @@ func requeueOutcome(name string) RequeueOutcome {
 func parseDeadLetterID(id string) (stream.ID, error) {
 	parsed, err := stream.ParseID(id)
 	if err != nil {
-		return stream.ID{}, fmt.Errorf("redischannels: dead letter ID %q: %w: %w", id, ErrInvalidConfig, err)
+		return stream.ID{}, invalidArgument("ID of a dead letter", errNoEntryID(id))
 	}
 	return parsed, nil
 }

@@ -25,7 +25,7 @@ func TestDefaultDeadLetterTopic(t *testing.T) {
 	}
 	for _, topic := range []string{"", "a}", "{}", "{}a", "}{", "a{}b{c}"} {
 		_, err := DefaultDeadLetterTopic(topic)
-		require.ErrorIs(t, err, ErrInvalidConfig, topic)
+		require.ErrorIs(t, err, ErrInvalidArgument, topic)
 		if topic != "" {
 			require.ErrorContains(t, err, "SubscriberConfig.DeadLetterTopic")
 		}
@@ -76,7 +76,7 @@ func TestDeadLetterTopicOfClient(t *testing.T) {
 	_, err = deadLetterTopic(failed, "orders", cluster)
 	require.ErrorIs(t, err, ErrInvalidConfig)
 	_, err = deadLetterTopic(failed, "", single)
-	require.ErrorIs(t, err, ErrInvalidConfig)
+	require.ErrorIs(t, err, ErrInvalidArgument)
 }
 
 func TestRequeueOutcomeNames(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 // DefaultDeadLetterTopic returns the stream that takes the dead letters of a
 // topic: `topic:dead` for a topic with a hash tag, otherwise `{topic}:dead`. Both
 // lie in the topic's hash slot, which Redis Cluster needs because the move is one
-// atomic step on both streams. It is an error (ErrInvalidConfig) for a topic that
+// atomic step on both streams. It is an error (ErrInvalidArgument) for a topic that
 // has no valid hash tag but a `}`, since no name around it can share its slot:
 // such a topic needs SubscriberConfig.DeadLetterTopic.
 func DefaultDeadLetterTopic(topic string) (string, error) {
@@ -24,7 +24,7 @@ func DefaultDeadLetterTopic(topic string) (string, error) {
 		return topic + ":dead", nil
 	}
 	if strings.Contains(topic, "}") {
-		return "", fmt.Errorf("redischannels: topic %q: %w: no name for its dead letters lies in the same hash slot, set SubscriberConfig.DeadLetterTopic", topic, ErrInvalidConfig)
+		return "", invalidArgument("topic", fmt.Errorf("must have a hash tag, or SubscriberConfig.DeadLetterTopic be set: no name for dead letters lies in the hash slot of %q", topic))
 	}
 	return "{" + topic + "}:dead", nil
 }
@@ -49,7 +49,7 @@ func checkDeadLetterTopic(topic, dead string, cluster bool) error {
 	var problem error
 	switch {
 	case dead == "":
-		problem = errors.New("must not be empty")
+		problem = errEmpty
 	case dead == topic:
 		// A dead letter would be delivered to the group that has just given it up.
 		problem = errors.New("must not be the topic itself")

@@ -12,9 +12,13 @@ import (
 // names the topic, the field or the argument concerned, and wraps the reply of
 // Redis where there is one.
 var (
-	// ErrInvalidConfig is wrapped by every problem that a constructor finds in
-	// its configuration and by every argument that can never work.
+	// ErrInvalidConfig is wrapped by every problem of a configuration.
 	ErrInvalidConfig = errors.New("invalid configuration")
+
+	// ErrInvalidArgument is wrapped by the error of a call that can never work with
+	// the arguments that it was given, such as an empty topic or a text that is no
+	// entry ID. Nothing was done.
+	ErrInvalidArgument = errors.New("invalid argument")
 
 	// ErrClosed answers calls on a publisher or subscriber that was closed.
 	ErrClosed = errors.New("closed")
@@ -70,6 +74,22 @@ var (
 	// ErrNotSupported answers what the transport of a channel cannot do.
 	ErrNotSupported = errors.New("not supported by this transport")
 )
+
+// invalidArgument returns the error of an argument, under its name in the documentation.
+func invalidArgument(name string, problem error) error {
+	return fmt.Errorf("redischannels: %s: %w: %w", name, ErrInvalidArgument, problem)
+}
+
+// What is wrong with many arguments.
+var (
+	errNil   = errors.New("must not be nil")
+	errEmpty = errors.New("must not be empty")
+)
+
+// errNoEntryID is the problem of a text in the place of an entry ID.
+func errNoEntryID(text string) error {
+	return fmt.Errorf("must be an entry ID such as 1700000000000-0, got %q", text)
+}
 
 // DecodeError reports an entry whose fields do not make a message, or a Pub/Sub
 // message whose bytes do not. An entry itself is kept: a consumer group moves it to

@@ -13,10 +13,13 @@ type EventBus[E any] struct {
 }
 
 // NewStreamEventBus makes an event bus on a Redis stream: see [NewStreamChannel]. Codec
-// and registry must fit; the errors wrap [ErrInvalidConfig] or [ErrClosed].
+// and registry must fit; the errors are those of NewStreamChannel.
 func NewStreamEventBus[E any](hub *Hub, key string, registry *Registry[E], config StreamChannelConfig) (*EventBus[E], error) {
-	if hub == nil {
+	switch {
+	case hub == nil:
 		return nil, errNoHub
+	case registry == nil:
+		return nil, errNoRegistry
 	}
 	config = hub.streamConfig(config)
 	code, err := registry.coder(config.Codec)
@@ -26,8 +29,11 @@ func NewStreamEventBus[E any](hub *Hub, key string, registry *Registry[E], confi
 // NewPubSubEventBus makes an event bus on a Redis Pub/Sub channel: see
 // [NewPubSubChannel].
 func NewPubSubEventBus[E any](hub *Hub, name string, registry *Registry[E], config PubSubChannelConfig) (*EventBus[E], error) {
-	if hub == nil {
+	switch {
+	case hub == nil:
 		return nil, errNoHub
+	case registry == nil:
+		return nil, errNoRegistry
 	}
 	config = hub.pubSubConfig(config)
 	code, err := registry.coder(config.Codec)
@@ -37,6 +43,9 @@ func NewPubSubEventBus[E any](hub *Hub, name string, registry *Registry[E], conf
 // NewEventBus makes an event bus over any Watermill publisher and subscriber: see
 // [NewChannel].
 func NewEventBus[E any](publisher message.Publisher, subscriber message.Subscriber, topic string, registry *Registry[E], config ChannelConfig[E]) (*EventBus[E], error) {
+	if registry == nil {
+		return nil, errNoRegistry
+	}
 	code, err := registry.coder(config.Codec)
 	return busOf(newGenericChannel(publisher, subscriber, topic, config, code, err))
 }

@@ -48,13 +48,10 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 	v.intRange("Concurrency", config.Concurrency, 0, limit, "")
 	for i, middleware := range config.Middleware {
 		if middleware == nil {
-			v.check(errors.New("must not be nil"), fmt.Sprintf("Middleware[%d]", i))
+			v.check(errNil, fmt.Sprintf("Middleware[%d]", i))
 		}
 	}
-	if fn == nil {
-		v.check(errors.New("must not be nil"), "fn")
-	}
-	if err := v.err(); err != nil {
+	if err := errors.Join(missingFunction(fn == nil), v.err()); err != nil {
 		return err
 	}
 	if err := r.feed.open(ctx); err != nil {
@@ -236,9 +233,9 @@ func untyped[T any](code coder[T], fn func(context.Context, T) ([]*message.Messa
 // HandlerFunc makes a handler for a Watermill router, for AddConsumerHandler, of a
 // function of values. A message that does not make a T is an error that wraps a
 // *[DecodeError], and from a Subscriber of this package a dead letter after its Nack.
-// A nil codec is JSON. The errors wrap [ErrInvalidConfig].
+// A nil codec is JSON. The errors wrap [ErrInvalidArgument].
 func HandlerFunc[T any](codec Codec, fn func(context.Context, T) error) (message.NoPublishHandlerFunc, error) {
-	code, err := handlerCoder[T](codec, "HandlerFunc", fn == nil)
+	code, err := handlerCoder[T](codec, fn == nil)
 	if err != nil {
 		return nil, err
 	}
@@ -252,11 +249,11 @@ func HandlerFunc[T any](codec Codec, fn func(context.Context, T) error) (message
 // ProducerHandlerFunc is HandlerFunc for AddHandler: the values that the function
 // returns are published by the router, in their order.
 func ProducerHandlerFunc[In, Out any](codec Codec, fn func(context.Context, In) ([]Out, error)) (message.HandlerFunc, error) {
-	in, err := handlerCoder[In](codec, "ProducerHandlerFunc", fn == nil)
+	in, err := handlerCoder[In](codec, fn == nil)
 	if err != nil {
 		return nil, err
 	}
-	out, err := handlerCoder[Out](codec, "ProducerHandlerFunc", false)
+	out, err := handlerCoder[Out](codec, false)
 	if err != nil {
 		return nil, err
 	}
@@ -275,12 +272,17 @@ func ProducerHandlerFunc[In, Out any](codec Codec, fn func(context.Context, In) 
 	}), nil
 }
 
-func handlerCoder[T any](codec Codec, name string, noFunction bool) (coder[T], error) {
-	v := validation{prefix: name}
+func handlerCoder[T any](codec Codec, noFunction bool) (coder[T], error) {
 	code, err := newCoder[T](codec)
-	v.check(err, "codec for "+reflect.TypeFor[T]().String())
-	if noFunction {
-		v.check(errors.New("must not be nil"), "fn")
+	if err != nil {
+		err = invalidArgument("codec for "+reflect.TypeFor[T]().String(), err)
 	}
-	return code, v.err()
+	return code, errors.Join(err, missingFunction(noFunction))
+}
+
+func missingFunction(missing bool) error {
+	if missing {
+		return invalidArgument("fn", errNil)
+	}
+	return nil
 }

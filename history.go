@@ -43,7 +43,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	}
 	for name, p := range map[string]Position{"from": from, "to": to} {
 		if err := p.validate(); err != nil {
-			return fmt.Errorf("%s: %w: %w", name, ErrInvalidConfig, err)
+			return fmt.Errorf("%s: %w: %w", name, ErrInvalidArgument, err)
 		}
 	}
 	if err := s.isClosed(); err != nil {

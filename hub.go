@@ -61,7 +61,7 @@ func Open(ctx context.Context, rawURL string, config HubConfig) (*Hub, error) {
 	}
 	client, err := openClient(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("redischannels: URL of Redis: %w: %w", ErrInvalidConfig, err)
+		return nil, invalidArgument("URL of Redis", err)
 	}
 	if err := client.Ping(ctx).Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("redischannels: open: %w", redisError(err)), client.Close())
@@ -134,11 +134,13 @@ func openClient(rawURL string) (redis.UniversalClient, error) {
 
 // NewHub returns a hub on a client of the caller, which is never closed: a
 // *redis.Client, also from redis.NewFailoverClient, or a *redis.ClusterClient. It does
-// not talk to Redis. The errors wrap [ErrInvalidConfig].
+// not talk to Redis. The errors wrap [ErrInvalidArgument] or [ErrInvalidConfig].
 func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
-	v := validation{prefix: "NewHub"}
-	v.client(client)
-	if err := errors.Join(v.err(), config.Validate()); err != nil {
+	err := config.Validate()
+	if problem := supportedClient(client); problem != nil {
+		err = errors.Join(invalidArgument("client", problem), err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if config.Logger == nil {
@@ -240,7 +242,7 @@ func (h *Hub) publisher(config PublisherConfig) (*Publisher, error) {
 // fanOut returns the subscriber without a group for this configuration, but for what each
 // subscription has of its own or only a group has.
 func (h *Hub) fanOut(config SubscriberConfig) (*Subscriber, error) {
-	config.ConsumerGroup, config.Consumer, config.StartFrom = "", "", Position{}
+	config.ConsumerGroup, config.Consumer, config.StartFrom = "", "", ""
 	config.DeadLetterTopic, config.DeadLetterRetention = nil, Retention{}
 	key := config
 	key.OnEvent, key.OnReadClient = nil, nil // those of the hub; functions cannot be compared

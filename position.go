@@ -3,50 +3,48 @@ package redischannels
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Position says where in a stream reading begins. The zero value asks for the
-// default of the place that takes it. Positions are values and may be compared
-// with ==.
-type Position struct {
-	kind positionKind
-	id   stream.ID
-}
-
-type positionKind uint8
+// Position is where in a stream reading begins: "oldest", "latest", "after:ID" or
+// "since:milliseconds". The zero value "" asks for the default of the place that takes
+// it. Positions can be compared with == and written to files; [ParsePosition] reads
+// them back. A position of another form is reported, with its text, as
+// [ErrInvalidArgument] by the call that takes it, and as [ErrInvalidConfig] in a
+// configuration.
+type Position string
 
 const (
-	positionDefault positionKind = iota
-	positionLatest
-	positionAfter
-	positionSince // may be ahead of the stream
-	positionInvalid
-)
-
-var (
 	// Oldest begins with the first entry that the stream still has.
-	Oldest = Position{kind: positionAfter}
+	Oldest Position = "oldest"
 
 	// Latest begins with the first entry that is appended after the call which
 	// takes the position has returned. Redis' `$` is resolved once, to an
 	// explicit entry ID, before that call returns.
-	Latest = Position{kind: positionLatest}
+	Latest Position = "latest"
+)
+
+// What the positions begin with that AfterID and Since return.
+const (
+	afterPrefix = "after:"
+	sincePrefix = "since:"
 )
 
 // AfterID begins with the first entry whose ID is greater than id, which is
 // what resuming from the last ID that was handled needs. The id has Redis' form
-// `milliseconds-sequence`; without a sequence it means `milliseconds-0`. An id
-// of another form is reported as [ErrInvalidConfig] by the call that takes the
-// position.
+// `milliseconds-sequence`; without a sequence it means `milliseconds-0`.
 func AfterID(id string) Position {
 	parsed, err := stream.ParseID(id)
-	if err != nil {
-		return Position{kind: positionInvalid}
+	switch {
+	case err != nil:
+		return Position(afterPrefix + id) // reported by the call that takes it
+	case parsed.IsZero():
+		return Oldest
 	}
-	return Position{kind: positionAfter, id: parsed}
+	return Position(afterPrefix + parsed.String())
 }
 
 // Since begins with the first entry that was appended at t or later, by the
@@ -58,50 +56,79 @@ func Since(t time.Time) Position {
 	if ms <= 0 {
 		return Oldest
 	}
-	return Position{kind: positionSince, id: stream.ID{Ms: uint64(ms)}.Prev()}
+	return Position(sincePrefix + strconv.FormatInt(ms, 10))
 }
 
-// String returns the position in a form for logs and error messages.
-func (p Position) String() string {
-	switch p.kind {
-	case positionLatest:
-		return "latest"
-	case positionAfter, positionSince:
-		if p.id.IsZero() {
-			return "oldest"
-		}
-		return "after " + p.id.String()
-	case positionInvalid:
-		return "invalid"
-	default:
-		return "default"
+// ParsePosition returns the position of a text: "oldest", "latest", "after:ID",
+// "since:milliseconds", or "" for the default. The error wraps [ErrInvalidArgument].
+func ParsePosition(text string) (Position, error) {
+	p := Position(text)
+	if err := p.validate(); err != nil {
+		return "", invalidArgument("position", err)
 	}
+	if id, ok := strings.CutPrefix(text, afterPrefix); ok {
+		return AfterID(id), nil
+	}
+	return p, nil
 }
 
 // or returns p, or fallback when p is the zero value.
 func (p Position) or(fallback Position) Position {
-	if p.kind == positionDefault {
+	if p == "" {
 		return fallback
 	}
 	return p
 }
 
-// validate reports a position that was made from something that is no entry ID.
+// validate reports a position of no known form.
 func (p Position) validate() error {
-	if p.kind == positionInvalid {
-		return fmt.Errorf("must be an entry ID such as %s, got something else", strconv.Quote("1700000000000-0"))
+	text := string(p)
+	if id, ok := strings.CutPrefix(text, afterPrefix); ok {
+		if _, err := stream.ParseID(id); err != nil {
+			return errNoEntryID(id)
+		}
+		return nil
+	}
+	if ms, ok := strings.CutPrefix(text, sincePrefix); ok {
+		if _, err := strconv.ParseUint(ms, 10, 64); err != nil {
+			return fmt.Errorf("must be since: with Unix milliseconds such as since:1700000000000, got %q", text)
+		}
+		return nil
+	}
+	if p != "" && p != Oldest && p != Latest {
+		return fmt.Errorf(`must be "oldest", "latest", "after:" with an entry ID, or "since:" with Unix milliseconds, got %q`, text)
 	}
 	return nil
 }
 
+// after returns the ID of the entry after which a position other than Latest begins.
+// ahead tells that the stream need not have had that ID.
+func (p Position) after() (id stream.ID, ahead bool) {
+	if ms, ok := strings.CutPrefix(string(p), sincePrefix); ok {
+		id.Ms, _ = strconv.ParseUint(ms, 10, 64)
+		return id.Prev(), true
+	}
+	id, _ = stream.ParseID(strings.TrimPrefix(string(p), afterPrefix)) // 0-0 for Oldest
+	return id, false
+}
+
+// groupStart is the ID after which XGROUP CREATE lets a new group begin.
+func (p Position) groupStart() string {
+	if p == Latest {
+		return "$" // resolved by Redis when it creates the group, once
+	}
+	id, _ := p.after()
+	return id.String()
+}
+
 // cursor returns the position in the stream that info is of.
 func (p Position) cursor(info stream.Info) stream.Cursor {
-	switch p.kind {
-	case positionLatest:
+	if p == Latest {
 		return stream.NewCursor(info.Last, info.Last, info)
-	case positionSince:
-		return stream.NewCursor(p.id, info.Last, info)
-	default:
-		return stream.NewCursor(p.id, p.id, info) // the stream has had it
 	}
+	id, ahead := p.after()
+	if ahead {
+		return stream.NewCursor(id, info.Last, info)
+	}
+	return stream.NewCursor(id, id, info) // the stream has had it
 }

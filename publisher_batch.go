@@ -79,7 +79,7 @@ func (p *Publisher) marshal(topic string, msgs []*message.Message) (*publishBatc
 
 func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message, head []any) error {
 	if msg == nil {
-		return fmt.Errorf("%w: message is nil", ErrInvalidConfig)
+		return fmt.Errorf("%w: message is nil", ErrInvalidArgument)
 	}
 	fields, err := p.fields(b.topic, msg)
 	if err != nil {

@@ -193,7 +193,7 @@ func (p *PubSubPublisher) marshal(topic string, msgs []*message.Message) ([][]by
 // handler's goroutine it would take the whole process with it.
 func (p *PubSubPublisher) marshalOne(topic string, msg *message.Message) (data []byte, err error) {
 	if msg == nil {
-		return nil, fmt.Errorf("%w: message is nil", ErrInvalidConfig)
+		return nil, fmt.Errorf("%w: message is nil", ErrInvalidArgument)
 	}
 	defer func() {
 		if v := recover(); v != nil {

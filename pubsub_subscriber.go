@@ -77,7 +77,7 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 // Subscriptions are independent of each other, also two of the same topic, which
 // both get every message.
 //
-// The error wraps [ErrInvalidConfig], [ErrClosed], [ErrPermission],
+// The error wraps [ErrInvalidArgument], [ErrClosed], [ErrPermission],
 // [ErrUnsupportedServer], is the one of the connection, or, when Redis has not
 // confirmed within SubscribeTimeout, [context.DeadlineExceeded].
 func (s *PubSubSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
@@ -89,7 +89,7 @@ func (s *PubSubSubscriber) Subscribe(ctx context.Context, topic string) (<-chan 
 // the topics, with commas, or the first five of many, in Event.Topic.
 func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (<-chan *message.Message, error) {
 	if len(topics) == 0 {
-		return nil, validateTopic("")
+		return nil, invalidArgument("topics", errEmpty)
 	}
 	for _, topic := range topics {
 		if err := validateTopic(topic); err != nil {

@@ -63,7 +63,7 @@ func (d Delivery[T]) Nack() error {
 // delays it answers [ErrNotSupported] and settles nothing.
 func (d Delivery[T]) NackAfter(delay time.Duration) error {
 	if delay < 0 {
-		return fmt.Errorf("redischannels: delay: %w: must not be negative, got %v", ErrInvalidConfig, delay)
+		return invalidArgument("delay", fmt.Errorf("must not be negative, got %v", delay))
 	}
 	return d.settleMarked(func(msg *message.Message) bool { return RetryAfter(msg, delay) })
 }

@@ -62,14 +62,14 @@ func NewRegistry[E any](config RegistryConfig) *Registry[E] {
 
 // Register gives the type T a name: events of this type are written under it, and what
 // is read under it becomes a T. A type has one name, and a name one type. The error
-// wraps [ErrInvalidConfig].
+// wraps [ErrInvalidArgument].
 func Register[T, E any](r *Registry[E], name string) error {
 	t := reflect.TypeFor[T]()
 	if !t.AssignableTo(reflect.TypeFor[E]()) {
-		return fmt.Errorf("redischannels: register %q: %w: %s is no %s", name, ErrInvalidConfig, t, reflect.TypeFor[E]())
+		return invalidArgument("T", fmt.Errorf("must be assignable to %s, got %s for the name %q", reflect.TypeFor[E](), t, name))
 	}
 	if t.Kind() == reflect.Interface {
-		return fmt.Errorf("redischannels: register %q: %w: %s is an interface", name, ErrInvalidConfig, t)
+		return invalidArgument("T", fmt.Errorf("must not be an interface, got %s for the name %q", t, name))
 	}
 	return r.add(name, t, eventKind[E]{wire: t, decode: func(codec Codec, data []byte) (E, error) {
 		var v T
@@ -83,10 +83,10 @@ func Register[T, E any](r *Registry[E], name string) error {
 
 // Upcast makes events that were once written under a name, in the form of Old, into
 // those of today. Nothing is written under such a name. An error of up makes the event
-// undecodable. The error of Upcast wraps [ErrInvalidConfig].
+// undecodable. The error of Upcast wraps [ErrInvalidArgument].
 func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) error {
 	if up == nil {
-		return fmt.Errorf("redischannels: upcast %q: %w: the function must not be nil", name, ErrInvalidConfig)
+		return invalidArgument("up", errNil)
 	}
 	return r.add(name, nil, eventKind[E]{wire: reflect.TypeFor[Old](), decode: func(codec Codec, data []byte) (E, error) {
 		var old Old
@@ -102,22 +102,24 @@ func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) er
 	}})
 }
 
+var errNoRegistry = invalidArgument("registry", errNil)
+
 // add registers a name; written is the type of the events that are written under it.
 func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) error {
 	if r == nil {
-		return fmt.Errorf("redischannels: register %q: %w: the Registry must not be nil", name, ErrInvalidConfig)
+		return errNoRegistry
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if name == "" {
-		return fmt.Errorf("redischannels: register %s: %w: the name must not be empty", kind.wire, ErrInvalidConfig)
+		return invalidArgument("name", fmt.Errorf("must not be empty, got \"\" for %s", kind.wire))
 	}
 	if other, ok := r.kinds[name]; ok {
-		return fmt.Errorf("redischannels: register %s: %w: the name %q stands for %s", kind.wire, ErrInvalidConfig, name, other.wire)
+		return invalidArgument("name", fmt.Errorf("must be new, got %q for %s, which stands for %s", name, kind.wire, other.wire))
 	}
 	if written != nil {
 		if other, ok := r.byType[written]; ok {
-			return fmt.Errorf("redischannels: register %q: %w: %s has the name %q", name, ErrInvalidConfig, written, other)
+			return invalidArgument("name", fmt.Errorf("must be the one of its type, got %q for %s, which has the name %q", name, written, other))
 		}
 		if r.byType == nil {
 			r.byType = make(map[reflect.Type]string)
@@ -136,9 +138,6 @@ var errSkip = errors.New("skip this event")
 
 // coder returns a copy of the registry as a coder.
 func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
-	if r == nil {
-		return coder[E]{}, errors.New("needs a Registry")
-	}
 	r.mu.Lock()
 	kinds, byType := maps.Clone(r.kinds), maps.Clone(r.byType)
 	r.mu.Unlock()

@@ -73,8 +73,9 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 // flight were settled or DrainTimeout has passed. Nothing else ends it: outages
 // are waited out and reported by events.
 //
-// The error wraps [ErrInvalidConfig], [ErrClosed], [ErrPermission],
-// [ErrWrongType], [ErrUnsupportedServer], or is the one of the connection.
+// The error wraps [ErrInvalidArgument], [ErrInvalidConfig] (what DeadLetterTopic
+// returns for the topic), [ErrClosed], [ErrPermission], [ErrWrongType],
+// [ErrUnsupportedServer], or is the one of the connection.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	return s.SubscribeFrom(ctx, topic, s.cfg.StartFrom)
 }
@@ -92,7 +93,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position,
 		return nil, err
 	}
 	if err := from.validate(); err != nil {
-		return nil, fmt.Errorf("redischannels: from: %w: %w", ErrInvalidConfig, err)
+		return nil, invalidArgument("from", err)
 	}
 	if err := s.enter(); err != nil {
 		return nil, err
@@ -241,14 +242,6 @@ func consumerName(base string) (string, error) {
 		return "", fmt.Errorf("make a consumer name: %w", err)
 	}
 	return base + "-" + hex.EncodeToString(suffix[:]), nil
-}
-
-// groupStart is the ID after which XGROUP CREATE lets a new group begin.
-func (p Position) groupStart() string {
-	if p.kind == positionLatest {
-		return "$" // resolved by Redis when it creates the group, once
-	}
-	return p.id.String()
 }
 
 // pause waits for d or until stop is closed; it reports false when stopped.

@@ -46,7 +46,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 		},
 		follow: func(from Position) (*feed, error) {
 			if err := from.validate(); err != nil { // trying it again does not help
-				return nil, fmt.Errorf("redischannels: follow %q: %w: %w", key, ErrInvalidConfig, err)
+				return nil, invalidArgument("from", err)
 			}
 			return newFeed(h.sharedFeed(together, key, from.or(Oldest))), nil
 		},

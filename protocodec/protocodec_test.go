@@ -39,7 +39,7 @@ func TestProtobuf(t *testing.T) {
 	var failure *redischannels.DecodeError
 	require.ErrorAs(t, handler(message.NewMessage("u", []byte{0xff})), &failure)
 	_, err = redischannels.HandlerFunc(protocodec.Codec{}, func(context.Context, int) error { return nil })
-	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	_, err = redischannels.NewChannel(transport, transport, "texts", redischannels.ChannelConfig[string]{Codec: protocodec.Codec{}})
 	require.ErrorContains(t, err, "string is no Protocol Buffers message")
 }

@@ -80,11 +80,11 @@ func (c *client[T]) begin() error {
 	if o.Start == nil {
 		return nil
 	}
-	switch start := o.Start(r); start {
-	case redischannels.Position{}:
-	case redischannels.AfterID("?"): // what every invalid ID makes
+	start, err := redischannels.ParsePosition(string(o.Start(r)))
+	if err != nil {
 		return errors.New("the start must be an entry ID such as 1700000000000-0")
-	default:
+	}
+	if start != "" {
 		c.start = start
 	}
 	return nil

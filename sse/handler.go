@@ -36,11 +36,11 @@ type Handler[T any] struct {
 
 // NewHandler returns a handler for a channel, which stays the caller's: close the handler
 // first. It starts nothing and does not talk to Redis; the first client does. The errors
-// wrap [redischannels.ErrInvalidConfig].
+// wrap [redischannels.ErrInvalidConfig] or [redischannels.ErrInvalidArgument].
 func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*Handler[T], error) {
 	var errs []error
 	if channel == nil {
-		errs = append(errs, fmt.Errorf("redischannels/sse: NewHandler: channel: %w: must not be nil", redischannels.ErrInvalidConfig))
+		errs = append(errs, fmt.Errorf("redischannels/sse: channel: %w: must not be nil", redischannels.ErrInvalidArgument))
 	}
 	if err := errors.Join(append(errs, options.Validate())...); err != nil {
 		return nil, err

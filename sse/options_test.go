@@ -29,6 +29,7 @@ func TestOptionsValidate(t *testing.T) {
 		require.ErrorContains(t, err, "Options."+field+": ")
 	}
 	_, err = NewHandler[int](nil, Options[int]{Retry: 1})
+	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
 	require.ErrorContains(t, err, "channel")
 	require.ErrorContains(t, err, "Options.Retry")

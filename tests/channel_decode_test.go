@@ -229,7 +229,7 @@ func TestChannel_History(t *testing.T) {
 		require.NoError(t, err)
 	}
 	for from, want := range map[redischannels.Position][]int{
-		{}:                           {0, 1, 2, 3},
+		"":                           {0, 1, 2, 3},
 		redischannels.Oldest:         {0, 1, 2, 3},
 		redischannels.AfterID("1-0"): {1, 2, 3},
 		redischannels.AfterID("2-6"): {3},
@@ -250,11 +250,11 @@ func TestChannel_History(t *testing.T) {
 		require.Equal(t, int64(2), d.Time.UnixMilli())
 	}
 	for _, err := range numbers.Reader().History(t.Context(), redischannels.AfterID("x")) {
-		require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+		require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	}
 	n := 0
 	for _, err := range numbers.Reader().Follow(soonCtx(t), redischannels.AfterID("x")) {
-		require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+		require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 		n++
 	}
 	require.Equal(t, 1, n, "it can never work")

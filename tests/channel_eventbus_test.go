@@ -190,21 +190,21 @@ func TestEventBus_RegistryMisuse(t *testing.T) {
 		"interface":   redischannels.Register[event](r, "event"),
 		"no function": redischannels.Upcast[placedV1](r, "v0", nil),
 	} {
-		require.ErrorIs(t, err, redischannels.ErrInvalidConfig, name)
+		require.ErrorIs(t, err, redischannels.ErrInvalidArgument, name)
 	}
 	_, err := redischannels.NewStreamEventBus[event](hub.Hub, "k", nil, redischannels.StreamChannelConfig{})
-	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	_, err = redischannels.NewStreamEventBus[event](nil, "k", r, redischannels.StreamChannelConfig{})
-	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	_, err = redischannels.NewStreamEventBus(hub.Hub, "k", r, redischannels.StreamChannelConfig{Codec: redischannels.Bytes})
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
-	require.ErrorIs(t, redischannels.Register[placed, event](nil, "x"), redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, redischannels.Register[placed, event](nil, "x"), redischannels.ErrInvalidArgument)
 
 	// The zero value is an empty registry.
 	var zero redischannels.Registry[event]
 	require.NoError(t, redischannels.Upcast(&zero, "v1", func(placedV1) (event, error) { return placed{}, nil }))
 	require.NoError(t, redischannels.Register[placed](&zero, "v2"))
-	require.ErrorIs(t, redischannels.Register[shippedTwice](&zero, "v1"), redischannels.ErrInvalidConfig, "an upcast has it")
+	require.ErrorIs(t, redischannels.Register[shippedTwice](&zero, "v1"), redischannels.ErrInvalidArgument, "an upcast has it")
 
 	// A bus has a copy.
 	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})

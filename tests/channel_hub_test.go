@@ -87,12 +87,12 @@ func TestHub_OpenURL(t *testing.T) {
 		"redis://localhost/a":              "database",
 	} {
 		_, err := redischannels.Open(t.Context(), url, redischannels.HubConfig{})
-		require.ErrorIs(t, err, redischannels.ErrInvalidConfig, url)
+		require.ErrorIs(t, err, redischannels.ErrInvalidArgument, url)
 		require.ErrorContains(t, err, want, url)
 	}
 	_, err = redischannels.Open(t.Context(), "redis://127.0.0.1:1?max_retries=-1", redischannels.HubConfig{})
 	require.Error(t, err, "nobody listens")
-	require.NotErrorIs(t, err, redischannels.ErrInvalidConfig)
+	require.NotErrorIs(t, err, redischannels.ErrInvalidArgument)
 	_, err = redischannels.Open(t.Context(), "redis://"+server.Addr(), redischannels.HubConfig{Stream: redischannels.StreamChannelConfig{MaxLag: -1}})
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
 }
@@ -399,6 +399,21 @@ func TestChannel_ConstructionErrors(t *testing.T) {
 			_, err := redischannels.NewStreamChannel[int](hub.Hub, "k", redischannels.StreamChannelConfig{Codec: redischannels.Bytes})
 			return err
 		},
+		"lag without a group": func() error {
+			_, err := redischannels.NewStreamChannel[int](hub.Hub, "k", redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoConsumerGroup, MaxLag: 1})
+			return err
+		},
+		"concurrency": func() error {
+			c := streamOf[int](t, hub, "k")
+			return c.Reader().Handle(t.Context(), func(context.Context, int) error { return nil }, redischannels.HandleConfig{Concurrency: 1000})
+		},
+	} {
+		err := make()
+		require.ErrorIs(t, err, redischannels.ErrInvalidConfig, name)
+		require.NotErrorIs(t, err, redischannels.ErrInvalidArgument, name)
+		t.Logf("%s: %v", name, err)
+	}
+	for name, call := range map[string]func() error{
 		"handler": func() error { _, err := redischannels.HandlerFunc[int](nilCodec, nil); return err },
 		"producer": func() error {
 			_, err := redischannels.ProducerHandlerFunc(nil, func(context.Context, int) ([]chan int, error) { return nil, nil })
@@ -412,18 +427,19 @@ func TestChannel_ConstructionErrors(t *testing.T) {
 			_, err := redischannels.NewStreamChannel[int](hub.Hub, "", redischannels.StreamChannelConfig{})
 			return err
 		},
-		"lag without a group": func() error {
-			_, err := redischannels.NewStreamChannel[int](hub.Hub, "k", redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoConsumerGroup, MaxLag: 1})
+		"no client": func() error { _, err := redischannels.NewHub(nil, redischannels.HubConfig{}); return err },
+		"no function": func() error {
+			c := streamOf[int](t, hub, "k")
+			return c.Reader().Handle(t.Context(), nil, redischannels.HandleConfig{})
+		},
+		"codec": func() error {
+			_, err := redischannels.HandlerFunc(redischannels.BasicCodec("YAML"), func(context.Context, int) error { return nil })
 			return err
 		},
-		"no client": func() error { _, err := redischannels.NewHub(nil, redischannels.HubConfig{}); return err },
-		"middleware": func() error {
-			c := streamOf[int](t, hub, "k")
-			return c.Reader().Handle(t.Context(), nil, redischannels.HandleConfig{Concurrency: 1000})
-		},
 	} {
-		err := make()
-		require.ErrorIs(t, err, redischannels.ErrInvalidConfig, name)
+		err := call()
+		require.ErrorIs(t, err, redischannels.ErrInvalidArgument, name)
+		require.NotErrorIs(t, err, redischannels.ErrInvalidConfig, name)
 		t.Logf("%s: %v", name, err)
 	}
 }

@@ -173,7 +173,7 @@ func TestConfig_UnusableTopics(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
 	for name, call := range calls(t, client) {
 		t.Run(name, func(t *testing.T) {
-			require.ErrorIs(t, within(t, func() error { return call("") }), redischannels.ErrInvalidConfig)
+			require.ErrorIs(t, within(t, func() error { return call("") }), redischannels.ErrInvalidArgument)
 			topic := redistest.Key(t)
 			require.NoError(t, client.Set(t.Context(), topic, "mine", 0).Err())
 			err := within(t, func() error { return call(topic) })
@@ -184,7 +184,8 @@ func TestConfig_UnusableTopics(t *testing.T) {
 	}
 
 	_, err := newSub(t, client).SubscribeFrom(t.Context(), redistest.Key(t), redischannels.AfterID("yesterday"))
-	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
+	require.ErrorContains(t, err, `from: invalid argument: must be an entry ID such as 1700000000000-0, got "yesterday"`)
 }
 
 // A server that is not there is an error of Subscribe and Publish, after the client's retries.

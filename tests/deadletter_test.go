@@ -145,7 +145,7 @@ func TestDeadLetters_Arguments(t *testing.T) {
 	bad = append(bad, list("", redischannels.DeadLetterQuery{}), list("a}", redischannels.DeadLetterQuery{}),
 		list(topic.name, redischannels.DeadLetterQuery{After: "$"}), list(topic.name, redischannels.DeadLetterQuery{Limit: -1}))
 	for i, err := range bad {
-		require.ErrorIs(t, err, redischannels.ErrInvalidConfig, i)
+		require.ErrorIs(t, err, redischannels.ErrInvalidArgument, i)
 	}
 	require.Equal(t, []string{id}, listIDs(t, letters, topic.name, redischannels.DeadLetterQuery{}), "nothing was done beside a malformed ID")
 	for _, err := range all(topic.name) {

@@ -152,7 +152,7 @@ func TestInput_TopicsOfAnyBytes(t *testing.T) {
 			if strings.Contains(topic, "}") && name != "hash tag" { // the default says that it needs one
 				dead = elsewhere
 				_, err := newSub(t, client).Subscribe(t.Context(), topic)
-				require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+				require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 				require.ErrorContains(t, err, "DeadLetterTopic")
 			}
 			everyFeature(t, client, topic, dead)

@@ -105,7 +105,7 @@ func TestPublisher_TopicsAndSizes(t *testing.T) {
 	ctx := t.Context()
 	p := newTestPublisher(t, client)
 
-	require.ErrorIs(t, p.Publish("", pubMessages("m", 1)...), redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, p.Publish("", pubMessages("m", 1)...), redischannels.ErrInvalidArgument)
 
 	victim := redistest.Key(t, "victim")
 	require.NoError(t, client.Set(ctx, victim, "precious", 0).Err())

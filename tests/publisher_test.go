@@ -103,7 +103,7 @@ func TestPublisher_InvalidMessageSendsNothing(t *testing.T) {
 		target error
 		text   string
 	}{
-		"nil":       {last: nil, target: redischannels.ErrInvalidConfig, text: "message 2"},
+		"nil":       {last: nil, target: redischannels.ErrInvalidArgument, text: "message 2"},
 		"error":     {marsh: func(*message.Message) ([]redischannels.Field, error) { return nil, bad }, target: bad, text: `UUID "last"`},
 		"panic":     {marsh: func(*message.Message) ([]redischannels.Field, error) { panic("no codec") }, text: "no codec"},
 		"no fields": {marsh: func(*message.Message) ([]redischannels.Field, error) { return nil, nil }, target: redischannels.ErrInvalidConfig, text: "no field"},

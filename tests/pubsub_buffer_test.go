@@ -354,7 +354,7 @@ func TestPubSub_FailedSubscribesLeaveNothing(t *testing.T) {
 		want  error
 	}{
 		{newPubSub(t, client), canceled, "t", context.Canceled},
-		{newPubSub(t, client), t.Context(), "", redischannels.ErrInvalidConfig},
+		{newPubSub(t, client), t.Context(), "", redischannels.ErrInvalidArgument},
 		{newPubSub(t, server.Client(t, redistest.As("none", "secret"))), t.Context(), "t", redischannels.ErrPermission},
 		{newPubSub(t, server.Client(t, redistest.As("none", "wrong"))), t.Context(), "t", redischannels.ErrPermission},
 		{newPubSub(t, nobody), t.Context(), "t", nil},

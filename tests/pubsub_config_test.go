@@ -70,6 +70,6 @@ func TestPubSub_UnusableArguments(t *testing.T) {
 	sub := newPubSub(t, plain)
 	for _, topics := range [][]string{{}, {""}, {"a", ""}} {
 		_, err := sub.SubscribeAll(t.Context(), topics...)
-		require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+		require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	}
 }

@@ -73,7 +73,7 @@ func TestPubSub_InvalidMessagePublishesNothing(t *testing.T) {
 		want   string
 		is     error
 	}{
-		"nil": {nil, nil, "message is nil", redischannels.ErrInvalidConfig},
+		"nil": {nil, nil, "message is nil", redischannels.ErrInvalidArgument},
 		"too large": {message.NewMessage("u", make([]byte, 100)),
 			func(c *redischannels.PubSubPublisherConfig) { c.MaxPayload = 100 }, "MaxPayload is 100", redischannels.ErrTooLarge},
 		"metadata without a place": {withMetadata,
@@ -96,7 +96,7 @@ func TestPubSub_InvalidMessagePublishesNothing(t *testing.T) {
 		})
 	}
 	noMessage(t, messages)
-	require.ErrorIs(t, newPubSubPub(t, client).Publish("", good()), redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, newPubSubPub(t, client).Publish("", good()), redischannels.ErrInvalidArgument)
 	require.NoError(t, newPubSubPub(t, client).Publish(topic))
 }
 

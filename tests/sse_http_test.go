@@ -48,7 +48,7 @@ func TestSSE_Refusals(t *testing.T) {
 			if from := r.URL.Query().Get("from"); from != "" {
 				return redischannels.AfterID(from)
 			}
-			return redischannels.Position{}
+			return ""
 		},
 		Authorize: func(r *http.Request) error {
 			switch r.Header.Get("Authorization") {

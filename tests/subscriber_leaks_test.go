@@ -41,7 +41,7 @@ func TestSubscriber_FailedSubscribesLeaveNothing(t *testing.T) {
 		}{
 			{newSub(t, client, change), t.Context(), topic + ":string", redischannels.ErrWrongType},
 			{newSub(t, client, change), canceled, topic, context.Canceled},
-			{newSub(t, client, change), t.Context(), "", redischannels.ErrInvalidConfig},
+			{newSub(t, client, change), t.Context(), "", redischannels.ErrInvalidArgument},
 			{newSub(t, poor, change), t.Context(), topic, redischannels.ErrPermission},
 			{newSub(t, nobody, change), t.Context(), topic, nil},
 			{closed, t.Context(), topic, redischannels.ErrClosed},

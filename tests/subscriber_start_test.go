@@ -50,7 +50,7 @@ func TestSubscriber_StartFrom(t *testing.T) {
 		start func(ids []string) redischannels.Position
 		want  []string
 	}{
-		"default":           {func([]string) redischannels.Position { return redischannels.Position{} }, before},
+		"default":           {func([]string) redischannels.Position { return "" }, before},
 		"Oldest":            {func([]string) redischannels.Position { return redischannels.Oldest }, before},
 		"Latest":            {func([]string) redischannels.Position { return redischannels.Latest }, nil},
 		"AfterID":           {func(ids []string) redischannels.Position { return redischannels.AfterID(ids[0]) }, before[1:]},

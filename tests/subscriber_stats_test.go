@@ -269,7 +269,7 @@ func TestStats_GroupLag(t *testing.T) {
 
 	sub := newSub(t, client)
 	_, err := sub.GroupStats(ctx, "")
-	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
+	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	topic := redistest.Key(t)
 	_, err = sub.GroupStats(ctx, topic)
 	require.ErrorContains(t, err, "no such key")
