@@ -1,0 +1,257 @@
+package source
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// Kind is how an attempt ends.
+type Kind uint8
+
+// The ends of an attempt.
+const (
+	Ack         Kind = iota + 1
+	Nack             // to be redelivered after Delay, or after the owner's back-off
+	Reject           // can never succeed
+	Undecodable      // the same, because no message can be made of it
+	Release          // to be redelivered after Delay; this delivery does not count
+	Withdraw         // an offer that nobody has received
+	Expire           // the handler took longer than its timeout
+	Abandon          // the owner waits for no end any more
+)
+
+// Single as Outcome.Split makes a message be delivered in a batch of its own.
+const Single = -1
+
+// OwnersDelay as Outcome.Delay asks for the back-off of the owner.
+const OwnersDelay time.Duration = -1
+
+// Outcome is the end of an attempt.
+type Outcome struct {
+	Kind   Kind
+	Delay  time.Duration // of Nack and Release
+	Split  int           // of Nack: messages of one number are delivered in one batch, 0 for any
+	Reason string        // of Reject and Undecodable
+	Err    error         // of Undecodable
+}
+
+// Owner is told how attempts go. Its methods are called without any lock of this package.
+type Owner interface {
+	// Started is called once for an attempt that was offered, when it starts.
+	Started(a *Attempt)
+	// Ended is called once, for the first end. ErrNotSupported takes it back.
+	Ended(a *Attempt, o Outcome) error
+	// Late is called for the first end after Expire.
+	Late(a *Attempt, o Outcome)
+}
+
+// Origin is what the attempts of one subscription have in common.
+type Origin struct {
+	Topic, Group string
+	Values       context.Context // gives attempts its values; never canceled
+	Timeout      time.Duration   // of one attempt, 0 for none
+	Owner        Owner
+}
+
+// state is how far an attempt is:
+//
+//	offered -> started -> ended
+//	                   -> expired -> ended      (the end of the handler comes late)
+//	                   -> abandoned -> ended    (nobody waits for it)
+//	offered -> ended                            (withdrawn or undecodable)
+type state uint8
+
+const (
+	offered state = iota
+	started
+	ended
+	expired
+	abandoned
+)
+
+// Attempt is one attempt at handling one message. It is the context of the handler too:
+// there is one per message, so it costs one allocation, and a channel only where Done is called.
+// The context ends with the attempt, not with the context of the subscription.
+//
+// Its exported fields are set before it is taken and do not change, except Entry, which the
+// taker releases when it has been decoded.
+type Attempt struct {
+	From  *Origin
+	Topic string // of the message: a Pub/Sub pattern is not what it was published to
+	ID    string // entry ID, empty where the transport has none
+	Count int    // 1 for the first delivery, 0 where the transport does not know
+	Held  any    // what the owner knows it by
+
+	Entry   stream.Entry     // of a stream; the attempt's own share of its memory
+	Payload []byte           // of Pub/Sub; shared, not to be changed
+	Message *message.Message // decoded already, or of another subscriber
+
+	request  atomic.Pointer[Outcome]   // how a Nack of the message is meant
+	deadline atomic.Pointer[time.Time] // see Deadline
+
+	mu    sync.Mutex
+	state state
+	lost  bool // its entry belongs to another consumer
+	done  chan struct{}
+	err   error       // of the context, nil as long as it has not ended
+	timer *time.Timer // of the timeout
+}
+
+// Start says that the application has the attempt.
+func (a *Attempt) Start() {
+	a.mu.Lock()
+	first := a.state == offered
+	if first {
+		a.state = started
+	}
+	a.mu.Unlock()
+	if first {
+		a.From.Owner.Started(a)
+	}
+}
+
+// StartNow starts an attempt that was never offered, without asking the owner, which is who
+// calls it. Its timeout runs by itself.
+func (a *Attempt) StartNow() {
+	a.state = started
+	if a.From.Timeout > 0 {
+		a.mu.Lock()
+		a.timer = time.AfterFunc(a.From.Timeout, func() { _ = a.End(Outcome{Kind: Expire}) })
+		a.mu.Unlock()
+	}
+}
+
+// End ends the attempt: the first end counts. The error is ErrNotPending if it had ended, and
+// ErrNotOwner if its entry was lost or it had expired.
+func (a *Attempt) End(o Outcome) error {
+	a.mu.Lock()
+	before, lost := a.state, a.lost
+	switch {
+	case before == ended, before == abandoned && o.Kind >= Expire, before == expired && o.Kind == Expire:
+		a.mu.Unlock()
+		return ErrNotPending
+	case o.Kind == Expire:
+		a.state = expired
+	case o.Kind == Abandon:
+		a.state = abandoned
+	default:
+		a.state = ended
+	}
+	a.mu.Unlock()
+
+	switch {
+	case before == abandoned:
+		return ErrNotOwner
+	case before == expired && o.Kind != Abandon:
+		a.From.Owner.Late(a, o)
+		return ErrNotOwner
+	case o.Kind == Expire:
+		a.cancel(context.DeadlineExceeded)
+	default:
+		a.cancel(context.Canceled) // before the next delivery
+	}
+	if err := a.From.Owner.Ended(a, o); err != nil {
+		a.mu.Lock()
+		a.state = before
+		a.mu.Unlock()
+		return err
+	}
+	if lost {
+		return ErrNotOwner
+	}
+	return nil
+}
+
+// Lose says that the entry belongs to another consumer: the context ends, the attempt does not.
+func (a *Attempt) Lose() {
+	a.mu.Lock()
+	a.lost = true
+	a.mu.Unlock()
+	a.cancel(context.Canceled)
+}
+
+// Cancel ends the context; the attempt can still be ended.
+func (a *Attempt) Cancel() { a.cancel(context.Canceled) }
+
+// Request says how a Nack of the message is meant. The last call counts.
+func (a *Attempt) Request(o Outcome) { a.request.Store(&o) }
+
+// Requested returns how a Nack of the message is meant.
+func (a *Attempt) Requested() Outcome {
+	if o := a.request.Load(); o != nil {
+		return *o
+	}
+	return Outcome{Kind: Nack, Delay: OwnersDelay}
+}
+
+func (a *Attempt) cancel(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	if a.err != nil {
+		return
+	}
+	a.err = err
+	if a.done != nil {
+		close(a.done)
+	}
+}
+
+// Deadline implements context.Context. It runs from the first call, which is made when the
+// application has the message: while it is offered nobody handles it.
+func (a *Attempt) Deadline() (time.Time, bool) {
+	if a.From.Timeout <= 0 {
+		return time.Time{}, false
+	}
+	if a.deadline.Load() == nil {
+		deadline := time.Now().Add(a.From.Timeout)
+		a.deadline.CompareAndSwap(nil, &deadline)
+	}
+	return *a.deadline.Load(), true
+}
+
+// Done implements context.Context.
+func (a *Attempt) Done() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done == nil {
+		a.done = make(chan struct{})
+		if a.err != nil {
+			close(a.done)
+		}
+	}
+	return a.done
+}
+
+// Err implements context.Context.
+func (a *Attempt) Err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// Value implements context.Context.
+func (a *Attempt) Value(key any) any {
+	if key == (attemptKey{}) {
+		return a
+	}
+	return a.From.Values.Value(key)
+}
+
+type attemptKey struct{}
+
+// FromContext returns the attempt that a context belongs to, or nil.
+func FromContext(ctx context.Context) *Attempt {
+	a, _ := ctx.Value(attemptKey{}).(*Attempt)
+	return a
+}
+
+var _ context.Context = (*Attempt)(nil)

@@ -1,0 +1,62 @@
+// Package source is what the consumers of a topic have in common: a Source, from which
+// attempts are taken, and the Attempt, one attempt at handling one message. It has no policy:
+// what an end means is decided by the Owner of an attempt.
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Source is a subscription from which attempts are taken.
+type Source interface {
+	// NextBatch appends attempts to dst. It waits for the first one, then until limits are
+	// reached, and is safe for concurrent use. It returns an error only without an attempt:
+	// that of ctx, ErrClosed, ErrEnded, or a *GapError, after which it can be called again.
+	NextBatch(ctx context.Context, dst []*Attempt, limits Limits) ([]*Attempt, error)
+
+	// Close ends the subscription: it takes back what is not delivered, waits for the
+	// attempts in progress within the bound of its configuration, and returns when nothing is left
+	// or ctx ends.
+	Close(ctx context.Context) error
+}
+
+// Limits bound one NextBatch.
+type Limits struct {
+	Max   int           // number of attempts, at least 1
+	Bytes int           // size of their entries, 0 for no bound; one attempt may exceed it
+	Wait  time.Duration // how long to wait for more after the first attempt
+
+	// Offer leaves the attempts offered. The caller starts each, or ends it by Withdraw when
+	// the source recalls it.
+	Offer bool
+}
+
+var (
+	// ErrClosed is returned by a source that was closed.
+	ErrClosed = errors.New("source is closed")
+	// ErrEnded is returned by a source whose transport has ended the subscription.
+	ErrEnded = errors.New("the subscription was ended by its subscriber")
+	// ErrNotPending is returned for the end of an attempt that has ended before.
+	ErrNotPending = errors.New("attempt has ended")
+	// ErrNotOwner is returned for the end of an attempt whose entry belongs to another
+	// consumer by now, or whose end nobody waits for any more.
+	ErrNotOwner = errors.New("entry is not owned")
+	// ErrNotSupported is returned for an end that the transport cannot carry out. The attempt
+	// has not ended.
+	ErrNotSupported = errors.New("not supported by the transport")
+)
+
+// GapError reports entries that were trimmed before they were read. Reading continues.
+type GapError struct {
+	Topic          string
+	After          string // ID of the last entry before the gap
+	FirstAvailable string // ID of the first entry behind it, empty without one
+}
+
+// Error implements error.
+func (e *GapError) Error() string {
+	return fmt.Sprintf("entries of %q after %s were trimmed", e.Topic, e.After)
+}
