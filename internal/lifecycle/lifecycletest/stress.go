@@ -1,0 +1,121 @@
+// Package lifecycletest implements the stress test that every type with a Close passes.
+package lifecycletest
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+// Subject is one value of the type under test.
+type Subject struct {
+	// Call is a call that Close ends or waits for, and that is refused after Close. The
+	// error of one that Close has interrupted is the same. ctx ends after the test.
+	Call func(ctx context.Context) error
+	// Close is the Close under test.
+	Close func() error
+}
+
+const (
+	rounds  = 20
+	callers = 8
+	closers = 4
+	// patience is how long a Close may take, with room for a loaded machine.
+	patience = 20 * time.Second
+)
+
+// Stress proves of a type: Close returns nil, also of a value that was never used, when
+// called twice, and when many call it at once; each of these calls returns after all that
+// was in progress; calls after the return of any Close are refused with an error that wraps
+// closed; and no goroutine is left. The test that uses it does not run in parallel, because
+// the goroutines of another test would be taken for those of this one. What make returns is
+// used up by one round.
+func Stress(t *testing.T, closed error, make func() Subject) {
+	before := goleak.IgnoreCurrent()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Run("never used", func(t *testing.T) {
+		s := make()
+		bounded(t, s.Close)
+		bounded(t, s.Close)
+		require.ErrorIs(t, s.Call(ctx), closed)
+	})
+	t.Run("used", func(t *testing.T) {
+		s := make()
+		require.NoError(t, s.Call(ctx))
+		bounded(t, s.Close)
+		require.ErrorIs(t, s.Call(ctx), closed)
+		bounded(t, s.Close)
+	})
+	t.Run("calls and closes", func(t *testing.T) {
+		for range rounds {
+			round(ctx, t, closed, make())
+		}
+	})
+	cancel()
+	// Clients of Redis dial in the background for a while after they were closed.
+	var err error
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err = goleak.Find(before); err == nil {
+			break
+		}
+	}
+	require.NoError(t, err)
+}
+
+// round calls and closes one value from many goroutines.
+func round(ctx context.Context, t *testing.T, closed error, s Subject) {
+	var isClosed atomic.Bool
+	var calling, closing sync.WaitGroup
+	call := func() error {
+		refuse := isClosed.Load()
+		err := s.Call(ctx)
+		switch {
+		case err != nil && !errors.Is(err, closed):
+			t.Errorf("call: %v", err)
+		case err == nil && refuse:
+			t.Error("a call after Close was not refused")
+		}
+		return err
+	}
+	for range callers {
+		calling.Go(func() {
+			for call() == nil {
+			}
+		})
+	}
+	for range closers {
+		wait := rand.N(5 * time.Millisecond)
+		closing.Go(func() {
+			time.Sleep(wait)
+			bounded(t, s.Close)
+			isClosed.Store(true)
+			if call() == nil {
+				t.Error("a call after Close was not refused")
+			}
+		})
+	}
+	closing.Wait()
+	calling.Wait()
+}
+
+// bounded fails the test when Close hangs or has an error.
+func bounded(t *testing.T, f func() error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	case <-time.After(patience):
+		t.Errorf("Close has not returned within %v", patience)
+	}
+}
