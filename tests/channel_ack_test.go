@@ -13,6 +13,7 @@ import (
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/redistest"
+	"github.com/redis/go-redis/v9"
 )
 
 // A goroutine for each delivery that is out costs as much as everything else that is done
@@ -125,4 +126,53 @@ func TestChannel_ContextOfAnotherDelivery(t *testing.T) {
 	require.Equal(t, 2, d.DeliveryCount)
 	require.NoError(t, d.Ack())
 	eventuallyPending(t, hub.client, key, 0)
+}
+
+// An acknowledgement that comes too late, because the group has given the value to somebody
+// else, says so.
+func TestChannel_AckAfterLeaseLost(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	mine := streamOf[int](t, hub, key)
+	write(t, mine, 1, 2)
+	first, second := receiveValue(t, mine), receiveValue(t, mine)
+	require.NoError(t, hub.client.XClaimJustID(t.Context(), &redis.XClaimArgs{
+		Stream: key, Group: "g", Consumer: "other", MinIdle: 0, Messages: []string{first.ID, second.ID},
+	}).Err())
+	waitDone(t, first.Context())
+	waitDone(t, second.Context())
+	require.ErrorIs(t, first.Ack(), redischannels.ErrNotOwner)
+	n, err := mine.Reader().Ack(t.Context(), second.ID)
+	require.Zero(t, n)
+	require.ErrorIs(t, err, redischannels.ErrNotOwner)
+	require.Len(t, pendingOf(t, hub.client, key), 2, "they are still the other one's")
+}
+
+// Acking twice, a foreign ID, what was never received: a clear error, and nothing else
+// is harmed.
+func TestChannel_AckMisuse(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	mine, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
+	write(t, mine, 1, 2, 3)
+	d := receiveValue(t, mine)
+	require.NoError(t, d.Ack())
+	require.ErrorIs(t, d.Ack(), redischannels.ErrNotPending)
+	require.ErrorIs(t, d.Nack(), redischannels.ErrNotPending)
+	require.ErrorIs(t, d.Reject("x"), redischannels.ErrNotPending)
+
+	held := receiveValue(t, mine)
+	foreign := receiveValue(t, other)
+	n, err := mine.Reader().Ack(t.Context(), d.ID, foreign.ID, held.ID, "nonsense")
+	require.Equal(t, 1, n)
+	require.ErrorIs(t, err, redischannels.ErrNotPending)
+	require.ErrorContains(t, err, foreign.ID)
+	require.ErrorContains(t, err, "nonsense")
+	require.NotContains(t, err.Error(), held.ID)
+	require.ErrorIs(t, held.Ack(), redischannels.ErrNotPending, "it was acked by its ID")
+	require.NoError(t, foreign.Context().Err(), "the foreign delivery is untouched")
+	require.NoError(t, foreign.Ack())
+	require.ErrorIs(t, redischannels.Delivery[int]{}.Ack(), redischannels.ErrNotSupported)
+	eventuallyPending(t, hub.client, key, 0)
+	hub.events.none(t, redischannels.EventAckIgnored)
 }

@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"context"
 	"encoding/json"
 	"testing"
 
@@ -92,31 +91,4 @@ func TestChannel_DotNetPubSub(t *testing.T) {
 	require.NoError(t, err)
 	require.JSONEq(t, `{"Id":"1","Amount":3,"Customer":null,"Lines":null}`, msg.Payload)
 	require.True(t, json.Valid([]byte(msg.Payload)))
-}
-
-// F44: a crashed consumer's values reach another one (the original has no claim), and a
-// value that was read with its ID is not pending for ever.
-func TestChannel_CrashRecovery(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	hub := newHub(t, server.Client(t))
-	// A consumer that is gone for good: it has taken three values and never comes back.
-	numbers := streamOf[int](t, hub, "numbers")
-	write(t, numbers, 1, 2, 3)
-	require.NoError(t, hub.client.XGroupCreate(t.Context(), "numbers", "g", "0").Err())
-	_, err := hub.client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "dead", Streams: []string{"numbers", ">"}, Count: 3}).Result()
-	require.NoError(t, err)
-	got := map[int]int{}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*soon)
-	defer cancel()
-	for d, err := range numbers.Reader().Deliveries(ctx) {
-		require.NoError(t, err)
-		got[d.Value] = d.DeliveryCount
-		require.NoError(t, d.Ack())
-		if len(got) == 3 {
-			break
-		}
-	}
-	require.Equal(t, map[int]int{1: 2, 2: 2, 3: 2}, got)
-	eventuallyPending(t, hub.client, "numbers", 0)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/redistest"
+	"github.com/redis/go-redis/v9"
 )
 
 // F18: the original polls, so a value waits for up to its BlockTimeMs. Here it comes when it is
@@ -109,33 +110,29 @@ func TestChannel_GroupsAndConsumersDoNotPileUp(t *testing.T) {
 	require.Empty(t, consumersOf(t, hub.client, key))
 }
 
-// A WriteAll of several transactions of which one fails says which values were written, and
-// that not all were.
-func TestChannel_WriteAllReportsWhatWasWritten(t *testing.T) {
+// F44: a crashed consumer's values reach another one (the original has no claim), and a
+// value that was read with its ID is not pending for ever.
+func TestChannel_CrashRecovery(t *testing.T) {
 	t.Parallel()
-	client, key := redistest.Shared(t).Client(t), redistest.Key(t)
-	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
-	hub := newHub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)))
-	numbers := streamOf[int](t, hub, key)
-	write(t, numbers, -1, -2) // from here on each EXEC is one of values
-	require.NoError(t, client.Del(t.Context(), key).Err())
-	proxy.BeforeReply(1, redistest.Command("exec"), func() { // the second one finds no stream
-		require.NoError(t, client.Rename(t.Context(), key, key+"-first").Err())
-		require.NoError(t, client.Set(t.Context(), key, "x", time.Minute).Err())
-	})
-	ids, err := numbers.Writer().WriteAll(soonCtx(t), consecutive(0, 1200)...)
-	require.ErrorIs(t, err, redischannels.ErrWrongType)
-	var failed *redischannels.PublishError
-	require.ErrorAs(t, err, &failed)
-	require.Equal(t, 500, failed.Count(redischannels.OutcomeAppended))
-	require.Equal(t, 700, failed.Count(redischannels.OutcomeNotAppended))
-	require.Len(t, ids, 1200)
-	require.Equal(t, 500, slices.Index(ids, ""))
-	require.Equal(t, slices.Repeat([]string{""}, 700), ids[500:])
-	entries, err := client.XRange(t.Context(), key+"-first", "-", "+").Result()
+	server := redistest.Start(t)
+	hub := newHub(t, server.Client(t))
+	// A consumer that is gone for good: it has taken three values and never comes back.
+	numbers := streamOf[int](t, hub, "numbers")
+	write(t, numbers, 1, 2, 3)
+	require.NoError(t, hub.client.XGroupCreate(t.Context(), "numbers", "g", "0").Err())
+	_, err := hub.client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "dead", Streams: []string{"numbers", ">"}, Count: 3}).Result()
 	require.NoError(t, err)
-	require.Len(t, entries, 500)
-	for i, e := range entries {
-		require.Equal(t, e.ID, ids[i])
+	got := map[int]int{}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*soon)
+	defer cancel()
+	for d, err := range numbers.Reader().Deliveries(ctx) {
+		require.NoError(t, err)
+		got[d.Value] = d.DeliveryCount
+		require.NoError(t, d.Ack())
+		if len(got) == 3 {
+			break
+		}
 	}
+	require.Equal(t, map[int]int{1: 2, 2: 2, 3: 2}, got)
+	eventuallyPending(t, hub.client, "numbers", 0)
 }

@@ -2,13 +2,10 @@ package tests
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -95,47 +92,6 @@ func TestHub_OpenURL(t *testing.T) {
 	require.NotErrorIs(t, err, redischannels.ErrInvalidArgument)
 	_, err = redischannels.Open(t.Context(), "redis://"+server.Addr(), redischannels.HubConfig{Stream: redischannels.StreamChannelConfig{MaxLag: -1}})
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
-}
-
-// Nothing is said to Redis before the first use; who only writes issues no read command
-// and never joins a group (F99: publishing through a channel started a reader that
-// stole the group's messages).
-func TestChannel_WriterNeverReads(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	hub := newHub(t, server.Client(t))
-	admin := server.Client(t)
-	require.NoError(t, admin.Ping(t.Context()).Err())
-	redistest.ResetStats(t, admin)
-
-	numbers := streamOf[int](t, hub, "numbers")
-	require.Zero(t, commandsBut(t, admin), "no I/O before the first use")
-	for i := range 20 {
-		_, err := numbers.Writer().Write(t.Context(), i)
-		require.NoError(t, err)
-		require.NoError(t, numbers.Writer().WaitToWrite(t.Context()))
-	}
-	write(t, numbers, consecutive(20, 10)...)
-	for name := range redistest.CommandStats(t, admin) {
-		require.Contains(t, []string{"xadd", "multi", "exec", "hello", "client|setinfo", "client|maint_notifications", "client", "info", "config|resetstat", "config", "ping"}, name)
-	}
-	groups, err := admin.XInfoGroups(t.Context(), "numbers").Result()
-	require.NoError(t, err)
-	require.Empty(t, groups)
-
-	reader := streamOf[int](t, hub, "numbers")
-	require.Equal(t, consecutive(0, 30), drainAcked(t, reader, 30), "all 30 are there for who reads")
-}
-
-// commandsBut counts the commands but those of the count itself.
-func commandsBut(t *testing.T, client redis.UniversalClient) (n int64) {
-	t.Helper()
-	for name, calls := range redistest.CommandStats(t, client) {
-		if name != "info" && !strings.HasPrefix(name, "config") {
-			n += calls
-		}
-	}
-	return n
 }
 
 // Channels of one hub share its publisher where they write in the same way, and each
@@ -231,142 +187,6 @@ func TestChannel_CloseDrains(t *testing.T) {
 		require.NotEqual(t, d.ID, p.ID, "its acknowledgement is written")
 		require.Zero(t, p.RetryCount, "what nobody has begun is handed back")
 	}
-}
-
-// An acknowledgement that comes too late, because the group has given the value to somebody
-// else, says so.
-func TestChannel_AckAfterLeaseLost(t *testing.T) {
-	t.Parallel()
-	hub, key := newHubOf(t), redistest.Key(t)
-	mine := streamOf[int](t, hub, key)
-	write(t, mine, 1, 2)
-	first, second := receiveValue(t, mine), receiveValue(t, mine)
-	require.NoError(t, hub.client.XClaimJustID(t.Context(), &redis.XClaimArgs{
-		Stream: key, Group: "g", Consumer: "other", MinIdle: 0, Messages: []string{first.ID, second.ID},
-	}).Err())
-	waitDone(t, first.Context())
-	waitDone(t, second.Context())
-	require.ErrorIs(t, first.Ack(), redischannels.ErrNotOwner)
-	n, err := mine.Reader().Ack(t.Context(), second.ID)
-	require.Zero(t, n)
-	require.ErrorIs(t, err, redischannels.ErrNotOwner)
-	require.Len(t, pendingOf(t, hub.client, key), 2, "they are still the other one's")
-}
-
-// Acking twice, a foreign ID, what was never received: a clear error, and nothing else
-// is harmed.
-func TestChannel_AckMisuse(t *testing.T) {
-	t.Parallel()
-	hub, key := newHubOf(t), redistest.Key(t)
-	mine, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
-	write(t, mine, 1, 2, 3)
-	d := receiveValue(t, mine)
-	require.NoError(t, d.Ack())
-	require.ErrorIs(t, d.Ack(), redischannels.ErrNotPending)
-	require.ErrorIs(t, d.Nack(), redischannels.ErrNotPending)
-	require.ErrorIs(t, d.Reject("x"), redischannels.ErrNotPending)
-
-	held := receiveValue(t, mine)
-	foreign := receiveValue(t, other)
-	n, err := mine.Reader().Ack(t.Context(), d.ID, foreign.ID, held.ID, "nonsense")
-	require.Equal(t, 1, n)
-	require.ErrorIs(t, err, redischannels.ErrNotPending)
-	require.ErrorContains(t, err, foreign.ID)
-	require.ErrorContains(t, err, "nonsense")
-	require.NotContains(t, err.Error(), held.ID)
-	require.ErrorIs(t, held.Ack(), redischannels.ErrNotPending, "it was acked by its ID")
-	require.NoError(t, foreign.Context().Err(), "the foreign delivery is untouched")
-	require.NoError(t, foreign.Ack())
-	require.ErrorIs(t, redischannels.Delivery[int]{}.Ack(), redischannels.ErrNotSupported)
-	eventuallyPending(t, hub.client, key, 0)
-	hub.events.none(t, redischannels.EventAckIgnored)
-}
-
-// F4: a write error was `false`.
-func TestChannel_WriteErrors(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	hub := newHub(t, server.Client(t))
-	require.NoError(t, hub.client.Set(t.Context(), "text", "x", 0).Err())
-	wrong := streamOf[int](t, hub, "text")
-	_, err := wrong.Writer().Write(t.Context(), 1)
-	require.ErrorIs(t, err, redischannels.ErrWrongType)
-	_, err = wrong.Reader().Receive(soonCtx(t))
-	require.ErrorIs(t, err, redischannels.ErrWrongType, "and reading says so too")
-
-	values := streamOf[any](t, hub, "values")
-	_, err = values.Writer().Write(t.Context(), func() {})
-	require.ErrorContains(t, err, "encode")
-	_, err = values.Writer().WriteAll(t.Context(), 1, make(chan int))
-	require.ErrorContains(t, err, "value 1")
-	require.Zero(t, hub.client.XLen(t.Context(), "values").Val(), "one that cannot be encoded prevents all")
-
-	gone := streamOf[int](t, hub, "gone", redischannels.StreamChannelConfig{PublishTimeout: 100 * time.Millisecond})
-	server.Stop()
-	_, err = gone.Writer().Write(t.Context(), 1)
-	var failed *redischannels.PublishError
-	require.ErrorAs(t, err, &failed)
-}
-
-// WaitToWrite is back-pressure: it waits for the group, or for the stream to shrink.
-func TestChannel_WaitToWrite(t *testing.T) {
-	t.Parallel()
-	hub := newHubOf(t)
-	waits := func(w *redischannels.Writer[int]) {
-		ctx, cancel := context.WithTimeout(t.Context(), quiet)
-		defer cancel()
-		require.ErrorIs(t, w.WaitToWrite(ctx), context.DeadlineExceeded)
-	}
-	key := redistest.Key(t, "lag")
-	c := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{MaxLag: 3})
-	require.NoError(t, c.Writer().WaitToWrite(t.Context()), "no stream yet")
-	write(t, c, 1, 2, 3)
-	waits(c.Writer())
-	ready := make(chan error, 1)
-	go func() { ready <- c.Writer().WaitToWrite(soonCtx(t)) }()
-	drainAcked(t, c, 3)
-	require.NoError(t, <-ready, "the group has read them")
-
-	// After XDEL Redis 7 tells no lag, and before 7.0 never.
-	write(t, c, 4, 5, 6, 7)
-	drainAcked(t, c, 4)
-	require.NoError(t, c.Close())
-	other := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{MaxLag: 3})
-	ids := write(t, other, 8, 9, 10, 11)
-	require.NoError(t, hub.client.XDel(t.Context(), key, ids[1]).Err())
-	waits(other.Writer())
-	drainAcked(t, other, 3)
-	require.NoError(t, other.Writer().WaitToWrite(soonCtx(t)))
-
-	key = redistest.Key(t, "len")
-	c = streamOf[int](t, hub, key, redischannels.StreamChannelConfig{MaxLen: 2})
-	write(t, c, 1)
-	require.NoError(t, c.Writer().WaitToWrite(t.Context()))
-	write(t, c, 2)
-	waits(c.Writer())
-	require.NoError(t, hub.client.XTrimMaxLen(t.Context(), key, 1).Err())
-	require.NoError(t, c.Writer().WaitToWrite(soonCtx(t)))
-}
-
-// Complete is local to the Channel value, sends nothing, and names its reason.
-func TestChannel_Complete(t *testing.T) {
-	t.Parallel()
-	hub, key := newHubOf(t), redistest.Key(t)
-	c, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
-	require.NoError(t, c.Writer().Err())
-	reason := errors.New("the import is over")
-	require.True(t, c.Writer().Complete(reason))
-	require.False(t, c.Writer().Complete(nil))
-	for _, w := range []*redischannels.Writer[int]{c.Writer(), c.Writer().With(nil)} {
-		_, err := w.Write(t.Context(), 1)
-		require.ErrorIs(t, err, redischannels.ErrCompleted)
-		require.ErrorIs(t, err, reason)
-		require.ErrorIs(t, w.Err(), redischannels.ErrCompleted)
-		require.ErrorIs(t, w.WaitToWrite(t.Context()), redischannels.ErrCompleted)
-	}
-	require.Zero(t, hub.client.Exists(t.Context(), key).Val(), "nothing is sent")
-	write(t, other, 1)
-	require.Equal(t, []int{1}, drainAcked(t, c, 1), "its reader goes on")
 }
 
 // What cannot work is refused when the channel is made.

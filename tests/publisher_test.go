@@ -409,3 +409,20 @@ func TestPublisher_ErrorText(t *testing.T) {
 	require.Less(t, len(text), 400, text)
 	require.NotContains(t, text, "secret")
 }
+
+// Publishing through a channel starts a reader that steals the group's messages. (F99)
+func TestPublisher_ReadsNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, topic := server.Client(t), redistest.Key(t)
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
+	require.NoError(t, err)
+	for range 20 {
+		require.NoError(t, pub.Publish(topic, message.NewMessage(watermill.NewUUID(), []byte("m"))))
+	}
+	require.NoError(t, pub.Close())
+	for command, calls := range redistest.CommandStats(t, client) {
+		name, _, _ := strings.Cut(command, "|")
+		require.NotContains(t, []string{"xread", "xreadgroup", "xgroup", "xautoclaim", "xclaim", "xrange", "xpending", "xinfo", "eval", "evalsha"}, name, "%d calls", calls)
+	}
+}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -334,41 +333,4 @@ func TestPubSub_Close(t *testing.T) {
 		}
 	})
 	require.NoError(t, client.Ping(t.Context()).Err(), "the client is the caller's")
-}
-
-// Each Subscribe that fails leaves a goroutine, a context and a connection behind. (F96)
-func TestPubSub_FailedSubscribesLeaveNothing(t *testing.T) {
-	server := redistest.Start(t, redistest.WithACL("none on >secret ~* +@all resetchannels")) // not parallel: it counts
-	client := server.Client(t)
-	nobody := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
-	defer nobody.Close()
-	canceled, cancel := context.WithCancel(t.Context())
-	cancel()
-	goroutines := redistest.Goroutines(t)
-	closed := newPubSub(t, client)
-	require.NoError(t, closed.Close())
-	for _, c := range []struct {
-		sub   *testPubSub
-		ctx   context.Context
-		topic string
-		want  error
-	}{
-		{newPubSub(t, client), canceled, "t", context.Canceled},
-		{newPubSub(t, client), t.Context(), "", redischannels.ErrInvalidArgument},
-		{newPubSub(t, server.Client(t, redistest.As("none", "secret"))), t.Context(), "t", redischannels.ErrPermission},
-		{newPubSub(t, server.Client(t, redistest.As("none", "wrong"))), t.Context(), "t", redischannels.ErrPermission},
-		{newPubSub(t, nobody), t.Context(), "t", nil},
-		{closed, t.Context(), "t", redischannels.ErrClosed},
-	} {
-		for range 100 {
-			messages, err := c.sub.Subscribe(c.ctx, c.topic)
-			require.Error(t, err)
-			require.Nil(t, messages)
-			if c.want != nil {
-				require.ErrorIs(t, err, c.want)
-			}
-		}
-	}
-	goroutines.Wait(time.Second)
-	redistest.Eventually(t, soon, func() bool { return pubSubConnections(t, client) == 0 }, "connections are left")
 }

@@ -4,8 +4,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
+
+	"fmt"
+	"strings"
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/redistest"
@@ -127,135 +129,73 @@ func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 	})
 }
 
-// RetryAfter and Reject mark a message; the Nack makes them work.
-func TestSubscriber_RetryAfterAndReject(t *testing.T) {
+// A message that kills its process takes the blame for all that was in flight or prefetched
+// with it: neighbours end as dead letters, or the killer is delivered for ever. (F24, section 4)
+func TestSubscriber_PoisonThatKillsItsProcess(t *testing.T) {
 	t.Parallel()
-	client := redistest.Shared(t).Client(t)
+	for _, way := range []string{"kill", "exit"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			const neighbours, limit = 1000, 4
+			server := redistest.Shared(t)
+			client := server.Client(t)
+			topic := redistest.Key(t)
+			var payloads []string
+			for i := range neighbours + 1 {
+				payloads = append(payloads, fmt.Sprintf("m%d", i))
+			}
+			payloads[neighbours/2] = way
+			ids := publish(t, client, topic, payloads...)
+			require.NoError(t, client.XGroupCreate(t.Context(), topic, "g", "0").Err())
 
-	t.Run("RetryAfter", func(t *testing.T) {
-		t.Parallel()
-		topic := redistest.Key(t)
-		publish(t, client, topic, "m")
-		messages := newSub(t, client, func(c *redischannels.SubscriberConfig) {
-			c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
-		}).subscribe(t, topic)
-		const delay = 80 * time.Millisecond
-		msg := receive(t, messages)
-		require.True(t, redischannels.RetryAfter(msg, delay))
-		noMessage(t, messages) // nothing happens before the Nack
-		start := time.Now()
-		msg.Nack()
-		again := receive(t, messages)
-		require.GreaterOrEqual(t, time.Since(start), delay)
-		require.Equal(t, 2, countOf(t, again))
-		require.True(t, redischannels.RetryAfter(again, delay))
-		again.Ack() // an Ack is an Ack
-		eventuallyPending(t, client, topic, 0)
-		noMessage(t, messages)
-	})
-	t.Run("RetryAfter without delay", func(t *testing.T) {
-		t.Parallel()
-		topic := redistest.Key(t)
-		publish(t, client, topic, "m")
-		messages := newSub(t, client, func(c *redischannels.SubscriberConfig) {
-			c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
-		}).subscribe(t, topic)
-		msg := receive(t, messages)
-		require.False(t, redischannels.RetryAfter(msg, -1))
-		require.True(t, redischannels.RetryAfter(msg, 0))
-		msg.Nack()
-		receive(t, messages).Ack()
-	})
-	t.Run("Reject", func(t *testing.T) {
-		t.Parallel()
-		topic := redistest.Key(t)
-		ids := publish(t, client, topic, "bad", "good")
-		sub := newSub(t, client)
-		messages := sub.subscribe(t, topic)
-		msg := receive(t, messages)
-		require.True(t, redischannels.Reject(msg, "no such customer"))
-		noMessage(t, messages)
-		msg.Nack()
-		require.Equal(t, []string{"good"}, receiveAcked(t, messages, 1))
-		require.Equal(t, []string{ids[0]}, sub.events.wait(t, redischannels.EventDeadLettered).EntryIDs)
-		dead, err := client.XRange(t.Context(), deadStream(topic), "-", "+").Result()
-		require.NoError(t, err)
-		require.Len(t, dead, 1)
-		require.Equal(t, "no such customer", dead[0].Values["_dead_reason"])
-		require.Equal(t, "1", dead[0].Values["_dead_count"])
-		eventuallyPending(t, client, topic, 0)
-	})
-	t.Run("the last call counts", func(t *testing.T) {
-		t.Parallel()
-		topic := redistest.Key(t)
-		publish(t, client, topic, "m")
-		messages := newSub(t, client).subscribe(t, topic)
-		msg := receive(t, messages)
-		require.True(t, redischannels.Reject(msg, "never"))
-		require.True(t, redischannels.RetryAfter(msg, time.Millisecond))
-		msg.Nack()
-		receive(t, messages).Ack()
-		require.Zero(t, client.Exists(t.Context(), deadStream(topic)).Val())
-	})
-}
+			handled := make(map[string]int)
+			killed := 0
+			for crashed := true; crashed; {
+				require.Less(t, killed, 2*limit, "the poison goes on killing")
+				child := startConsumer(t, server, topic, "IN_FLIGHT=8", fmt.Sprintf("MAX_DELIVERIES=%d", limit), "MIN_IDLE=300", "ACK=1")
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					for line := range child.Lines() {
+						rest, ok := strings.CutPrefix(line, "got ")
+						if !ok {
+							continue
+						}
+						m := parseDelivered(rest)
+						handled[m.payload]++
+						if m.payload == way {
+							killed++
+							if m.count != killed {
+								t.Errorf("delivery %d of the poison has the count %d", killed, m.count)
+							}
+						}
+					}
+				}()
+				redistest.Eventually(t, 6*soon, func() bool {
+					select {
+					case <-ended:
+						return true
+					default:
+						crashed = client.XLen(t.Context(), deadStream(topic)).Val() == 0 ||
+							groupOf(t, client, topic).LastDeliveredID != ids[neighbours] || len(pendingOf(t, client, topic)) > 0
+						return !crashed
+					}
+				}, "neither the end of the child nor that of the backlog")
+				if !crashed {
+					child.tell("close")
+				}
+				<-ended
+			}
 
-// A handler that hangs holds its message and its slot for ever. HandlerTimeout counts as a
-// nack; in strict order the next attempt waits for the old handler, otherwise it does not.
-func TestSubscriber_HandlerTimeout(t *testing.T) {
-	t.Parallel()
-	client := redistest.Shared(t).Client(t)
-	timeout := func(c *redischannels.SubscriberConfig) { c.HandlerTimeout = 50 * time.Millisecond }
-
-	t.Run("strict", func(t *testing.T) {
-		t.Parallel()
-		topic := redistest.Key(t)
-		ids := publish(t, client, topic, "a", "b")
-		sub := newSub(t, client, timeout)
-		messages := sub.subscribe(t, topic)
-		msg := receive(t, messages)
-		deadline, ok := msg.Context().Deadline()
-		require.True(t, ok)
-		require.LessOrEqual(t, time.Until(deadline), 50*time.Millisecond)
-		<-msg.Context().Done()
-		require.ErrorContains(t, msg.Context().Err(), "deadline")
-		require.Equal(t, []string{ids[0]}, sub.events.wait(t, redischannels.EventHandlerTimeout).EntryIDs)
-		noMessage(t, messages) // two handlers at once have no order
-		msg.Ack()
-		again := receive(t, messages)
-		require.Equal(t, "a", string(again.Payload), "the late ack is ignored")
-		require.Equal(t, 2, countOf(t, again))
-		again.Ack()
-		require.Equal(t, []string{ids[0]}, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
-		require.Equal(t, []string{"b"}, receiveAcked(t, messages, 1))
-		eventuallyPending(t, client, topic, 0)
-	})
-	t.Run("not strict", func(t *testing.T) {
-		t.Parallel()
-		topic := redistest.Key(t)
-		ids := publish(t, client, topic, "a")
-		sub := newSub(t, client, timeout, inFlight(2))
-		messages := sub.subscribe(t, topic)
-		msg := receive(t, messages)
-		again := receive(t, messages) // the slot is free although the first handler hangs
-		require.Error(t, msg.Context().Err())
-		require.Equal(t, 2, countOf(t, again))
-		again.Ack()
-		eventuallyPending(t, client, topic, 0)
-		msg.Ack()
-		require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
-	})
-	t.Run("to the dead letters", func(t *testing.T) {
-		t.Parallel()
-		topic := redistest.Key(t)
-		publish(t, client, topic, "a")
-		sub := newSub(t, client, timeout, inFlight(8), func(c *redischannels.SubscriberConfig) { c.MaxDeliveries = 2 })
-		messages := sub.subscribe(t, topic)
-		hanging := []*message.Message{receive(t, messages), receive(t, messages)}
-		sub.events.wait(t, redischannels.EventDeadLettered)
-		require.EqualValues(t, 1, client.XLen(t.Context(), deadStream(topic)).Val())
-		noMessage(t, messages)
-		for _, msg := range hanging {
-			msg.Ack()
-		}
-	})
+			require.Equal(t, limit, killed)
+			for i, p := range payloads {
+				require.NotZero(t, handled[p], "%s (%s) was not handled", p, ids[i])
+			}
+			dead, err := client.XRange(t.Context(), deadStream(topic), "-", "+").Result()
+			require.NoError(t, err)
+			require.Len(t, dead, 1, "only the poison is a dead letter")
+			require.Equal(t, ids[neighbours/2], dead[0].Values["_dead_entry_id"])
+			require.Equal(t, "4", dead[0].Values["_dead_count"])
+		})
+	}
 }

@@ -3,14 +3,14 @@ package tests
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"runtime/debug"
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/redistest"
@@ -115,23 +115,6 @@ func TestSubscriber_NothingRunsAfterTheEnd(t *testing.T) {
 	}
 }
 
-// Publishing through a channel starts a reader that steals the group's messages. (F99)
-func TestPublisher_ReadsNothing(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	client, topic := server.Client(t), redistest.Key(t)
-	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
-	require.NoError(t, err)
-	for range 20 {
-		require.NoError(t, pub.Publish(topic, message.NewMessage(watermill.NewUUID(), []byte("m"))))
-	}
-	require.NoError(t, pub.Close())
-	for command, calls := range redistest.CommandStats(t, client) {
-		name, _, _ := strings.Cut(command, "|")
-		require.NotContains(t, []string{"xread", "xreadgroup", "xgroup", "xautoclaim", "xclaim", "xrange", "xpending", "xinfo", "eval", "evalsha"}, name, "%d calls", calls)
-	}
-}
-
 // Each restart leaves a consumer behind, and each reader without a group a group of its own:
 // 38 million consumers. (F100)
 func TestSubscriber_ConsumersAndGroupsDoNotPileUp(t *testing.T) {
@@ -185,4 +168,43 @@ func TestSubscriber_ConsumersAndGroupsDoNotPileUp(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, groups)
 	})
+}
+
+// What a subscription has opened stays behind: goroutines, blocked clients, consumers,
+// connections. Not parallel, since goroutines are those of the process.
+func TestSubscriber_CloseLeavesNothing(t *testing.T) {
+	// A connection that was forgotten is closed when it is collected.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	server := redistest.Start(t)
+	client := server.Client(t, func(o *redis.Options) { o.PoolSize, o.PipelinePoolSize = 2, -1 })
+	topic := redistest.Key(t)
+	require.NoError(t, client.Ping(t.Context()).Err())
+	goroutines := redistest.Goroutines(t)
+	connections := redistest.Connections(t, client)
+
+	for n := range 100 {
+		sub := newSub(t, client, inFlight(1+n%3))
+		messages := sub.subscribe(t, topic)
+		idle := sub.subscribe(t, topic)
+		publish(t, client, topic, fmt.Sprint(n))
+		var msg *message.Message
+		select {
+		case msg = <-messages:
+		case msg = <-idle:
+		case <-time.After(soon):
+			require.FailNow(t, "no message")
+		}
+		msg.Ack()
+		require.NoError(t, sub.Close())
+		require.Empty(t, pendingOf(t, client, topic))
+		require.Empty(t, consumersOf(t, client, topic))
+	}
+	fan := newSub(t, client, fanOut)
+	fan.subscribe(t, topic)
+	fan.subscribe(t, redistest.Key(t))
+	fan.closeSoon(t)
+
+	goroutines.Wait(soon)
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 0 }, "no client is blocked")
+	redistest.Eventually(t, soon, func() bool { return redistest.Connections(t, client) <= connections+1 }, "only the pool's connections are left")
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/redistest"
+	"github.com/redis/go-redis/v9"
 )
 
 // frozenIdle is the MinIdle of tests in which a process is stopped for longer than that.
@@ -235,4 +236,34 @@ func TestSubscriber_LostLeaseFreesItsSlot(t *testing.T) {
 			next.Ack()
 		})
 	}
+}
+
+// A process that is cut off from a server, and sees another one behind the address when it is
+// back, knows nothing of who owns what there: its leases are over, also young ones, and a late
+// ack must not take the entry from its new owner. (F32, F65)
+func TestSubscriber_LeasesEndWithTheConnection(t *testing.T) {
+	t.Parallel()
+	old, heir := redistest.Start(t), redistest.Start(t)
+	proxy := redistest.NewProxy(t, old.Addr())
+	client := old.Client(t, redistest.Via(proxy))
+	first, second := old.Client(t), heir.Client(t)
+	topic := redistest.Key(t)
+	sub := newSub(t, client, inFlight(2), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, first, topic, "m")
+	msg := receive(t, messages)
+
+	// What a failover leaves behind: the same stream, where another consumer has the entry.
+	require.NoError(t, second.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, ID: ids[0], Values: []any{
+		"_watermill_message_uuid", "u", "metadata", "\x80", "payload", "m"}}).Err())
+	require.Equal(t, ids, deliverTo(t, second, topic, "other", 1, 0))
+	proxy.SetTarget(heir.Addr())
+	proxy.Cut()
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, second) == 1 }, "it waits at the new one")
+	msg.Ack() // before that has brought anything
+	require.Equal(t, ids, sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
+	publish(t, second, topic, "next")
+	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it reads from the new one")
+	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, second, topic)) == 1 }, "next is acknowledged")
+	require.Equal(t, "other", pendingOf(t, second, topic)[0].Consumer, "the entry is still the other's")
 }

@@ -321,3 +321,75 @@ func TestSubscriber_RetryDelayHoldsNoWorker(t *testing.T) {
 		msg.Ack()
 	})
 }
+
+// RetryAfter and Reject mark a message; the Nack makes them work.
+func TestSubscriber_RetryAfterAndReject(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+
+	t.Run("RetryAfter", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		publish(t, client, topic, "m")
+		messages := newSub(t, client, func(c *redischannels.SubscriberConfig) {
+			c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
+		}).subscribe(t, topic)
+		const delay = 80 * time.Millisecond
+		msg := receive(t, messages)
+		require.True(t, redischannels.RetryAfter(msg, delay))
+		noMessage(t, messages) // nothing happens before the Nack
+		start := time.Now()
+		msg.Nack()
+		again := receive(t, messages)
+		require.GreaterOrEqual(t, time.Since(start), delay)
+		require.Equal(t, 2, countOf(t, again))
+		require.True(t, redischannels.RetryAfter(again, delay))
+		again.Ack() // an Ack is an Ack
+		eventuallyPending(t, client, topic, 0)
+		noMessage(t, messages)
+	})
+	t.Run("RetryAfter without delay", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		publish(t, client, topic, "m")
+		messages := newSub(t, client, func(c *redischannels.SubscriberConfig) {
+			c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
+		}).subscribe(t, topic)
+		msg := receive(t, messages)
+		require.False(t, redischannels.RetryAfter(msg, -1))
+		require.True(t, redischannels.RetryAfter(msg, 0))
+		msg.Nack()
+		receive(t, messages).Ack()
+	})
+	t.Run("Reject", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		ids := publish(t, client, topic, "bad", "good")
+		sub := newSub(t, client)
+		messages := sub.subscribe(t, topic)
+		msg := receive(t, messages)
+		require.True(t, redischannels.Reject(msg, "no such customer"))
+		noMessage(t, messages)
+		msg.Nack()
+		require.Equal(t, []string{"good"}, receiveAcked(t, messages, 1))
+		require.Equal(t, []string{ids[0]}, sub.events.wait(t, redischannels.EventDeadLettered).EntryIDs)
+		dead, err := client.XRange(t.Context(), deadStream(topic), "-", "+").Result()
+		require.NoError(t, err)
+		require.Len(t, dead, 1)
+		require.Equal(t, "no such customer", dead[0].Values["_dead_reason"])
+		require.Equal(t, "1", dead[0].Values["_dead_count"])
+		eventuallyPending(t, client, topic, 0)
+	})
+	t.Run("the last call counts", func(t *testing.T) {
+		t.Parallel()
+		topic := redistest.Key(t)
+		publish(t, client, topic, "m")
+		messages := newSub(t, client).subscribe(t, topic)
+		msg := receive(t, messages)
+		require.True(t, redischannels.Reject(msg, "never"))
+		require.True(t, redischannels.RetryAfter(msg, time.Millisecond))
+		msg.Nack()
+		receive(t, messages).Ack()
+		require.Zero(t, client.Exists(t.Context(), deadStream(topic)).Val())
+	})
+}

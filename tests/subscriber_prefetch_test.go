@@ -319,3 +319,41 @@ func TestSubscriber_ReleasedEntriesComeBackWhenTheApplicationReceives(t *testing
 	require.Equal(t, numbered(100)[51:], receiveAcked(t, messages, 49))
 	eventuallyPending(t, client, topic, 0)
 }
+
+// A consumer with a slow handler keeps messages that it fetched ahead, while another one of
+// the group is idle.
+func TestSubscriber_SlowConsumerLeavesMessagesToOthers(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	for name, warm := range map[string]int{"slow from the start": 0, "slow after fast messages": 300} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			slow := newSub(t, client).subscribe(t, topic)
+			for n := range warm { // its prefetch grows
+				publish(t, client, topic, fmt.Sprint("warm", n))
+				receive(t, slow).Ack()
+			}
+			quick := newSub(t, client)
+			messages := quick.subscribe(t, topic)
+			payloads := make([]string, 60)
+			for n := range payloads {
+				payloads[n] = fmt.Sprint(n)
+			}
+			publish(t, client, topic, payloads...)
+			stuck := receive(t, slow) // and is handled until the end
+			want := slices.DeleteFunc(slices.Clone(payloads), func(p string) bool { return p == string(stuck.Payload) })
+			var got []string
+			for range want {
+				msg := receive(t, messages)
+				require.Equal(t, 1, countOf(t, msg))
+				got = append(got, string(msg.Payload))
+				msg.Ack()
+			}
+			require.ElementsMatch(t, want, got)
+			require.NoError(t, stuck.Context().Err())
+			stuck.Ack()
+			eventuallyPending(t, client, topic, 0)
+		})
+	}
+}

@@ -1,0 +1,152 @@
+package tests
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"net"
+	"syscall"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// F15 without a group.
+func TestFanOut_OutageIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	rights := func(rule string) func(*testing.T, *redistest.Server, *redis.Client, string) {
+		return func(t *testing.T, server *redistest.Server, _ *redis.Client, _ string) {
+			require.NoError(t, server.Admin(t).Do(t.Context(), "ACL", "SETUSER", "app", rule).Err())
+		}
+	}
+	for name, fault := range map[string]struct {
+		fail, mend func(t *testing.T, server *redistest.Server, client *redis.Client, topic string)
+	}{
+		"NOPERM": {fail: rights("-xread"), mend: rights("+xread")},
+		"WRONGTYPE": {
+			fail: func(t *testing.T, _ *redistest.Server, client *redis.Client, topic string) {
+				require.NoError(t, client.Set(t.Context(), topic, "x", 0).Err())
+			},
+			mend: func(t *testing.T, _ *redistest.Server, client *redis.Client, topic string) {
+				require.NoError(t, client.Del(t.Context(), topic).Err())
+			},
+		},
+		"server down": {
+			fail: func(_ *testing.T, server *redistest.Server, _ *redis.Client, _ string) { server.Stop() },
+			mend: func(_ *testing.T, server *redistest.Server, _ *redis.Client, _ string) { server.Restart() },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, topic := redistest.Start(t, redistest.AOF(), redistest.WithACL("app on >secret ~* +@all")), redistest.Key(t)
+			admin := server.Admin(t)
+			all := &countAll{}
+			client := server.Client(t, redistest.As("app", "secret"), func(o *redis.Options) { o.MaxRetries = -1 })
+			client.AddHook(all)
+			logger := redistest.NewRecordingLogger()
+			sub := newLoggedSub(t, client, logger, fanOut, onReads(all))
+			messages := sub.subscribe(t, topic)
+			publish(t, admin, topic, "before")
+			require.Equal(t, []string{"before"}, receiveAcked(t, messages, 1))
+
+			fault.fail(t, server, admin, topic)
+			sub.events.wait(t, redischannels.EventDisconnected)
+			<-time.After(2 * time.Second) // by then the delays have grown
+			before := all.n.Load()
+			redistest.Never(t, time.Second, func() bool { return all.n.Load() >= before+10 }, "10 commands within a second")
+			require.Len(t, sub.events.of(redischannels.EventDisconnected), 1, "one event per outage")
+			require.Less(t, len(logger.Lines()), 10, "%v", logger.Lines())
+			fault.mend(t, server, admin, topic)
+			redistest.Eventually(t, soon, func() bool { return admin.Ping(t.Context()).Err() == nil }, "the server is back")
+			publish(t, admin, topic, "after")
+			require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+		})
+	}
+}
+
+// A fan-out subscription that was reading when the server went away goes on behind what it had:
+// nothing is missing and nothing comes twice. (F64)
+func TestFanOut_ResumesAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{"blocked", "behind"} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.AOF())
+			client, topic := server.Client(t), redistest.Key(t)
+			sub := newSub(t, client, fanOut, tuned(func(c *redischannels.Tuning) { c.Prefetch = 2 }))
+			messages := sub.subscribe(t, topic)
+			want := numbered(20)
+			got := 0
+			if state == "behind" { // its window is full, the rest is in Redis
+				publish(t, client, topic, want[:10]...)
+				require.Equal(t, want[:1], receiveAcked(t, messages, 1))
+				got = 1
+			} else {
+				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "the reader waits")
+			}
+			server.Stop()
+			if state == "blocked" {
+				sub.events.wait(t, redischannels.EventDisconnected)
+			}
+			server.Restart()
+			if state == "blocked" {
+				publish(t, client, topic, want[:10]...)
+			}
+			publish(t, client, topic, want[10:]...)
+			require.Equal(t, want[got:], receiveAcked(t, messages, len(want)-got))
+			noMessage(t, messages)
+			require.LessOrEqual(t, len(sub.events.of(redischannels.EventDisconnected)), 1)
+			sub.events.none(t, redischannels.EventRewound, redischannels.EventGap, redischannels.EventError)
+		})
+	}
+}
+
+// The connection of the shared reader cannot be made (maxclients, a firewall, an exhausted
+// range of ports) while those of the caller's client work: each subscription read by itself,
+// joined and was expelled again, thousands of times a second, and nobody was told. (F15, F16)
+func TestFanOut_SharedReaderWithoutAConnection(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	topic := redistest.Key(t)
+	var refuse atomic.Bool
+	var refused atomic.Int64
+	client := server.Client(t, func(o *redis.Options) {
+		o.PoolSize = 1
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if refuse.Load() {
+				refused.Add(1)
+				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}
+	})
+	require.NoError(t, client.Ping(t.Context()).Err())
+	refuse.Store(true)
+	own := redistest.NewHook()
+	client.AddHook(own)
+	sub := newSub(t, client, fanOut)
+	messages := sub.subscribe(t, topic)
+	event := sub.events.wait(t, redischannels.EventDisconnected)
+	require.Equal(t, topic, event.Topic)
+	redistest.Eventually(t, soon, func() bool { return refused.Load() > 5 }, "it tries again")
+	before := own.Count("xread")
+	redistest.Never(t, time.Second, func() bool { return own.Count("xread")-before > 8 }, "it reads without end")
+
+	other := server.Client(t)
+	publish(t, other, topic, "during")
+	require.Equal(t, []string{"during"}, receiveAcked(t, messages, 1))
+	require.Len(t, sub.events.of(redischannels.EventDisconnected), 1, "one event per outage")
+	sub.events.none(t, redischannels.EventReconnected)
+
+	refuse.Store(false)
+	sub.events.wait(t, redischannels.EventReconnected)
+	publish(t, other, topic, "after")
+	require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+	require.Len(t, sub.events.of(redischannels.EventDisconnected), 1)
+	require.Len(t, sub.events.of(redischannels.EventReconnected), 1)
+}
