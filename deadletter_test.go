@@ -32,7 +32,7 @@ func TestDefaultDeadLetterTopic(t *testing.T) {
 	}
 }
 
-// F68: a default name in another slot than its topic would fail in a cluster
+// A default name in another slot than its topic would fail in a cluster
 // with CROSSSLOT, and only when the first message dies.
 func TestDefaultDeadLetterTopicKeepsSlot(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

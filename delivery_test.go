@@ -74,7 +74,7 @@ func TestAckDoesNotWaitForEvents(t *testing.T) {
 // What a handler has said in time counts, also where the goroutine that awaits it comes so late
 // that HandlerTimeout or DrainTimeout is over as well: an acknowledgement was taken for a nack,
 // or not written, every other time.
-func TestASettlementInTimeIsNotLate(t *testing.T) {
+func TestAckInTimeIsNotLate(t *testing.T) {
 	t.Parallel()
 	for name, over := range map[string]func(*subscription){
 		"HandlerTimeout": func(*subscription) {},

@@ -64,7 +64,7 @@ func told(t *testing.T, f *feed, n int) (seen []string) {
 // A gap is told behind what was before it and before what comes behind it, whatever is ready
 // when, and without waiting for more. Where there is a choice the order of a select is random,
 // so each case is tried often.
-func TestFeedTellsGapsInTheirPlace(t *testing.T) {
+func TestFeedReportsGapsInTheirPlace(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct {
 		entries []string
@@ -95,7 +95,7 @@ func TestFeedTellsGapsInTheirPlace(t *testing.T) {
 }
 
 // One that reading begins with is told at once, and so is one that comes while a reader waits.
-func TestFeedTellsAGapWhileWaiting(t *testing.T) {
+func TestFeedReportsAGapWhileWaiting(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f, in := feedOf(t, stream.ID{Ms: 7})
@@ -168,7 +168,7 @@ func TestFeedTryNextDoesNotWait(t *testing.T) {
 	})
 }
 
-// F17, F83: silence, however long, ended loops or made them yield a zero value.
+// Silence, however long, ended loops or made them yield a zero value.
 func TestLoopsWaitOutSilence(t *testing.T) {
 	t.Parallel()
 	for name, loop := range map[string]func(ctx context.Context, r *Reader[int], see func(int, error)){
@@ -233,7 +233,7 @@ func TestLoopsWaitOutSilence(t *testing.T) {
 }
 
 // A subscription that Close has ended was not ended by its subscriber.
-func TestFeedSaysWhoHasEndedIt(t *testing.T) {
+func TestFeedReportsWhatEndedIt(t *testing.T) {
 	t.Parallel()
 	for range 30 {
 		f, in := feedOf(t, stream.ID{})

@@ -9,7 +9,7 @@ import (
 )
 
 // Redis 7.0 leaves entries that a group has lost in its counters for ever, later servers count
-// them as read: nothing may be reported twice, and nothing not at all. (F71)
+// them as read: nothing may be reported twice, and nothing not at all.
 func TestLosses(t *testing.T) {
 	behind := func(lost int64) stream.Standing { return stream.Standing{Lost: lost, LostUntilNow: -1} }
 	upToDate := func(lost int64) stream.Standing { return stream.Standing{LostUntilNow: lost} }

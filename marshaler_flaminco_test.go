@@ -45,7 +45,7 @@ var notJSON = []struct{ name, text, reason string }{
 	{"too deep", strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000), "is not JSON: byte 10001 of 40000"},
 }
 
-func TestFlamincoMarshalRefusesWhatIsNotJSON(t *testing.T) {
+func TestFlamincoMarshalRefusesInvalidJSON(t *testing.T) {
 	t.Parallel()
 	for _, tc := range notJSON {
 		fields, err := FlamincoMarshaler{}.Marshal("orders", newMessage("u-1", tc.text))

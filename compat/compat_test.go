@@ -246,7 +246,7 @@ func TestSubscriberConfig(t *testing.T) {
 	testFields(t, compat.SubscriberConfig, redisstream.SubscriberConfig{Client: unused}, emptySubscriber, subscriberFields)
 }
 
-// F7: the constructor of watermill-redisstream rewrites the caller's map.
+// The constructor of watermill-redisstream rewrites the caller's map.
 func TestPublisherConfigLeavesMap(t *testing.T) {
 	maxLens := map[string]int64{"a": 7, "b": -1}
 	got, err := compat.PublisherConfig(redisstream.PublisherConfig{Client: unused, DefaultMaxlen: 5, Maxlens: maxLens})

@@ -179,11 +179,11 @@ func aclConsume(t *testing.T, admin, client *redis.Client, topic string) error {
 	}
 	defer sub.closeSoon(t)
 	// next acknowledges, or rejects, the next message, unless something was refused before.
-	next := func(settle func(*message.Message)) error {
+	next := func(outcome func(*message.Message)) error {
 		for deadline := time.After(soon); ; {
 			select {
 			case msg := <-messages:
-				settle(msg)
+				outcome(msg)
 				return nil
 			case <-time.After(10 * time.Millisecond):
 				if err := firstError(sub.events); err != nil {
@@ -204,8 +204,8 @@ func aclConsume(t *testing.T, admin, client *redis.Client, topic string) error {
 	}
 	require.NoError(t, admin.ScriptFlush(ctx).Err())
 	publish(t, admin, topic, "nacked", "rejected")
-	for _, settle := range []func(*message.Message){func(m *message.Message) { m.Nack() }, ack, reject} {
-		if err := next(settle); err != nil {
+	for _, outcome := range []func(*message.Message){func(m *message.Message) { m.Nack() }, ack, reject} {
+		if err := next(outcome); err != nil {
 			return err
 		}
 	}
@@ -255,7 +255,7 @@ func firstError(e *events) error {
 	return nil
 }
 
-// F105: rules that are too narrow break a feature long after its deployment, and rules that are
+// Rules that are too narrow break a feature long after its deployment, and rules that are
 // too wide are nobody's least privilege. Each feature works under exactly the rules of
 // docs/acl.md, and with each of the rights taken away the error says what it is. The scripts
 // are not in the server's cache when a feature begins, so that eval is needed.

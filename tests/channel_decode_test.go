@@ -30,7 +30,7 @@ func badEntries(t *testing.T, hub *testHub, key string) (ids []string) {
 
 var flaminco = redischannels.StreamChannelConfig{Marshaler: redischannels.FlamincoMarshaler{}}
 
-// F79, F80, F81: an entry that cannot be decoded is told of, ends in the dead letters,
+// An entry that cannot be decoded is told of, ends in the dead letters,
 // is not pending for ever, and hides no other.
 func TestChannel_UndecodableInAGroup(t *testing.T) {
 	t.Parallel()
@@ -151,7 +151,7 @@ func TestChannel_TryReceiveReportsUndecodable(t *testing.T) {
 	}
 }
 
-// F82: a value of another type decoded "successfully" into an empty one.
+// A value of another type decoded "successfully" into an empty one.
 func TestChannel_StrictJSON(t *testing.T) {
 	t.Parallel()
 	type invoice struct{ Number, Total int }

@@ -99,7 +99,7 @@ type shippedTwice struct{}
 
 func (shippedTwice) Key() string { return "" }
 
-// F82, F102: a name that is not registered, however hostile, makes nothing and ends in
+// A name that is not registered, however hostile, makes nothing and ends in
 // the dead letters; so does an event without a name, or of another form than its name's.
 func TestEventBus_UnknownNames(t *testing.T) {
 	t.Parallel()

@@ -78,7 +78,7 @@ func TestChannel_FollowsShareAConnection(t *testing.T) {
 		ids[i] = write(t, channels[i], 1, 2, 3)
 	}
 	const trimmed = 7 // where the server tells what it has deleted
-	tells := redistest.IsRedis7(t, admin)
+	reports := redistest.IsRedis7(t, admin)
 	require.NoError(t, admin.XTrimMaxLen(t.Context(), fmt.Sprint("room", trimmed), 1).Err())
 	for i, c := range channels {
 		follows[i] = follow(t, c, redischannels.AfterID(ids[i][0]))
@@ -86,7 +86,7 @@ func TestChannel_FollowsShareAConnection(t *testing.T) {
 	beside := follow(t, channels[trimmed], redischannels.Oldest)
 	require.Equal(t, 3, beside.next(t), "the gap is that of the other, who asked for an ID")
 	for i, f := range follows {
-		if i == trimmed && tells {
+		if i == trimmed && reports {
 			var gap *redischannels.GapError
 			err, _ := f.next(t).(error)
 			require.ErrorAs(t, err, &gap)
@@ -130,8 +130,8 @@ func TestChannel_FollowsShareAConnection(t *testing.T) {
 	require.Empty(t, groups)
 }
 
-// F13 with company: a Follow that comes to one which is live already joins its read, ahead of
-// it or behind, while all are written to at full speed. Nothing is missing and nothing twice.
+// A Follow that starts beside one that is already live joins its read, ahead of it or behind
+// it, while all are written to at full speed. Nothing is missing and nothing comes twice.
 func TestChannel_FollowJoinsOthersAtFullSpeed(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -190,7 +190,7 @@ func TestChannel_FollowJoinsOthersAtFullSpeed(t *testing.T) {
 	}
 }
 
-// F13: who has caught up further than the shared read has delivered joins it all the same, and
+// Who has caught up further than the shared read has delivered joins it all the same, and
 // is not given again what it has.
 func TestChannel_FollowJoinsAheadOfTheOthers(t *testing.T) {
 	t.Parallel()

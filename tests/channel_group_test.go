@@ -15,7 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// F18: the original polls, so a value waits for up to its BlockTimeMs. Here it comes when it is
+// The original polls, so a value waits for up to its BlockTimeMs. Here it comes when it is
 // written, whatever BlockTime is, with a reader that waits and in a loop that is busy.
 func TestChannel_ValuesArriveAtOnce(t *testing.T) {
 	t.Parallel()
@@ -48,7 +48,7 @@ func TestChannel_ValuesArriveAtOnce(t *testing.T) {
 	}
 }
 
-// F20: two pods under one configured ConsumerName handled the same entries.
+// Two pods under one configured ConsumerName handled the same entries.
 func TestChannel_OneConsumerNameTwice(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -85,7 +85,7 @@ func TestChannel_OneConsumerNameTwice(t *testing.T) {
 	require.Equal(t, consecutive(0, n), got)
 }
 
-// F100: the original had a group for each client of its chat, and a consumer for each pod that
+// The original had a group for each client of its chat, and a consumer for each pod that
 // had ever been, which nobody removed.
 func TestChannel_GroupsAndConsumersDoNotPileUp(t *testing.T) {
 	t.Parallel()
@@ -110,7 +110,7 @@ func TestChannel_GroupsAndConsumersDoNotPileUp(t *testing.T) {
 	require.Empty(t, consumersOf(t, hub.client, key))
 }
 
-// F44: a crashed consumer's values reach another one (the original has no claim), and a
+// A crashed consumer's values reach another one (the original has no claim), and a
 // value that was read with its ID is not pending for ever.
 func TestChannel_CrashRecovery(t *testing.T) {
 	t.Parallel()

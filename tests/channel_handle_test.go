@@ -282,7 +282,7 @@ func TestChannel_RouterHandlers(t *testing.T) {
 	_ = totals
 }
 
-// F98: a slow pod keeps nothing from a quick one: what it could hold is no reason to take
+// A slow pod keeps nothing from a quick one: what it could hold is no reason to take
 // it.
 func TestChannel_SlowReaderLeasesOnlyItsShare(t *testing.T) {
 	t.Parallel()

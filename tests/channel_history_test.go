@@ -12,7 +12,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F12: History begins right behind the ID, ends by itself, and concerns no group.
+// History begins right behind the ID, ends by itself, and concerns no group.
 func TestChannel_History(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -87,7 +87,7 @@ func TestChannel_HistoryEndsWithItsReader(t *testing.T) {
 	}
 }
 
-// F13: history and live meet without gap and without duplicate at full publishing speed.
+// History and live meet without gap and without duplicate at full publishing speed.
 func TestChannel_FollowHasOneCursor(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -137,12 +137,12 @@ func TestChannel_FollowHasOneCursor(t *testing.T) {
 	require.Empty(t, hub.client.XInfoGroups(t.Context(), key).Val())
 }
 
-// F77: a position that was trimmed away is a *GapError before everything else.
+// A position that was trimmed away is a *GapError before everything else.
 func TestChannel_GapComesFirst(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	tells := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
-	begin := map[bool]int{true: 0, false: 1}[tells]
+	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
+	begin := map[bool]int{true: 0, false: 1}[reports]
 	config := noGroup
 	config.StartFrom = redischannels.Oldest
 	numbers := streamOf[int](t, hub, key)
@@ -192,11 +192,11 @@ func TestChannel_GapComesFirst(t *testing.T) {
 
 	// Nothing is left behind the gap: it is told at once.
 	require.NoError(t, hub.client.XTrimMaxLen(t.Context(), key, 0).Err())
-	if !tells {
+	if !reports {
 		write(t, numbers, 10)
 	}
 	for d, err := range numbers.Reader().Follow(soonCtx(t), redischannels.AfterID(ids[6])) {
-		if !tells {
+		if !reports {
 			require.NoError(t, err)
 			require.Equal(t, 10, d.Value)
 			break
@@ -213,7 +213,7 @@ func TestChannel_GapComesFirst(t *testing.T) {
 func TestChannel_GapWhileReading(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	tells := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
 	config := noGroup
 	config.StartFrom, config.MaxInFlight, config.Tuning.Prefetch = redischannels.Oldest, 1, redischannels.NoPrefetch
 	numbers := streamOf[int](t, hub, key, config)
@@ -232,7 +232,7 @@ func TestChannel_GapWhileReading(t *testing.T) {
 			continue
 		}
 		require.NoError(t, err)
-		if !tells && d.Value == 150 {
+		if !reports && d.Value == 150 {
 			last = 149
 		}
 		require.Equal(t, last+1, d.Value)
@@ -241,5 +241,5 @@ func TestChannel_GapWhileReading(t *testing.T) {
 			break
 		}
 	}
-	require.Equal(t, map[bool]int{true: 1, false: 0}[tells], gaps)
+	require.Equal(t, map[bool]int{true: 1, false: 0}[reports], gaps)
 }

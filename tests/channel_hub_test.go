@@ -12,7 +12,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F101: everything that Open has made is gone after Close, and a client of the caller
+// Everything that Open has made is gone after Close, and a client of the caller
 // is not touched.
 func TestHub_CloseReleasesEverything(t *testing.T) {
 	t.Parallel()
@@ -95,7 +95,7 @@ func TestHub_OpenURL(t *testing.T) {
 }
 
 // Channels of one hub share its publisher where they write in the same way, and each
-// closes alone (F95: disposing one reader ended the others).
+// closes alone; disposing one reader ended the others.
 func TestHub_ChannelsAreIndependent(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

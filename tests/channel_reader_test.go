@@ -35,7 +35,7 @@ func TestChannel_WriteReceiveAck(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 }
 
-// F33: only Read acknowledges before the value is handled, and says so by its name.
+// Only Read acknowledges before the value is handled, and says so by its name.
 func TestChannel_ReadAcksAtOnce(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -47,7 +47,7 @@ func TestChannel_ReadAcksAtOnce(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 }
 
-// F17: a loop ended by itself after some 200 ms of silence.
+// A loop ended by itself after some 200 ms of silence.
 func TestChannel_SilenceDoesNotEndALoop(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -71,7 +71,7 @@ func TestChannel_SilenceDoesNotEndALoop(t *testing.T) {
 		case <-ended:
 			require.FailNow(t, "the loop has ended")
 		case v := <-got:
-			require.FailNow(t, "a value that nobody wrote", v) // F83
+			require.FailNow(t, "a value that nobody wrote", v)
 		case <-time.After(1100 * time.Millisecond): // BlockTime is 1 s
 		}
 	}
@@ -80,7 +80,7 @@ func TestChannel_SilenceDoesNotEndALoop(t *testing.T) {
 	require.NoError(t, numbers.Reader().Err(), "ctx has ended the loop, not the reader")
 }
 
-// F83: an idle Channel[int] yielded zeros; a zero that was written arrives.
+// An idle Channel[int] yielded zeros; a zero that was written arrives.
 func TestChannel_NoPhantomZero(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)
@@ -322,15 +322,15 @@ func TestChannel_UnackedDeliveriesStayLeased(t *testing.T) {
 	hub, key := newHubOf(t), redistest.Key(t)
 	one, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
 	write(t, one, consecutive(0, 20)...)
-	held := make([]redischannels.Delivery[int], 20)
-	for i := range held {
-		held[i] = receiveValue(t, one)
+	leased := make([]redischannels.Delivery[int], 20)
+	for i := range leased {
+		leased[i] = receiveValue(t, one)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*testMinIdle)
 	defer cancel()
 	_, err := other.Reader().Receive(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	for _, d := range held {
+	for _, d := range leased {
 		require.NoError(t, d.Ack())
 	}
 	eventuallyPending(t, hub.client, key, 0)

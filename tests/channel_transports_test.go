@@ -76,7 +76,7 @@ func TestChannel_GoChannel(t *testing.T) {
 	require.NoError(t, transport.Publish("orders", message.NewMessage("u", nil)), "the transport is the caller's")
 }
 
-// A transport that ends the subscription by itself is not taken for silence (F16).
+// A transport that ends the subscription by itself is not taken for silence.
 func TestChannel_TransportEnds(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{})
@@ -252,7 +252,7 @@ func must[T any](v T, err error) T {
 }
 
 // Every reader of a Pub/Sub channel sees what is published while it reads, the readers
-// of a hub share a connection, and closing one leaves the others (F95).
+// of a hub share a connection, and closing one leaves the others.
 func TestChannel_PubSub(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -17,8 +17,8 @@ import (
 )
 
 // Nothing is said to Redis before the first use; who only writes issues no read command
-// and never joins a group (F99: publishing through a channel started a reader that
-// stole the group's messages).
+// and never joins a group. Publishing through a channel started a reader that stole the
+// group's messages.
 func TestChannel_WriterNeverReads(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -57,7 +57,7 @@ func commandsBut(t *testing.T, client redis.UniversalClient) (n int64) {
 	return n
 }
 
-// F4: a write error was `false`.
+// A write error was `false`.
 func TestChannel_WriteErrors(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

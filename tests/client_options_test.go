@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F22: the listener ignores the database, or the client, that it was given.
+// The listener ignores the database, or the client, that it was given.
 func TestClient_OtherDatabase(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -103,7 +103,7 @@ func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead
 }
 
 // The same replies look different in RESP2 and RESP3, and in another database a forgotten
-// SELECT finds nothing. (F22, F93)
+// SELECT finds nothing.
 func TestClient_ProtocolsAndDatabases(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -27,7 +27,7 @@ func topicOn(t *testing.T, cluster *redistest.Cluster, master int) string {
 
 // Keys of one feature in several slots are refused as a whole (CROSSSLOT); recovery that reads
 // from a replica sees no group. Every feature is used on every master, by clients that read
-// where they like. (F67, F68)
+// where they like.
 func TestCluster_EveryFeature(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
@@ -235,7 +235,7 @@ func (l *clusterLoad) done(t *testing.T, client redis.UniversalClient, topic str
 }
 
 // A master dies under load, and its replica takes over: publishing and consuming go on. What
-// the replica did not have yet is lost, as without a cluster. (F65)
+// the replica did not have yet is lost, as without a cluster.
 func TestCluster_MasterDiesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
@@ -254,7 +254,7 @@ func TestCluster_MasterDiesUnderLoad(t *testing.T) {
 
 // A slot and its data move to another master under load. Nothing is lost, nothing is handled
 // twice without a reason, and the group is not taken for a lost one. For a moment only one of
-// the topic and its dead letters has moved (TRYAGAIN). (F25, F68)
+// the topic and its dead letters has moved (TRYAGAIN).
 func TestCluster_SlotMovesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
@@ -281,7 +281,7 @@ func TestCluster_SlotMovesUnderLoad(t *testing.T) {
 }
 
 // A client does not know yet that a slot has moved: Subscribe asks the old master, and must
-// follow, as every other command does. (F66, F68)
+// follow, as every other command does.
 func TestCluster_SubscribeAfterASlotHasMoved(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)

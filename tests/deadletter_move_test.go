@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// F26: a dead letter that lost the order or a duplicate of its fields could not
+// A dead letter that lost the order or a duplicate of its fields could not
 // be decoded as the original was.
 func TestDeadLetterMove_KeepsFields(t *testing.T) {
 	t.Parallel()
@@ -94,7 +94,7 @@ func TestDeadLetterMove_Trims(t *testing.T) {
 	}
 }
 
-// F40: a consumer that lost its entry must not give it up under its new owner.
+// A consumer that lost its entry must not give it up under its new owner.
 func TestDeadLetterMove_OtherOwner(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
@@ -125,7 +125,7 @@ func TestDeadLetterMove_AlreadyAcked(t *testing.T) {
 	})
 }
 
-// F48: an entry that was trimmed under its handler is written from memory, once,
+// An entry that was trimmed under its handler is written from memory, once,
 // whether or not Redis has swept it out of the pending entries list.
 func TestDeadLetterMove_TrimmedEntry(t *testing.T) {
 	t.Parallel()
@@ -193,7 +193,7 @@ func TestDeadLetterMove_TrimmedEntryBesideEqualID(t *testing.T) {
 	})
 }
 
-// F25: an append that fails must never be followed by the acknowledgement.
+// An append that fails must never be followed by the acknowledgement.
 func TestDeadLetterMove_WrongType(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
@@ -211,7 +211,7 @@ func TestDeadLetterMove_WrongType(t *testing.T) {
 	})
 }
 
-// F25: an append that fails while the dead-letter stream can be read, here
+// An append that fails while the dead-letter stream can be read, here
 // because its IDs are used up.
 func TestDeadLetterMove_RefusedAppend(t *testing.T) {
 	t.Parallel()
@@ -226,7 +226,7 @@ func TestDeadLetterMove_RefusedAppend(t *testing.T) {
 	})
 }
 
-// F25
+// An append that is refused for want of memory must never be followed by the acknowledgement.
 func TestDeadLetterMove_OutOfMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -248,7 +248,7 @@ func TestDeadLetterMove_OutOfMemory(t *testing.T) {
 	}
 }
 
-// F25: a missing right for either half leaves the entry pending and no dead
+// A missing right for either half leaves the entry pending and no dead
 // letter, however often the move is tried.
 func TestDeadLetterMove_NoPermission(t *testing.T) {
 	t.Parallel()
@@ -289,7 +289,7 @@ func TestDeadLetterMove_GroupLost(t *testing.T) {
 	})
 }
 
-// F25: a lost reply, after which go-redis sends the script again. The second run
+// A lost reply, after which go-redis sends the script again. The second run
 // must not write a second dead letter, and must not answer that somebody else
 // has settled the entry.
 func TestDeadLetterMove_LostReply(t *testing.T) {

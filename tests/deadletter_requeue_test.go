@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F26, F27: a requeued message reaches only the group that failed, at once, with
+// A requeued message reaches only the group that failed, at once, with
 // its deliveries counted anew.
 func TestDeadLetters_Requeue(t *testing.T) {
 	t.Parallel()
@@ -158,7 +158,7 @@ func TestDeadLetters_RequeueLostReply(t *testing.T) {
 	require.Len(t, topic.pending(t, "g"), 1)
 }
 
-// F26: the whole life of a dead letter with real subscribers. It reaches the
+// The whole life of a dead letter with real subscribers. It reaches the
 // failed group again, with its deliveries counted from one and its fields as they
 // were, and no other group.
 func TestDeadLetters_RequeueWithSubscribers(t *testing.T) {

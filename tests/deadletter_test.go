@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// F26: what a dead letter says, and the unchanged fields.
+// What a dead letter says, and the unchanged fields.
 func TestDeadLetters_List(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -59,7 +59,7 @@ func TestDeadLetters_List(t *testing.T) {
 	}
 }
 
-// F11: a long list must not come in one reply, and a page must not hold many
+// A long list must not come in one reply, and a page must not hold many
 // large entries.
 func TestDeadLetters_ListIsPaged(t *testing.T) {
 	t.Parallel()
@@ -227,7 +227,7 @@ func TestDeadLetters_Reappend(t *testing.T) {
 	require.Equal(t, redischannels.ReappendDone, results[0].Outcome)
 }
 
-// F6, F25: an append that is refused must not delete the dead letter.
+// An append that is refused must not delete the dead letter.
 func TestDeadLetters_ReappendOutOfMemory(t *testing.T) {
 	t.Parallel()
 	client := redistest.Start(t).Client(t)
@@ -270,7 +270,7 @@ func TestDeadLetters_Purge(t *testing.T) {
 	require.EqualValues(t, 3, client.XLen(t.Context(), topic.name).Val(), "the originals stay")
 }
 
-// F68: every script works through a cluster client, where both keys must lie in
+// Every script works through a cluster client, where both keys must lie in
 // one slot, and a name that does not is refused before anything is sent.
 func TestDeadLetters_Cluster(t *testing.T) {
 	t.Parallel()

@@ -15,11 +15,11 @@ import (
 )
 
 // Between two reads more is appended than the stream keeps, so that the second one goes on
-// behind entries that nobody has read, without a word. (F77)
+// behind entries that nobody has read, without a word.
 func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 	t.Parallel()
 	direct := redistest.Shared(t).Client(t)
-	tells := redistest.IsRedis7(t, direct) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, direct) // what it has deleted; others go on in silence
 	// burst leaves three new entries and nothing else.
 	burst := func(t *testing.T, topic string) []string {
 		ids := publish(t, direct, topic, numbered(50)...)
@@ -33,7 +33,7 @@ func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 	oneGap := func(t *testing.T, sub *testSub, want redischannels.GapError) {
 		t.Helper()
 		gaps := sub.events.of(redischannels.EventGap)
-		if !tells {
+		if !reports {
 			require.Empty(t, gaps)
 			return
 		}
@@ -68,7 +68,7 @@ func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 		first := publish(t, direct, topic, "read")
 		require.Equal(t, []string{"read", "47", "48", "49"}, receiveAcked(t, messages, 4))
 		gaps := sub.events.of(redischannels.EventGap)
-		if !tells {
+		if !reports {
 			require.Empty(t, gaps)
 			return
 		}
@@ -105,23 +105,23 @@ func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 					require.NoError(t, direct.XTrimMaxLen(t.Context(), topic, 3).Err())
 				}
 			})
-			last, told, gaps := -1, before <= 2, 0 // before the first page
+			last, reported, gaps := -1, before <= 2, 0 // before the first page
 			for msg, err := range newSub(t, client).History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
 				if err != nil {
 					var gap *redischannels.GapError
 					require.True(t, errors.As(err, &gap), "%v", err)
 					gaps++
-					told = true
+					reported = true
 					continue
 				}
 				n, err := strconv.Atoi(string(msg.Payload))
 				require.NoError(t, err)
-				require.True(t, n == last+1 || told || !tells && n > last, "%d behind %d, trimmed before script %d", n, last, before)
-				last, told = n, false
+				require.True(t, n == last+1 || reported || !reports && n > last, "%d behind %d, trimmed before script %d", n, last, before)
+				last, reported = n, false
 			}
 			require.Equal(t, 199, last)
 			require.LessOrEqual(t, gaps, 2)
-			require.True(t, tells || gaps == 0)
+			require.True(t, reports || gaps == 0)
 			require.GreaterOrEqual(t, scripts, before)
 		}
 	})
@@ -146,7 +146,7 @@ func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 			published <- nil
 		}()
 		jumps := 0
-		told := func(first string) bool {
+		reported := func(first string) bool {
 			return slices.ContainsFunc(sub.events.of(redischannels.EventGap), func(e redischannels.Event) bool {
 				var gap *redischannels.GapError
 				return errors.As(e.Err, &gap) && gap.FirstAvailable == first
@@ -159,7 +159,7 @@ func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 			require.Greater(t, i, last)
 			if i > last+1 {
 				jumps++
-				require.Equal(t, tells, told(entryIDOf(t, msg)), "%d behind %d", i, last)
+				require.Equal(t, reports, reported(entryIDOf(t, msg)), "%d behind %d", i, last)
 			}
 			last = i
 			msg.Ack()
@@ -215,7 +215,7 @@ func TestFanOut_ReadsARewoundStreamFromItsBeginning(t *testing.T) {
 }
 
 // A stream vanishes under a subscription without a group, which waits in a blocked read: it goes
-// on with what is written afterwards, and nothing comes twice. (F49)
+// on with what is written afterwards, and nothing comes twice.
 func TestFanOut_ResumesWhenTheStreamIsRecreated(t *testing.T) {
 	t.Parallel()
 	for _, loss := range losses {

@@ -16,7 +16,7 @@ import (
 
 // A small message of a slow subscription kept the whole reply in which it came, and with it
 // the large ones of other topics: hundreds of megabytes behind a window of a few kilobytes.
-// (F98) Not parallel: it measures memory.
+// Not parallel: it measures memory.
 func TestFanOut_SharedReaderKeepsNoMessagesOfOthers(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
 	quick, slow := redistest.Key(t, "quick"), redistest.Key(t, "slow")

@@ -16,7 +16,8 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F15 without a group.
+// An error that stays, for a subscription without a group: it backs off, reports the outage
+// once, and resumes when the cause is gone.
 func TestFanOut_OutageIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	rights := func(rule string) func(*testing.T, *redistest.Server, *redis.Client, string) {
@@ -70,7 +71,7 @@ func TestFanOut_OutageIsWaitedOut(t *testing.T) {
 }
 
 // A fan-out subscription that was reading when the server went away goes on behind what it had:
-// nothing is missing and nothing comes twice. (F64)
+// nothing is missing and nothing comes twice.
 func TestFanOut_ResumesAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	for _, state := range []string{"blocked", "behind"} {
@@ -108,7 +109,7 @@ func TestFanOut_ResumesAfterAnOutage(t *testing.T) {
 
 // The connection of the shared reader cannot be made (maxclients, a firewall, an exhausted
 // range of ports) while those of the caller's client work: each subscription read by itself,
-// joined and was expelled again, thousands of times a second, and nobody was told. (F15, F16)
+// joined and was expelled again, thousands of times a second, and nobody was told.
 func TestFanOut_SharedReaderWithoutAConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)

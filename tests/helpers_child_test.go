@@ -77,7 +77,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 	}
 	say("live")
 
-	var held sync.Map
+	var leased sync.Map
 	go func() {
 		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 			word, id, _ := strings.Cut(in.Text(), " ")
@@ -86,7 +86,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 				say("closed")
 				continue
 			}
-			msg, ok := held.LoadAndDelete(id)
+			msg, ok := leased.LoadAndDelete(id)
 			if !ok {
 				continue
 			}
@@ -100,7 +100,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 	for msg := range messages {
 		id, _ := redischannels.EntryIDFromContext(msg.Context())
 		count, _ := redischannels.DeliveryCountFromContext(msg.Context())
-		held.Store(id, msg) // before anybody can ask for its ack
+		leased.Store(id, msg) // before anybody can ask for its ack
 		say("got %s %d %s", id, count, msg.Payload)
 		switch string(msg.Payload) {
 		case "kill":
@@ -110,7 +110,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 			os.Exit(3)
 		}
 		if os.Getenv("CHILD_ACK") == "1" {
-			held.Delete(id)
+			leased.Delete(id)
 			msg.Ack()
 			continue
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A topic is a key: any bytes. (F104)
+// A topic is a key: any bytes.
 func TestInput_TopicsOfAnyBytes(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -50,7 +50,7 @@ func TestInput_TopicsOfAnyBytes(t *testing.T) {
 }
 
 // Sizes from nothing to the bound, on both sides. What is larger is refused by the publisher,
-// and becomes a dead letter at the subscriber without being decoded. (F104)
+// and becomes a dead letter at the subscriber without being decoded.
 func TestInput_PayloadsUpToTheBound(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -121,7 +121,7 @@ func TestInput_HostileMetadata(t *testing.T) {
 }
 
 // What a publisher takes to be within MaxPayload a subscriber with the same bound must take as
-// well, to the byte: else it becomes a dead letter, or is dropped, after it was confirmed. (F104)
+// well, to the byte: else it becomes a dead letter, or is dropped, after it was confirmed.
 func TestInput_PublisherAndSubscriberMeasurePayloadsAlike(t *testing.T) {
 	t.Parallel()
 	const bound = 1000

@@ -176,7 +176,7 @@ func TestInterop_OneGroup(t *testing.T) {
 	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored, redischannels.EventDeadLettered)
 }
 
-// F38: a handler of ours takes much longer than either side leaves an entry alone;
+// A handler of ours takes much longer than either side leaves an entry alone;
 // the old side must not claim it.
 func TestInterop_OldSideLeavesLeasedEntries(t *testing.T) {
 	t.Parallel()
@@ -251,7 +251,7 @@ func TestInterop_ClaimFromEachOther(t *testing.T) {
 	})
 }
 
-// F57: their Close closes the client, ours does not.
+// Their Close closes the client, ours does not.
 func TestInterop_ClientStaysOpen(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -269,7 +269,7 @@ func TestInterop_ClientStaysOpen(t *testing.T) {
 	require.ErrorIs(t, theirs.Ping(t.Context()).Err(), redis.ErrClosed)
 }
 
-// F78: an entry that ends every subscription of the group there, one after
+// An entry that ends every subscription of the group there, one after
 // another, is a dead letter here.
 func TestInterop_UndecodableEntry(t *testing.T) {
 	t.Parallel()

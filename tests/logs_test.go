@@ -13,7 +13,7 @@ import (
 )
 
 // Neither the log nor an event nor an error nor a reason holds a password or a payload, whatever
-// goes wrong. The dead letter holds the payload, which is what it is for. (F106)
+// goes wrong. The dead letter holds the payload, which is what it is for.
 func TestLogs_NoSecrets(t *testing.T) {
 	t.Parallel()
 	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"
@@ -69,7 +69,7 @@ func TestLogs_NoSecrets(t *testing.T) {
 	}
 }
 
-// The same for Pub/Sub, which keeps nothing: no payload is told anywhere. (F106)
+// The same for Pub/Sub, which keeps nothing: no payload is told anywhere.
 func TestLogs_NoSecretsOfPubSub(t *testing.T) {
 	t.Parallel()
 	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"

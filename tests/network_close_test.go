@@ -16,7 +16,7 @@ import (
 
 // Where packets vanish each attempt of the client takes all the time that dialling may, and a
 // Subscribe went through all of them: also when its context had ended, to take back what it had
-// made, or when its subscriber was closed, which waited for it. (F62, F96)
+// made, or when its subscriber was closed, which waited for it.
 func TestNetwork_SubscribeEndsWhilePacketsVanish(t *testing.T) {
 	t.Parallel()
 	for _, first := range []string{"context", "subscriber"} {
@@ -62,7 +62,7 @@ func TestNetwork_SubscribeEndsWhilePacketsVanish(t *testing.T) {
 }
 
 // A subscription is closed while its connection is dead and the server has handed an entry to
-// that: nobody has seen it, and a peer would have to wait until it has aged. (F59, F63)
+// that: nobody has seen it, and a peer would have to wait until it has aged.
 func TestNetwork_CloseReleasesEntriesOfALostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -89,7 +89,7 @@ func TestNetwork_CloseReleasesEntriesOfALostReply(t *testing.T) {
 }
 
 // Close cannot reach the server, which is gone or silent: it gives up in time, says what it
-// leaves behind, and another consumer gets that when it has aged. (F56, F62)
+// leaves behind, and another consumer gets that when it has aged.
 func TestNetwork_CloseDuringAnOutage(t *testing.T) {
 	const drain, timeout = 500 * time.Millisecond, time.Second
 	for name, fault := range map[string]func(*redistest.Proxy, bool){
@@ -132,7 +132,7 @@ func TestNetwork_CloseDuringAnOutage(t *testing.T) {
 	}
 }
 
-// A client without a ReadTimeout waits for a silent server for ever, and so did Close. (F56, F62)
+// A client without a ReadTimeout waits for a silent server for ever, and so did Close.
 func TestNetwork_CloseWithoutAReadTimeout(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(3), "fan-out": fanOut} {
@@ -163,8 +163,7 @@ func TestNetwork_CloseWithoutAReadTimeout(t *testing.T) {
 }
 
 // The connection that is read from is half-open while others work: Redis says that it has woken
-// the reader, which never hears of it, and Close waited for as long as a read may block. (F62,
-// F63)
+// the reader, which never hears of it, and Close waited for as long as a read may block.
 func TestNetwork_CloseWithADeadReadConnection(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(2), "fan-out": fanOut} {

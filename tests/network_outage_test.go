@@ -23,7 +23,7 @@ type outageTest struct {
 	hook     *redistest.Hook // of the subscription's control commands
 	topic    string
 	messages <-chan *message.Message
-	held     *message.Message // which is acknowledged some time after the restart
+	leased   *message.Message // which is acknowledged some time after the restart
 }
 
 // stopAt stops the server when the command is about to be sent, which trigger brings about.
@@ -47,7 +47,7 @@ func (o *outageTest) stopAt(t *testing.T, command string, trigger func()) {
 
 // After an outage a consumer looks alive and takes nothing, forgets what it had in hand, or
 // gets what it has acknowledged again. The server is stopped for 1 and for 15 seconds in every
-// state of a subscription, and started again with what it had on disk. (F64)
+// state of a subscription, and started again with what it had on disk.
 func TestNetwork_OutageInEveryState(t *testing.T) {
 	t.Parallel()
 	// Each state returns the payloads that must come afterwards.
@@ -73,7 +73,7 @@ func TestNetwork_OutageInEveryState(t *testing.T) {
 			publish(t, o.admin, o.topic, "a", "b")
 			msg := receive(t, o.messages)
 			o.server.Stop()
-			return []string{"b"}, func() { o.held = msg }
+			return []string{"b"}, func() { o.leased = msg }
 		},
 		"settling": func(t *testing.T, o *outageTest) ([]string, func()) {
 			publish(t, o.admin, o.topic, "a", "b")
@@ -112,12 +112,12 @@ func TestNetwork_OutageInEveryState(t *testing.T) {
 				back := time.Now()
 				publish(t, o.admin, o.topic, "after")
 				want = append(want, "after")
-				if o.held != nil {
+				if o.leased != nil {
 					statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.State == redischannels.StateLive }, "it is known to be back")
-					redistest.Never(t, 2*testMinIdle, func() bool { return o.held.Context().Err() != nil }, "its claim is lost")
+					redistest.Never(t, 2*testMinIdle, func() bool { return o.leased.Context().Err() != nil }, "its claim is lost")
 					noMessage(t, o.messages) // nor does it come to its own consumer
 					back = time.Now()
-					o.held.Ack()
+					o.leased.Ack()
 				}
 				got := receiveAcked(t, o.messages, len(want))
 				require.ElementsMatch(t, want, got, "each once")
@@ -134,7 +134,7 @@ func TestNetwork_OutageInEveryState(t *testing.T) {
 	}
 }
 
-// A server that reads its data back answers LOADING for a while. (F64, section 4)
+// A server that reads its data back answers LOADING for a while.
 func TestNetwork_ServerThatLoads(t *testing.T) {
 	t.Parallel()
 	options, size := []redistest.Option{redistest.AOF(), redistest.Arg("key-load-delay", "1000")}, 100
@@ -174,7 +174,7 @@ func TestNetwork_ServerThatLoads(t *testing.T) {
 
 // A master becomes a replica under its clients, and another server takes over behind the same
 // address. Blocked reads are ended by force, writes are refused with READONLY, then everything
-// has a new server. (F65, F66)
+// has a new server.
 func TestNetwork_RolesChange(t *testing.T) {
 	t.Parallel()
 	old := redistest.Start(t)
@@ -189,7 +189,7 @@ func TestNetwork_RolesChange(t *testing.T) {
 	messages := sub.subscribe(t, topic)
 	pub := newTestPublisher(t, client, watermillFormat)
 	require.NoError(t, pub.Publish(topic, pubMessages("m", 2)...))
-	first, held := receive(t, messages), receive(t, messages)
+	first, leased := receive(t, messages), receive(t, messages)
 	first.Ack()
 	redistest.Eventually(t, soon, func() bool { return len(heir.XInfoGroups(ctx, topic).Val()) == 1 }, "the group is replicated")
 	eventuallyPending(t, heir, topic, 1)
@@ -200,7 +200,7 @@ func TestNetwork_RolesChange(t *testing.T) {
 	require.ErrorContains(t, err, "READONLY")
 	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 1)
 	sub.events.wait(t, redischannels.EventDisconnected)
-	held.Ack() // refused as well, until the address leads to the new master
+	leased.Ack() // refused as well, until the address leads to the new master
 	sub.events.wait(t, redischannels.EventAckFailed)
 	redistest.Never(t, testMinIdle, func() bool { return len(sub.events.of(redischannels.EventError)) > 0 }, "a renewal that is refused is part of the outage")
 	proxy.SetTarget(replica.Addr())
@@ -214,7 +214,7 @@ func TestNetwork_RolesChange(t *testing.T) {
 
 // Replication is asynchronous: the new master knows what was delivered and not what was
 // acknowledged since. That comes again, to a consumer that has forgotten it, and is marked as
-// delivered before; what is still in a handler does not. (F65)
+// delivered before; what is still in a handler does not.
 func TestNetwork_NewMasterLacksAnAck(t *testing.T) {
 	t.Parallel()
 	old := redistest.Start(t, redistest.Arg("repl-diskless-sync-delay", "0"))
@@ -225,7 +225,7 @@ func TestNetwork_NewMasterLacksAnAck(t *testing.T) {
 	sub := newSub(t, old.Client(t, redistest.Via(proxy)), inFlight(2), minIdle(time.Minute))
 	messages := sub.subscribe(t, topic)
 	ids := publish(t, direct, topic, "acked", "held")
-	acked, held := receive(t, messages), receive(t, messages)
+	acked, leased := receive(t, messages), receive(t, messages)
 	redistest.Eventually(t, soon, func() bool {
 		groups := heir.XInfoGroups(t.Context(), topic).Val()
 		return len(groups) == 1 && groups[0].Pending == 2
@@ -242,8 +242,8 @@ func TestNetwork_NewMasterLacksAnAck(t *testing.T) {
 	again.Ack()
 	eventuallyPending(t, heir, topic, 1)
 	noMessage(t, messages)
-	require.NoError(t, held.Context().Err())
-	held.Ack()
+	require.NoError(t, leased.Context().Err())
+	leased.Ack()
 	eventuallyPending(t, heir, topic, 0)
 	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventAckIgnored, redischannels.EventError)
 }

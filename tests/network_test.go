@@ -20,7 +20,7 @@ import (
 )
 
 // A peer is gone without a word: a read without a deadline is deaf for ever, and the server
-// hands the next message to the dead connection. (F63)
+// hands the next message to the dead connection.
 func TestNetwork_HalfOpenConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	const block = 2 * time.Second
@@ -75,7 +75,6 @@ func (*dialCount) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 
 // Redis begins BLOCK anew when another consumer was faster, so a read may take longer than
 // its client waits. One such timeout is an empty read, a second one in a row is an outage.
-// (F69)
 func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -84,18 +83,18 @@ func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 	sub := newSub(t, client, onReads(dials))
 	messages := sub.subscribe(t, topic)
 	// The reply is held back until the reader has given the connection up and reads by another.
-	heldBack := func(times int) {
+	delayed := func(times int) {
 		rule := proxy.BeforeReply(times, redistest.And(redistest.Command("XREADGROUP"), redistest.Contains("BLOCK")), func() {
 			before := dials.n.Load()
 			redistest.Eventually(t, soon, func() bool { return dials.n.Load() > before }, "another connection")
 		})
 		rule.Wait(t, 2*soon)
 	}
-	heldBack(1)
+	delayed(1)
 	publish(t, direct, topic, "a")
 	require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
 	sub.events.none(t, redischannels.EventDisconnected, redischannels.EventError)
-	heldBack(2)
+	delayed(2)
 	sub.events.wait(t, redischannels.EventReconnected)
 	require.Len(t, sub.events.of(redischannels.EventDisconnected), 1)
 	publish(t, direct, topic, "b")
@@ -105,9 +104,9 @@ func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 	var subs []*testSub
 	got := make(chan string, 100)
 	for range 5 {
-		peer := newSub(t, direct, func(c *redischannels.SubscriberConfig) { c.ConsumerGroup = "h" })
-		subs = append(subs, peer)
-		handle(peer.subscribe(t, topic), 1, func(m delivered, _ *message.Message) bool {
+		other := newSub(t, direct, func(c *redischannels.SubscriberConfig) { c.ConsumerGroup = "h" })
+		subs = append(subs, other)
+		handle(other.subscribe(t, topic), 1, func(m delivered, _ *message.Message) bool {
 			got <- m.payload
 			return true
 		})
@@ -118,15 +117,14 @@ func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 		publish(t, direct, topic, payload)
 		require.Equal(t, payload, <-got)
 	}
-	for _, peer := range subs {
-		peer.closeSoon(t)
-		peer.events.none(t, redischannels.EventDisconnected, redischannels.EventError)
+	for _, other := range subs {
+		other.closeSoon(t)
+		other.events.none(t, redischannels.EventDisconnected, redischannels.EventError)
 	}
 	require.Empty(t, got)
 }
 
 // Every feature works when each byte comes alone, and when each round trip takes long.
-// (F63, F93)
 func TestNetwork_SlowAndByteWise(t *testing.T) {
 	t.Parallel()
 	for name, slow := range map[string]func(*redistest.Proxy){
@@ -168,7 +166,7 @@ func scriptOf(t *testing.T, name string) redistest.Match {
 // Redis has executed a command and the consumer does not learn of it: what it does then must
 // neither lose a message nor have it handled twice nor count it twice. Each command of a
 // consumer loses its reply once, by a client that tries again by itself and by one that does
-// not. (section 4 of the design, F25, F54)
+// not.
 func TestNetwork_LostRepliesOfAConsumer(t *testing.T) {
 	t.Parallel()
 	lost := map[string]redistest.Match{
@@ -260,7 +258,7 @@ func TestNetwork_LostRepliesOfAConsumer(t *testing.T) {
 var entryIDs = regexp.MustCompile(`\d{13}-\d`)
 
 // The reply that brought an entry was lost, and the entry was trimmed before it was read again:
-// it leaves the group, with a report, and does not stay pending. (F48, F54)
+// it leaves the group, with a report, and does not stay pending.
 func TestNetwork_TrimmedEntryOfALostReplyIsReported(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -279,7 +277,7 @@ func TestNetwork_TrimmedEntryOfALostReplyIsReported(t *testing.T) {
 }
 
 // A duty in the background fails once, and has nothing to do for a long time afterwards: the
-// outage must not stay open until then. (F64)
+// outage must not stay open until then.
 func TestNetwork_BackgroundDutyFailsOnce(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -295,7 +293,7 @@ func TestNetwork_BackgroundDutyFailsOnce(t *testing.T) {
 }
 
 // What a lost reply had brought is found again and handled, and leaves no room for another read:
-// the outage must not stay open for as long as the handler takes. (F54, F64)
+// the outage must not stay open for as long as the handler takes.
 func TestNetwork_OutageEndsWhileAHandlerRuns(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -312,7 +310,7 @@ func TestNetwork_OutageEndsWhileAHandlerRuns(t *testing.T) {
 	eventuallyPending(t, direct, topic, 0)
 }
 
-// Subscribe has created its consumer and does not learn of it: the consumer does not stay. (F96)
+// Subscribe has created its consumer and does not learn of it: the consumer does not stay.
 func TestNetwork_SubscribeThatLosesItsReplyLeavesNoConsumer(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)

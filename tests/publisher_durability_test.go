@@ -34,7 +34,7 @@ func pubReplica(t *testing.T, master *redistest.Server) *redistest.Server {
 	return replica
 }
 
-// F65: a failover loses what was confirmed by the master alone. Durability waits
+// A failover loses what was confirmed by the master alone. Durability waits
 // for replicas, and says so when they do not answer.
 func TestPublisher_Durability(t *testing.T) {
 	t.Parallel()

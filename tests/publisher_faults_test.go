@@ -53,7 +53,7 @@ func requireOutcomes(t *testing.T, err error, want redischannels.Outcome, n int)
 	return pe
 }
 
-// F1: go-redis sends an XADD again whose reply was lost; the entry was in the
+// XADD is sent again by go-redis when its reply was lost; the entry was in the
 // stream twice and Publish answered nil.
 func TestPublisher_LostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 	t.Parallel()
@@ -133,7 +133,7 @@ func TestPublisher_LostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 	})
 }
 
-// F2: after a failure within a batch nobody knew how many messages were written.
+// After a failure within a batch nobody knew how many messages were written.
 func TestPublisher_CutInABatchGivesExactOutcomes(t *testing.T) {
 	t.Parallel()
 	t.Run("the transaction is not complete", func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestPublisher_CutInABatchGivesExactOutcomes(t *testing.T) {
 	})
 }
 
-// F4: every failure of a write was the same `false`.
+// Every failure of a write was the same `false`.
 func TestPublisher_FailuresAreDistinct(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -202,7 +202,7 @@ func TestPublisher_FailuresAreDistinct(t *testing.T) {
 	}
 }
 
-// F5: a publish hung for as long as the client's timeouts and retries, and did
+// A publish hung for as long as the client's timeouts and retries, and did
 // not hear its caller's cancel.
 func TestPublisher_TimeoutAndCancelEndTheWait(t *testing.T) {
 	t.Parallel()
@@ -283,15 +283,15 @@ func TestPublisher_UnsentMessagesAreWithdrawn(t *testing.T) {
 			p := newTestPublisher(t, client)
 			pubWarm(t, p)
 			release := make(chan struct{})
-			held := make(chan struct{})
-			proxy.BeforeRequest(1, redistest.Contains("first0"), func() { close(held); <-release })
+			reached := make(chan struct{})
+			proxy.BeforeRequest(1, redistest.Contains("first0"), func() { close(reached); <-release })
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				if err := p.Publish(topic, pubMessages("first", 1)...); err != nil {
 					t.Error(err)
 				}
 			})
-			<-held
+			<-reached
 			// The only connection is taken. Others wait for it, and one gives up.
 			wg.Go(func() {
 				if err := p.Publish(topic, pubMessages("patient", n)...); err != nil {
@@ -328,7 +328,7 @@ func TestPublisher_UnsentMessagesAreRetried(t *testing.T) {
 			require.NoError(t, p.Publish(topic, pubMessages("m", n)...))
 			require.EqualValues(t, n, direct.XLen(t.Context(), topic).Val())
 		})
-		// F66: after a failover the old master answers READONLY.
+		// After a failover the old master answers READONLY.
 		t.Run(fmt.Sprint("read-only ", n), func(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F6: OOM was an error like any other, and retried.
+// OOM was an error like any other, and retried.
 func TestPublisher_OutOfMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -59,7 +59,7 @@ func TestPublisher_OutOfMemoryAtExec(t *testing.T) {
 	require.Zero(t, direct.Exists(t.Context(), topic).Val())
 }
 
-// F105 for publishing: a user who may XADD but not MULTI had the XADDs of a
+// A user who may XADD but not MULTI had the XADDs of a
 // "transaction" executed one by one while the client reported a failure.
 func TestPublisher_WithoutPermissionForTransactions(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F71: a cap that nobody had asked for removed what a group had not read.
+// A cap that nobody had asked for removed what a group had not read.
 func TestPublisher_NothingIsTrimmedByDefault(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -25,9 +25,9 @@ func TestPublisher_NothingIsTrimmedByDefault(t *testing.T) {
 	require.EqualValues(t, 1501, client.XLen(t.Context(), topic).Val())
 }
 
-// F72: acknowledging does not delete, so a stream without retention grows for ever.
-// F74: `~` keeps more than the number says; only `=` is exact.
-// F76: XDEL leaves the memory in use; retention must trim.
+// Acknowledging does not delete, so a stream without retention grows for ever.
+// `~` keeps more than the number says; only `=` is exact.
+// XDEL leaves the memory in use; retention must trim.
 func TestPublisher_RetentionBoundsTheStream(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -53,7 +53,7 @@ func TestPublisher_RetentionBoundsTheStream(t *testing.T) {
 	require.Zero(t, redistest.CommandStats(t, client)["xdel"])
 }
 
-// F75: trimming by age goes by the entry IDs, and an ID from the future makes
+// Trimming by age goes by the entry IDs, and an ID from the future makes
 // Redis stay there: such entries must do no harm to the new ones.
 func TestPublisher_RetentionByAge(t *testing.T) {
 	t.Parallel()
@@ -97,7 +97,7 @@ func TestPublisher_RetentionByAge(t *testing.T) {
 	})
 }
 
-// F104: a topic is a key and nothing else, whatever stands in it, and a payload
+// A topic is a key and nothing else, whatever stands in it, and a payload
 // has a bound.
 func TestPublisher_TopicsAndSizes(t *testing.T) {
 	t.Parallel()
@@ -132,7 +132,7 @@ func TestPublisher_TopicsAndSizes(t *testing.T) {
 }
 
 // A group that nobody reads any more keeps a trimmer that waits for it from trimming for ever.
-// Retention waits for nobody, and the group is told when it comes back. (F73)
+// Retention waits for nobody, and the group is told when it comes back.
 func TestPublisher_AbandonedGroupDoesNotStopTrimming(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -91,7 +91,7 @@ func pubError(t testing.TB, err error) *redischannels.PublishError {
 	return pe
 }
 
-// F2: messages were marshalled inside of the loop that sent them, so that those
+// Messages were marshalled inside of the loop that sent them, so that those
 // before an invalid one were already in the stream when Publish failed.
 func TestPublisher_InvalidMessageSendsNothing(t *testing.T) {
 	t.Parallel()
@@ -139,7 +139,7 @@ func TestPublisher_InvalidMessageSendsNothing(t *testing.T) {
 	}
 }
 
-// F7: the constructor of the publisher wrote into the map of its caller.
+// The constructor of the publisher wrote into the map of its caller.
 func TestPublisher_ConstructorLeavesTheCallersMapAlone(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -284,7 +284,7 @@ func TestPublisher_ConcurrentCallersShareRoundTrips(t *testing.T) {
 	require.LessOrEqual(t, proxy.Accepted(), 8, "connections")
 }
 
-// F3: with a small pool a publish failed with "connection pool timeout".
+// With a small pool a publish failed with "connection pool timeout".
 func TestPublisher_SmallPoolIsEnough(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -315,8 +315,8 @@ func TestPublisher_SmallPoolIsEnough(t *testing.T) {
 	}
 }
 
-// F57 for a publisher: Close closed the client of its caller.
-// F60: Publish and Close raced.
+// Close closed the client of its caller.
+// Publish and Close raced.
 func TestPublisher_CloseLeavesTheClientOpen(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
 	goroutines := redistest.Goroutines(t)
@@ -410,7 +410,7 @@ func TestPublisher_ErrorText(t *testing.T) {
 	require.NotContains(t, text, "secret")
 }
 
-// Publishing through a channel starts a reader that steals the group's messages. (F99)
+// Publishing through a channel starts a reader that steals the group's messages.
 func TestPublisher_ReadsNothing(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

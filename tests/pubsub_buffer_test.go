@@ -19,7 +19,7 @@ func buffer(messages int, drop redischannels.DropPolicy) func(*redischannels.Pub
 	return func(c *redischannels.PubSubSubscriberConfig) { c.Buffer, c.Drop = messages, drop }
 }
 
-// A slow handler: messages vanish after a minute, with one line in a log. (F88)
+// A slow handler: messages vanish after a minute, with one line in a log.
 func TestPubSub_DropsFollowThePolicyAndAreCounted(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -100,7 +100,7 @@ func TestPubSub_DropsFollowThePolicyAndAreCounted(t *testing.T) {
 }
 
 // The server kills subscribers that do not read, which costs much more than what they did not
-// read. (F90)
+// read.
 func TestPubSub_SocketIsAlwaysRead(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Arg("client-output-buffer-limit", "pubsub", "16mb", "0", "0"))
@@ -126,7 +126,7 @@ func TestPubSub_SocketIsAlwaysRead(t *testing.T) {
 	sub.events.none(t, redischannels.EventDisconnected, redischannels.EventInterrupted)
 }
 
-// Ack and Nack pretend: nothing is stored. What they do is done in this process. (F94)
+// Ack and Nack pretend: nothing is stored. What they do is done in this process.
 func TestPubSub_NackRedeliversInThisProcess(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -207,13 +207,13 @@ func TestPubSub_NackRedeliversInThisProcess(t *testing.T) {
 		topic := redistest.Key(t)
 		messages := sub.subscribe(t, topic)
 		say(t, pub, topic, counted(1, 5)...)
-		held := []*message.Message{receive(t, messages), receive(t, messages), receive(t, messages)}
+		received := []*message.Message{receive(t, messages), receive(t, messages), receive(t, messages)}
 		noMessage(t, messages)
-		held[1].Ack()
+		received[1].Ack()
 		receive(t, messages).Ack()
 		receive(t, messages).Ack()
-		held[0].Ack()
-		held[2].Ack()
+		received[0].Ack()
+		received[2].Ack()
 	})
 }
 

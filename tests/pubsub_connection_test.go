@@ -43,7 +43,7 @@ func TestPubSub_ReachesWhatTheClientReaches(t *testing.T) {
 }
 
 // The rights that docs/guarantees.md names are enough, and a user without a right to PING is
-// no half-open connection. (F105)
+// no half-open connection.
 func TestPubSub_LeastPrivilege(t *testing.T) {
 	t.Parallel()
 	const interval = 100 * time.Millisecond

@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// go-redis sends a PUBLISH again whose reply was lost: subscribers get it twice. (F1)
+// go-redis sends a PUBLISH again whose reply was lost: subscribers get it twice.
 func TestPubSub_LostPublishReplyIsNoDuplicate(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -58,7 +58,7 @@ func TestPubSub_LostPublishReplyIsNoDuplicate(t *testing.T) {
 	}
 }
 
-// One message that cannot be marshalled prevents all of its call. (F2)
+// One message that cannot be marshalled prevents all of its call.
 func TestPubSub_InvalidMessagePublishesNothing(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -109,7 +109,7 @@ func (brokenPubSubMarshaler) Marshal(_ string, msg *message.Message) ([]byte, er
 	return nil, nil
 }
 
-// A call outlives its context and its timeout. (F5)
+// A call outlives its context and its timeout.
 func TestPubSub_TimeoutAndCancelEndPublish(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

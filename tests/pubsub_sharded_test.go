@@ -43,7 +43,7 @@ func shardSubscribed(t *testing.T, cluster *redistest.Cluster, topic string, nod
 }
 
 // Sharded Pub/Sub goes silent: after a reconnect to another node, with channels of several
-// slots, after a slot has moved. (F92)
+// slots, after a slot has moved.
 func TestPubSub_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)

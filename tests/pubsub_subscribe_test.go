@@ -17,7 +17,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Subscribe returns before the server has subscribed: what is published next is lost. (F85)
+// Subscribe returns before the server has subscribed: what is published next is lost.
 func TestPubSub_SubscribeReturnsWhenConfirmed(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -62,7 +62,7 @@ func TestPubSub_SubscribeReturnsWhenConfirmed(t *testing.T) {
 	})
 }
 
-// NOPERM, which new users of Redis 7 get for every channel, is invisible. (F86)
+// NOPERM, which new users of Redis 7 get for every channel, is invisible.
 func TestPubSub_NoPermissionIsAnErrorOfSubscribe(t *testing.T) {
 	server := redistest.Start(t, redistest.WithACL( // not parallel: it counts goroutines
 		"none on >secret ~* +@all resetchannels",
@@ -139,7 +139,7 @@ func (s *switched) option(o *redis.Options) {
 	}
 }
 
-// A half-open subscription is never noticed: PING is written, nobody waits for PONG. (F87)
+// A half-open subscription is never noticed: PING is written, nobody waits for PONG.
 func TestPubSub_HalfOpenConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -178,7 +178,7 @@ func TestPubSub_HalfOpenConnectionIsReplaced(t *testing.T) {
 	}
 }
 
-// A gap by a lost connection is invisible. (F89)
+// A gap by a lost connection is invisible.
 func TestPubSub_InterruptionIsReportedOncePerTopic(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -251,7 +251,7 @@ func TestPubSub_SubscribeDuringAnOutage(t *testing.T) {
 	require.Equal(t, 1, pubSubConnections(t, direct))
 }
 
-// Each Subscribe that fails leaves a goroutine, a context and a connection behind. (F96)
+// Each Subscribe that fails leaves a goroutine, a context and a connection behind.
 func TestPubSub_FailedSubscribesLeaveNothing(t *testing.T) {
 	server := redistest.Start(t, redistest.WithACL("none on >secret ~* +@all resetchannels")) // not parallel: it counts
 	client := server.Client(t)

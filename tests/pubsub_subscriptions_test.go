@@ -18,7 +18,7 @@ import (
 )
 
 // A message comes once per matching pattern, and applications in different databases get each
-// other's. (F91)
+// other's.
 func TestPubSub_OverlappingNamesDeliverOnce(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -78,7 +78,7 @@ func TestPubSub_OverlappingNamesDeliverOnce(t *testing.T) {
 	})
 }
 
-// RESP3 and short names hang or lose messages when the bytes come one by one. (F93)
+// RESP3 and short names hang or lose messages when the bytes come one by one.
 func TestPubSub_RepliesSplitAtEveryByte(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range []int{2, 3} {
@@ -99,7 +99,7 @@ func TestPubSub_RepliesSplitAtEveryByte(t *testing.T) {
 	}
 }
 
-// Closing one reader unsubscribes the others. (F95)
+// Closing one reader unsubscribes the others.
 func TestPubSub_SubscriptionsAreIndependent(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

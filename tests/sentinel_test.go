@@ -47,7 +47,7 @@ func uuidsOf(t *testing.T, client *redis.Client, topic string) map[string]int {
 // The master dies under load. Publishing and consuming go on within seconds; everything that is
 // in the stream of the new master is handled, and seen without a group. With Durability over all
 // replicas nothing that was confirmed is lost; what is lost with one of two, and without, is
-// counted. (F44, F65, F66)
+// counted.
 func TestSentinel_MasterDiesUnderLoad(t *testing.T) {
 	t.Parallel()
 	const replicas = 2
@@ -163,7 +163,7 @@ func TestSentinel_MasterDiesUnderLoad(t *testing.T) {
 // WAIT counts replicas and does not bind the choice of the sentinels. A replica lags behind, by
 // being frozen, and becomes the master: with Durability over all replicas nothing that was
 // confirmed is missing, because nothing is confirmed; with one of two, and without, all of it
-// is missing. docs/guarantees.md says so. (F65)
+// is missing. docs/guarantees.md says so.
 func TestSentinel_DurabilityAndTheElection(t *testing.T) {
 	t.Parallel()
 	const count = 20

@@ -10,7 +10,7 @@ import (
 )
 
 // A server that lacks a command is found out by the first entry that has to be recovered,
-// which nobody looks at. XAUTOCLAIM came with Redis 6.2. (F70)
+// which nobody looks at. XAUTOCLAIM came with Redis 6.2.
 func TestServer_TooOldForStreams(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Arg("rename-command", "XAUTOCLAIM", ""))
@@ -24,7 +24,7 @@ func TestServer_TooOldForStreams(t *testing.T) {
 	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
 
-// Shard channels came with Redis 7.0, and an older server calls them an unknown command. (F70)
+// Shard channels came with Redis 7.0, and an older server calls them an unknown command.
 func TestServer_TooOldForShardChannels(t *testing.T) {
 	t.Parallel()
 	var options []redistest.Option

@@ -151,7 +151,7 @@ func TestSSE_Undecodable(t *testing.T) {
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[string](t, hub, key)
 	var mu sync.Mutex
-	var told []string
+	var reported []string
 	url := serveSSE(t, newSSE(t, channel, sse.Options[string]{
 		Event: func(d redischannels.Delivery[string]) string {
 			if d.Value == "panic" {
@@ -171,7 +171,7 @@ func TestSSE_Undecodable(t *testing.T) {
 		OnError: func(err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			told = append(told, err.Error())
+			reported = append(reported, err.Error())
 		},
 	}))
 	live := openSSE(t, url).live()
@@ -189,9 +189,9 @@ func TestSSE_Undecodable(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	for i, want := range []string{bad[0], "oops", ": no", "UTF-8", "multiline"} {
-		require.Contains(t, told[i], want)
+		require.Contains(t, reported[i], want)
 	}
-	require.Len(t, told, len(bad), "the ring is not decoded again")
+	require.Len(t, reported, len(bad), "the ring is not decoded again")
 }
 
 // A panic in OnError ended the process: the goroutines that follow the channel and read from
@@ -200,9 +200,9 @@ func TestSSE_OnErrorPanics(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	channel := streamOf[string](t, hub, key)
-	var told atomic.Int64
+	var reported atomic.Int64
 	options := sse.Options[string]{OnError: func(error) {
-		told.Add(1)
+		reported.Add(1)
 		panic("oops")
 	}}
 	live := openSSE(t, serveSSE(t, newSSE(t, channel, options))).live()
@@ -216,7 +216,7 @@ func TestSSE_OnErrorPanics(t *testing.T) {
 	expect(live) // from the broadcast
 	another := serveSSE(t, newSSE(t, streamOf[string](t, hub, key), options))
 	expect(openSSE(t, another, after("0-1"))) // from a page
-	require.EqualValues(t, 2, told.Load())
+	require.EqualValues(t, 2, reported.Load())
 }
 
 // An empty value is an event: without a data line browsers would not tell of it. Lines
@@ -289,14 +289,14 @@ func (w wrapped) Unwrap() http.ResponseWriter { return w.w }
 func TestSSE_WithoutFlush(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	told := make(chan error, 1)
-	handler := newSSE(t, streamOf[int](t, hub, key), sse.Options[int]{OnError: func(err error) { told <- err }})
+	reported := make(chan error, 1)
+	handler := newSSE(t, streamOf[int](t, hub, key), sse.Options[int]{OnError: func(err error) { reported <- err }})
 	resp, text := answer(t, serveSSE(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 	})))
 	require.Equal(t, http.StatusInternalServerError, resp.StatusCode)
 	require.Contains(t, text, "streaming")
-	require.ErrorIs(t, <-told, http.ErrNotSupported)
+	require.ErrorIs(t, <-reported, http.ErrNotSupported)
 	require.Zero(t, handler.Clients())
 }
 

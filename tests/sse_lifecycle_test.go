@@ -50,8 +50,8 @@ func TestSSE_SlowClient(t *testing.T) {
 			hub, key := newHubOf(t), redistest.Key(t)
 			channel := streamOf[string](t, hub, key)
 			options.Encode = func(d redischannels.Delivery[string]) ([]byte, error) { return []byte(d.Value), nil }
-			told := make(chan error, 10)
-			options.OnError = func(err error) { told <- err }
+			reported := make(chan error, 10)
+			options.OnError = func(err error) { reported <- err }
 			handler := newSSE(t, channel, options)
 			url := serveSSE(t, handler)
 			slow, quick := stuck(t, url), openSSE(t, url).live()
@@ -84,7 +84,7 @@ func TestSSE_SlowClient(t *testing.T) {
 			require.Equal(t, name == "ring", errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF), "%v", err)
 			require.Less(t, next, n)
 			redistest.Eventually(t, soon, func() bool { return handler.Clients() == 1 }, "it is closed")
-			require.ErrorIs(t, <-told, sse.ErrSlowClient)
+			require.ErrorIs(t, <-reported, sse.ErrSlowClient)
 			again := openSSE(t, url, after(last))
 			for ; next < n; next++ {
 				require.Equal(t, next, number(again.data(1)[0]))
@@ -181,8 +181,8 @@ func TestSSE_RedisRestarts(t *testing.T) {
 	channel := streamOf[int](t, hub, "room")
 	options := sse.Options[int]{Heartbeat: 20 * time.Millisecond, OnError: func(error) {}}
 	url := serveSSE(t, newSSE(t, channel, options))
-	var told atomic.Int64
-	options.OnError = func(error) { told.Add(1) }
+	var reported atomic.Int64
+	options.OnError = func(error) { reported.Add(1) }
 	other := serveSSE(t, newSSE(t, streamOf[int](t, hub, "room"), options)) // without clients before
 	ids := write(t, channel, consecutive(0, 3)...)
 	connected := openSSE(t, url).live()
@@ -205,14 +205,14 @@ func TestSSE_RedisRestarts(t *testing.T) {
 		beats(openSSE(t, other)),                // there is no ring
 		beats(openSSE(t, other, after(ids[1]))), // nor here
 	}
-	redistest.Eventually(t, soon, func() bool { return told.Load() > 0 }, "an attempt has failed")
+	redistest.Eventually(t, soon, func() bool { return reported.Load() > 0 }, "an attempt has failed")
 	server.Restart()
 	all[4].live() // from now on
 	write(t, channel, consecutive(3, 50)...)
 	for i, from := range []int{3, 3, 3, 1, 3, 2} {
 		require.Equal(t, numbers(from, 53-from), all[i].data(53-from), i)
 	}
-	require.EqualValues(t, 1, told.Load(), "each attempt failed, the first is told")
+	require.EqualValues(t, 1, reported.Load(), "each attempt failed, the first is told")
 }
 
 // A Redis that does not answer holds up neither heartbeats nor the end.

@@ -202,14 +202,14 @@ func TestSSE_Gap(t *testing.T) {
 	proxy := redistest.NewProxy(t, server.Addr())
 	hub := newHub(t, server.Client(t, redistest.Via(proxy)))
 	direct := newHub(t, server.Client(t))
-	tells := redistest.IsRedis7(t, direct.client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, direct.client) // what it has deleted; others go on in silence
 	channel, writer := streamOf[int](t, hub, key), streamOf[int](t, direct, key)
 	ids := write(t, writer, consecutive(0, 10)...)
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 3).Err())
 	url := serveSSE(t, newSSE(t, channel, sse.Options[int]{OnError: func(error) {}}))
 
 	s := openSSE(t, url, after(ids[2]))
-	if tells {
+	if reports {
 		require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q,"to":%q}`, ids[2], ids[7])}, s.event())
 	}
 	require.Equal(t, numbers(7, 3), s.data(3))
@@ -221,13 +221,13 @@ func TestSSE_Gap(t *testing.T) {
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 2).Err())
 	proxy.Refuse(false)
 	gap := sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q,"to":%q}`, ids[9], more[8])}
-	if tells {
+	if reports {
 		require.Equal(t, gap, s.event())
 	}
 	require.Equal(t, numbers(18, 2), s.data(2))
 	// Who comes back from the ring is told as well.
 	s = openSSE(t, url, after(ids[9]))
-	if tells {
+	if reports {
 		require.Equal(t, gap, s.event())
 	}
 	require.Equal(t, numbers(18, 2), s.data(2))
@@ -235,7 +235,7 @@ func TestSSE_Gap(t *testing.T) {
 	// Nothing is left.
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 0).Err())
 	s = openSSE(t, serveSSE(t, newSSE(t, writer, sse.Options[int]{})), after(ids[0]))
-	if tells {
+	if reports {
 		require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q}`, ids[0])}, s.event())
 		require.Equal(t, more[9], s.next().ID, "it is told where it is now")
 	}

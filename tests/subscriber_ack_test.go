@@ -17,7 +17,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F29: an Ack directly followed by Close is lost (40 of 40).
+// An Ack directly followed by Close is lost (40 of 40).
 func TestSubscriber_AckBeforeCloseReachesRedis(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -43,7 +43,7 @@ func TestSubscriber_AckBeforeCloseReachesRedis(t *testing.T) {
 	}
 }
 
-// F30: an XACK that cannot succeed is repeated every 100 ms without a word, and the consumer
+// An XACK that cannot succeed is repeated every 100 ms without a word, and the consumer
 // stands still.
 func TestSubscriber_RefusedAckIsReported(t *testing.T) {
 	t.Parallel()
@@ -73,7 +73,7 @@ func TestSubscriber_RefusedAckIsReported(t *testing.T) {
 	eventuallyPending(t, admin, topic, 0)
 }
 
-// F31: XACK answers 0, because the group is gone or the entry is not pending any more, and
+// XACK answers 0, because the group is gone or the entry is not pending any more, and
 // nobody looks.
 func TestSubscriber_AckOfAnEntryNotPendingIsReported(t *testing.T) {
 	t.Parallel()
@@ -109,7 +109,7 @@ func TestSubscriber_AckOfAnEntryNotPendingIsReported(t *testing.T) {
 	}
 }
 
-// F31: the entry is known to be gone before it is acknowledged.
+// The entry is known to be gone before it is acknowledged.
 func TestSubscriber_AckAfterStreamWasDeletedIsReported(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -126,7 +126,7 @@ func TestSubscriber_AckAfterStreamWasDeletedIsReported(t *testing.T) {
 	sub.events.none(t, redischannels.EventAckIgnored, redischannels.EventAckFailed, redischannels.EventError)
 }
 
-// F31 in a batch, whose XACK answers less than was asked for.
+// The XACK of a batch acknowledges fewer entries than it names.
 func TestSubscriber_PartialAckOfABatchIsReported(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -155,13 +155,13 @@ func TestSubscriber_PartialAckOfABatchIsReported(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// F32: the late ack of a slow consumer deletes the pending entry of the new owner; when that
+// The late ack of a slow consumer deletes the pending entry of the new owner; when that
 // crashes the message is gone.
 func TestSubscriber_AckAfterLeaseLost(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := server.Client(t)
-	for name, settle := range map[string]func(*message.Message) bool{
+	for name, outcome := range map[string]func(*message.Message) bool{
 		"ack":  (*message.Message).Ack,
 		"nack": (*message.Message).Nack,
 	} {
@@ -187,7 +187,7 @@ func TestSubscriber_AckAfterLeaseLost(t *testing.T) {
 			require.Equal(t, "hold 2", b.WaitLine("got ", soon))
 			owner := pendingOf(t, client, topic)[0].Consumer
 			cut.Store(false)
-			settle(msg)
+			outcome(msg)
 			kind := redischannels.EventAckIgnored
 			if name == "nack" { // nothing is written for it; A finds out when it would deliver again
 				kind = redischannels.EventLeaseLost
@@ -210,7 +210,7 @@ func TestSubscriber_AckAfterLeaseLost(t *testing.T) {
 	}
 }
 
-// F33: messages are acknowledged before they are handled, so what fails is gone.
+// Messages are acknowledged before they are handled, so what fails is gone.
 func TestSubscriber_FailedHandlerReceivesTheMessageAgain(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -248,7 +248,7 @@ func TestSubscriber_FailedHandlerReceivesTheMessageAgain(t *testing.T) {
 	require.Empty(t, pendingOf(t, client, topic))
 }
 
-// F34, F35: an XDEL on acknowledgement removes the message for the other groups, and as a
+// An XDEL on acknowledgement removes the message for the other groups, and as a
 // command of its own leaves orphans when it does not follow. Nothing is ever deleted.
 func TestSubscriber_AckDeletesNothing(t *testing.T) {
 	t.Parallel()
@@ -273,7 +273,7 @@ func TestSubscriber_AckDeletesNothing(t *testing.T) {
 	require.Zero(t, stats["xtrim"])
 }
 
-// F36: the message that comes again after a Nack has a dead context, or one that nothing ever
+// The message that comes again after a Nack has a dead context, or one that nothing ever
 // cancels.
 func TestSubscriber_EveryDeliveryHasItsOwnContext(t *testing.T) {
 	t.Parallel()
@@ -362,7 +362,7 @@ func TestSubscriber_EveryDeliveryHasItsOwnContext(t *testing.T) {
 }
 
 // The reply to an XACK is lost, and the second one answers 0: the message was acknowledged, not
-// settled too late. (F31)
+// settled too late.
 func TestSubscriber_LostAckReplyIsNoLateAck(t *testing.T) {
 	t.Parallel()
 	for _, retries := range []int{-1, 3} {
@@ -396,7 +396,7 @@ func TestSubscriber_LostAckReplyIsNoLateAck(t *testing.T) {
 
 // The server cannot be reached while a message is acknowledged, and another consumer claims the
 // message and finishes with it: an acknowledgement that was never sent was taken for one whose
-// reply was lost, and nobody learnt that the message was handled twice. (F31, F32)
+// reply was lost, and nobody learnt that the message was handled twice.
 func TestSubscriber_AckThatCouldNotBeSentIsLate(t *testing.T) {
 	t.Parallel()
 	for _, retries := range []int{-1, 3} {

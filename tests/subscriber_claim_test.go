@@ -22,7 +22,7 @@ import (
 const shortIdle = 300 * time.Millisecond
 
 // A single consumer claims its own running message, since XPENDING names it too, and handles
-// it again after its ack. (F37)
+// it again after its ack.
 func TestSubscriber_DoesNotClaimFromItself(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -42,7 +42,7 @@ func noMoreThan(t *testing.T, h *handler, n int) {
 }
 
 // A handler that takes longer than the idle time has its message handled by the others as
-// well, several at a time. (F38)
+// well, several at a time.
 func TestSubscriber_LongHandlerKeepsItsLease(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -79,7 +79,7 @@ func TestSubscriber_LongHandlerKeepsItsLease(t *testing.T) {
 }
 
 // Messages that wait in a busy consumer age in the PEL until others claim them: duplicates
-// although every handler is fast enough, and idle consumers get nothing. (F39)
+// although every handler is fast enough, and idle consumers get nothing.
 func TestSubscriber_BufferedMessagesDoNotAge(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -99,7 +99,7 @@ func TestSubscriber_BufferedMessagesDoNotAge(t *testing.T) {
 }
 
 // XAUTOCLAIM looks at COUNT*10 entries at a time; who begins at 0-0 again finds nothing
-// behind a busy head. (F41)
+// behind a busy head.
 func TestSubscriber_ClaimScanPassesABusyHead(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 50} {
@@ -128,7 +128,7 @@ func TestSubscriber_ClaimScanPassesABusyHead(t *testing.T) {
 }
 
 // Starting up tries to claim a batch of entries whose owners are alive, again and again, and
-// never reads a new one. (F42)
+// never reads a new one.
 func TestSubscriber_UnclaimableEntriesDoNotStopReading(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -144,7 +144,7 @@ func TestSubscriber_UnclaimableEntriesDoNotStopReading(t *testing.T) {
 }
 
 // Pending messages wait for ever, or a minute, after a crash, or only one batch of them is
-// recovered; some libraries have no recovery at all. (F43, F44)
+// recovered; some libraries have no recovery at all.
 func TestSubscriber_ClaimsFromACrashedConsumer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -177,7 +177,7 @@ func TestSubscriber_ClaimsFromACrashedConsumer(t *testing.T) {
 }
 
 // The check that a consumer has nothing pending and its removal are two commands; what is
-// delivered in between is gone. (F45)
+// delivered in between is gone.
 func TestSubscriber_RemovingAConsumerLosesNothing(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -224,7 +224,7 @@ func TestSubscriber_RemovingAConsumerLosesNothing(t *testing.T) {
 }
 
 // Before Redis 7.2 a quiet consumer looks idle although it reads, and is removed by others
-// while it is blocked. That must do no harm. (F46)
+// while it is blocked. That must do no harm.
 func TestSubscriber_RemovedWhileQuiet(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -243,7 +243,7 @@ func TestSubscriber_RemovedWhileQuiet(t *testing.T) {
 		redischannels.EventDisconnected, redischannels.EventGroupLost)
 }
 
-// A lock for reclaiming, held by a process that was killed, ends all recovery. (F47)
+// A lock for reclaiming, held by a process that was killed, ends all recovery.
 func TestSubscriber_CrashDuringRecovery(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -262,7 +262,7 @@ func TestSubscriber_CrashDuringRecovery(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// A pending entry that was trimmed is dropped in silence, or claimed for ever. (F48)
+// A pending entry that was trimmed is dropped in silence, or claimed for ever.
 func TestSubscriber_TrimmedPendingEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -315,7 +315,7 @@ func TestSubscriber_TrimmedPendingEntriesAreReported(t *testing.T) {
 }
 
 // Two duties of one subscription recover entries: the walk, and the look at what is its own
-// after a failed read. One sees what the other has just claimed, and both admit it. (F37)
+// after a failed read. One sees what the other has just claimed, and both admit it.
 func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -364,7 +364,7 @@ func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 }
 
 // Of several subscriptions of one process only one looks for entries per interval. If that is
-// always the one that has no room, the idle one never gets what the busy one hands back. (F39)
+// always the one that has no room, the idle one never gets what the busy one hands back.
 func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -373,8 +373,8 @@ func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	publish(t, client, topic, "claimed", "held")
 	claimable := deliverTo(t, client, topic, "dead", 1, 0)
 	busy := newSub(t, client, slow)
-	held := receive(t, busy.subscribe(t, topic))
-	require.Equal(t, "held", string(held.Payload))
+	leased := receive(t, busy.subscribe(t, topic))
+	require.Equal(t, "held", string(leased.Payload))
 	time.Sleep(interval / 4) // the phase in which the busy one always comes first
 	messages := newSub(t, client, slow).subscribe(t, topic)
 	setIdle(t, client, topic, "dead", time.Hour, claimable...)
@@ -386,13 +386,13 @@ func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	case <-time.After(6 * interval):
 		require.FailNow(t, "the idle subscription gets nothing")
 	}
-	held.Ack()
+	leased.Ack()
 	eventuallyPending(t, client, topic, 0)
 }
 
 // After an outage that was longer than MinIdle a walk claims what this process holds itself. An
 // entry that is acknowledged between its reading and the look at what is held was taken for a
-// new one, put back into the group and handled again. (F37)
+// new one, put back into the group and handled again.
 func TestSubscriber_AckDuringAClaimOfItsOwnEntry(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -426,7 +426,7 @@ func TestSubscriber_AckDuringAClaimOfItsOwnEntry(t *testing.T) {
 }
 
 // An entry is trimmed while it is handled, and rejected before a renewal has noticed that: it
-// becomes a dead letter from memory, with a report. (F48)
+// becomes a dead letter from memory, with a report.
 func TestSubscriber_RejectOfATrimmedMessage(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -447,7 +447,7 @@ func TestSubscriber_RejectOfATrimmedMessage(t *testing.T) {
 
 // What a dead consumer has left was fetched by one command whatever its size. Where the network
 // needs longer for the reply than the client waits, that was tried again for ever, and since the
-// entries were kept nobody else got them either. (F43, F63)
+// entries were kept nobody else got them either.
 func TestSubscriber_ClaimsLargeEntriesOverASlowNetwork(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = 400 * time.Millisecond })

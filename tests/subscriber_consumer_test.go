@@ -54,7 +54,7 @@ func startGroupChild(t *testing.T, server *redistest.Server, topic string) *redi
 	return child
 }
 
-// F20: two readers under one configured name handle the same entries.
+// Two readers under one configured name handle the same entries.
 func TestSubscriber_ConsumerNamesAreUnique(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -106,14 +106,14 @@ func TestSubscriber_ConsumerNamesAreUnique(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 
 	// Only the child does not acknowledge "hold". Until it has it, the others do.
-	held := false
-	for n := 0; !held; n++ {
+	taken := false
+	for n := 0; !taken; n++ {
 		publish(t, client, topic, "hold")
 		select {
 		case <-got:
 		case line := <-child.Lines():
 			require.Equal(t, "got hold 1", line)
-			held = true
+			taken = true
 		}
 	}
 	eventuallyPending(t, client, topic, 1)
@@ -125,7 +125,7 @@ func TestSubscriber_ConsumerNamesAreUnique(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// F21: a handler cannot see the entry ID and the delivery count.
+// A handler cannot see the entry ID and the delivery count.
 func TestSubscriber_HandlerSeesEntryIDAndDeliveryCount(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

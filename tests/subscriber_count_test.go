@@ -14,8 +14,7 @@ import (
 )
 
 // Redis counts reads, claims and hand-overs alike, so messages that nobody has handled use up
-// their deliveries by every deploy. (F24, section 4: the delivery count is the number of times
-// that the message was handed to a handler)
+// their deliveries by every deploy.
 func TestSubscriber_ReleasesDoNotCount(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -43,7 +42,7 @@ func TestSubscriber_ReleasesDoNotCount(t *testing.T) {
 }
 
 // The count that a handler sees, and by which a message is given up, depends on the way that
-// the message took to it. (F24, F21)
+// the message took to it.
 func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -130,7 +129,7 @@ func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 }
 
 // A message that kills its process takes the blame for all that was in flight or prefetched
-// with it: neighbours end as dead letters, or the killer is delivered for ever. (F24, section 4)
+// with it: neighbours end as dead letters, or the killer is delivered for ever.
 func TestSubscriber_PoisonThatKillsItsProcess(t *testing.T) {
 	t.Parallel()
 	for _, way := range []string{"kill", "exit"} {

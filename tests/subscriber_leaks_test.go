@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Each Subscribe that fails leaves a goroutine, a context and a connection behind. (F96)
+// Each Subscribe that fails leaves a goroutine, a context and a connection behind.
 func TestSubscriber_FailedSubscribesLeaveNothing(t *testing.T) {
 	server := redistest.Start(t, redistest.WithACL("poor on >secret ~* +@all -xreadgroup -xread")) // not parallel: it counts
 	client := server.Client(t)
@@ -66,7 +66,7 @@ func TestSubscriber_FailedSubscribesLeaveNothing(t *testing.T) {
 }
 
 // A subscription that has ended goes on claiming and reading, and steals messages that nobody
-// will handle. (F97)
+// will handle.
 func TestSubscriber_NothingRunsAfterTheEnd(t *testing.T) {
 	server := redistest.Start(t) // not parallel: it counts goroutines and blocked clients
 	client := server.Client(t)
@@ -116,7 +116,7 @@ func TestSubscriber_NothingRunsAfterTheEnd(t *testing.T) {
 }
 
 // Each restart leaves a consumer behind, and each reader without a group a group of its own:
-// 38 million consumers. (F100)
+// 38 million consumers.
 func TestSubscriber_ConsumersAndGroupsDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -19,7 +19,7 @@ const frozenIdle = 400 * time.Millisecond
 
 // A process that was stopped wakes up with an entry in its socket that Redis gave it long ago
 // and that another consumer handles by now: it handles it too, and its ack takes the entry
-// away from the new owner. (F32, F40, section 4)
+// away from the new owner.
 func TestSubscriber_EntryInTheSocketOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -60,7 +60,7 @@ func TestSubscriber_EntryInTheSocketOfAStoppedProcess(t *testing.T) {
 }
 
 // A slow consumer's late ack deletes the pending entry of the new owner; when that one dies
-// the message is gone. (F32, F40)
+// the message is gone.
 func TestSubscriber_HandlerOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -94,7 +94,7 @@ func TestSubscriber_HandlerOfAStoppedProcess(t *testing.T) {
 }
 
 // A process that wakes up while its handler still works renews its leases and so steals the
-// entry from the new owner. (F40)
+// entry from the new owner.
 func TestSubscriber_StoppedProcessDoesNotRenewLostLeases(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -115,7 +115,6 @@ func TestSubscriber_StoppedProcessDoesNotRenewLostLeases(t *testing.T) {
 }
 
 // A heartbeat of the form `XCLAIM ... 0 id JUSTID` takes an entry back from whoever owns it.
-// (F40)
 func TestSubscriber_RenewalDoesNotSteal(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -144,7 +143,7 @@ func TestSubscriber_RenewalDoesNotSteal(t *testing.T) {
 }
 
 // A lease that runs from the arrival of the reply is longer than what Redis knows: a reply
-// that was long under way is handled while another consumer owns the entry. (section 4)
+// that was long under way is handled while another consumer owns the entry.
 func TestSubscriber_LeaseRunsFromTheSendingOfTheCommand(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -214,12 +213,11 @@ func TestSubscriber_LateReplyOfAnUnclaimedEntryIsDelivered(t *testing.T) {
 	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 }
 
-// A message that was lost is settled: nothing is written for it, and its place is free. (F32,
-// F40)
+// A message that was lost is settled: nothing is written for it, and its place is free.
 func TestSubscriber_LostLeaseFreesItsSlot(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	for name, settle := range map[string]func(*message.Message) bool{"ack": (*message.Message).Ack, "nack": (*message.Message).Nack} {
+	for name, outcome := range map[string]func(*message.Message) bool{"ack": (*message.Message).Ack, "nack": (*message.Message).Nack} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			topic := redistest.Key(t)
@@ -229,7 +227,7 @@ func TestSubscriber_LostLeaseFreesItsSlot(t *testing.T) {
 			msg := receive(t, messages)
 			setIdle(t, client, topic, "other", 0, ids[0])
 			waitDone(t, msg.Context())
-			settle(msg)
+			outcome(msg)
 			require.Equal(t, ids[:1], sub.events.wait(t, redischannels.EventAckIgnored).EntryIDs)
 			next := receive(t, messages)
 			require.Equal(t, "next", string(next.Payload))
@@ -240,7 +238,7 @@ func TestSubscriber_LostLeaseFreesItsSlot(t *testing.T) {
 
 // A process that is cut off from a server, and sees another one behind the address when it is
 // back, knows nothing of who owns what there: its leases are over, also young ones, and a late
-// ack must not take the entry from its new owner. (F32, F65)
+// ack must not take the entry from its new owner.
 func TestSubscriber_LeasesEndWithTheConnection(t *testing.T) {
 	t.Parallel()
 	old, heir := redistest.Start(t), redistest.Start(t)

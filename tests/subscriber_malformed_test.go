@@ -26,7 +26,7 @@ var malformed = map[string][]string{
 	"same name":      {"payload", "x", "payload", "y"},
 }
 
-// F78, F79, F80: one malformed entry ends every subscription of the group, one after another
+// One malformed entry ends every subscription of the group, one after another
 // (3 of 3); or it stays pending for ever; or it is acknowledged and gone.
 func TestSubscriber_MalformedEntriesBecomeDeadLetters(t *testing.T) {
 	t.Parallel()
@@ -90,7 +90,7 @@ func TestSubscriber_MalformedEntriesBecomeDeadLetters(t *testing.T) {
 	}
 }
 
-// F78 without a group: there is no dead letter, so the entry is reported and passed.
+// Without a group there is no dead letter, so a malformed entry is reported and skipped.
 func TestFanOut_MalformedEntriesAreSkipped(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -132,7 +132,7 @@ func (panickyUnmarshaler) Unmarshal(entry redischannels.Entry) (*message.Message
 	return message.NewMessage(entry.ID, data), nil
 }
 
-// F81: one bad entry hides the rest of its batch: an exception that the loop does not expect
+// One bad entry hides the rest of its batch: an exception that the loop does not expect
 // leaves it, and the rest stays pending.
 func TestSubscriber_MalformedEntryHidesNoOther(t *testing.T) {
 	t.Parallel()
@@ -165,7 +165,7 @@ func TestSubscriber_MalformedEntryHidesNoOther(t *testing.T) {
 	}
 }
 
-// F84: an entry that was removed from the stream comes back without fields, and a decoder that
+// An entry that was removed from the stream comes back without fields, and a decoder that
 // does not expect that panics.
 func TestSubscriber_RemovedEntries(t *testing.T) {
 	t.Parallel()
@@ -200,7 +200,7 @@ func TestSubscriber_RemovedEntries(t *testing.T) {
 		eventuallyPending(t, client, topic, 0)
 	})
 
-	tells := redistest.IsRedis7(t, client) // a renewal that an entry is gone
+	reports := redistest.IsRedis7(t, client) // a renewal that an entry is gone
 	for name, outcome := range map[string]string{"acknowledged": "ack", "nacked": "nack", "given up": "reject"} {
 		t.Run("held and "+name, func(t *testing.T) {
 			t.Parallel()
@@ -210,7 +210,7 @@ func TestSubscriber_RemovedEntries(t *testing.T) {
 			ids := publish(t, client, topic, "m")
 			msg := receive(t, messages)
 			require.NoError(t, client.XDel(t.Context(), topic, ids[0]).Err())
-			if tells {
+			if reports {
 				require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
 			}
 			require.NoError(t, msg.Context().Err(), "its handler goes on")
@@ -243,7 +243,7 @@ func TestSubscriber_RemovedEntries(t *testing.T) {
 				require.FailNow(t, "nothing comes after it")
 			}
 			sub.events.none(t, redischannels.EventAckFailed, redischannels.EventDeadLetterFailed)
-			if !tells && outcome != "reject" {
+			if !reports && outcome != "reject" {
 				sub.events.none(t, redischannels.EventTrimmed)
 			}
 		})

@@ -12,7 +12,7 @@ import (
 )
 
 // A server without memory refuses to write: reading and acknowledging must go on, since only
-// they make room, and an entry that cannot become a dead letter must stay. (F06)
+// they make room, and an entry that cannot become a dead letter must stay.
 func TestSubscriber_DrainsAServerOutOfMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -57,7 +57,7 @@ func TestSubscriber_DrainsAServerOutOfMemory(t *testing.T) {
 
 // The group is lost, or others have made it again, and what is held cannot be put back for want
 // of memory: one outage, however many duties find that out, and what was held is back in the
-// group when there is memory. (F06, F49, F50)
+// group when there is memory.
 func TestSubscriber_GroupLostWhileOutOfMemory(t *testing.T) {
 	t.Parallel()
 	for name, made := range map[string]bool{"lost": false, "made again": true} {
@@ -72,7 +72,7 @@ func TestSubscriber_GroupLostWhileOutOfMemory(t *testing.T) {
 			sub := newSub(t, client, inFlight(2), minIdle(idle))
 			messages := sub.subscribe(t, topic)
 			ids := publish(t, client, topic, "held")
-			held := receive(t, messages)
+			leased := receive(t, messages)
 			_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
 				tx.XGroupDestroy(t.Context(), topic, "g")
 				if made {
@@ -86,11 +86,11 @@ func TestSubscriber_GroupLostWhileOutOfMemory(t *testing.T) {
 			redistest.Never(t, 2*testMinIdle, func() bool { // renewals try as well
 				return len(sub.events.of(redischannels.EventError)) > 0
 			}, "no outage but an error")
-			require.NoError(t, held.Context().Err())
+			require.NoError(t, leased.Context().Err())
 			require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
 			require.Equal(t, ids, sub.events.wait(t, redischannels.EventGroupLost).EntryIDs)
 			eventuallyPending(t, client, topic, 1)
-			held.Ack()
+			leased.Ack()
 			publish(t, client, topic, "after")
 			require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
 			eventuallyPending(t, client, topic, 0)

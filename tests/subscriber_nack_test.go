@@ -72,7 +72,7 @@ func (h *poisonRun) ackedCount() int {
 	return len(h.acked)
 }
 
-// F23: one message that always fails stops the whole group: 3 of 3 consumers are stuck and 0
+// One message that always fails stops the whole group: 3 of 3 consumers are stuck and 0
 // of 30 good messages are handled.
 func TestSubscriber_PoisonMessageDoesNotStopTheGroup(t *testing.T) {
 	t.Parallel()
@@ -123,7 +123,7 @@ func TestSubscriber_PoisonMessageDoesNotStopTheGroup(t *testing.T) {
 	}
 }
 
-// F24: the delivery limit never fires, because the counter lives in the process that the
+// The delivery limit never fires, because the counter lives in the process that the
 // message kills; or it fires for messages that were only moved between consumers.
 func TestSubscriber_DeliveryCountSurvivesACrash(t *testing.T) {
 	t.Parallel()
@@ -196,7 +196,7 @@ func TestSubscriber_DeliveryCountSurvivesACrash(t *testing.T) {
 	})
 }
 
-// F25: the move to the dead-letter stream is an XADD and an XACK: when one of them fails the
+// The move to the dead-letter stream is an XADD and an XACK: when one of them fails the
 // entry is lost, or is a dead letter twice.
 func TestSubscriber_DeadLetterIsInOnePlace(t *testing.T) {
 	t.Parallel()
@@ -247,7 +247,7 @@ func TestSubscriber_DeadLetterIsInOnePlace(t *testing.T) {
 	})
 }
 
-// F27: a retry that appends the message again replays it to every group.
+// A retry that appends the message again replays it to every group.
 func TestSubscriber_RetryStaysInItsGroup(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -266,7 +266,7 @@ func TestSubscriber_RetryStaysInItsGroup(t *testing.T) {
 	require.EqualValues(t, 1, client.XLen(t.Context(), topic).Val())
 }
 
-// F28: there is no delay between two attempts, or it is a sleep that holds a worker and that
+// There is no delay between two attempts, or it is a sleep that holds a worker and that
 // Close has to wait for.
 func TestSubscriber_RetryDelayHoldsNoWorker(t *testing.T) {
 	t.Parallel()

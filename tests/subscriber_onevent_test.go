@@ -14,16 +14,16 @@ import (
 )
 
 // heldUp makes OnEvent wait, from the first event of a kind on, until release is closed.
-type heldUp struct {
+type blockedOnEvent struct {
 	*testSub
 	waiting chan struct{} // closed when it does
 	release func()
 }
 
-func newHeldUp(t *testing.T, client redis.UniversalClient, kind redischannels.EventKind) *heldUp {
+func blockOnEvent(t *testing.T, client redis.UniversalClient, kind redischannels.EventKind) *blockedOnEvent {
 	t.Helper()
 	waiting, release := make(chan struct{}), make(chan struct{})
-	h := &heldUp{waiting: waiting, release: sync.OnceFunc(func() { close(release) })}
+	h := &blockedOnEvent{waiting: waiting, release: sync.OnceFunc(func() { close(release) })}
 	var once sync.Once
 	h.testSub = newSub(t, client, inFlight(10), minIdle(300*time.Millisecond), func(c *redischannels.SubscriberConfig) {
 		record := c.OnEvent
@@ -41,7 +41,7 @@ func newHeldUp(t *testing.T, client redis.UniversalClient, kind redischannels.Ev
 
 // goesOn shows, while OnEvent waits, that messages come, that their leases are renewed and
 // their acks written, and that Close returns once OnEvent does.
-func (h *heldUp) goesOn(t *testing.T, client redis.UniversalClient, topic string, messages <-chan *message.Message) {
+func (h *blockedOnEvent) resumes(t *testing.T, client redis.UniversalClient, topic string, messages <-chan *message.Message) {
 	t.Helper()
 	select {
 	case <-h.waiting:
@@ -50,14 +50,14 @@ func (h *heldUp) goesOn(t *testing.T, client redis.UniversalClient, topic string
 	}
 	before := len(pendingOf(t, client, topic))
 	publish(t, client, topic, "held", "acked")
-	held, acked := receive(t, messages), receive(t, messages)
+	leased, acked := receive(t, messages), receive(t, messages)
 	acked.Ack()
 	eventuallyPending(t, client, topic, before+1)
 	for range 2 {
 		last := time.Duration(0)
 		redistest.Eventually(t, soon, func() bool {
 			for _, p := range pendingOf(t, client, topic) {
-				if p.ID == entryIDOf(t, held) {
+				if p.ID == entryIDOf(t, leased) {
 					renewed := p.Idle < last
 					last = p.Idle
 					return renewed
@@ -66,8 +66,8 @@ func (h *heldUp) goesOn(t *testing.T, client redis.UniversalClient, topic string
 			return false
 		}, "the lease is renewed")
 	}
-	require.NoError(t, held.Context().Err())
-	held.Ack()
+	require.NoError(t, leased.Context().Err())
+	leased.Ack()
 	eventuallyPending(t, client, topic, before)
 	h.release()
 	h.closeSoon(t)
@@ -82,25 +82,25 @@ func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 	t.Run("where settlements are written", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
-		h := newHeldUp(t, client, redischannels.EventDeadLettered)
+		h := blockOnEvent(t, client, redischannels.EventDeadLettered)
 		messages := h.subscribe(t, topic)
 		publish(t, client, topic, "bad")
 		msg := receive(t, messages)
 		redischannels.Reject(msg, "bad")
 		msg.Nack()
-		h.goesOn(t, client, topic, messages)
+		h.resumes(t, client, topic, messages)
 		require.Len(t, h.events.of(redischannels.EventDeadLettered), 1, "told before Close has returned")
 	})
 	t.Run("where leases are renewed", func(t *testing.T) {
 		t.Parallel()
 		redistest.NeedsRedis7(t, client, "a renewal that tells of a trimmed entry")
 		topic := redistest.Key(t)
-		h := newHeldUp(t, client, redischannels.EventTrimmed)
+		h := blockOnEvent(t, client, redischannels.EventTrimmed)
 		messages := h.subscribe(t, topic)
 		ids := publish(t, client, topic, "trimmed")
 		msg := receive(t, messages)
 		require.NoError(t, client.XDel(t.Context(), topic, ids...).Err())
-		h.goesOn(t, client, topic, messages)
+		h.resumes(t, client, topic, messages)
 		msg.Ack()
 		require.Len(t, h.events.of(redischannels.EventTrimmed), 1)
 	})
@@ -109,7 +109,7 @@ func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 		topic := redistest.Key(t)
 		publish(t, client, topic, "of the dead")
 		deliverTo(t, client, topic, "dead", 1, time.Hour)
-		h := newHeldUp(t, client, redischannels.EventRecovered)
+		h := blockOnEvent(t, client, redischannels.EventRecovered)
 		subscribed := make(chan (<-chan *message.Message), 1)
 		go func() {
 			if messages, err := h.Subscribe(t.Context(), topic); err == nil {
@@ -120,7 +120,7 @@ func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 		case messages := <-subscribed:
 			receiveAcked(t, messages, 1)
 			eventuallyPending(t, client, topic, 0)
-			h.goesOn(t, client, topic, messages)
+			h.resumes(t, client, topic, messages)
 		case <-time.After(soon):
 			require.FailNow(t, "Subscribe does not return")
 		}

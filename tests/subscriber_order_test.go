@@ -29,7 +29,7 @@ func numbered(n int) []string {
 }
 
 // A nacked message arrives after newer ones. With one message in flight the order of the
-// stream is kept: the nacked one holds back those behind it. (F53)
+// stream is kept: the nacked one holds back those behind it.
 func TestSubscriber_StrictOrderWithNacks(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -55,7 +55,7 @@ func TestSubscriber_StrictOrderWithNacks(t *testing.T) {
 }
 
 // After a crash the messages of the dead come last (4 5 1 2 3). They come in their order and
-// before newer ones, where the walk of Subscribe finds them. (F53)
+// before newer ones, where the walk of Subscribe finds them.
 func TestSubscriber_OrderAfterACrash(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -68,7 +68,7 @@ func TestSubscriber_OrderAfterACrash(t *testing.T) {
 }
 
 // The reply of a read is lost: Redis has given m1 to a consumer that never saw it. It waits
-// in the consumer's own PEL while m2 overtakes it. (F54)
+// in the consumer's own PEL while m2 overtakes it.
 func TestSubscriber_LostReadReplyKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -94,7 +94,7 @@ func TestSubscriber_LostReadReplyKeepsTheOrder(t *testing.T) {
 }
 
 // Handling in parallel breaks the order by surprise. With an OrderingKey the order of each key
-// is kept, through nacks, and other keys do not wait. (F55)
+// is kept, through nacks, and other keys do not wait.
 func TestSubscriber_OrderPerKey(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

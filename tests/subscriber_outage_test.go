@@ -11,7 +11,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// F15, F16: an error that stays makes a reader spin (1650 calls a second, gigabytes of logs),
+// An error that stays makes a reader spin (1650 calls a second, gigabytes of logs),
 // or ends the subscription without a word. It must back off, report the outage once, and go
 // on when the cause is gone.
 func TestSubscriber_OutageIsWaitedOut(t *testing.T) {

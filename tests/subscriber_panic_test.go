@@ -30,7 +30,6 @@ func (p panicking) Unmarshal(e redischannels.Entry) (*message.Message, error) {
 }
 
 // A panic in what the application supplies kills the process, or the loop that called it.
-// (F61)
 func TestSubscriber_PanicsOfTheApplication(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -19,7 +19,7 @@ import (
 )
 
 // A busy consumer keeps messages that it cannot handle soon, while its peers are idle: they
-// are handed to a peer after about a second. (F39)
+// are handed to a peer after about a second.
 func TestSubscriber_BufferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -27,26 +27,26 @@ func TestSubscriber_BufferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	busy := newSub(t, client, inFlight(4), minIdle(time.Minute))
 	messages := busy.subscribe(t, topic)
 	ids := publish(t, client, topic, "a", "b", "c", "d")
-	held := receive(t, messages) // and nothing else, although four could be in flight
+	leased := receive(t, messages) // and nothing else, although four could be in flight
 	eventuallyPending(t, client, topic, 4)
 	start := time.Now()
-	peer := newSub(t, server.Client(t), inFlight(4), minIdle(time.Minute)).subscribe(t, topic)
+	other := newSub(t, server.Client(t), inFlight(4), minIdle(time.Minute)).subscribe(t, topic)
 	for range 2 { // one more is being offered, and stays until it has aged
-		msg := receive(t, peer)
+		msg := receive(t, other)
 		require.Contains(t, ids[1:], entryIDOf(t, msg))
 		require.Equal(t, 1, countOf(t, msg), "it was handed to nobody before")
 		msg.Ack()
 	}
 	require.Less(t, time.Since(start), 5*time.Second)
 	require.Len(t, busy.events.wait(t, redischannels.EventReleased).EntryIDs, 2)
-	held.Ack()
+	leased.Ack()
 	require.Len(t, receiveAcked(t, messages, 1), 1)
 	eventuallyPending(t, client, topic, 0)
 	publish(t, client, topic, "e") // the busy one is back
 	select {
 	case m := <-messages:
 		m.Ack()
-	case m := <-peer:
+	case m := <-other:
 		m.Ack()
 	case <-time.After(soon):
 		require.FailNow(t, "nobody receives")
@@ -62,8 +62,8 @@ func TestSubscriber_OfferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	messages := deaf.subscribe(t, topic)
 	publish(t, client, topic, "m")
 	eventuallyPending(t, client, topic, 1)
-	peer := newSub(t, server.Client(t), minIdle(shortIdle)).subscribe(t, topic)
-	msg := receive(t, peer)
+	other := newSub(t, server.Client(t), minIdle(shortIdle)).subscribe(t, topic)
+	msg := receive(t, other)
 	require.Equal(t, 1, countOf(t, msg))
 	deaf.events.wait(t, redischannels.EventReleased)
 	msg.Ack()
@@ -71,7 +71,7 @@ func TestSubscriber_OfferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	noMessage(t, messages)
 }
 
-// Handing back what waits breaks the order where there is nobody to hand it to. (F53)
+// Handing back what waits breaks the order where there is nobody to hand it to.
 func TestSubscriber_SoleConsumerKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -94,7 +94,6 @@ func TestSubscriber_SoleConsumerKeepsTheOrder(t *testing.T) {
 }
 
 // A slow consumer fetches hundreds of messages into its own PEL, and the next pod gets none.
-// (F98)
 func TestSubscriber_SlowConsumerLeasesOnlyItsShare(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -121,7 +120,7 @@ func TestSubscriber_SlowConsumerLeasesOnlyItsShare(t *testing.T) {
 }
 
 // Messages that are nacked and wait fill the window, and no new ones are fetched although
-// every handler is idle. (F23, F28)
+// every handler is idle.
 func TestSubscriber_BackoffDoesNotStopFetching(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -155,7 +154,7 @@ func heapPeak(fn func(sample func())) (growth uint64) {
 // maxGrowth is what a subscription may hold of a backlog.
 const maxGrowth = 64 << 20
 
-// A slow handler and a backlog of a million entries: the process dies of want of memory. (F98)
+// A slow handler and a backlog of a million entries: the process dies of want of memory.
 func TestSubscriber_MemoryIsBoundedWithALongBacklog(t *testing.T) {
 	server := redistest.Shared(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)
@@ -168,7 +167,7 @@ func TestSubscriber_MemoryIsBoundedWithALongBacklog(t *testing.T) {
 	for _, n := range []int{1, 100} {
 		t.Run(fmt.Sprintf("MaxInFlight=%d", n), func(t *testing.T) {
 			sub := newSub(t, client, inFlight(n), minIdle(time.Minute))
-			handled, held := 0, 0
+			handled, leased := 0, 0
 			growth := heapPeak(func(sample func()) {
 				h := handle(sub.subscribe(t, topic), n, func(delivered, *message.Message) bool {
 					time.Sleep(5 * time.Millisecond) // the handler's work
@@ -177,20 +176,20 @@ func TestSubscriber_MemoryIsBoundedWithALongBacklog(t *testing.T) {
 				for range 15 {
 					time.Sleep(100 * time.Millisecond) // between two samples
 					sample()
-					held = max(held, len(pendingOf(t, client, topic)))
+					leased = max(leased, len(pendingOf(t, client, topic)))
 				}
 				handled = h.len()
 				sub.closeSoon(t)
 			})
-			t.Logf("heap growth %d KiB, %d handled, at most %d pending", growth>>10, handled, held)
+			t.Logf("heap growth %d KiB, %d handled, at most %d pending", growth>>10, handled, leased)
 			require.Less(t, growth, uint64(maxGrowth))
 			require.NotZero(t, handled)
-			require.LessOrEqual(t, held, redischannels.DefaultPrefetch+n+2*n)
+			require.LessOrEqual(t, leased, redischannels.DefaultPrefetch+n+2*n)
 		})
 	}
 }
 
-// The same with large entries: a bound in numbers alone is none. (F98)
+// The same with large entries: a bound in numbers alone is none.
 func TestSubscriber_MemoryIsBoundedWithLargeEntries(t *testing.T) {
 	server := redistest.Start(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)
@@ -224,7 +223,7 @@ func TestSubscriber_MemoryIsBoundedWithLargeEntries(t *testing.T) {
 }
 
 // Of each batch one message waits for its retry, and with it the whole reply in which it came:
-// the bound in bytes counts only the message. (F98)
+// the bound in bytes counts only the message.
 func TestSubscriber_BackingOffMessageKeepsOnlyItself(t *testing.T) {
 	server := redistest.Start(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)
@@ -249,7 +248,7 @@ func TestSubscriber_BackingOffMessageKeepsOnlyItself(t *testing.T) {
 }
 
 // Servers were broken by commands with very many IDs, and a large COUNT holds others up: what
-// one command asks for is bounded, however much there is to do. (F103)
+// one command asks for is bounded, however much there is to do.
 func TestSubscriber_CommandsAreBounded(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -279,16 +278,16 @@ func TestSubscriber_CommandsAreBounded(t *testing.T) {
 	client.AddHook(hook)
 	sub := newSub(t, client, onReads(hook), inFlight(entries), minIdle(time.Second), tuned(func(c *redischannels.Tuning) { c.Prefetch = entries }))
 	messages := sub.subscribe(t, topic)
-	held := make([]*message.Message, entries)
-	for i := range held {
-		held[i] = receive(t, messages)
+	leased := make([]*message.Message, entries)
+	for i := range leased {
+		leased[i] = receive(t, messages)
 	}
 	redistest.Eventually(t, soon, func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return most["evalsha"] >= 2*200
 	}, "renewals of many")
-	for _, msg := range held {
+	for _, msg := range leased {
 		msg.Ack()
 	}
 	eventuallyPending(t, direct, topic, 0)
@@ -303,7 +302,7 @@ func TestSubscriber_CommandsAreBounded(t *testing.T) {
 }
 
 // Entries were handed back because the application was busy, and the only peer takes nothing:
-// they come as soon as the application receives again, not with the next claim walk. (F39)
+// they come as soon as the application receives again, not with the next claim walk.
 func TestSubscriber_ReleasedEntriesComeBackWhenTheApplicationReceives(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -18,7 +18,7 @@ import (
 )
 
 // Subscribe, Close, settling and cancelling race with each other: WaitGroup misuse, a send on
-// a closed channel. (F60)
+// a closed channel.
 func TestSubscriber_ConcurrentUse(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -97,7 +97,7 @@ func TestSubscriber_ConcurrentUse(t *testing.T) {
 }
 
 // A subscription that is opened while its subscriber closes is nobody's: Close has not seen it,
-// and waits for it for ever. (F60)
+// and waits for it for ever.
 func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 	t.Parallel()
 	for command, call := range map[string]func(t *testing.T, sub *testSub, topic string) error{

@@ -36,7 +36,7 @@ func (c *countAll) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	}
 }
 
-// F14: XREADGROUP with an explicit ID answers with what is pending and never blocks: thousands
+// XREADGROUP with an explicit ID answers with what is pending and never blocks: thousands
 // of calls per second and no message.
 func TestSubscriber_IdleGroupReadsOnlyNewEntries(t *testing.T) {
 	t.Parallel()
@@ -76,7 +76,7 @@ func TestSubscriber_IdleGroupReadsOnlyNewEntries(t *testing.T) {
 	require.Equal(t, []string{">"}, slices.Compact(ids))
 }
 
-// F17: reading ends by itself after some silence while the reader keeps taking messages.
+// Reading ends by itself after some silence while the reader keeps taking messages.
 func TestSubscriber_SilenceEndsNoSubscription(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -104,7 +104,7 @@ func TestSubscriber_SilenceEndsNoSubscription(t *testing.T) {
 	}
 }
 
-// F18: a message waits for the next poll, up to the block time.
+// A message waits for the next poll, up to the block time.
 func TestSubscriber_MessagesArriveAtOnce(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -143,7 +143,7 @@ func TestSubscriber_MessagesArriveAtOnce(t *testing.T) {
 	}
 }
 
-// F19: BLOCK 0 waits for ever, and 5000 without a unit is 5 microseconds.
+// BLOCK 0 waits for ever, and 5000 without a unit is 5 microseconds.
 func TestSubscriber_BlockTime(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -17,7 +17,7 @@ import (
 // The keeper took a stale entry out of the window to hand it back; the reader, which looked
 // for entries that are ours and not held, took it for such a one and leased it again; then
 // the hand-back reached Redis. A peer claimed the entry while it was handled here under a
-// lease that was believed to hold. (F38)
+// lease that was believed to hold.
 func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -68,7 +68,7 @@ func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 }
 
 // Redis was not reached by a hand-back, and the entry came back from our own pending entries: the
-// read, which counts in advance, was taken for a delivery. (F24)
+// read, which counts in advance, was taken for a delivery.
 func TestSubscriber_FailedReleaseDoesNotCount(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = -1 })
@@ -91,7 +91,6 @@ func TestSubscriber_FailedReleaseDoesNotCount(t *testing.T) {
 
 // A hand-back did not reach Redis, and nobody received anything until the end: the entry was taken
 // for one that peers have, and kept from them for MinIdle, with a delivery that there never was.
-// (F24, F59)
 func TestSubscriber_FailedReleaseIsRepeatedByClose(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = -1 })

@@ -14,7 +14,7 @@ import (
 )
 
 // A walk through many pending entries takes longer than a lease, which is not renewed
-// meanwhile: messages in flight go to others. (F38)
+// meanwhile: messages in flight go to others.
 func TestSubscriber_LongClaimScanDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -54,7 +54,7 @@ func TestSubscriber_LongClaimScanDoesNotDelayRenewals(t *testing.T) {
 }
 
 // An acknowledgement whose reply does not come is no reason to renew nothing: messages in flight
-// go to others. (F38)
+// go to others.
 func TestSubscriber_HangingAckDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = time.Minute })
@@ -62,23 +62,23 @@ func TestSubscriber_HangingAckDoesNotDelayRenewals(t *testing.T) {
 	sub := newSub(t, client, inFlight(2), minIdle(600*time.Millisecond))
 	messages := sub.subscribe(t, topic)
 	publish(t, direct, topic, "acknowledged", "held")
-	acked, held := receive(t, messages), receive(t, messages)
+	acked, leased := receive(t, messages), receive(t, messages)
 	release := make(chan struct{})
 	hanging := proxy.BeforeReply(1, redistest.Command("XACK"), func() { <-release })
 	acked.Ack()
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, direct, topic)) == 1 }, "it is executed")
 	renewals := proxy.BeforeReply(-1, scriptOf(t, "hold"), func() {})
 	redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 4 }, "renewals go on")
-	require.NoError(t, held.Context().Err())
+	require.NoError(t, leased.Context().Err())
 	close(release)
 	hanging.Wait(t, soon)
-	held.Ack()
+	leased.Ack()
 	eventuallyPending(t, direct, topic, 0)
 	sub.events.none(t, redischannels.EventLeaseLost)
 }
 
 // A reply does not come to a command by which entries are looked for, those of the dead or our own
-// that are not held: who renews leases waited for it, and messages in flight went to others. (F38)
+// that are not held: who renews leases waited for it, and messages in flight went to others.
 func TestSubscriber_HangingOwnPendingReadDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
 	for name, search := range map[string]redistest.Match{
@@ -92,7 +92,7 @@ func TestSubscriber_HangingOwnPendingReadDoesNotDelayRenewals(t *testing.T) {
 			sub := newSub(t, client, inFlight(3), minIdle(600*time.Millisecond))
 			messages := sub.subscribe(t, topic)
 			publish(t, direct, topic, "held")
-			held := receive(t, messages)
+			leased := receive(t, messages)
 			answer, release := context.WithCancel(context.Background())
 			t.Cleanup(release)
 			hanging := proxy.BeforeReply(1, search, func() { <-answer.Done() })
@@ -101,10 +101,10 @@ func TestSubscriber_HangingOwnPendingReadDoesNotDelayRenewals(t *testing.T) {
 			eventuallyPending(t, direct, topic, 2)
 			renewals := proxy.BeforeReply(-1, scriptOf(t, "hold"), func() {})
 			redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 6 }, "renewals go on")
-			require.NoError(t, held.Context().Err())
+			require.NoError(t, leased.Context().Err())
 			release()
 			hanging.Wait(t, soon)
-			held.Ack()
+			leased.Ack()
 			require.Equal(t, []string{"unseen"}, receiveAcked(t, messages, 1))
 			eventuallyPending(t, direct, topic, 0)
 			sub.events.none(t, redischannels.EventLeaseLost)

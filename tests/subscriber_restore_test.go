@@ -39,7 +39,7 @@ var losses = []struct {
 }
 
 // The group or the stream vanishes, and every read answers NOGROUP for ever; Redis has another
-// text for each way, and for a reader that is blocked at that moment. (F49, F51)
+// text for each way, and for a reader that is blocked at that moment.
 func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 	t.Parallel()
 	for _, loss := range losses {
@@ -56,16 +56,16 @@ func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 				publish(t, client, topic, "before")
 				require.Equal(t, []string{"before"}, receiveAcked(t, messages, 1))
 				eventuallyPending(t, client, topic, 0)
-				var held *message.Message
+				var leased *message.Message
 				if busy {
 					publish(t, client, topic, "held")
-					held = receive(t, messages)
+					leased = receive(t, messages)
 				}
 
 				loss.lose(t, client, topic)
 				if loss.name == "SET" {
 					if busy {
-						held.Ack() // reading goes on
+						leased.Ack() // reading goes on
 					}
 					require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrWrongType)
 					require.NoError(t, client.Del(t.Context(), topic).Err())
@@ -73,7 +73,7 @@ func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 				start := time.Now()
 				publish(t, client, topic, "after")
 				if busy && loss.name != "SET" {
-					held.Ack()
+					leased.Ack()
 				}
 				require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
 				require.Less(t, time.Since(start), 2*time.Second)
@@ -89,7 +89,7 @@ func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 }
 
 // A busy stream is deleted and written again within a millisecond, so that the same IDs come
-// again: new entries are taken for those that were read before, and are lost. (F49)
+// again: new entries are taken for those that were read before, and are lost.
 func TestSubscriber_EntryIDsThatRepeat(t *testing.T) {
 	t.Parallel()
 	for _, busy := range []bool{false, true} {
@@ -110,9 +110,9 @@ func TestSubscriber_EntryIDsThatRepeat(t *testing.T) {
 			add("1000-0", "a")
 			require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
 			add("1000-1", "b")
-			held := receive(t, messages)
+			leased := receive(t, messages)
 			if !busy {
-				held.Ack()
+				leased.Ack()
 				eventuallyPending(t, client, topic, 0)
 			}
 			_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
@@ -127,7 +127,7 @@ func TestSubscriber_EntryIDsThatRepeat(t *testing.T) {
 			require.Equal(t, "0-0", lost.Position)
 			if busy {
 				require.Equal(t, []string{"1000-1"}, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
-				held.Ack()
+				leased.Ack()
 			}
 			require.Equal(t, []string{"c", "d", "e"}, receiveAcked(t, messages, 3))
 			eventuallyPending(t, client, topic, 0)
@@ -137,7 +137,6 @@ func TestSubscriber_EntryIDsThatRepeat(t *testing.T) {
 }
 
 // A group that is made again at "0" replays everything, at "$" it skips what nobody has read.
-// (F50)
 func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -179,7 +178,7 @@ func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 }
 
 // In strict order a nacked message holds back all others, so nothing is read; when the group
-// vanishes meanwhile nobody notices, and the message cannot be handed over for ever. (F49)
+// vanishes meanwhile nobody notices, and the message cannot be handed over for ever.
 func TestSubscriber_GroupLostDuringBackoff(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -199,18 +198,18 @@ func TestSubscriber_GroupLostDuringBackoff(t *testing.T) {
 
 // One consumer makes the group again where it believes it to have been, which may be before
 // what another one holds: that one gets its own entry a second time, and handles it twice at
-// the same time. (F50)
+// the same time.
 func TestSubscriber_LeasedMessagesAreNotHandledTwiceAfterGroupLoss(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, inFlight(4))
 	messages := sub.subscribe(t, topic)
 	ids := publish(t, client, topic, "a", "b")
-	held := []*message.Message{receive(t, messages), receive(t, messages)}
+	leased := []*message.Message{receive(t, messages), receive(t, messages)}
 	require.NoError(t, client.Do(t.Context(), "XGROUP", "SETID", topic, "g", "0").Err())
 	redistest.Eventually(t, soon, func() bool { return groupOf(t, client, topic).LastDeliveredID == ids[1] }, "a second delivery")
 	noMessage(t, messages)
-	for _, m := range held {
+	for _, m := range leased {
 		m.Ack()
 	}
 	eventuallyPending(t, client, topic, 0)
@@ -221,7 +220,7 @@ func TestSubscriber_LeasedMessagesAreNotHandledTwiceAfterGroupLoss(t *testing.T)
 
 // The consumer that makes the group again knows where it stood, but not what others hold:
 // their messages are neither pending nor unread any more, and when their handlers fail they
-// are gone. (F50)
+// are gone.
 func TestSubscriber_EachConsumerRestoresItsLeases(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -256,7 +255,7 @@ func TestSubscriber_EachConsumerRestoresItsLeases(t *testing.T) {
 }
 
 // The group is made again without what is held, and the reply to putting that back is lost: the
-// entry is pending again, and nobody was told. (F50)
+// entry is pending again, and nobody was told.
 func TestSubscriber_RestoredEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -283,21 +282,21 @@ func TestSubscriber_RestoredEntriesAreReported(t *testing.T) {
 }
 
 // Several consumers lose their group while each handles a message: nobody hangs, and both
-// acknowledgements arrive or the message comes again. (F49)
+// acknowledgements arrive or the message comes again.
 func TestSubscriber_SeveralConsumersLoseTheirGroup(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
-	var held []*message.Message
+	var leased []*message.Message
 	var channels []<-chan *message.Message
 	for range 2 {
 		channels = append(channels, newSub(t, client).subscribe(t, topic))
 	}
 	publish(t, client, topic, "a", "b")
 	for _, c := range channels {
-		held = append(held, receive(t, c))
+		leased = append(leased, receive(t, c))
 	}
 	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
-	for _, m := range held {
+	for _, m := range leased {
 		m.Nack()
 	}
 	var handlers []*handler
@@ -313,7 +312,7 @@ func TestSubscriber_SeveralConsumersLoseTheirGroup(t *testing.T) {
 }
 
 // CLIENT KILL and CLIENT UNBLOCK end a blocked read with neither an entry nor one of those
-// texts. (F51)
+// texts.
 func TestSubscriber_KilledOrUnblockedReadResumes(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -357,7 +356,7 @@ func blockedClient(t *testing.T, client *redis.Client) int64 {
 }
 
 // Instances that start together create the group at the same time; all but one get BUSYGROUP
-// and fail. (F52)
+// and fail.
 func TestSubscriber_InstancesStartTogether(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -384,7 +383,7 @@ func TestSubscriber_InstancesStartTogether(t *testing.T) {
 }
 
 // Something removes the group as soon as it is there again: making it again must not become a
-// hot loop. (F15, F49)
+// hot loop.
 func TestSubscriber_GroupThatVanishesAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -405,7 +404,7 @@ func TestSubscriber_GroupThatVanishesAgainAndAgain(t *testing.T) {
 }
 
 // Others have made the group again, and one of them has what is held here: a late ack, though
-// its lease is young, must not take it away. (F32, F50)
+// its lease is young, must not take it away.
 func TestSubscriber_RestoreLeavesEntriesOfOtherConsumers(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -432,7 +431,7 @@ func TestSubscriber_RestoreLeavesEntriesOfOtherConsumers(t *testing.T) {
 }
 
 // An acknowledgement that finds no group while its subscriber closes has nobody left who would
-// make it again: it is reported, and Close does not wait for it. (F31, F62)
+// make it again: it is reported, and Close does not wait for it.
 func TestSubscriber_CloseWithoutAGroup(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -451,8 +450,7 @@ func TestSubscriber_CloseWithoutAGroup(t *testing.T) {
 }
 
 // A stream that was deleted may go on with lower IDs, where the clock was set back or the IDs
-// are the publisher's own: a group that is made again behind the old ones waits for ever. (F49,
-// F50)
+// are the publisher's own: a group that is made again behind the old ones waits for ever.
 func TestSubscriber_StreamThatIsRecreated(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -21,7 +21,7 @@ import (
 )
 
 // Close returns while a handler runs, whose success is lost, and leaves what was fetched
-// pending until it has aged: duplicates and a gap with every deploy. (F56)
+// pending until it has aged: duplicates and a gap with every deploy.
 func TestSubscriber_CloseWaitsForHandlersAndReleasesTheRest(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -32,7 +32,7 @@ func TestSubscriber_CloseWaitsForHandlersAndReleasesTheRest(t *testing.T) {
 	msg := receive(t, messages)
 	eventuallyPending(t, client, topic, 4) // three are fetched and wait
 	second := newSub(t, server.Client(t), inFlight(4), minIdle(time.Minute))
-	peer := second.subscribe(t, topic)
+	other := second.subscribe(t, topic)
 
 	const handling = 300 * time.Millisecond
 	live := make(chan error, 1)
@@ -44,7 +44,7 @@ func TestSubscriber_CloseWaitsForHandlersAndReleasesTheRest(t *testing.T) {
 	start := time.Now()
 	closed := make(chan time.Duration, 1)
 	go func() { closed <- first.closeSoon(t) }()
-	require.ElementsMatch(t, []string{"b", "c", "d"}, receiveAcked(t, peer, 3))
+	require.ElementsMatch(t, []string{"b", "c", "d"}, receiveAcked(t, other, 3))
 	require.Less(t, time.Since(start), handling+time.Second, "a peer has to wait until they have aged")
 	require.GreaterOrEqual(t, <-closed, handling-10*time.Millisecond)
 	require.NoError(t, <-live, "the context of the handler ends with Close")
@@ -55,7 +55,7 @@ func TestSubscriber_CloseWaitsForHandlersAndReleasesTheRest(t *testing.T) {
 }
 
 // A handler that does not end keeps Close from returning, or its message is settled behind
-// its back. (F56: bounded)
+// its back.
 func TestSubscriber_CloseIsBounded(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -63,12 +63,12 @@ func TestSubscriber_CloseIsBounded(t *testing.T) {
 	const drain = 100 * time.Millisecond
 	sub := newSub(t, client, inFlight(2), tuned(func(c *redischannels.Tuning) { c.DrainTimeout = drain }))
 	messages := sub.subscribe(t, topic)
-	held := []*message.Message{receive(t, messages), receive(t, messages)}
+	leased := []*message.Message{receive(t, messages), receive(t, messages)}
 	took := sub.closeSoon(t)
 	require.GreaterOrEqual(t, took, drain)
 	require.Less(t, took, drain+2*time.Second)
 	require.ElementsMatch(t, ids, sub.events.wait(t, redischannels.EventAbandoned).EntryIDs)
-	for _, msg := range held {
+	for _, msg := range leased {
 		require.Error(t, msg.Context().Err())
 		msg.Ack() // too late, and harmless
 	}
@@ -97,17 +97,17 @@ func TestSubscriber_NackDuringClose(t *testing.T) {
 		defer close(closed)
 		sub.closeSoon(t)
 	}()
-	peer := newSub(t, server.Client(t), minIdle(time.Minute)).subscribe(t, topic)
-	noMessage(t, peer)
+	other := newSub(t, server.Client(t), minIdle(time.Minute)).subscribe(t, topic)
+	noMessage(t, other)
 	msg.Nack()
 	<-closed
-	again := receive(t, peer)
+	again := receive(t, other)
 	require.Equal(t, 2, countOf(t, again))
 	again.Ack()
 	eventuallyPending(t, client, topic, 0)
 }
 
-// Closing one subscriber closes the caller's client, and its siblings die in silence. (F57)
+// Closing one subscriber closes the caller's client, and its siblings die in silence.
 func TestSubscriber_CloseLeavesTheClientOpen(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -130,7 +130,7 @@ func TestSubscriber_CloseLeavesTheClientOpen(t *testing.T) {
 	require.NoError(t, client.Ping(t.Context()).Err())
 }
 
-// Close waits for an application that no longer receives. (F58)
+// Close waits for an application that no longer receives.
 func TestSubscriber_CloseNeedsNoReceiver(t *testing.T) {
 	server := redistest.Shared(t) // not parallel: it counts goroutines
 	goroutines := redistest.Goroutines(t)
@@ -153,7 +153,7 @@ func TestSubscriber_CloseNeedsNoReceiver(t *testing.T) {
 }
 
 // A read that is blocked at Close takes one more message with it, which then waits until it
-// has aged. (F59)
+// has aged.
 func TestSubscriber_CloseTakesNoMessageAlong(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -199,7 +199,7 @@ func TestSubscriber_CloseTakesNoMessageAlong(t *testing.T) {
 	}
 }
 
-// An Ack that is given just before Close is lost although it was logged. (F29, F59)
+// An Ack that is given just before Close is lost although it was logged.
 func TestSubscriber_AckThenClose(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -213,7 +213,7 @@ func TestSubscriber_AckThenClose(t *testing.T) {
 	}
 }
 
-// An Ack that waits for the one before it to be written is forgotten by Close. (F29)
+// An Ack that waits for the one before it to be written is forgotten by Close.
 func TestSubscriber_CloseWritesAcksBehindOneUnderWay(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -242,7 +242,7 @@ func TestSubscriber_CloseWritesAcksBehindOneUnderWay(t *testing.T) {
 }
 
 // A subscriber that waits for messages in a blocked read closes only when the read ends, or
-// when its connection is cut. (F62)
+// when its connection is cut.
 func TestSubscriber_CloseWhileIdle(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -261,7 +261,7 @@ func TestSubscriber_CloseWhileIdle(t *testing.T) {
 }
 
 // A renewal that has begun before Close is carried out after the hand-back, and a peer waits
-// for MinIdle. (F56)
+// for MinIdle.
 func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -308,7 +308,7 @@ func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 
 // A step of the claim walk was under way while a subscription ended: what it claimed came
 // behind the last hand-back, and waited for MinIdle in the name of a consumer that was gone.
-// (F56, F59) Not parallel: it looks at goroutines.
+// Not parallel: it looks at goroutines.
 func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	server := redistest.Shared(t)
 	admin, topic := server.Client(t), redistest.Key(t)

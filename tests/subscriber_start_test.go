@@ -41,7 +41,7 @@ func arg(cmd redis.Cmder, word string) (string, bool) {
 	return "", false
 }
 
-// F8: a new group misses the backlog or replays everything, without being asked.
+// A new group misses the backlog or replays everything, without being asked.
 func TestSubscriber_StartFrom(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -96,7 +96,7 @@ func nilIfEmpty(s []string) []string {
 	return s
 }
 
-// F8, F9: `$` is resolved by a goroutine after Subscribe has returned, so what is published
+// `$` is resolved by a goroutine after Subscribe has returned, so what is published
 // right after it is lost (50 of 50).
 func TestSubscriber_NothingIsLostRightAfterSubscribe(t *testing.T) {
 	t.Parallel()
@@ -128,7 +128,7 @@ func TestSubscriber_NothingIsLostRightAfterSubscribe(t *testing.T) {
 	}
 }
 
-// F10: between two reads with `$` everything is lost until the first message has arrived.
+// Between two reads with `$` everything is lost until the first message has arrived.
 func TestFanOut_NothingIsLostBetweenReads(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -162,7 +162,7 @@ func TestFanOut_NothingIsLostBetweenReads(t *testing.T) {
 	require.Zero(t, dollars, "no blocking read asks for $")
 }
 
-// F11: the first read has no COUNT: the whole stream goes through the network for one message.
+// The first read has no COUNT: the whole stream goes through the network for one message.
 func TestSubscriber_EveryReadIsBounded(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -220,7 +220,7 @@ func TestSubscriber_EveryReadIsBounded(t *testing.T) {
 	require.Empty(t, unbounded)
 }
 
-// F12: replay skips 1-1 because it adds one to the wrong half of the ID, or reads an entry
+// Replay skips 1-1 because it adds one to the wrong half of the ID, or reads an entry
 // that cannot be decoded for ever.
 func TestSubscriber_ReplayIsExact(t *testing.T) {
 	t.Parallel()
@@ -262,7 +262,7 @@ func TestSubscriber_ReplayIsExact(t *testing.T) {
 	})
 }
 
-// F13: between the end of a replay and the beginning of live reading entries are lost or
+// Between the end of a replay and the beginning of live reading entries are lost or
 // delivered twice.
 func TestSubscriber_ReplayContinuesIntoLive(t *testing.T) {
 	t.Parallel()

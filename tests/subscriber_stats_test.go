@@ -49,8 +49,8 @@ func TestStats_Group(t *testing.T) {
 
 	publish(t, client, topic, "a", "b", "c")
 	a, b := receive(t, messages), receive(t, messages)
-	held := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.InFlight == 2 && s.Delivered == 2 }, "two in flight")
-	require.Positive(t, held.Bytes)
+	leased := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.InFlight == 2 && s.Delivered == 2 }, "two in flight")
+	require.Positive(t, leased.Bytes)
 
 	a.Nack()
 	statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.BackingOff == 1 }, "one is backing off")

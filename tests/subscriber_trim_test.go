@@ -15,11 +15,11 @@ import (
 )
 
 // MAXLEN removes what a group has not read yet: 139 of 1,000 are delivered, and nobody is
-// told. (F71)
+// told.
 func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	tells := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence
 
 	t.Run("while it was away", func(t *testing.T) {
 		t.Parallel()
@@ -31,7 +31,7 @@ func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 		messages := sub.subscribe(t, topic)
 		require.Equal(t, numbered(1000)[861:], receiveAcked(t, messages, 139))
 		eventuallyPending(t, client, topic, 0)
-		if !tells {
+		if !reports {
 			sub.events.none(t, redischannels.EventTrimmed)
 			return
 		}
@@ -47,7 +47,7 @@ func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
 		sub := newSub(t, client)
 		messages := sub.subscribe(t, topic)
-		if tells {
+		if reports {
 			require.Equal(t, 3, sub.events.wait(t, redischannels.EventTrimmed).Count)
 		}
 		publish(t, client, topic, "d")
@@ -61,7 +61,7 @@ func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 		publish(t, client, topic, numbered(10)...)
 		msg := receive(t, messages)
 		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 2).Err())
-		if !tells { // what was fetched comes from memory, and then what is left
+		if !reports { // what was fetched comes from memory, and then what is left
 			msg.Ack()
 			for last := ""; last != "9"; {
 				last = receiveAcked(t, messages, 1)[0]
@@ -99,11 +99,11 @@ func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 	})
 }
 
-// Reading on from an ID that was trimmed away skips what lay between, in silence. (F77)
+// Reading on from an ID that was trimmed away skips what lay between, in silence.
 func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	tells := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence
 	gapOf := func(t *testing.T, err error) *redischannels.GapError {
 		t.Helper()
 		var gap *redischannels.GapError
@@ -112,11 +112,11 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 	}
 	waitGap := func(t *testing.T, sub *testSub, want redischannels.GapError) {
 		t.Helper()
-		if tells {
+		if reports {
 			require.Equal(t, want, *gapOf(t, sub.events.wait(t, redischannels.EventGap).Err))
 		}
 	}
-	gaps := map[bool]int{true: 1, false: 0}[tells]
+	gaps := map[bool]int{true: 1, false: 0}[reports]
 
 	t.Run("fan-out, before", func(t *testing.T) {
 		t.Parallel()
@@ -189,7 +189,7 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 		for len(seen) == 0 || seen[len(seen)-1] != "499" {
 			seen = append(seen, receiveAcked(t, messages, 1)...)
 		}
-		if tells {
+		if reports {
 			require.Equal(t, ids[497], gapOf(t, sub.events.wait(t, redischannels.EventGap).Err).FirstAvailable)
 		}
 		require.Equal(t, []string{"497", "498", "499"}, seen[len(seen)-3:])
@@ -216,12 +216,12 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 		topic := redistest.Key(t)
 		const n = 3000
 		publish(t, client, topic, numbered(n)...)
-		told := 0
+		reported := 0
 		var last string
 		for msg, err := range newSub(t, client).History(t.Context(), topic, redischannels.Oldest, redischannels.Latest) {
 			if err != nil {
 				gapOf(t, err)
-				told++
+				reported++
 				continue
 			}
 			if last == "" {
@@ -229,7 +229,7 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 			}
 			last = string(msg.Payload)
 		}
-		require.Equal(t, gaps, told)
+		require.Equal(t, gaps, reported)
 		require.Equal(t, "2999", last)
 	})
 	t.Run("history, empty", func(t *testing.T) {
@@ -267,13 +267,12 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 // An entry that was trimmed leaves the pending entries list by the command that renews it or
 // hands it back. Where nobody handled it, who sent that command did not look at what it said, and
 // the entry was gone without a word. Before Redis 7 it stays in the list, and who claims it tells.
-// (F48)
 func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 	t.Parallel()
-	tells := redistest.IsRedis7(t, redistest.Shared(t).Client(t))
+	reports := redistest.IsRedis7(t, redistest.Shared(t).Client(t))
 	trimmed := func(t *testing.T, client *redis.Client, sub *testSub, topic string, ids []string) {
 		t.Helper()
-		if !tells {
+		if !reports {
 			sub.closeSoon(t)
 			sub.events.none(t, redischannels.EventTrimmed)
 			sub = newSub(t, client, inFlight(8), minIdle(shortIdle))
@@ -307,7 +306,7 @@ func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 		eventuallyPending(t, client, topic, 2)
 		require.NoError(t, client.XDel(t.Context(), topic, ids[1]).Err())
 		trimmed(t, client, sub, topic, ids[1:])
-		if tells {
+		if reports {
 			receive(t, messages).Ack()
 			eventuallyPending(t, client, topic, 0)
 		}

@@ -53,7 +53,7 @@ func TestReaderKnowsBothProtocols(t *testing.T) {
 	}
 }
 
-func TestReaderRefusesWhatIsNoRESP(t *testing.T) {
+func TestReaderRefusesInvalidRESP(t *testing.T) {
 	for _, text := range []string{
 		"\r\n", "+\n", "HTTP/1.1 200 OK\r\n", "*x\r\n", "*\r\n", "*99999999\r\n", "*3\r\n:1\r\n", "*2\r\n$7\r\nmessage\r\n$1\r\nc\r\n",
 		"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nabc\r\n", "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$99999999999\r\n",

@@ -87,7 +87,7 @@ func TestDropReplyExecutesTheCommand(t *testing.T) {
 }
 
 // With its default of three retries go-redis writes the entry twice and answers nil: the
-// failure that the library's publisher must not have (F1).
+// failure that the library's publisher must not have.
 func TestDropReplyShowsTheRetryOfGoRedis(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

@@ -29,7 +29,7 @@ func TestReplyLenFindsTheBorder(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotRESP(t *testing.T) {
+func TestNotRESP(t *testing.T) {
 	t.Parallel()
 	for _, bytes := range []string{"PING\r\n", "\x16\x03\x01\x02\x00\x01", "\r\n", "$4\r\nPING\r\n"} {
 		_, err := requestLen([]byte(bytes))

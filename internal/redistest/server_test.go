@@ -132,7 +132,7 @@ func TestTLSDemandsACertificate(t *testing.T) {
 	require.Error(t, nobody.Ping(ctx).Err())
 }
 
-func TestStartTellsWhatTheServerSays(t *testing.T) {
+func TestStartReportsTheOutputOfTheServer(t *testing.T) {
 	t.Parallel()
 	_, err := launch(config{lines: []string{"no-such-directive yes"}})
 	require.ErrorContains(t, err, "no-such-directive")

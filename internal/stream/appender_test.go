@@ -16,7 +16,7 @@ import (
 
 // Who shares a load with somebody that gave up was told that his own append was withdrawn,
 // where no timeout of ours and no retries of the client were set.
-func TestOnesEndIsNotTheOthers(t *testing.T) {
+func TestCallersEndIndependently(t *testing.T) {
 	t.Parallel()
 	refused := &net.OpError{Op: "dial", Err: errors.New("refused")}
 	release := make(chan struct{})

@@ -40,7 +40,7 @@ func readLarge(t *testing.T, entries int) []Entry {
 
 // Memory that is used again while somebody needs it would make messages of other messages'
 // bytes: a chunk is free when the last copy of the last entry is released, not before.
-func TestChunkIsFreeWhenNobodyUsesIt(t *testing.T) {
+func TestChunkIsFreeWhenUnused(t *testing.T) {
 	entries := readLarge(t, 500)
 	in := entries[0].in
 	require.NotNil(t, in)

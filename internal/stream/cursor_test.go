@@ -35,7 +35,7 @@ func (s *trimmed) info() Info {
 // Whatever is added and trimmed before and between a read and the look after it: entries
 // that were missed are told before those behind them, and nothing else is. Only where all
 // that was read is gone when it looks, it may tell too early.
-func TestCursorTellsWhatIsMissed(t *testing.T) {
+func TestCursorReportsWhatIsMissed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := &trimmed{added: rapid.Uint64Range(0, 20).Draw(t, "before")}
 		s.trim(rapid.Uint64Range(0, 20).Draw(t, "left"))

@@ -12,7 +12,7 @@ import (
 )
 
 // Recovery that does not recognise an error waits for ever or gives up. The texts are those of
-// Redis 6.2 to 8 and of Valkey. (F51)
+// Redis 6.2 to 8 and of Valkey.
 func TestClassify(t *testing.T) {
 	for text, want := range map[string]Kind{
 		"NOGROUP No such key 'a' or consumer group 'g' in XREADGROUP with GROUP option": KindNoGroup,

@@ -28,7 +28,7 @@ func TestParseID(t *testing.T) {
 }
 
 // Reading "after" an ID by adding one to its milliseconds skips entries, and the ends of the
-// range must not wrap around. (F12)
+// range must not wrap around.
 func TestIDBorders(t *testing.T) {
 	greatest := ID{Ms: math.MaxUint64, Seq: math.MaxUint64}
 	require.Equal(t, ID{}, ID{}.Prev())
