@@ -47,9 +47,47 @@ func TestDocumentationIsCompiled(t *testing.T) {
 }
 
 // A test that a page names as the proof of something is renamed, and the promise stands there
-// without one. A name that ends with _ or is shortened stands for several.
+// without one. A name that ends with ... stands for all that begin like it.
 func TestDocumentationNamesTests(t *testing.T) {
 	t.Parallel()
+	tests := testNames(t)
+	pages, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	for _, page := range append(pages, "README.md", "CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, part := range strings.Split(string(text), "`Test")[1:] {
+			name, _, _ := strings.Cut("Test"+part, "`")
+			prefix, shortened := strings.CutSuffix(name, "...")
+			require.True(t, slices.ContainsFunc(tests, func(test string) bool {
+				return test == name || shortened && strings.HasPrefix(test, prefix)
+			}), "%s: there is no %s", page, name)
+		}
+	}
+}
+
+// A failure without a test is a claim. Every row of the page names at least one.
+func TestDocumentationProvesFailureModes(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("docs/failure-modes.md")
+	require.NoError(t, err)
+	rows := 0
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| failure ") {
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		require.Len(t, cells, 3, line)
+		require.Contains(t, cells[2], "`Test", line)
+		rows++
+	}
+	require.NotZero(t, rows)
+}
+
+// testNames returns the names of all tests of the repository.
+func testNames(t *testing.T) []string {
+	t.Helper()
 	var tests []string
 	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
@@ -62,15 +100,7 @@ func TestDocumentationNamesTests(t *testing.T) {
 		}
 		return err
 	}))
-	for _, page := range []string{"docs/guarantees.md", "docs/acl.md"} {
-		text, err := os.ReadFile(page)
-		require.NoError(t, err)
-		for _, part := range strings.Split(string(text), "`Test")[1:] {
-			name, _, _ := strings.Cut(part, "`")
-			name = "Test" + strings.TrimSuffix(name, "...")
-			require.True(t, slices.ContainsFunc(tests, func(test string) bool { return strings.HasPrefix(test, name) }), "%s: %s", page, name)
-		}
-	}
+	return tests
 }
 
 // Links between pages lead somewhere.
