@@ -292,7 +292,7 @@ func (j *journal) dropped(p *report) {
 // revokes tells whether an event says of an entry that its acknowledgement was not written.
 func (e event) revokes(id string) bool {
 	kind, ids, _ := strings.Cut(e.text, " ")
-	return slices.Contains([]string{"abandoned", "lease-lost", "settle-ignored"}, kind) && slices.Contains(strings.Split(ids, ","), id)
+	return slices.Contains([]string{"abandoned", "lease-lost", "ack-ignored"}, kind) && slices.Contains(strings.Split(ids, ","), id)
 }
 
 // again counts what was handled a second time without a nack by the fault before it. Without a

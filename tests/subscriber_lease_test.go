@@ -80,7 +80,7 @@ func TestSubscriber_HandlerOfAStoppedProcess(t *testing.T) {
 	mine := pendingOf(t, client, topic)[0].Consumer
 
 	child.Resume()
-	require.Equal(t, id, child.WaitLine("event settle-ignored ", soon))
+	require.Equal(t, id, child.WaitLine("event ack-ignored ", soon))
 	pending := pendingOf(t, client, topic)
 	require.Len(t, pending, 1, "the late ack took the entry away from its owner")
 	require.Equal(t, mine, pending[0].Consumer)
@@ -182,7 +182,7 @@ func TestSubscriber_LeaseRunsFromTheSendingOfTheCommand(t *testing.T) {
 	}, "the entry of another consumer is handled or taken back")
 }
 
-// The same delay, but nobody claims the entry: it is handed over, once, under a new lease.
+// The same delay, but no consumer claims the entry: it is delivered, once, under a new lease.
 func TestSubscriber_LateReplyOfAnUnclaimedEntryIsDelivered(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -190,7 +190,7 @@ func TestSubscriber_LateReplyOfAnUnclaimedEntryIsDelivered(t *testing.T) {
 	slow, client := server.Client(t, redistest.Via(proxy)), server.Client(t)
 	topic := redistest.Key(t)
 	sub := newSub(t, slow, tuned(func(c *redischannels.Tuning) {
-		c.MinIdle, c.ClaimInterval = frozenIdle, time.Hour // a claim from itself would count the read as a hand-over
+		c.MinIdle, c.ClaimInterval = frozenIdle, time.Hour // a claim from itself would count the read as a delivery
 	}))
 	messages := sub.subscribe(t, topic)
 
@@ -206,14 +206,14 @@ func TestSubscriber_LateReplyOfAnUnclaimedEntryIsDelivered(t *testing.T) {
 	publish(t, client, topic, "m")
 	msg := receive(t, messages)
 	require.Equal(t, 1, countOf(t, msg))
-	require.Less(t, pendingOf(t, client, topic)[0].Idle, frozenIdle, "the lease was not renewed before the hand-over")
+	require.Less(t, pendingOf(t, client, topic)[0].Idle, frozenIdle, "the lease was not renewed before the delivery")
 	msg.Ack()
 	eventuallyPending(t, client, topic, 0)
 	noMessage(t, messages)
 	sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 }
 
-// A message that was lost is settled: nothing is written for it, and its place is free.
+// A lost lease ends its message here: nothing is written for it, and its slot is free.
 func TestSubscriber_LostLeaseFreesItsSlot(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
