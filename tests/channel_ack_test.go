@@ -70,8 +70,8 @@ func TestChannel_MiddlewareAcks(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// Deliveries that nobody settles do not hold up Close for longer than DrainTimeout; their
-// contexts end with it, and they stay pending. Those that are settled while it waits are.
+// Deliveries that are not acknowledged do not delay Close for longer than DrainTimeout; their
+// contexts end with it, and they stay pending. Acks that are given while it waits are written.
 func TestChannel_CloseAbandonsDeliveries(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -95,8 +95,8 @@ func TestChannel_CloseAbandonsDeliveries(t *testing.T) {
 	require.Len(t, pendingOf(t, hub.client, key), 3)
 }
 
-// A transport within the process may keep the context of what is published. Who settles a
-// message that was published while another was handled does not settle that one.
+// A transport within the process may keep the context of what is published. Acking a
+// message that was published while another was handled does not ack that one.
 func TestChannel_ContextOfAnotherDelivery(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

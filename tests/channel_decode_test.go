@@ -30,7 +30,7 @@ func badEntries(t *testing.T, hub *testHub, key string) (ids []string) {
 
 var flaminco = redischannels.StreamChannelConfig{Marshaler: redischannels.FlamincoMarshaler{}}
 
-// An entry that cannot be decoded is told of, ends in the dead letters,
+// An entry that cannot be decoded is reported, becomes a dead letter,
 // is not pending for ever, and hides no other.
 func TestChannel_UndecodableInAGroup(t *testing.T) {
 	t.Parallel()

@@ -185,7 +185,7 @@ func TestChannel_CloseDrains(t *testing.T) {
 	require.NoError(t, <-closed)
 	for _, p := range pendingOf(t, hub.client, key) {
 		require.NotEqual(t, d.ID, p.ID, "its acknowledgement is written")
-		require.Zero(t, p.RetryCount, "what nobody has begun is handed back")
+		require.Zero(t, p.RetryCount, "what no handler has begun is released")
 	}
 }
 

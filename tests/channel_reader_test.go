@@ -204,7 +204,7 @@ func TestChannel_LeavingALoopKeepsTheValue(t *testing.T) {
 	}
 }
 
-// What a loop has left is given to a peer when nobody reads here any more, and when the
+// What a loop has left is released to another reader when nothing reads here any more, and when the
 // reader is closed, as if it had not been delivered.
 func TestChannel_UnreadValueReachesAnotherReader(t *testing.T) {
 	t.Parallel()

@@ -37,7 +37,7 @@ func TestChannel_GoChannel(t *testing.T) {
 	require.WithinDuration(t, time.Now(), d.Time, time.Minute)
 	require.ErrorIs(t, d.Reject("x"), redischannels.ErrNotSupported)
 	require.ErrorIs(t, d.NackAfter(time.Second), redischannels.ErrNotSupported)
-	require.NoError(t, d.Nack(), "it is still to be settled")
+	require.NoError(t, d.Nack(), "it is neither acked nor nacked yet")
 	d, err = r.Receive(ctx)
 	require.NoError(t, err)
 	n, err := r.Ack(ctx, d.ID)
@@ -55,7 +55,7 @@ func TestChannel_GoChannel(t *testing.T) {
 	}
 	d, err = r.Receive(ctx)
 	require.NoError(t, err)
-	require.Equal(t, left, d.Value.ID, "handed back")
+	require.Equal(t, left, d.Value.ID, "delivered again")
 	require.NoError(t, d.Ack())
 	_, err = r.Read(ctx)
 	require.NoError(t, err)
@@ -221,7 +221,7 @@ func TestChannel_FailedPublisher(t *testing.T) {
 	require.Equal(t, []string{"", ""}, ids)
 }
 
-// A message that was published twice, with one UUID, is two deliveries; each is settled for
+// A message that was published twice, with one UUID, is two deliveries; each is acked for
 // itself and neither keeps its place for ever.
 func TestChannel_PubSubOneUUIDTwice(t *testing.T) {
 	t.Parallel()

@@ -52,7 +52,7 @@ func TestClient_SharedByManyAdapters(t *testing.T) {
 	require.NoError(t, client.Ping(t.Context()).Err(), "the client is the caller's")
 }
 
-// Each quiet subscription holds a connection of the pool, until publishing and settling
+// Each quiet subscription holds a connection of the pool, until publishing and acking
 // time out. 20 of them and a publisher share a pool of 2, at one connection for each in a group
 // and one for all others.
 func TestClient_QuietSubscriptionsLeaveThePoolAlone(t *testing.T) {

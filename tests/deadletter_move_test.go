@@ -291,7 +291,7 @@ func TestDeadLetterMove_GroupLost(t *testing.T) {
 
 // A lost reply, after which go-redis sends the script again. The second run
 // must not write a second dead letter, and must not answer that somebody else
-// has settled the entry.
+// has acknowledged the entry.
 func TestDeadLetterMove_LostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -334,7 +334,7 @@ func TestDeadLetterMove_LosesLeaseBeforeTransaction(t *testing.T) {
 		"other owner": func(ctx context.Context, d *deadMove) error {
 			return d.client.XClaimJustID(ctx, &redis.XClaimArgs{Stream: d.Topic, Group: "g", Consumer: "other", Messages: []string{d.EntryID}}).Err()
 		},
-		"settled": func(ctx context.Context, d *deadMove) error {
+		"acked": func(ctx context.Context, d *deadMove) error {
 			return d.client.XAck(ctx, d.Topic, "g", d.EntryID).Err()
 		},
 		"group lost": func(ctx context.Context, d *deadMove) error {
@@ -354,7 +354,7 @@ func TestDeadLetterMove_LosesLeaseBeforeTransaction(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, stream.DeadLetterResult{Outcome: stream.DeadLetterOtherOwner, Owner: "other"}, res)
 				d.requirePending(t, "other")
-			case "settled":
+			case "acked":
 				require.NoError(t, err)
 				require.Equal(t, stream.DeadLetterResult{Outcome: stream.DeadLetterSettled}, res)
 			default:

@@ -37,7 +37,7 @@ func TestDeadLetters_Requeue(t *testing.T) {
 		Stream: topic.name, Group: "g", Consumer: "c", Start: "0", MinIdle: 365 * 24 * time.Hour, Count: 10,
 	}).Result()
 	require.NoError(t, err)
-	require.Equal(t, []string{entry}, ids, "idle since the epoch: any claim walk takes it")
+	require.Equal(t, []string{entry}, ids, "idle since the epoch: any claim scan takes it")
 
 	results, err = letters.Requeue(t.Context(), topic.name, id)
 	require.NoError(t, err)

@@ -130,7 +130,7 @@ func (e *events) none(t *testing.T, kinds ...redischannels.EventKind) {
 	}
 }
 
-// receive returns the next message; it does not settle it.
+// receive returns the next message and leaves it unacknowledged.
 func receive(t *testing.T, messages <-chan *message.Message) *message.Message {
 	t.Helper()
 	select {

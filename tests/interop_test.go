@@ -231,7 +231,7 @@ func TestInterop_ClaimFromEachOther(t *testing.T) {
 		publish(t, client, topic, "a", "b", "c")
 		redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, client, topic)) > 0 }, "nothing is held")
 		sub.closeSoon(t)
-		require.NotEmpty(t, pendingOf(t, client, topic), "handed back")
+		require.NotEmpty(t, pendingOf(t, client, topic), "released")
 
 		got := receiveAcked(t, oldSubscribe(t, oldConfig(server), topic), 3)
 		slices.Sort(got)

@@ -62,7 +62,7 @@ func TestNetwork_SubscribeEndsWhilePacketsVanish(t *testing.T) {
 }
 
 // A subscription is closed while its connection is dead and the server has handed an entry to
-// that: nobody has seen it, and a peer would have to wait until it has aged.
+// that: no handler has seen it, and another consumer would have to wait for MinIdle.
 func TestNetwork_CloseReleasesEntriesOfALostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -75,7 +75,7 @@ func TestNetwork_OutageInEveryState(t *testing.T) {
 			o.server.Stop()
 			return []string{"b"}, func() { o.leased = msg }
 		},
-		"settling": func(t *testing.T, o *outageTest) ([]string, func()) {
+		"acking": func(t *testing.T, o *outageTest) ([]string, func()) {
 			publish(t, o.admin, o.topic, "a", "b")
 			msg := receive(t, o.messages)
 			o.stopAt(t, "xack", func() { msg.Ack() })
@@ -121,7 +121,7 @@ func TestNetwork_OutageInEveryState(t *testing.T) {
 				}
 				got := receiveAcked(t, o.messages, len(want))
 				require.ElementsMatch(t, want, got, "each once")
-				if name != "claiming" { // its walk and its reads are two ways
+				if name != "claiming" { // its claim scan and its reads are two ways
 					require.Equal(t, want, got)
 				}
 				require.Less(t, time.Since(back), 3*time.Second)

@@ -231,7 +231,7 @@ func TestNetwork_LostRepliesOfAConsumer(t *testing.T) {
 				require.Equal(t, "last", string(msg.Payload))
 				require.Equal(t, 1, countOf(t, msg))
 
-				// The group vanishes under the last one, which is settled when it is back.
+				// The group vanishes under the last one, which is acknowledged when it is back.
 				redistest.Eventually(t, soon, func() bool { return direct.XLen(t.Context(), deadStream(topic)).Val() == 1 }, "a dead letter")
 				eventuallyPending(t, direct, topic, 1)
 				require.NoError(t, direct.XGroupDestroy(t.Context(), topic, "g").Err())

@@ -280,7 +280,7 @@ func TestSubscriber_EveryDeliveryHasItsOwnContext(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
 	type key struct{}
 
-	t.Run("settled", func(t *testing.T) {
+	t.Run("acked or nacked", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		sub := newSub(t, client)
@@ -361,8 +361,8 @@ func TestSubscriber_EveryDeliveryHasItsOwnContext(t *testing.T) {
 	})
 }
 
-// The reply to an XACK is lost, and the second one answers 0: the message was acknowledged, not
-// settled too late.
+// The reply to an XACK is lost, and the second one answers 0: the message was acknowledged, and
+// not too late.
 func TestSubscriber_LostAckReplyIsNoLateAck(t *testing.T) {
 	t.Parallel()
 	for _, retries := range []int{-1, 3} {

@@ -110,7 +110,7 @@ func TestSubscriber_ClaimScanPassesABusyHead(t *testing.T) {
 			ids := deliverTo(t, client, topic, "other", 150, 0)
 			setIdle(t, client, topic, "other", time.Hour, ids[120:]...)
 			sub := newSub(t, client, inFlight(n), tuned(func(c *redischannels.Tuning) {
-				c.MinIdle, c.ClaimInterval = time.Minute, time.Hour // one walk, that of Subscribe
+				c.MinIdle, c.ClaimInterval = time.Minute, time.Hour // one scan, that of Subscribe
 			}))
 			messages := sub.subscribe(t, topic)
 			var claimed []string
@@ -314,8 +314,8 @@ func TestSubscriber_TrimmedPendingEntriesAreReported(t *testing.T) {
 	})
 }
 
-// Two duties of one subscription recover entries: the walk, and the look at what is its own
-// after a failed read. One sees what the other has just claimed, and both admit it.
+// Two duties of one subscription recover entries: the claim scan, and the read of its own pending
+// entries after a failed read. One sees what the other has just claimed, and both lease it.
 func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -346,7 +346,7 @@ func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 		}
 	})
 	messages := sub.subscribe(t, topic)
-	// An entry becomes claimable while the reader is blocked: the ticking walk finds it.
+	// An entry becomes claimable while the reader is blocked: the periodic scan finds it.
 	require.NoError(t, direct.XGroupSetID(t.Context(), topic, "g", "18446744073709551614-0").Err())
 	id := publish(t, direct, topic, "m")[0]
 	require.NoError(t, direct.Do(t.Context(), "XCLAIM", topic, "g", "dead", 0, id, "IDLE", time.Hour.Milliseconds(), "RETRYCOUNT", 1, "FORCE", "JUSTID").Err())
@@ -364,7 +364,7 @@ func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 }
 
 // Of several subscriptions of one process only one looks for entries per interval. If that is
-// always the one that has no room, the idle one never gets what the busy one hands back.
+// always the one that has no room, the idle one never gets what the busy one releases.
 func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -378,7 +378,7 @@ func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	time.Sleep(interval / 4) // the phase in which the busy one always comes first
 	messages := newSub(t, client, slow).subscribe(t, topic)
 	setIdle(t, client, topic, "dead", time.Hour, claimable...)
-	// The busy one may take it first; after a second it hands it back.
+	// The busy one may take it first; after a second it releases it.
 	select {
 	case msg := <-messages:
 		require.Equal(t, "claimed", string(msg.Payload))
@@ -390,7 +390,7 @@ func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// After an outage that was longer than MinIdle a walk claims what this process holds itself. An
+// After an outage that was longer than MinIdle a scan claims what this process has leased itself. An
 // entry that is acknowledged between its reading and the look at what is held was taken for a
 // new one, put back into the group and handled again.
 func TestSubscriber_AckDuringAClaimOfItsOwnEntry(t *testing.T) {

@@ -128,7 +128,7 @@ func TestSubscriber_AllocationsPerMessage(t *testing.T) {
 		require.LessOrEqual(t, bytes, 8000.0)
 		sub.closeSoon(t)
 	})
-	// Beside those above, one for the value and one for its settlement.
+	// Beside those above, one for the value and one for its ack.
 	t.Run("Reader", func(t *testing.T) {
 		hub, key := newHub(t, client, func(c *redischannels.HubConfig) { c.Stream.Tuning = redischannels.Tuning{} }), redistest.Key(t)
 		fillWithMessages(t, client, key, (runs+1)*n, payload)

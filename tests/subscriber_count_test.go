@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Redis counts reads, claims and hand-overs alike, so messages that nobody has handled use up
+// Redis counts reads, claims and deliveries alike, so messages that nobody has handled use up
 // their deliveries by every deploy.
 func TestSubscriber_ReleasesDoNotCount(t *testing.T) {
 	t.Parallel()
@@ -80,7 +80,7 @@ func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 		require.EqualValues(t, 3, pendingOf(t, client, topic)[0].RetryCount)
 		msg.Ack()
 	})
-	t.Run("hand-back of a nacked message", func(t *testing.T) {
+	t.Run("release of a nacked message", func(t *testing.T) {
 		t.Parallel()
 		client, topic := server.Client(t), redistest.Key(t)
 		publish(t, client, topic, "m")
@@ -114,12 +114,12 @@ func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 		msg.Ack()
 		eventuallyPending(t, direct, topic, 0)
 	})
-	t.Run("claim of what was handed back", func(t *testing.T) {
+	t.Run("claim of a released entry", func(t *testing.T) {
 		t.Parallel()
 		client, topic := server.Client(t), redistest.Key(t)
 		publish(t, client, topic, "m")
 		ids := deliverTo(t, client, topic, "other", 1, time.Hour)
-		// As a hand-back leaves it.
+		// As a release leaves it.
 		require.NoError(t, client.Do(t.Context(), "XCLAIM", topic, "g", "other", 0, ids[0],
 			"IDLE", time.Hour.Milliseconds(), "RETRYCOUNT", 0, "JUSTID").Err())
 		msg := receive(t, newSub(t, client).subscribe(t, topic))

@@ -79,7 +79,7 @@ func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 
-	t.Run("where settlements are written", func(t *testing.T) {
+	t.Run("where acks are written", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		h := blockOnEvent(t, client, redischannels.EventDeadLettered)
@@ -107,7 +107,7 @@ func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 	t.Run("where entries are claimed", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
-		publish(t, client, topic, "of the dead")
+		publish(t, client, topic, "of a crashed consumer")
 		deliverTo(t, client, topic, "dead", 1, time.Hour)
 		h := blockOnEvent(t, client, redischannels.EventRecovered)
 		subscribed := make(chan (<-chan *message.Message), 1)

@@ -54,8 +54,8 @@ func TestSubscriber_StrictOrderWithNacks(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// After a crash the messages of the dead come last (4 5 1 2 3). They come in their order and
-// before newer ones, where the walk of Subscribe finds them.
+// After a crash the messages of the crashed consumer come last (4 5 1 2 3). They come in their
+// order and before newer ones, where the claim scan of Subscribe finds them.
 func TestSubscriber_OrderAfterACrash(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A busy consumer keeps messages that it cannot handle soon, while its peers are idle: they
-// are handed to a peer after about a second.
+// A busy consumer keeps messages that it cannot handle soon, while others are idle: they
+// are released to another consumer after about a second.
 func TestSubscriber_BufferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -53,7 +53,8 @@ func TestSubscriber_BufferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	}
 }
 
-// Even the message that is being offered goes to a peer, when nobody receives it for MinIdle.
+// Even the message that is being offered is released to another consumer when it is not received
+// for MinIdle.
 func TestSubscriber_OfferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -71,7 +72,7 @@ func TestSubscriber_OfferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	noMessage(t, messages)
 }
 
-// Handing back what waits breaks the order where there is nobody to hand it to.
+// Releasing buffered messages breaks the order where no other consumer takes them.
 func TestSubscriber_SoleConsumerKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -301,8 +302,8 @@ func TestSubscriber_CommandsAreBounded(t *testing.T) {
 	require.LessOrEqual(t, most["xreadgroup COUNT"], 2*entries)
 }
 
-// Entries were handed back because the application was busy, and the only peer takes nothing:
-// they come as soon as the application receives again, not with the next claim walk.
+// Entries were released because the application was busy, and the only other consumer takes
+// nothing: they come as soon as the application receives again, not with the next claim scan.
 func TestSubscriber_ReleasedEntriesComeBackWhenTheApplicationReceives(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

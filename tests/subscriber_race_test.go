@@ -17,7 +17,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Subscribe, Close, settling and cancelling race with each other: WaitGroup misuse, a send on
+// Subscribe, Close, acking and cancelling race with each other: WaitGroup misuse, a send on
 // a closed channel.
 func TestSubscriber_ConcurrentUse(t *testing.T) {
 	t.Parallel()

@@ -14,9 +14,9 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// The keeper took a stale entry out of the window to hand it back; the reader, which looked
+// The keeper took a stale entry out of the window to release it; the reader, which looked
 // for entries that are ours and not held, took it for such a one and leased it again; then
-// the hand-back reached Redis. A peer claimed the entry while it was handled here under a
+// the release reached Redis. Another consumer claimed the entry while it was handled here under a
 // lease that was believed to hold.
 func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 	t.Parallel()
@@ -61,13 +61,13 @@ func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 		Stream: topic, Group: "g", Consumer: "peer", MinIdle: time.Minute, Start: "0-0",
 	}).Result()
 	require.NoError(t, err)
-	require.Empty(t, claimed, "a peer handles it as well")
+	require.Empty(t, claimed, "another consumer handles it as well")
 	require.Equal(t, 1, countOf(t, c), "it was handed to nobody before")
 	c.Ack()
 	eventuallyPending(t, admin, topic, 0)
 }
 
-// Redis was not reached by a hand-back, and the entry came back from our own pending entries: the
+// A release did not reach Redis, and the entry came back from our own pending entries: the
 // read, which counts in advance, was taken for a delivery.
 func TestSubscriber_FailedReleaseDoesNotCount(t *testing.T) {
 	t.Parallel()
@@ -79,7 +79,7 @@ func TestSubscriber_FailedReleaseDoesNotCount(t *testing.T) {
 	lost := proxy.DropRequest(1, redistest.And(scriptOf(t, "hold"), redistest.Contains("\r\n60000\r\n")))
 	publish(t, direct, topic, "a", "b")
 	eventuallyPending(t, direct, topic, 2)
-	lost.Wait(t, soon) // b waits, and cannot be handed back
+	lost.Wait(t, soon) // b waits, and cannot be released
 	for _, payload := range []string{"a", "b"} {
 		msg := receive(t, messages)
 		require.Equal(t, payload, string(msg.Payload))
@@ -89,8 +89,8 @@ func TestSubscriber_FailedReleaseDoesNotCount(t *testing.T) {
 	eventuallyPending(t, direct, topic, 0)
 }
 
-// A hand-back did not reach Redis, and nobody received anything until the end: the entry was taken
-// for one that peers have, and kept from them for MinIdle, with a delivery that there never was.
+// A release did not reach Redis, and nothing was received until the end: the entry was taken
+// for one that others have, and kept from them for MinIdle, with a delivery that there never was.
 func TestSubscriber_FailedReleaseIsRepeatedByClose(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.MaxRetries = -1 })

@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A walk through many pending entries takes longer than a lease, which is not renewed
+// A scan of many pending entries takes longer than a lease, which is not renewed
 // meanwhile: messages in flight go to others.
 func TestSubscriber_LongClaimScanDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
@@ -46,7 +46,7 @@ func TestSubscriber_LongClaimScanDoesNotDelayRenewals(t *testing.T) {
 		}
 		return false
 	}, "the lease of a message in flight runs out")
-	require.Greater(t, steps.Load(), int32(idle/(100*time.Millisecond)), "no long walk")
+	require.Greater(t, steps.Load(), int32(idle/(100*time.Millisecond)), "no long scan")
 	slow.Store(0)
 	msg.Ack()
 	eventuallyPending(t, direct, topic, 400)

@@ -178,7 +178,7 @@ func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 }
 
 // In strict order a nacked message holds back all others, so nothing is read; when the group
-// vanishes meanwhile nobody notices, and the message cannot be handed over for ever.
+// vanishes meanwhile nothing notices it, and the message can never be delivered.
 func TestSubscriber_GroupLostDuringBackoff(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

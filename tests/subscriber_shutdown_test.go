@@ -45,7 +45,7 @@ func TestSubscriber_CloseWaitsForHandlersAndReleasesTheRest(t *testing.T) {
 	closed := make(chan time.Duration, 1)
 	go func() { closed <- first.closeSoon(t) }()
 	require.ElementsMatch(t, []string{"b", "c", "d"}, receiveAcked(t, other, 3))
-	require.Less(t, time.Since(start), handling+time.Second, "a peer has to wait until they have aged")
+	require.Less(t, time.Since(start), handling+time.Second, "another consumer has to wait for MinIdle")
 	require.GreaterOrEqual(t, <-closed, handling-10*time.Millisecond)
 	require.NoError(t, <-live, "the context of the handler ends with Close")
 	eventuallyPending(t, client, topic, 0)
@@ -54,7 +54,7 @@ func TestSubscriber_CloseWaitsForHandlersAndReleasesTheRest(t *testing.T) {
 	first.events.none(t, redischannels.EventAbandoned, redischannels.EventAckIgnored)
 }
 
-// A handler that does not end keeps Close from returning, or its message is settled behind
+// A handler that does not end keeps Close from returning, or its message is acknowledged behind
 // its back.
 func TestSubscriber_CloseIsBounded(t *testing.T) {
 	t.Parallel()
@@ -260,7 +260,7 @@ func TestSubscriber_CloseWhileIdle(t *testing.T) {
 	}
 }
 
-// A renewal that has begun before Close is carried out after the hand-back, and a peer waits
+// A renewal that has begun before Close is carried out after the release, and another consumer waits
 // for MinIdle.
 func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 	t.Parallel()
@@ -306,8 +306,8 @@ func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 	}
 }
 
-// A step of the claim walk was under way while a subscription ended: what it claimed came
-// behind the last hand-back, and waited for MinIdle in the name of a consumer that was gone.
+// A step of the claim scan was under way while a subscription ended: what it claimed came
+// behind the last release, and waited for MinIdle in the name of a consumer that was gone.
 // Not parallel: it looks at goroutines.
 func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	server := redistest.Shared(t)
@@ -336,7 +336,7 @@ func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 			defer close(ended)
 			sub.closeSoon(t)
 		}()
-		settling.Wait(soon) // the last settlement is written behind the last hand-back
+		settling.Wait(soon) // the last ack is written behind the last release
 		return nil
 	})
 	sub.subscribe(t, topic)
@@ -348,7 +348,7 @@ func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	}
 	pending := pendingOf(t, admin, topic)
 	require.Len(t, pending, 1)
-	require.GreaterOrEqual(t, pending[0].Idle, time.Minute, "no peer can claim it")
+	require.GreaterOrEqual(t, pending[0].Idle, time.Minute, "no other consumer can claim it")
 	require.EqualValues(t, 1, pending[0].RetryCount, "it was handed to nobody")
 }
 
@@ -372,7 +372,7 @@ func TestSubscriber_CancelThenPublish(t *testing.T) {
 		require.NoError(t, err)
 		cancel()
 		if n%2 == 0 { // every other time nobody waits for the end
-			for msg := range messages { // one that is being handed over may still come
+			for msg := range messages { // one that is being delivered may still come
 				take(msg)
 			}
 		}

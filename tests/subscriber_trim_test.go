@@ -265,7 +265,7 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 }
 
 // An entry that was trimmed leaves the pending entries list by the command that renews it or
-// hands it back. Where nobody handled it, who sent that command did not look at what it said, and
+// hands it back. Where no handler had it, the reply to that command was not looked at, and
 // the entry was gone without a word. Before Redis 7 it stays in the list, and who claims it tells.
 func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 	t.Parallel()
@@ -281,7 +281,7 @@ func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 		require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
 		require.Len(t, sub.events.of(redischannels.EventTrimmed), 1)
 	}
-	t.Run("handed back at the end", func(t *testing.T) {
+	t.Run("released at the end", func(t *testing.T) {
 		t.Parallel()
 		client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 		sub := newSub(t, client, minIdle(time.Minute))
@@ -294,11 +294,11 @@ func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 		sub.closeSoon(t)
 		trimmed(t, client, sub, topic, ids)
 	})
-	t.Run("handed back for peers", func(t *testing.T) {
+	t.Run("released to others", func(t *testing.T) {
 		t.Parallel()
 		client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 		sub := newSub(t, client, inFlight(8), tuned(func(c *redischannels.Tuning) {
-			c.MinIdle, c.ClaimInterval = time.Minute, time.Minute // a walk would see it first
+			c.MinIdle, c.ClaimInterval = time.Minute, time.Minute // a scan would see it first
 		}))
 		messages := sub.subscribe(t, topic)
 		require.NoError(t, client.XGroupCreateConsumer(t.Context(), topic, "g", "peer").Err())
