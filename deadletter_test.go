@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 func TestDefaultDeadLetterTopic(t *testing.T) {
@@ -42,7 +42,7 @@ func TestDefaultDeadLetterTopicKeepsSlot(t *testing.T) {
 			require.Contains(t, topic, "}")
 			return
 		}
-		require.Equal(t, stream.Slot(topic), stream.Slot(dead))
+		require.Equal(t, redisconn.Slot(topic), redisconn.Slot(dead))
 		require.NotEqual(t, topic, dead)
 	})
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // DefaultDeadLetterTopic returns the stream that takes the dead letters of a
@@ -20,7 +20,7 @@ func DefaultDeadLetterTopic(topic string) (string, error) {
 	if err := validateTopic(topic); err != nil {
 		return "", err
 	}
-	if _, ok := stream.HashTag(topic); ok {
+	if _, ok := redisconn.HashTag(topic); ok {
 		return topic + ":dead", nil
 	}
 	if strings.Contains(topic, "}") {
@@ -53,7 +53,7 @@ func checkDeadLetterTopic(topic, dead string, cluster bool) error {
 	case dead == topic:
 		// A dead letter would be delivered to the group that has just given it up.
 		problem = errors.New("must not be the topic itself")
-	case cluster && stream.Slot(topic) != stream.Slot(dead):
+	case cluster && redisconn.Slot(topic) != redisconn.Slot(dead):
 		problem = fmt.Errorf("%q lies in another hash slot than the topic, put the part that both have in common in braces", dead)
 	default:
 		return nil

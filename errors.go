@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -280,14 +281,14 @@ func redisError(err error) error {
 	if err == nil {
 		return nil
 	}
-	switch stream.Classify(err) {
-	case stream.KindNoPerm:
+	switch redisconn.Classify(err) {
+	case redisconn.KindNoPerm:
 		return fmt.Errorf("%w: %w", ErrPermission, err)
-	case stream.KindWrongType:
+	case redisconn.KindWrongType:
 		return fmt.Errorf("%w: %w", ErrWrongType, err)
-	case stream.KindOOM:
+	case redisconn.KindOOM:
 		return fmt.Errorf("%w: %w", ErrOutOfMemory, err)
-	case stream.KindUnknownCommand:
+	case redisconn.KindUnknownCommand:
 		return fmt.Errorf("%w: %w", ErrUnsupportedServer, err)
 	default:
 		return err

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
@@ -17,7 +18,7 @@ func (s *subscription) openFanOut(ctx context.Context, from Position) error {
 	}
 	s.cursor = from.cursor(info)
 	// What it reads is read again; it fails where reading fails for want of rights.
-	err = stream.Follow(ctx, s.cfg.Client, func() error {
+	err = redisconn.Follow(ctx, s.cfg.Client, func() error {
 		_, err := stream.ReadAfter(ctx, s.cfg.Client, s.topic, s.cursor.ID, 1)
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -96,7 +97,7 @@ func (a *sharedReaders) attach(s *subscription) {
 func (a *sharedReaders) readerFor(topic string) *sharedReader {
 	slot := 0
 	if _, cluster := a.cfg.Client.(*redis.ClusterClient); cluster {
-		slot = stream.Slot(topic)
+		slot = redisconn.Slot(topic)
 	}
 	for r := range a.readers {
 		if r.slot == slot && len(r.topics) < sharedTopics {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
@@ -145,9 +146,9 @@ func (s *subscription) backgroundFailed(err error) {
 	if s.fetch.Err() != nil {
 		return
 	}
-	switch kind := stream.Classify(err); {
+	switch kind := redisconn.Classify(err); {
 	case s.groupMissing(err):
-	case kind.Retryable(), kind == stream.KindCanceled, kind == stream.KindWrongType:
+	case kind.Retryable(), kind == redisconn.KindCanceled, kind == redisconn.KindWrongType:
 		s.outage.failed(dutyControl, err)
 	default:
 		s.report(Event{Kind: EventError, Err: redisError(err)})

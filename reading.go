@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
@@ -155,8 +156,8 @@ func (s *subscription) readFailed(err error) {
 		// is not an outage yet. The connection is replaced by the next read.
 		return
 	}
-	switch stream.Classify(err) {
-	case stream.KindNoGroup, stream.KindWrongType:
+	switch redisconn.Classify(err) {
+	case redisconn.KindNoGroup, redisconn.KindWrongType:
 		if err = s.restore(err); err == nil {
 			// Something that removes the group again and again must not make this
 			// a hot loop.
@@ -166,7 +167,7 @@ func (s *subscription) readFailed(err error) {
 			return
 		}
 	}
-	s.cut = stream.Classify(err).Retryable()
+	s.cut = redisconn.Classify(err).Retryable()
 	attempt := s.outage.failed(dutyRead, err)
 	pause(s.fetch.Done(), retryDelay(attempt))
 }
@@ -175,7 +176,7 @@ func (s *subscription) readFailed(err error) {
 // and reports whether it does. The reader may be waiting for room and so not notice: a
 // nacked message that holds back all others can itself not be handed over without it.
 func (s *subscription) groupMissing(err error) bool {
-	if stream.Classify(err) != stream.KindNoGroup {
+	if redisconn.Classify(err) != redisconn.KindNoGroup {
 		return false
 	}
 	s.missing.Store(&err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
@@ -109,7 +110,7 @@ func (s *subscription) ack(items []*window.Item) {
 	}
 	n, lost, err := s.grp.Ack(s.settleCtx, ids)
 	switch {
-	case stream.Classify(err) == stream.KindNetwork:
+	case redisconn.Classify(err) == redisconn.KindNetwork:
 		if lost {
 			sent(items)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
@@ -156,9 +157,9 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	if existed && from != Oldest {
 		s.log.Info("The consumer group exists: it goes on where it is, StartFrom is ignored", nil)
 	}
-	err = stream.Follow(ctx, s.cfg.Client, func() error { return s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer) })
+	err = redisconn.Follow(ctx, s.cfg.Client, func() error { return s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer) })
 	// Where its reply was lost the probe may have created the consumer.
-	s.joined = err == nil || stream.Classify(err) == stream.KindNetwork
+	s.joined = err == nil || redisconn.Classify(err) == redisconn.KindNetwork
 	if err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 	// on with it before it asks for new entries.
 	s.walk.begin()
 	err = s.stepWalk(ctx)
-	if stream.Classify(err) == stream.KindNetwork {
+	if redisconn.Classify(err) == redisconn.KindNetwork {
 		err = s.stepWalk(ctx) // the client does not repeat it; the reader finds what the first one took
 	}
 	return err
@@ -364,7 +365,7 @@ func (o *outage) failed(d duty, err error, ids ...string) int {
 	o.last = time.Now()
 	attempts := o.attempts[d]
 	o.mu.Unlock()
-	stream.Relocate(o.sub.cfg.Client)
+	redisconn.Relocate(o.sub.cfg.Client)
 	if first {
 		o.sub.report(Event{Kind: o.down, Err: redisError(err), EntryIDs: ids})
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/redistest"
 	"github.com/flaminco/redischannels/internal/stream"
 )
@@ -200,7 +201,7 @@ func TestDeadLetterMove_WrongType(t *testing.T) {
 		d := newDeadMove(t, redistest.Shared(t).Client(t), fields...)
 		require.NoError(t, d.client.Set(t.Context(), d.DeadTopic, "string", 0).Err())
 		_, err := d.run(t)
-		require.Equal(t, stream.KindWrongType, stream.Classify(err), "%v", err)
+		require.Equal(t, redisconn.KindWrongType, redisconn.Classify(err), "%v", err)
 		d.requirePending(t, "me")
 
 		require.NoError(t, d.client.Del(t.Context(), d.DeadTopic).Err())
@@ -236,7 +237,7 @@ func TestDeadLetterMove_OutOfMemory(t *testing.T) {
 		d := newDeadMove(t, client, fields...)
 		require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
 		_, err := d.run(t)
-		require.Equal(t, stream.KindOOM, stream.Classify(err), "%v", err)
+		require.Equal(t, redisconn.KindOOM, redisconn.Classify(err), "%v", err)
 		d.requirePending(t, "me")
 		d.requireNoDead(t)
 
@@ -266,7 +267,7 @@ func TestDeadLetterMove_NoPermission(t *testing.T) {
 				d := newDeadMove(t, server.Admin(t), fields...)
 				for range 3 {
 					_, err := stream.MoveToDeadLetter(t.Context(), mover, d.DeadLetterMove)
-					require.Equal(t, stream.KindNoPerm, stream.Classify(err), "%v", err)
+					require.Equal(t, redisconn.KindNoPerm, redisconn.Classify(err), "%v", err)
 				}
 				d.requirePending(t, "me")
 				require.Len(t, rawRange(t, d.client, d.DeadTopic), copies)
@@ -283,7 +284,7 @@ func TestDeadLetterMove_GroupLost(t *testing.T) {
 		for _, memory := range [][]string{nil, d.fields} {
 			d.Fields = memory
 			_, err := d.run(t)
-			require.Equal(t, stream.KindNoGroup, stream.Classify(err), "%v", err)
+			require.Equal(t, redisconn.KindNoGroup, redisconn.Classify(err), "%v", err)
 			d.requireNoDead(t)
 		}
 	})
@@ -314,7 +315,7 @@ func TestDeadLetterMove_LostReply(t *testing.T) {
 			res, err := stream.MoveToDeadLetter(t.Context(), client, d.DeadLetterMove)
 			if err != nil {
 				// go-redis does not repeat a transaction; the engine tries again.
-				require.Equal(t, stream.KindNetwork, stream.Classify(err), "%v", err)
+				require.Equal(t, redisconn.KindNetwork, redisconn.Classify(err), "%v", err)
 				res, err = stream.MoveToDeadLetter(t.Context(), client, d.DeadLetterMove)
 			}
 			require.NoError(t, err)
@@ -358,7 +359,7 @@ func TestDeadLetterMove_LosesLeaseBeforeTransaction(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, stream.DeadLetterResult{Outcome: stream.DeadLetterSettled}, res)
 			default:
-				require.Equal(t, stream.KindNoGroup, stream.Classify(err), "%v", err)
+				require.Equal(t, redisconn.KindNoGroup, redisconn.Classify(err), "%v", err)
 			}
 		})
 	}

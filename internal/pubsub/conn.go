@@ -5,12 +5,12 @@ import (
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 const (
@@ -29,82 +29,27 @@ var errSilent = errors.New("the server has not answered a PING in time")
 // from then on.
 type conn struct {
 	net.Conn
-	client  *redis.Client
+	own     *redisconn.Conn
 	sticky  *redis.Conn
 	silence time.Duration // after which a PING is sent, and for which its answer is awaited
 	ping    func()
 	heard   atomic.Int64 // when the server was last heard of, Unix nanoseconds
 }
 
-// dial opens a connection with the options of a client, by value, so that nothing
-// about reaching the server is lost: address, TLS, credentials, Sentinel's dialer.
-// It ends with ctx.
+// dial opens a connection with the options of a client. It ends with ctx.
 func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) (*conn, error) {
-	opt.MaxRetries = -1
-	opt.ReadTimeout = bounded(opt.ReadTimeout)
-	opt.WriteTimeout = bounded(opt.WriteTimeout)
-	opt.PoolSize = 1
-	opt.MinIdleConns = 0
-	opt.MaxIdleConns = 0
-	opt.MaxActiveConns = 0
-	opt.ConnMaxIdleTime = -1
-	opt.ConnMaxLifetime = 0
-	opt.DialerRetries = 1
-	opt.PipelinePoolSize = -1
-	opt.AutoPipelineOptions = nil
-	opt.ClientSideCache = nil
-	opt.ClientSideCacheConfig = nil
-	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-
-	var (
-		mu       sync.Mutex
-		raw      net.Conn // the latest that was dialled
-		loggedIn atomic.Bool
-	)
-	cut := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if raw != nil {
-			_ = raw.Close()
-		}
-	}
-	dialer, onConnect := opt.Dialer, opt.OnConnect
-	opt.Dialer = func(dialCtx context.Context, network, addr string) (net.Conn, error) {
-		// The context of go-redis does not end with ours everywhere.
-		dialCtx, cancel := context.WithCancel(dialCtx)
-		defer cancel()
-		defer context.AfterFunc(ctx, cancel)()
-		c, err := dialer(dialCtx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		mu.Lock()
-		raw = c
-		mu.Unlock()
-		if ctx.Err() != nil {
-			cut()
-		}
-		return c, nil
-	}
-	opt.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
-		if onConnect != nil {
-			if err := onConnect(ctx, cn); err != nil {
-				return err
-			}
-		}
-		loggedIn.Store(true)
-		return nil
-	}
-
-	client := redis.NewClient(&opt)
+	own := redisconn.Open(opt, redisconn.Config{
+		Context:      ctx,
+		ReadTimeout:  bounded(opt.ReadTimeout),
+		WriteTimeout: bounded(opt.WriteTimeout),
+	})
 	if onClient != nil {
-		onClient(client)
+		onClient(own.Client)
 	}
-	stop := context.AfterFunc(ctx, cut)
-	sticky := client.Conn()
+	stop := context.AfterFunc(ctx, own.Cut)
+	sticky := own.Client.Conn()
 	err := sticky.Ping(ctx).Err()
-	var reply redis.Error
-	if err != nil && loggedIn.Load() && errors.As(err, &reply) {
+	if own.Ready() && redisconn.IsReply(err) {
 		err = nil // it answers: loading, or the user has no right to PING
 	}
 	stop()
@@ -113,12 +58,10 @@ func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) 
 	}
 	if err != nil {
 		_ = sticky.Close()
-		_ = client.Close()
+		own.Close()
 		return nil, err
 	}
-	mu.Lock()
-	c := &conn{Conn: raw, client: client, sticky: sticky}
-	mu.Unlock()
+	c := &conn{Conn: own.Raw(), own: own, sticky: sticky}
 	c.heard.Store(time.Now().UnixNano())
 	return c, nil
 }
@@ -182,5 +125,5 @@ func (c *conn) lastHeard() time.Time { return time.Unix(0, c.heard.Load()) }
 func (c *conn) end() {
 	_ = c.Conn.Close()
 	_ = c.sticky.Close()
-	_ = c.client.Close()
+	c.own.Close()
 }

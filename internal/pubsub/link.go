@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // link is one connection, from its dialling to its end; it is never opened again.
@@ -136,7 +138,7 @@ func (l *link) unsubscribe(e *entry) {
 }
 
 func (l *link) queue(x expectation, words ...string) {
-	l.out = appendCommand(l.out, words...)
+	l.out = redisconn.AppendCommand(l.out, words...)
 	l.expect = append(l.expect, x)
 	select {
 	case l.wake <- struct{}{}:

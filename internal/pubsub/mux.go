@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // Kind is what a name is subscribed to as.
@@ -365,16 +365,16 @@ func (m *Mux) ended(l *link, p *push) {
 // failed handles an error reply: it answers the oldest command without an answer,
 // unless it is about a slot that another one is in.
 func (m *Mux) failed(l *link, text string) {
-	err := replyError(text)
+	err := redisconn.ReplyError(text)
 	addr, slot, moved := parseMoved(text)
 	if _, cluster := m.conf.Client.(*redis.ClusterClient); !cluster {
 		moved = false // there is no other node to ask
 	}
 	x, ok := l.takes(func(x expectation) bool {
-		return !moved || x.entry != nil && stream.Slot(x.entry.name.Text) == slot
+		return !moved || x.entry != nil && redisconn.Slot(x.entry.name.Text) == slot
 	})
 	e := x.entry
-	if ok && x.unsubscribe && stream.Classify(err) == stream.KindNoPerm { // it goes on sending what nobody wants
+	if ok && x.unsubscribe && redisconn.Classify(err) == redisconn.KindNoPerm { // it goes on sending what nobody wants
 		m.conf.Notify(Notice{Kind: Refused, Name: e.name, Err: err})
 	}
 	if !ok || e == nil || x.unsubscribe || e.link != l {

@@ -7,8 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/redistest"
-	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // Who subscribes to a name that Redis has refused to others was not told so, and not helped by
@@ -49,7 +49,7 @@ func TestSubscribeDoesNotWaitForTheBackoffOfOthers(t *testing.T) {
 	require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "app", "resetchannels").Err())
 	<-refused
 	later()
-	require.Equal(t, stream.KindNoPerm, stream.Classify(subscribe()))
+	require.Equal(t, redisconn.KindNoPerm, redisconn.Classify(subscribe()))
 	later()
 	require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "app", "allchannels").Err())
 	require.NoError(t, subscribe())

@@ -8,7 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // desk is a Mux with one link that nobody reads or writes: a test plays the server.
@@ -53,7 +53,7 @@ func (d *desk) end(name string) {
 }
 
 func (d *desk) moved(name string) {
-	d.received(d.link, &push{kind: pushError, text: fmt.Sprintf("MOVED %d b:2", stream.Slot(name))})
+	d.received(d.link, &push{kind: pushError, text: fmt.Sprintf("MOVED %d b:2", redisconn.Slot(name))})
 }
 
 // A slot moves while a name is unsubscribed: the end that comes by itself looks like the

@@ -178,14 +178,6 @@ func (m *Mux) reload() {
 	}
 }
 
-// replyError is an error reply.
-type replyError string
-
-func (e replyError) Error() string { return string(e) }
-
-// RedisError makes it a [redis.Error].
-func (e replyError) RedisError() {}
-
 // parseMoved takes "MOVED slot host:port" apart. Without a host it is the one that
 // the cluster client knows.
 func parseMoved(text string) (addr string, slot int, ok bool) {

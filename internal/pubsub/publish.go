@@ -5,9 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // Outcome is what is known about one publication.
@@ -27,60 +28,31 @@ type Result struct {
 	Err       error // of the others
 }
 
-var (
-	errWithdrawn = errors.New("not sent in time")
-	errNoReply   = errors.New("redis client returned neither a reply nor an error")
-)
+var errNoReply = errors.New("redis client returned neither a reply nor an error")
 
-// Publication is a PUBLISH or SPUBLISH that go-redis never sends twice: NoRetry
-// stops what it does after a lost reply. Whether the command has left the process
-// is not guessed from an error: the payload sees itself being written, and SetErr
-// is called when a reply was read.
+// Publication is a PUBLISH or SPUBLISH that go-redis never sends again.
 type Publication struct {
 	*redis.IntCmd
-	payload  payload
-	answered int32 // value of payload.writes when the last reply was read
-	accepted bool  // that reply was no error
+	payload payload
 }
 
-// NoRetry is part of [redis.Cmder].
+// NoRetry implements [redis.Cmder].
 func (p *Publication) NoRetry() bool { return true }
 
-// SetErr notes that a reply was read. After MOVED a command is written again; if
-// the reply to that is lost, go-redis leaves MOVED as the error. And it gives the
-// error of a pipeline that was cut to commands as well whose reply was read.
+// SetErr is called by go-redis when it has read a reply, or has failed.
 func (p *Publication) SetErr(err error) {
-	if err == nil || isReply(err) {
-		p.answered, p.accepted = p.payload.writes.Load(), err == nil
-	}
+	p.payload.Reply(err)
 	p.IntCmd.SetErr(err)
 }
 
-// The states of the gate that the commands of one call share.
-const (
-	gateOpen    int32 = iota // nothing is written yet
-	gatePassed               // writing has begun
-	gateRevoked              // nothing may be written any more
-)
-
-// payload is the last argument of a command.
+// payload is the last argument of a command, with its tracker.
 type payload struct {
-	data   []byte
-	writes atomic.Int32
-	gate   *atomic.Int32
+	redisconn.Tracker
+	data []byte
 }
 
-// MarshalBinary is called by go-redis when it writes the argument into the buffer
-// of a connection, after which the command must be taken as sent. After an error
-// the connection is dropped with what is in the buffer, where no complete command
-// can be: this argument ends the first one.
-func (p *payload) MarshalBinary() ([]byte, error) {
-	if !p.gate.CompareAndSwap(gateOpen, gatePassed) && p.gate.Load() == gateRevoked {
-		return nil, errWithdrawn
-	}
-	p.writes.Add(1)
-	return p.data, nil
-}
+// MarshalBinary is called by go-redis when it writes the argument.
+func (p *payload) MarshalBinary() ([]byte, error) { return p.data, p.Write() }
 
 // String is what hooks print, no payload.
 func (p *payload) String() string { return fmt.Sprintf("(%d bytes)", len(p.data)) }
@@ -88,7 +60,7 @@ func (p *payload) String() string { return fmt.Sprintf("(%d bytes)", len(p.data)
 // Load is several publications to one channel that are sent together.
 type Load struct {
 	ctx  context.Context
-	gate atomic.Int32
+	gate redisconn.Gate
 	cmds []*Publication
 }
 
@@ -100,7 +72,8 @@ func NewLoad(ctx context.Context, channel string, sharded bool, payloads [][]byt
 		command = "spublish"
 	}
 	for i, data := range payloads {
-		p := &Publication{payload: payload{data: data, gate: &load.gate}}
+		p := &Publication{payload: payload{data: data}}
+		p.payload.Reset(&load.gate)
 		p.IntCmd = redis.NewIntCmd(ctx, command, channel, &p.payload)
 		// In a cluster all of a load take one way, and so keep their order.
 		p.SetFirstKeyPos(1)
@@ -111,12 +84,12 @@ func NewLoad(ctx context.Context, channel string, sharded bool, payloads [][]byt
 
 // Withdraw stops what is not written yet. It reports whether that is all: nothing
 // was sent and nothing will be. Send may run.
-func (l *Load) Withdraw() bool { return l.gate.CompareAndSwap(gateOpen, gateRevoked) }
+func (l *Load) Withdraw() bool { return l.gate.Withdraw() }
 
 // Send sends the load once, by one pipeline in the order of the payloads, and
 // returns the outcome of each.
 func (l *Load) Send(client redis.UniversalClient) []Result {
-	err := l.send(client)
+	err := redisconn.Guard(func() error { return l.send(client) })
 	results := make([]Result, len(l.cmds))
 	for i, cmd := range l.cmds {
 		results[i] = cmd.result(err)
@@ -124,45 +97,25 @@ func (l *Load) Send(client redis.UniversalClient) []Result {
 	return results
 }
 
-// send turns a panic, for example of a hook, into an error: in this goroutine
-// nobody else could.
-func (l *Load) send(client redis.UniversalClient) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic in the redis client or a hook of it: %v", v)
-		}
-	}()
+func (l *Load) send(client redis.UniversalClient) error {
 	if len(l.cmds) == 1 {
 		return client.Process(l.ctx, l.cmds[0])
 	}
-	pipe := client.Pipeline()
 	list := make([]redis.Cmder, len(l.cmds))
 	for i := range l.cmds {
 		list[i] = l.cmds[i]
 	}
-	if err := pipe.BatchProcess(l.ctx, list...); err != nil {
-		return err
-	}
-	_, err = pipe.Exec(l.ctx)
-	return err
+	return redisconn.Exec(l.ctx, client.Pipeline(), list)
 }
 
 // result classifies a finished command. When in doubt it is Unknown.
 func (p *Publication) result(whole error) Result {
-	writes := p.payload.writes.Load()
-	replied := writes > 0 && p.answered == writes
-	if replied && p.accepted {
+	if p.payload.Accepted() {
 		return Result{Outcome: Published, Receivers: p.Val()}
 	}
 	err := cmp.Or(p.Err(), whole, errNoReply)
-	if writes == 0 || replied && isReply(err) {
+	if p.payload.NotExecuted(err) {
 		return Result{Outcome: NotPublished, Err: err}
 	}
 	return Result{Outcome: Unknown, Err: err}
-}
-
-// isReply reports whether the error is an answer of Redis.
-func isReply(err error) bool {
-	var reply redis.Error
-	return errors.As(err, &reply)
 }

@@ -1,6 +1,8 @@
 package pubsub
 
-import "sync"
+import (
+	"sync"
+)
 
 // Message is a message as it came from Redis. Several queues may have the same
 // Payload: nobody writes to it.

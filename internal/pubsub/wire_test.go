@@ -9,6 +9,8 @@ import (
 	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // seen is a push with memory of its own.
@@ -61,7 +63,7 @@ func TestReaderRefusesInvalidRESP(t *testing.T) {
 		"*1\r\n*1\r\n", string(bytes.Repeat([]byte("*1\r\n$1\r\nx\r\n*1\r\n"), 3)) + "?",
 	} {
 		_, err := readAll(bytes.NewReader([]byte(text)), 0)
-		require.ErrorIs(t, err, errProtocol, "%q", text)
+		require.ErrorIs(t, err, redisconn.ErrMalformed, "%q", text)
 	}
 }
 
@@ -73,12 +75,8 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		whole, err1 := readAll(bytes.NewReader(data), 1000)
 		bytewise, err2 := readAll(iotest.OneByteReader(bytes.NewReader(data)), 1000)
-		if err1 == nil || fmt.Sprint(whole) != fmt.Sprint(bytewise) || errors.Is(err1, errProtocol) != errors.Is(err2, errProtocol) {
+		if err1 == nil || fmt.Sprint(whole) != fmt.Sprint(bytewise) || errors.Is(err1, redisconn.ErrMalformed) != errors.Is(err2, redisconn.ErrMalformed) {
 			t.Fatalf("%v, %v\n%v, %v", whole, err1, bytewise, err2)
 		}
 	})
-}
-
-func TestAppendCommand(t *testing.T) {
-	require.Equal(t, "x*2\r\n$9\r\nSUBSCRIBE\r\n$5\r\na\r\nb \r\n", string(appendCommand([]byte("x"), "SUBSCRIBE", "a\r\nb ")))
 }

@@ -7,9 +7,10 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // Outcome is what is known about one append.
@@ -64,52 +65,25 @@ func (t Trim) args() []any {
 	}
 }
 
-// Append is an XADD that go-redis never sends twice. go-redis retries after a
+// Append is an XADD that go-redis never sends again. go-redis retries after a
 // lost reply although XADD is not idempotent; NoRetry stops that on all of its
 // paths, and all repetition is left to [Appender], which knows when it is safe.
-//
-// Whether the command has left the process is not guessed from the type of an
-// error: go-redis wraps, joins and, in a cluster pipeline, keeps an older error
-// when a later attempt fails without a reply. The command sees both events
-// itself. Its ID argument is serialised by MarshalBinary when it is written, and
-// SetErr is called when a reply was read.
 type Append struct {
 	*redis.StringCmd
-	args     []any
-	mark     idArg
-	answered int32 // value of mark.writes when the last reply was read
+	args []any
+	id   autoID
 }
 
-// The states of the gate that the commands of one load share.
-const (
-	gateOpen    int32 = iota // nothing is written yet
-	gatePassed               // writing has begun
-	gateRevoked              // nothing may be written any more
-)
+// autoID is the `*` of XADD, with the tracker of the command.
+type autoID struct{ redisconn.Tracker }
 
-// idArg is the `*` of XADD. It counts how often the command was written, and is
-// the last point at which the command can be held back.
-type idArg struct {
-	writes atomic.Int32
-	gate   *atomic.Int32
-}
+var asterisk = []byte{'*'}
 
-var autoID = []byte{'*'}
-
-// MarshalBinary is called by go-redis when it writes the argument into the
-// buffer of a connection, after which the command must be taken as sent. An error
-// makes go-redis drop the connection with what is in the buffer, where no complete
-// command can be: this argument is in the middle of the first one.
-func (a *idArg) MarshalBinary() ([]byte, error) {
-	if !a.gate.CompareAndSwap(gateOpen, gatePassed) && a.gate.Load() == gateRevoked {
-		return nil, errWithdrawn
-	}
-	a.writes.Add(1)
-	return autoID, nil
-}
+// MarshalBinary is called by go-redis when it writes the argument.
+func (a *autoID) MarshalBinary() ([]byte, error) { return asterisk, a.Write() }
 
 // String is what hooks print.
-func (a *idArg) String() string { return "*" }
+func (a *autoID) String() string { return "*" }
 
 // Start begins the command with the arguments of [AppendHead], for a number of
 // fields. room is where the arguments of several commands lie side by side; it may
@@ -121,7 +95,7 @@ func (c *Append) Start(room, head []any, fields, more int) []any {
 		room = make([]any, n*(1+min(more, 255)))
 	}
 	c.args = append(room[:0:n], head...)
-	c.args = append(c.args, &c.mark)
+	c.args = append(c.args, &c.id)
 	return room[n:]
 }
 
@@ -142,23 +116,17 @@ func (c *Append) Field(name any, value *[]byte) {
 }
 
 // prepare makes the command new for its next attempt.
-func (c *Append) prepare(ctx context.Context, gate *atomic.Int32) {
-	c.mark.gate = gate
+func (c *Append) prepare(ctx context.Context, gate *redisconn.Gate) {
+	c.id.Reset(gate)
 	c.StringCmd = redis.NewStringCmd(ctx, c.args...)
-	c.mark.writes.Store(0)
-	c.answered = 0
 }
 
 // NoRetry tells go-redis to give up after a failure instead of sending again.
 func (c *Append) NoRetry() bool { return true }
 
-// SetErr notes that a reply was read. In a cluster a command may be written
-// again after a MOVED reply; if the reply to that is lost, go-redis leaves MOVED
-// as the error, which alone would look as if nothing had been executed.
+// SetErr is called by go-redis when it has read a reply, or has failed.
 func (c *Append) SetErr(err error) {
-	if err == nil || isReply(err) {
-		c.answered = c.mark.writes.Load()
-	}
+	c.id.Reply(err)
 	c.StringCmd.SetErr(err)
 }
 
@@ -171,17 +139,10 @@ func (c *Append) result(whole error) AppendResult {
 		return AppendResult{Outcome: Appended, ID: id}
 	}
 	err := appendCause(cmp.Or(c.Err(), whole, errNoReply))
-	writes := c.mark.writes.Load()
-	if writes == 0 || isReply(err) && c.answered == writes && !multiRefused(err) {
+	if c.id.NotExecuted(err) && !(c.id.Sent() && multiRefused(err)) {
 		return AppendResult{Outcome: NotAppended, Err: err}
 	}
 	return AppendResult{Outcome: Unknown, Err: err}
-}
-
-// isReply reports whether the error is an answer of Redis.
-func isReply(err error) bool {
-	var reply redis.Error
-	return errors.As(err, &reply)
 }
 
 // appendCause returns the reason inside of an EXECABORT reply that names one:
@@ -217,8 +178,8 @@ func (e *abortError) Unwrap() error { return e.reply }
 // right or because the command is renamed. The XADDs behind it, which are in the
 // same write, were then executed one by one, and go-redis drops their replies.
 func multiRefused(err error) bool {
-	switch Classify(err) {
-	case KindNoPerm, KindUnknownCommand:
+	switch redisconn.Classify(err) {
+	case redisconn.KindNoPerm, redisconn.KindUnknownCommand:
 		return strings.Contains(strings.ToLower(err.Error()), "'multi'")
 	default:
 		return false
@@ -230,11 +191,11 @@ func multiRefused(err error) bool {
 // that no rule knows, for example of a hook, a limiter or a TLS handshake, is
 // for the caller to see at once.
 func retryable(err error, cluster bool) bool {
-	if isReply(err) {
+	if redisconn.IsReply(err) {
 		if _, moved := redis.IsMovedError(err); moved && !cluster {
 			return false // the client has no other node to ask
 		}
-		return Classify(err) == KindUnavailable || redis.IsMaxClientsError(err)
+		return redisconn.Classify(err) == redisconn.KindUnavailable || redis.IsMaxClientsError(err)
 	}
 	if errors.Is(err, redis.ErrClosed) {
 		return false

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // waitMargin is what the connection of a WAIT waits beyond the timeout that Redis
@@ -43,35 +45,24 @@ func (a *Appender) execute(load *appendLoad) []AppendResult {
 			return outcomes
 		}
 	} else {
-		err = guard(func() error { return a.sendPlain(load) })
+		err = redisconn.Guard(func() error { return a.sendPlain(load) })
 		if err != nil {
-			Relocate(a.conf.Client)
+			redisconn.Relocate(a.conf.Client)
 		}
 	}
 	return a.collect(load, n, err)
 }
 
-// guard turns a panic, for example of a hook, into an error: in this goroutine
-// nobody else could.
-func guard(fn func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in the redis client or a hook of it: %v", p)
-		}
-	}()
-	return fn()
-}
-
 // collect returns the outcomes of all commands. err is what the client said of
 // the whole; it stands in where a command has no error of its own.
 func (a *Appender) collect(load *appendLoad, n int, err error) []AppendResult {
-	withdrawn := load.gate.Load() == gateRevoked
+	withdrawn := load.gate.Withdrawn()
 	outcomes := make([]AppendResult, 0, n)
 	for _, job := range load.jobs {
 		for i := range job.cmds {
 			r := job.cmds[i].result(err)
-			if withdrawn && r.Outcome == NotAppended && !isReply(r.Err) {
-				r.Err = errWithdrawn
+			if withdrawn && r.Outcome == NotAppended && !redisconn.IsReply(r.Err) {
+				r.Err = redisconn.ErrWithdrawn
 			}
 			outcomes = append(outcomes, r)
 		}
@@ -109,12 +100,7 @@ func sendSingles(ctx context.Context, to pipeliner, jobs []*appendJob) error {
 			cmds = append(cmds, &job.cmds[i])
 		}
 	}
-	pipe := to.Pipeline()
-	if err := pipe.BatchProcess(ctx, cmds...); err != nil {
-		return err
-	}
-	_, err := pipe.Exec(ctx)
-	return err
+	return redisconn.Exec(ctx, to.Pipeline(), cmds)
 }
 
 // sendBatch sends a job as one transaction.
@@ -123,12 +109,7 @@ func sendBatch(ctx context.Context, to pipeliner, job *appendJob) error {
 	for i := range job.cmds {
 		cmds[i] = &job.cmds[i]
 	}
-	pipe := to.TxPipeline()
-	if err := pipe.BatchProcess(ctx, cmds...); err != nil {
-		return err
-	}
-	_, err := pipe.Exec(ctx)
-	return err
+	return redisconn.Exec(ctx, to.TxPipeline(), cmds)
 }
 
 // sendDurable sends a load on one connection and then asks there how many
@@ -139,7 +120,7 @@ func sendBatch(ctx context.Context, to pipeliner, job *appendJob) error {
 // it would be answered at once with all replicas, so it is never retried; and the
 // sticky connection is not replaced when it fails.
 func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
-	guarded := guard(func() error {
+	guarded := redisconn.Guard(func() error {
 		node, nodeErr := a.master(load.ctx, load.jobs[0].key)
 		if nodeErr != nil {
 			err = nodeErr
@@ -192,7 +173,7 @@ func underReplicated(outcomes []AppendResult, reason error) bool {
 
 func (a *Appender) wait(ctx context.Context, conn pipeliner) error {
 	// Not IntCmd of Wait: that one sets its own read timeout of 10 s more.
-	cmd := onceInt{redis.NewIntCmd(ctx, "wait", a.conf.Replicas, a.conf.WaitTimeout.Milliseconds())}
+	cmd := redisconn.OnceInt{IntCmd: redis.NewIntCmd(ctx, "wait", a.conf.Replicas, a.conf.WaitTimeout.Milliseconds())}
 	if err := conn.Process(ctx, cmd); err != nil {
 		return fmt.Errorf("%w: WAIT: %w", ErrReplicas, err)
 	}
@@ -234,16 +215,9 @@ func (a *Appender) checkMulti(ctx context.Context, key string) error {
 	}
 	conn := node.WithTimeout(timeout).EphemeralConn()
 	defer func() { _ = conn.Close() }()
-	pipe := conn.Pipeline()
-	multi, exec := onceCmd{redis.NewCmd(ctx, "multi")}, onceCmd{redis.NewCmd(ctx, "exec")}
-	if err := pipe.BatchProcess(ctx, multi, exec); err != nil {
+	multi, exec := redisconn.OnceCmd{Cmd: redis.NewCmd(ctx, "multi")}, redisconn.OnceCmd{Cmd: redis.NewCmd(ctx, "exec")}
+	if err := redisconn.Exec(ctx, conn.Pipeline(), []redis.Cmder{multi, exec}); err != nil {
 		return err
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		if multi.Err() != nil {
-			return multi.Err()
-		}
-		return exec.Err()
 	}
 	a.multi.ok.Store(true)
 	return nil

@@ -6,21 +6,16 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// replyError is an error reply.
-type replyError string
-
-func (e replyError) Error() string { return string(e) }
-func (replyError) RedisError()     {}
-
 // newTestAppend returns a command that is ready for its first attempt.
-func newTestAppend(gate *atomic.Int32) *Append {
+func newTestAppend(gate *redisconn.Gate) *Append {
 	c := new(Append)
 	c.Start(nil, AppendHead("key", Trim{}), 1, 0)
 	value := []byte("v")
@@ -31,7 +26,7 @@ func newTestAppend(gate *atomic.Int32) *Append {
 
 func (c *Append) write(t *testing.T) {
 	t.Helper()
-	_, err := c.mark.MarshalBinary()
+	_, err := c.id.MarshalBinary()
 	require.NoError(t, err)
 }
 
@@ -47,25 +42,25 @@ func TestAppendOutcomes(t *testing.T) {
 	}{
 		"answered":              {func(t *testing.T, c *Append) { c.write(t); c.SetVal("1-0"); c.SetErr(nil) }, Appended},
 		"answered, hook failed": {func(t *testing.T, c *Append) { c.write(t); c.SetVal("1-0"); c.SetErr(errors.New("hook")) }, Appended},
-		"refused":               {func(t *testing.T, c *Append) { c.write(t); c.SetErr(replyError("WRONGTYPE x")) }, NotAppended},
+		"refused":               {func(t *testing.T, c *Append) { c.write(t); c.SetErr(redisconn.ReplyError("WRONGTYPE x")) }, NotAppended},
 		"never written":         {func(t *testing.T, c *Append) { c.SetErr(dial) }, NotAppended},
 		"never run":             {func(*testing.T, *Append) {}, NotAppended},
 		"lost":                  {func(t *testing.T, c *Append) { c.write(t); c.SetErr(io.EOF) }, Unknown},
 		"no error at all":       {func(t *testing.T, c *Append) { c.write(t) }, Unknown},
 		"moved, then lost, MOVED kept": {func(t *testing.T, c *Append) {
 			c.write(t)
-			c.SetErr(replyError("MOVED 1 a:1"))
+			c.SetErr(redisconn.ReplyError("MOVED 1 a:1"))
 			c.write(t)
 		}, Unknown},
 		"moved, then refused": {func(t *testing.T, c *Append) {
 			c.write(t)
-			c.SetErr(replyError("MOVED 1 a:1"))
+			c.SetErr(redisconn.ReplyError("MOVED 1 a:1"))
 			c.write(t)
-			c.SetErr(replyError("OOM x"))
+			c.SetErr(redisconn.ReplyError("OOM x"))
 		}, NotAppended},
 		"moved, then not reached": {func(t *testing.T, c *Append) {
 			c.write(t)
-			c.SetErr(replyError("MOVED 1 a:1"))
+			c.SetErr(redisconn.ReplyError("MOVED 1 a:1"))
 		}, NotAppended},
 		"not reached, then lost, dial error kept": {func(t *testing.T, c *Append) {
 			c.SetErr(dial)
@@ -73,12 +68,12 @@ func TestAppendOutcomes(t *testing.T) {
 		}, Unknown},
 		"MULTI refused, XADD executed": {func(t *testing.T, c *Append) {
 			c.write(t)
-			c.SetErr(replyError("NOPERM this user has no permissions to run the 'multi' command"))
+			c.SetErr(redisconn.ReplyError("NOPERM this user has no permissions to run the 'multi' command"))
 		}, Unknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := newTestAppend(new(atomic.Int32))
+			cmd := newTestAppend(new(redisconn.Gate))
 			c.events(t, cmd)
 			r := cmd.result(nil)
 			require.Equal(t, c.want, r.Outcome, "%v", r.Err)
@@ -92,16 +87,17 @@ func TestAppendOutcomes(t *testing.T) {
 // that is being written cannot be held back.
 func TestAppendGate(t *testing.T) {
 	t.Parallel()
-	var gate atomic.Int32
+	var gate redisconn.Gate
 	first, second := newTestAppend(&gate), newTestAppend(&gate)
 	first.write(t)
-	require.False(t, gate.CompareAndSwap(gateOpen, gateRevoked))
+	require.False(t, gate.Withdraw())
 	second.write(t)
 
-	gate.Store(gateRevoked)
-	third := newTestAppend(&gate)
-	_, err := third.mark.MarshalBinary()
-	require.ErrorIs(t, err, errWithdrawn)
+	var other redisconn.Gate
+	require.True(t, other.Withdraw())
+	third := newTestAppend(&other)
+	_, err := third.id.MarshalBinary()
+	require.ErrorIs(t, err, redisconn.ErrWithdrawn)
 	third.SetErr(err)
 	require.Equal(t, NotAppended, third.result(nil).Outcome)
 }
@@ -121,7 +117,7 @@ func TestAppendArguments(t *testing.T) {
 	} {
 		require.Equal(t, c.want, AppendHead("key", c.trim))
 	}
-	require.Equal(t, "xadd key * f v: ", newTestAppend(new(atomic.Int32)).String(), "what a hook prints")
+	require.Equal(t, "xadd key * f v: ", newTestAppend(new(redisconn.Gate)).String(), "what a hook prints")
 }
 
 // Commands that share the room of their arguments must not write into each other.
@@ -139,7 +135,7 @@ func TestAppendRoom(t *testing.T) {
 		}
 	}
 	for i := range cmds {
-		cmds[i].prepare(context.Background(), new(atomic.Int32))
+		cmds[i].prepare(context.Background(), new(redisconn.Gate))
 		want := "xadd key *" + strings.Repeat(" f "+string(rune('0'+i)), 1+i%3) + ": "
 		require.Equal(t, want, cmds[i].String())
 	}
@@ -148,11 +144,11 @@ func TestAppendRoom(t *testing.T) {
 // The reason of a refused EXEC was hidden in the text of EXECABORT.
 func TestAppendCause(t *testing.T) {
 	t.Parallel()
-	abort := replyError("EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.")
+	abort := redisconn.ReplyError("EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.")
 	cause := appendCause(abort)
-	require.Equal(t, KindOOM, Classify(cause))
+	require.Equal(t, redisconn.KindOOM, redisconn.Classify(cause))
 	require.ErrorIs(t, cause, abort)
-	plain := replyError("EXECABORT Transaction discarded because of previous errors.")
+	plain := redisconn.ReplyError("EXECABORT Transaction discarded because of previous errors.")
 	require.Equal(t, error(plain), appendCause(plain))
 	require.ErrorIs(t, appendCause(io.EOF), io.EOF)
 }
@@ -162,15 +158,15 @@ func TestAppendRetryable(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{
 		&net.OpError{Op: "dial", Err: errors.New("refused")}, io.EOF, redis.ErrPoolTimeout, redis.ErrPoolExhausted,
-		errors.New("redis: cluster has no nodes"), replyError("LOADING x"), replyError("READONLY x"),
-		replyError("CLUSTERDOWN x"), replyError("TRYAGAIN x"),
-		appendCause(replyError("EXECABORT Transaction discarded because of: READONLY x")),
+		errors.New("redis: cluster has no nodes"), redisconn.ReplyError("LOADING x"), redisconn.ReplyError("READONLY x"),
+		redisconn.ReplyError("CLUSTERDOWN x"), redisconn.ReplyError("TRYAGAIN x"),
+		appendCause(redisconn.ReplyError("EXECABORT Transaction discarded because of: READONLY x")),
 	} {
 		require.True(t, retryable(err, false), "%v", err)
 	}
 	for _, err := range []error{
-		redis.ErrClosed, errors.New("circuit breaker open"), replyError("OOM x"), replyError("WRONGTYPE x"),
-		replyError("NOPERM x"), replyError("ERR x"), replyError("EXECABORT Transaction discarded because of previous errors."),
+		redis.ErrClosed, errors.New("circuit breaker open"), redisconn.ReplyError("OOM x"), redisconn.ReplyError("WRONGTYPE x"),
+		redisconn.ReplyError("NOPERM x"), redisconn.ReplyError("ERR x"), redisconn.ReplyError("EXECABORT Transaction discarded because of previous errors."),
 	} {
 		require.False(t, retryable(err, false), "%v", err)
 	}

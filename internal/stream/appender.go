@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // Bounds of what is sent at once.
@@ -43,9 +45,6 @@ const (
 
 // ErrAppenderClosed ends the wait of an append when the Appender is closed.
 var ErrAppenderClosed = errors.New("closed while waiting")
-
-// errWithdrawn is the cause of a cancelled attempt.
-var errWithdrawn = errors.New("withdrawn")
 
 // AppenderConfig configures an [Appender].
 type AppenderConfig struct {
@@ -158,7 +157,7 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 		}
 		*job = appendJob{done: job.done}
 		jobs.Put(job)
-		if results[0].Err == errWithdrawn { //nolint:errorlint // our own, never wrapped
+		if results[0].Err == redisconn.ErrWithdrawn { //nolint:errorlint // our own, never wrapped
 			continue // another caller of the same pipeline has given up, not this one
 		}
 		if !a.again(results, attempt) {
@@ -284,14 +283,14 @@ func (a *Appender) abandon(job *appendJob, cause error, results []AppendResult) 
 		return
 	}
 	a.markStuck(l, load)
-	if load.gate.CompareAndSwap(gateOpen, gateRevoked) {
+	if load.gate.Withdraw() {
 		// The sender still waits for a connection. If it gets one, it will find that
 		// it must not write; without its context it mostly does not come to that. The
 		// other callers of this load come back with their jobs.
-		load.cancel(errWithdrawn)
+		load.cancel(redisconn.ErrWithdrawn)
 	}
 	switch {
-	case load.gate.Load() == gateRevoked:
+	case load.gate.Withdrawn():
 		fill(results, AppendResult{Outcome: NotAppended, Err: because(cause, job.last)})
 	case job.results != nil:
 		copy(results, job.results) // appended, and not yet confirmed by replicas

@@ -5,8 +5,9 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // lane is a queue with its senders. There are two, because single messages are
@@ -64,7 +65,7 @@ type appendLoad struct {
 	jobs   []*appendJob
 	lane   *lane
 	ctx    context.Context // ends when a caller gives up before anything was sent
-	gate   atomic.Int32
+	gate   redisconn.Gate
 	cancel context.CancelCauseFunc
 	start  time.Time
 

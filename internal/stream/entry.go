@@ -2,10 +2,11 @@ package stream
 
 import (
 	"bytes"
-	"errors"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // Entry is one stream entry. Its fields stay in the form in which they arrived,
@@ -24,13 +25,12 @@ type Entry struct {
 // Fields calls yield with each name and value in order. The slices are valid
 // only during the call.
 func (e *Entry) Fields(yield func(name, value []byte)) {
-	p := parser{b: e.raw}
-	for p.i < len(p.b) {
-		name, err := p.bulk()
+	for p := redisconn.NewParser(e.raw); !p.Done(); {
+		name, err := p.Bulk()
 		if err != nil {
 			return
 		}
-		value, err := p.bulk()
+		value, err := p.Bulk()
 		if err != nil {
 			return
 		}
@@ -44,19 +44,12 @@ func NewEntry(id ID, values []string) Entry {
 	for _, v := range values {
 		e.Size += len(v)
 	}
-	e.raw = make([]byte, 0, e.Size+len(values)*bulkOverhead)
+	e.raw = make([]byte, 0, e.Size+len(values)*redisconn.BulkOverhead)
 	for _, v := range values {
-		e.raw = append(e.raw, '$')
-		e.raw = strconv.AppendInt(e.raw, int64(len(v)), 10)
-		e.raw = append(e.raw, "\r\n"...)
-		e.raw = append(e.raw, v...)
-		e.raw = append(e.raw, "\r\n"...)
+		e.raw = redisconn.AppendBulk(e.raw, v)
 	}
 	return e
 }
-
-// bulkOverhead is about what surrounds a bulk string.
-const bulkOverhead = 8
 
 // Share returns a copy that is released on its own.
 func (e *Entry) Share() Entry {
@@ -77,18 +70,6 @@ func (e *Entry) Release() {
 	e.in.release()
 	e.raw, e.in = nil, nil
 }
-
-// ReplyError is an error reply that was read as raw bytes. It implements
-// redis.Error, so it classifies as one.
-type ReplyError string
-
-// Error implements error.
-func (e ReplyError) Error() string { return string(e) }
-
-// RedisError implements redis.Error.
-func (ReplyError) RedisError() {}
-
-var errReply = errors.New("redischannels: malformed reply of redis")
 
 // Page is what a read found in one stream.
 type Page struct {
@@ -161,28 +142,28 @@ func Recycle(entries []Entry) {
 // (a nil instead of fields) are left out: reads by `>` never return such. The entries share
 // the chunk that the reply is in, or nil.
 func parseReply(raw []byte, in *chunk) ([]Page, error) {
-	p := parser{b: raw, in: in}
-	kind, n, err := p.header()
+	p := parser{redisconn.NewParser(raw), in}
+	h, err := p.Header()
 	if err != nil {
 		return nil, err
 	}
-	switch kind {
+	switch h.Kind {
 	case '-':
-		return nil, ReplyError(p.text)
+		return nil, redisconn.ReplyError(h.Text)
 	case '_':
 		return nil, nil
 	case '*', '%':
 	default:
-		return nil, errReply
+		return nil, redisconn.ErrMalformed
 	}
 	var pages []Page
-	for range n {
-		if kind == '*' {
-			if err := p.pair(); err != nil {
+	for range h.N {
+		if h.Kind == '*' {
+			if err := p.Pair(); err != nil {
 				return nil, err
 			}
 		}
-		key, err := p.bulk()
+		key, err := p.Bulk()
 		if err != nil {
 			return nil, err
 		}
@@ -195,186 +176,61 @@ func parseReply(raw []byte, in *chunk) ([]Page, error) {
 	return pages, nil
 }
 
-// parser walks over a complete RESP reply in memory without copying.
+// parser is a parser of a reply whose entries share a chunk, or nil.
 type parser struct {
-	b    []byte
-	in   *chunk // where b is, for the entries
-	i    int
-	deep int    // levels of what is being skipped
-	text []byte // the line of the last header after its first byte
-}
-
-// header reads one type line, and the attributes before it, which are of no interest.
-// n is its length or count, -1 for a nil.
-func (p *parser) header() (kind byte, n int, err error) {
-	for {
-		if kind, n, err = p.line(); err != nil || kind != '|' {
-			return kind, n, err
-		}
-		for range 2 * n {
-			if err := p.skip(); err != nil {
-				return 0, 0, err
-			}
-		}
-	}
-}
-
-// line reads one type line.
-func (p *parser) line() (kind byte, n int, err error) {
-	end := bytes.IndexByte(p.b[p.i:], '\n')
-	if end < 2 {
-		return 0, 0, errReply
-	}
-	line := p.b[p.i : p.i+end-1]
-	p.i += end + 1
-	kind, p.text = line[0], line[1:]
-	switch kind {
-	case '*', '$', '%', '~', '>', '|', '=', '!':
-		if n, err = atoi(p.text); err != nil {
-			return 0, 0, err
-		}
-		if n < 0 {
-			return '_', -1, nil
-		}
-	case '-', '_', '+', ':', ',', '#', '(':
-	default:
-		return 0, 0, errReply
-	}
-	return kind, n, nil
-}
-
-// plain reads a type line of a kind, if that is what comes and there is nothing special
-// about it: header takes four times as long, and there are eight lines per entry.
-func (p *parser) plain(kind byte) (n int, ok bool) {
-	i := p.i
-	if i >= len(p.b) || p.b[i] != kind {
-		return 0, false
-	}
-	for i++; i < len(p.b) && n < 1<<40; i++ {
-		c := p.b[i] - '0'
-		if c > 9 {
-			break
-		}
-		n = 10*n + int(c)
-	}
-	if i == p.i+1 || i+1 >= len(p.b) || p.b[i] != '\r' || p.b[i+1] != '\n' {
-		return 0, false
-	}
-	p.i = i + 2
-	return n, true
-}
-
-func (p *parser) bulk() ([]byte, error) {
-	n, ok := p.plain('$')
-	if !ok {
-		kind, m, err := p.header()
-		if err != nil {
-			return nil, err
-		}
-		if kind != '$' {
-			return nil, errReply
-		}
-		n = m
-	}
-	if n > len(p.b)-p.i-2 {
-		return nil, errReply
-	}
-	v := p.b[p.i : p.i+n : p.i+n]
-	p.i += n + 2
-	return v, nil
-}
-
-// pair reads the header of an array of two.
-func (p *parser) pair() error {
-	if n, ok := p.plain('*'); ok && n == 2 {
-		return nil
-	} else if ok {
-		return errReply
-	}
-	if kind, n, err := p.header(); err != nil || kind != '*' || n != 2 {
-		return errReply
-	}
-	return nil
-}
-
-// maxDepth is how deep a value that is skipped may be nested.
-const maxDepth = 100
-
-func (p *parser) skip() error {
-	if p.deep++; p.deep > maxDepth {
-		return errReply
-	}
-	defer func() { p.deep-- }()
-	kind, n, err := p.header()
-	if err != nil {
-		return err
-	}
-	switch kind {
-	case '$', '=', '!':
-		if n > len(p.b)-p.i-2 {
-			return errReply
-		}
-		p.i += n + 2
-	case '%':
-		n *= 2
-		fallthrough
-	case '*', '~', '>':
-		for range n {
-			if err := p.skip(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	redisconn.Parser
+	in *chunk
 }
 
 func (p *parser) entries() ([]Entry, error) {
-	kind, n, err := p.header()
-	if err != nil || kind != '*' || n > len(p.b) {
-		return nil, errReply
+	h, err := p.Header()
+	n := h.N
+	if err != nil || h.Kind != '*' || n > p.Len() {
+		return nil, redisconn.ErrMalformed
 	}
 	entries := newEntries(n)
 	// One string holds the IDs of the whole batch.
 	var ids strings.Builder
 	ids.Grow(24 * n)
 	for range n {
-		if err := p.pair(); err != nil {
+		if err := p.Pair(); err != nil {
 			return nil, err
 		}
-		text, err := p.bulk()
+		text, err := p.Bulk()
 		if err != nil {
 			return nil, err
 		}
 		id, err := parseIDBytes(text)
 		if err != nil || idLen(id) != len(text) {
-			return nil, errReply
+			return nil, redisconn.ErrMalformed
 		}
-		m, ok := p.plain('*')
+		m, ok := p.Plain('*')
 		if !ok {
-			var kind byte
-			if kind, m, err = p.header(); err != nil {
+			h, err := p.Header()
+			if err != nil {
 				return nil, err
 			}
-			if kind == '_' {
+			if h.Kind == '_' {
 				continue
 			}
-			if kind != '*' {
-				return nil, errReply
+			if h.Kind != '*' {
+				return nil, redisconn.ErrMalformed
 			}
+			m = h.N
 		}
 		if m%2 != 0 {
-			return nil, errReply
+			return nil, redisconn.ErrMalformed
 		}
 		e := Entry{ID: id}
-		start := p.i
+		start := p.Pos()
 		for range m {
-			v, err := p.bulk()
+			v, err := p.Bulk()
 			if err != nil {
 				return nil, err
 			}
 			e.Size += len(v)
 		}
-		e.raw, e.in = p.b[start:p.i:p.i], p.in.share()
+		e.raw, e.in = p.Since(start), p.in.share()
 		ids.Write(text)
 		entries = append(entries, e)
 	}
@@ -392,7 +248,7 @@ func (p *parser) entries() ([]Entry, error) {
 func parseIDBytes(b []byte) (ID, error) {
 	dash := bytes.IndexByte(b, '-')
 	if dash < 0 {
-		return ID{}, errReply
+		return ID{}, redisconn.ErrMalformed
 	}
 	ms, err := atou(b[:dash])
 	if err != nil {
@@ -415,32 +271,21 @@ func decimals(n uint64) int {
 
 func atou(b []byte) (uint64, error) {
 	if len(b) == 0 || len(b) > 20 {
-		return 0, errReply
+		return 0, redisconn.ErrMalformed
 	}
 	if len(b) == 20 { // may overflow: leave it to strconv
 		n, err := strconv.ParseUint(string(b), 10, 64)
 		if err != nil {
-			return 0, errReply
+			return 0, redisconn.ErrMalformed
 		}
 		return n, nil
 	}
 	var n uint64
 	for _, c := range b {
 		if c < '0' || c > '9' {
-			return 0, errReply
+			return 0, redisconn.ErrMalformed
 		}
 		n = n*10 + uint64(c-'0')
 	}
 	return n, nil
-}
-
-func atoi(b []byte) (int, error) {
-	if string(b) == "-1" { // a nil
-		return -1, nil
-	}
-	n, err := atou(b)
-	if n > 1<<40 {
-		return 0, errReply
-	}
-	return int(n), err
 }

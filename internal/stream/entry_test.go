@@ -8,6 +8,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // resp writes the words as RESP; a word that begins with one of *%~|_ stands for itself.
@@ -74,12 +76,12 @@ func TestParseReplyWithoutEntries(t *testing.T) {
 
 func TestParseReplyOfAnError(t *testing.T) {
 	_, err := parseOne([]byte("-NOGROUP No such key\r\n"))
-	require.Equal(t, ReplyError("NOGROUP No such key"), err)
-	require.Equal(t, KindNoGroup, Classify(err))
+	require.Equal(t, redisconn.ReplyError("NOGROUP No such key"), err)
+	require.Equal(t, redisconn.KindNoGroup, redisconn.Classify(err))
 	var reply redis.Error
 	require.ErrorAs(t, err, &reply)
 	_, err = parseOne([]byte("-UNBLOCKED the stream key no longer exists\r\n"))
-	require.Equal(t, KindNoGroup, Classify(err))
+	require.Equal(t, redisconn.KindNoGroup, redisconn.Classify(err))
 	_, err = parseOne([]byte("!10\r\nERR a b\r\nc\r\n"))
 	require.Error(t, err)
 }

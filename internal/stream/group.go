@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 //go:embed lua/hold.lua
@@ -81,7 +83,7 @@ type Group struct {
 // (XGROUP CREATE key group id MKSTREAM)
 func (g *Group) Ensure(ctx context.Context, start string) (existed bool, err error) {
 	err = g.Client.XGroupCreateMkStream(ctx, g.Key, g.Name, start).Err()
-	if Classify(err) == KindBusyGroup {
+	if redisconn.Classify(err) == redisconn.KindBusyGroup {
 		return true, nil
 	}
 	return false, err
@@ -117,7 +119,7 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 	cmds, _ := pipe.Exec(ctx)
 	for i, cmd := range cmds {
 		err := cmd.Err()
-		if err == nil || errors.Is(err, redis.Nil) || i >= own && Classify(err) != KindNoPerm {
+		if err == nil || errors.Is(err, redis.Nil) || i >= own && redisconn.Classify(err) != redisconn.KindNoPerm {
 			continue
 		}
 		return err
@@ -130,15 +132,15 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 // nothing pending where the reply to the first was lost. sent says, beside an error, whether
 // it may have been executed. (XACK)
 func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err error) {
-	name := &sentArg{text: g.Name}
+	name := &redisconn.TrackedArg{Text: g.Name}
 	args := make([]any, 3, 3+len(ids))
 	args[0], args[1], args[2] = "XACK", &g.Key, name
 	for _, id := range ids {
 		args = append(args, id)
 	}
-	cmd := onceInt{redis.NewIntCmd(ctx, args...)}
+	cmd := redisconn.OnceInt{IntCmd: redis.NewIntCmd(ctx, args...)}
 	err = g.Client.Process(ctx, cmd)
-	return cmd.Val(), name.sent.Load(), err
+	return cmd.Val(), name.Sent(), err
 }
 
 // AckOwned acknowledges the entries that this consumer still owns. lost says, also beside an
@@ -159,18 +161,18 @@ func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost
 func (g *Group) runTwice(ctx context.Context, script *redis.Script, source string, args ...any) (cmd *redis.Cmd, lost bool) {
 	sent := false
 	run := func(command, text string) {
-		name := &sentArg{text: g.Name}
+		name := &redisconn.TrackedArg{Text: g.Name}
 		cmd = redis.NewCmd(ctx, append([]any{command, text, 1, g.Key, name, g.Consumer}, args...)...)
 		cmd.SetFirstKeyPos(3)
-		_ = g.Client.Process(ctx, onceCmd{cmd})
-		sent = name.sent.Load()
+		_ = g.Client.Process(ctx, redisconn.OnceCmd{Cmd: cmd})
+		sent = name.Sent()
 	}
 	for range 2 {
 		run("evalsha", script.Hash())
-		if Classify(cmd.Err()) == KindNoScript {
+		if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
 			run("eval", source)
 		}
-		if Classify(cmd.Err()) != KindNetwork {
+		if redisconn.Classify(cmd.Err()) != redisconn.KindNetwork {
 			break
 		}
 		lost = lost || sent
@@ -225,7 +227,7 @@ func (g *Group) Own(ctx context.Context, after ID, limit int) ([]Pending, error)
 		text, _ := flat[i].(string)
 		id, err := ParseID(text)
 		if err != nil {
-			return nil, errReply
+			return nil, redisconn.ErrMalformed
 		}
 		pending = append(pending, Pending{ID: id, Text: text, Count: int(toInt(flat[i+1]))})
 	}
@@ -256,13 +258,13 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 		return nil, err
 	}
 	if len(reply) == 0 || len(reply) > len(ids) {
-		return nil, errReply
+		return nil, redisconn.ErrMalformed
 	}
 	out := make([]Fetched, len(reply))
 	for i, item := range reply {
 		parts, _ := item.([]any)
 		if len(parts) == 0 {
-			return nil, errReply
+			return nil, redisconn.ErrMalformed
 		}
 		out[i].State = State(toInt(parts[0]))
 		id, err := ParseID(ids[i])
@@ -274,7 +276,7 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 			continue
 		}
 		if len(parts) != 3 {
-			return nil, errReply
+			return nil, redisconn.ErrMalformed
 		}
 		out[i].Count = int(toInt(parts[1]))
 		out[i].Entry = NewEntry(id, toStrings(parts[2]))
@@ -290,7 +292,7 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 // the second one would not return what the first one took.
 // (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID)
 func (g *Group) Claim(ctx context.Context, minIdle time.Duration, cursor ID, count int) (ids, deleted []string, next ID, err error) {
-	claim := onceSlice{redis.NewSliceCmd(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
+	claim := redisconn.OnceSlice{SliceCmd: redis.NewSliceCmd(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
 		minIdle.Milliseconds(), cursor.String(), "COUNT", count, "JUSTID")}
 	_ = g.Client.Process(ctx, claim)
 	reply, err := claim.Result()
@@ -298,11 +300,11 @@ func (g *Group) Claim(ctx context.Context, minIdle time.Duration, cursor ID, cou
 		return nil, nil, ID{}, err
 	}
 	if len(reply) < 2 {
-		return nil, nil, ID{}, errReply
+		return nil, nil, ID{}, redisconn.ErrMalformed
 	}
 	text, _ := reply[0].(string)
 	if next, err = ParseID(text); err != nil {
-		return nil, nil, ID{}, errReply
+		return nil, nil, ID{}, redisconn.ErrMalformed
 	}
 	ids = toStrings(reply[1])
 	if len(reply) > 2 {
@@ -328,12 +330,12 @@ func (g *Group) Reap(ctx context.Context, timeout time.Duration) (Standing, erro
 		return Standing{}, err
 	}
 	if len(reply) < 4 {
-		return Standing{}, errReply
+		return Standing{}, redisconn.ErrMalformed
 	}
 	text, _ := reply[1].(string)
 	last, err := ParseID(text)
 	if err != nil {
-		return Standing{}, errReply
+		return Standing{}, redisconn.ErrMalformed
 	}
 	return Standing{
 		Others: int(toInt(reply[0])), LastDelivered: last, Lost: toInt(reply[2]), LostUntilNow: toInt(reply[3]),
@@ -370,7 +372,7 @@ func (g *Group) Restore(ctx context.Context, first, last ID, held []Pending) (Re
 		return done, err
 	}
 	if len(reply) < 2 {
-		return done, errReply
+		return done, redisconn.ErrMalformed
 	}
 	done.Created, done.Entries = toInt(reply[0]) == 1, toStrings(reply[2:])
 	done.Start, _ = reply[1].(string)
@@ -383,7 +385,7 @@ func states(cmd *redis.Cmd, want int) ([]State, error) {
 		return nil, err
 	}
 	if len(reply) != want {
-		return nil, fmt.Errorf("%w: %d states for %d entries", errReply, len(reply), want)
+		return nil, fmt.Errorf("%w: %d states for %d entries", redisconn.ErrMalformed, len(reply), want)
 	}
 	out := make([]State, want)
 	for i, v := range reply {

@@ -5,6 +5,8 @@ import (
 	_ "embed" // the script
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 //go:embed lua/lag.lua
@@ -31,7 +33,7 @@ func (g *Group) Lag(ctx context.Context) (Lag, error) {
 			return Lag{}, err
 		}
 		if len(reply) != 5 {
-			return Lag{}, errReply
+			return Lag{}, redisconn.ErrMalformed
 		}
 		found.Pending, found.Consumers = toInt(reply[0]), toInt(reply[1])
 		if from == "" { // what is delivered meanwhile has been counted

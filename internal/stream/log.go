@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 //go:embed lua/info.lua
@@ -52,7 +54,7 @@ func StatAll(ctx context.Context, client redis.UniversalClient, keys []string) (
 	_, _ = pipe.Exec(ctx) // each command has its error
 	infos := make([]Info, 0, len(keys))
 	for i, part := range parts {
-		if Classify(cmds[i].Err()) == KindNoScript {
+		if redisconn.Classify(cmds[i].Err()) == redisconn.KindNoScript {
 			cmds[i] = infoScript.Eval(ctx, client, part)
 		}
 		some, err := infosOf(cmds[i], len(part))
@@ -70,7 +72,7 @@ func infosOf(cmd *redis.Cmd, streams int) ([]Info, error) {
 		return nil, err
 	}
 	if len(reply) != 4*streams {
-		return nil, errReply
+		return nil, redisconn.ErrMalformed
 	}
 	infos := make([]Info, 0, streams)
 	for r := range slices.Chunk(reply, 4) {
@@ -81,7 +83,7 @@ func infosOf(cmd *redis.Cmd, streams int) ([]Info, error) {
 				continue
 			}
 			if ids[i], err = ParseID(text); err != nil {
-				return nil, errReply
+				return nil, redisconn.ErrMalformed
 			}
 		}
 		infos = append(infos, Info{Last: ids[0], First: ids[1], Added: toInt(r[2]), Length: toInt(r[3])})
@@ -101,7 +103,7 @@ func Range(ctx context.Context, client redis.UniversalClient, key string, after,
 		text, _ := reply[i].(string)
 		id, err := ParseID(text)
 		if err != nil {
-			return nil, errReply
+			return nil, redisconn.ErrMalformed
 		}
 		entries = append(entries, NewEntry(id, toStrings(reply[i+1])))
 	}

@@ -3,13 +3,13 @@ package stream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // readGrace is what a blocking read may take beyond its BLOCK time.
@@ -24,15 +24,12 @@ type Reader struct {
 	onClient func(*redis.Client)
 	onConn   func()
 
-	client *redis.Client // opened from the options of node
-	sent   time.Time     // when the last read was, from its tap
-	reply  []byte        // to it
-	chunk  *chunk        // where it is, if that is used again
+	sent  time.Time // when the last read was, from its tap
+	reply []byte    // to it
+	chunk *chunk    // where it is, if that is used again
 
-	mu       sync.Mutex
-	node     redis.UniversalClient // who can wake the connection: the client of its server
-	conn     net.Conn
-	clientID int64
+	mu   sync.Mutex // guards the pointer; only the reader's goroutine changes it
+	conn *redisconn.Conn
 }
 
 // NewReader returns a reader of the stream at key, or of those in its hash slot. block is the
@@ -47,79 +44,60 @@ func (r *Reader) Sent() time.Time { return r.sent }
 
 // open makes the client for the server that owns the stream now.
 func (r *Reader) open(ctx context.Context) error {
-	if r.client != nil {
+	if r.conn != nil {
 		return nil
 	}
-	node, err := master(ctx, r.base, r.key)
+	node, err := redisconn.Master(ctx, r.base, r.key)
 	if err != nil {
 		return err
 	}
-	// The caller's options by value, so that nothing about reaching the server
-	// is lost: address, TLS, credentials, database, Sentinel's dialer.
-	opt := *node.Options()
-	opt.MaxRetries = -1 // a read that is repeated blindly loses what the first one took
-	opt.ReadTimeout = r.block + readGrace
-	opt.PoolSize = 1
-	opt.MinIdleConns = 0
-	opt.MaxIdleConns = 0
-	opt.MaxActiveConns = 0
-	opt.ConnMaxIdleTime = -1
-	opt.DialerRetries = 1
-	opt.PipelinePoolSize = -1
-	opt.AutoPipelineOptions = nil
-	opt.ClientSideCache = nil
-	opt.ClientSideCacheConfig = nil
-	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	dial, onConnect := opt.Dialer, opt.OnConnect
-	opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err == nil {
-			r.mu.Lock()
-			r.conn, r.clientID = conn, 0
-			r.mu.Unlock()
-			conn = tapped(conn, r)
-		}
-		return conn, err
-	}
-	opt.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
-		if onConnect != nil {
-			if err := onConnect(ctx, cn); err != nil {
-				return err
-			}
-		}
-		if r.onConn != nil {
-			r.onConn()
-		}
-		// Without the right to ask for its ID the connection is woken by closing it.
-		if id, err := cn.ClientID(ctx).Result(); err == nil {
-			r.mu.Lock()
-			r.clientID = id
-			r.mu.Unlock()
-		} else if Classify(err) == KindNetwork {
-			return err
-		}
-		return nil
-	}
-	r.client = redis.NewClient(&opt)
-	r.mu.Lock()
-	r.node = node
-	r.mu.Unlock()
+	// Nothing is sent again: a read that is repeated loses what the first one took.
+	r.set(redisconn.Open(*node.Options(), redisconn.Config{
+		ReadTimeout: r.block + readGrace,
+		Waker:       node,
+		Wrap:        func(conn net.Conn) net.Conn { return tapped(conn, r) },
+		OnConnect:   r.onConn,
+	}))
 	if r.onClient != nil {
-		r.onClient(r.client)
+		r.onClient(r.conn.Client)
 	}
 	return nil
 }
 
-// master returns the client of the server that owns the key now.
-func master(ctx context.Context, client redis.UniversalClient, key string) (*redis.Client, error) {
-	switch c := client.(type) {
-	case *redis.Client:
-		return c, nil
-	case *redis.ClusterClient:
-		return c.MasterForKey(ctx, key)
-	default:
-		return nil, fmt.Errorf("redischannels: client type %T cannot be read from", client)
+func (r *Reader) set(conn *redisconn.Conn) {
+	r.mu.Lock()
+	r.conn = conn
+	r.mu.Unlock()
+}
+
+// current returns the connection for other goroutines, or nil.
+func (r *Reader) current() *redisconn.Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conn
+}
+
+// setBlocked is called by the tap, in the reader's goroutine.
+func (r *Reader) setBlocked(blocked bool) {
+	if r.conn != nil {
+		r.conn.SetBlocked(blocked)
 	}
+}
+
+// Do calls fn with the client of the reader's own connection, for the first commands after a
+// reconnect: in the caller's pool each idle connection that has died would cost them a
+// ReadTimeout. They fail within that of the reader, which is its block time and a second, and
+// are not sent again. fn must not read streams by XREAD or XREADGROUP, whose replies only the
+// reader's own methods get.
+func (r *Reader) Do(ctx context.Context, fn func(client *redis.Client) error) error {
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	err := fn(r.conn.Client)
+	if err != nil {
+		r.failed(err)
+	}
+	return err
 }
 
 // readCmd is a read of streams, whose reply a tap has taken.
@@ -168,11 +146,11 @@ func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int)
 // waiting. The client does not repeat it: who reads does that himself, and reports the
 // outage or ends before that. (XREAD COUNT count STREAMS key id)
 func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, after ID, count int) ([]Entry, error) {
-	node, err := master(ctx, client, key)
+	node, err := redisconn.Master(ctx, client, key)
 	if err != nil {
 		return nil, err
 	}
-	raw := onceRaw{redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())}
+	raw := redisconn.OnceRaw{RawCmd: redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())}
 	if err := node.Process(ctx, raw); err != nil {
 		return nil, err
 	}
@@ -184,7 +162,7 @@ func entriesOf(pages []Page, err error) ([]Entry, error) {
 	case err != nil || len(pages) == 0:
 		return nil, err
 	case len(pages) > 1:
-		return nil, errReply
+		return nil, redisconn.ErrMalformed
 	}
 	return pages[0].Entries, nil
 }
@@ -195,7 +173,7 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
-	err := r.client.Process(ctx, readCmd{redis.NewStatusCmd(ctx, args...), r})
+	err := r.conn.Client.Process(ctx, readCmd{redis.NewStatusCmd(ctx, args...), r})
 	var pages []Page
 	if err == nil {
 		pages, err = parseReply(r.reply, r.chunk)
@@ -212,46 +190,35 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 // another may have the stream by now.
 func (r *Reader) failed(err error) {
 	_, cluster := r.base.(*redis.ClusterClient)
-	switch kind := Classify(err); {
-	case kind == KindUnavailable, errors.Is(err, errReply):
+	switch kind := redisconn.Classify(err); {
+	case kind == redisconn.KindUnavailable, errors.Is(err, redisconn.ErrMalformed):
 		r.reset()
-		Relocate(r.base)
-	case cluster && (kind == KindNetwork || kind == KindCanceled):
+		redisconn.Relocate(r.base)
+	case cluster && (kind == redisconn.KindNetwork || kind == redisconn.KindCanceled):
 		r.reset()
 	}
 }
 
-// Wake ends a blocked read, at once where the server allows it, by closing the
-// connection otherwise. Waking a reader that is not blocked does nothing, so the
-// caller repeats it until the read has returned. (CLIENT UNBLOCK id)
+// Wake ends a blocked read, see [redisconn.Conn.Wake]. The caller repeats it until the read
+// has returned.
 func (r *Reader) Wake(ctx context.Context) {
-	r.mu.Lock()
-	node, id := r.node, r.clientID
-	r.mu.Unlock()
-	if node == nil {
-		return
-	}
-	// Once: where the server is silent to it the connection is closed, which needs no server.
-	if id == 0 || node.Process(ctx, onceInt{redis.NewIntCmd(ctx, "CLIENT", "UNBLOCK", id)}) != nil {
-		r.Drop()
+	if conn := r.current(); conn != nil {
+		conn.Wake(ctx)
 	}
 }
 
 // Drop closes the connection, if there is one, under whatever read is using it.
 func (r *Reader) Drop() {
-	r.mu.Lock()
-	conn := r.conn
-	r.mu.Unlock()
-	if conn != nil {
-		_ = conn.Close() // the reader sees the error
+	if conn := r.current(); conn != nil {
+		conn.Cut()
 	}
 }
 
 // reset drops the client, so that the next read finds the server anew.
 func (r *Reader) reset() {
-	if r.client != nil {
-		_ = r.client.Close()
-		r.client = nil
+	if r.conn != nil {
+		r.conn.Close()
+		r.set(nil)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // standIn is what go-redis is given in place of the reply to a read.
@@ -42,10 +44,16 @@ func tapped(conn net.Conn, to *Reader) net.Conn {
 
 // Write implements net.Conn.
 func (t *tap) Write(p []byte) (int, error) {
-	if isRead(p) {
-		t.reading, t.to.sent = true, time.Now()
+	if !isRead(p) {
+		return t.Conn.Write(p)
 	}
-	return t.Conn.Write(p)
+	t.reading, t.to.sent = true, time.Now()
+	t.to.setBlocked(true)
+	n, err := t.Conn.Write(p)
+	if err != nil {
+		t.to.setBlocked(false)
+	}
+	return n, err
 }
 
 // isRead tells whether a command reads streams. go-redis sends `*6\r\n$5\r\nXREAD\r\n...`.
@@ -57,7 +65,9 @@ func isRead(p []byte) bool {
 // Read implements net.Conn.
 func (t *tap) Read(p []byte) (int, error) {
 	if len(t.due) == 0 && t.reading {
-		if err := t.answer(p); err != nil {
+		err := t.answer(p)
+		t.to.setBlocked(false) // it is answered, or the connection has failed
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -75,31 +85,31 @@ func (t *tap) answer(p []byte) error {
 	b, own := p[:0:len(p)], false
 	var in *chunk
 	defer func() { in.release() }()
-	for at := (walk{left: 1}); ; {
-		done, err := at.on(b)
+	for at := redisconn.NewWalk(); ; {
+		done, err := at.On(b)
 		if err != nil {
 			return err
 		}
 		if done && b[0] == '>' { // a push is for go-redis; the reply comes behind it
-			t.due = append(t.due, b[:at.i]...)
-			b, at = b[at.i:], walk{left: 1}
+			t.due = append(t.due, b[:at.Pos]...)
+			b, at = b[at.Pos:], redisconn.NewWalk()
 			continue
 		}
 		if done {
 			t.reading = false
-			t.take(b[:at.i], own, in)
-			t.due = append(t.due, b[at.i:]...)
+			t.take(b[:at.Pos], own, in)
+			t.due = append(t.due, b[at.Pos:]...)
 			return nil
 		}
 		switch {
 		case len(b) < cap(b):
-		case in == nil && max(len(b), at.until) < chunkSize:
+		case in == nil && max(len(b), at.Need) < chunkSize:
 			in, own = newChunk(), false // own is what a push was in
 			b = append(in.b[:0], b...)
 		default:
-			size := max(2*len(b), maxLines)           // nothing is left of what a push has filled
-			if at.until > len(b) && at.i < len(b)/2 { // one value is most of it
-				size = min(at.until+maxLines, 4*len(b)) // the length alone takes no memory
+			size := max(2*len(b), maxLines)            // nothing is left of what a push has filled
+			if at.Need > len(b) && at.Pos < len(b)/2 { // one value is most of it
+				size = min(at.Need+maxLines, 4*len(b)) // the length alone takes no memory
 			}
 			b, own = append(make([]byte, 0, size), b...), true
 		}
@@ -129,53 +139,4 @@ func (t *tap) take(reply []byte, own bool, in *chunk) {
 		reply = slices.Clip(bytes.Clone(reply))
 	}
 	t.to.reply = reply
-}
-
-// walk goes through a reply as it comes.
-type walk struct {
-	i     int // up to here
-	left  int // values that are still to come
-	until int // end of the string that has not come whole
-}
-
-// on goes on in what has come so far and reports whether that is the whole reply.
-func (w *walk) on(b []byte) (done bool, err error) {
-	for w.left > 0 {
-		p := parser{b: b, i: w.i}
-		kind := byte('$')
-		n, ok := p.plain(kind)
-		if !ok {
-			kind = '*'
-			n, ok = p.plain(kind)
-		}
-		if !ok {
-			if bytes.IndexByte(b[w.i:], '\n') < 0 {
-				return false, nil
-			}
-			if kind, n, err = p.line(); err != nil {
-				return false, err
-			}
-		}
-		switch kind {
-		case '$', '=', '!':
-			if n > len(b)-p.i-2 {
-				w.until = p.i + n + 2
-				return false, nil
-			}
-			p.i += n + 2
-			n = 0
-		case '*', '~', '>':
-		case '%':
-			n *= 2
-		case '|':
-			n = 2*n + 1 // it comes before a value
-		default:
-			n = 0
-		}
-		if w.left += n - 1; w.left > 1<<40 {
-			return false, errReply
-		}
-		w.i = p.i
-	}
-	return true, nil
 }

@@ -1,7 +1,8 @@
-package stream
+package redisconn
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -11,9 +12,9 @@ import (
 // slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
 
-// HashTag returns the part of a key that decides its hash slot: what stands
-// between the first `{` and the first `}` behind it. Without such a part, or
-// with nothing in it, ok is false and the whole key decides.
+// HashTag returns the part of a key that decides its hash slot: the text between
+// the first `{` and the first `}` after it. If there is none, or it is empty, ok is
+// false and the whole key decides.
 func HashTag(key string) (tag string, ok bool) {
 	_, rest, ok := strings.Cut(key, "{")
 	if !ok {
@@ -43,9 +44,21 @@ func Slot(key string) int {
 	return int(crc) % slots
 }
 
-// Follow calls fn, which asks a master for its own stream, and in Redis Cluster a few times
-// more while that is not the master: the client learns in the background where a slot has
-// moved to.
+// Master returns the client of the server that owns the key now.
+func Master(ctx context.Context, client redis.UniversalClient, key string) (*redis.Client, error) {
+	switch c := client.(type) {
+	case *redis.Client:
+		return c, nil
+	case *redis.ClusterClient:
+		return c.MasterForKey(ctx, key)
+	default:
+		return nil, fmt.Errorf("redischannels: client type %T cannot be read from", client)
+	}
+}
+
+// Follow calls fn, which sends a command to the master of a key. In Redis Cluster it repeats
+// that for up to a second while the server is not the master: the client learns in the
+// background where a slot has moved to.
 func Follow(ctx context.Context, client redis.UniversalClient, fn func() error) error {
 	_, cluster := client.(*redis.ClusterClient)
 	for wait := 10 * time.Millisecond; ; wait *= 2 {
@@ -63,9 +76,9 @@ func Follow(ctx context.Context, client redis.UniversalClient, fn func() error) 
 	}
 }
 
-// Relocate has a cluster client find out again, in the background, who owns which slot.
-// go-redis does that when a node says MOVED. A master that is dead says nothing, and its
-// clients go on dialling it after a replica was promoted.
+// Relocate makes a cluster client find out again, in the background, which server owns which
+// slot. go-redis does that by itself when a node replies MOVED. A master that is down replies
+// nothing, and without this its clients dial it even after a replica was promoted.
 func Relocate(client redis.UniversalClient) {
 	if c, ok := client.(*redis.ClusterClient); ok {
 		c.ReloadState(context.Background())

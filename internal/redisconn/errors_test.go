@@ -1,4 +1,4 @@
-package stream
+package redisconn
 
 import (
 	"context"
@@ -52,8 +52,8 @@ func TestClassify(t *testing.T) {
 		"NOPERM this user has no permissions to access one of the keys used as arguments script: 5f4, on @user_script:9.":       KindNoPerm,
 		"ERR ACL failure in script: User u has no permissions to run the 'xpending' command script: 5f4, on @user_script:9.":    KindNoPerm,
 	} {
-		require.Equal(t, want, Classify(replyError(text)), text)
-		require.Equal(t, want, Classify(fmt.Errorf("wrapped: %w", replyError(text))), text)
+		require.Equal(t, want, Classify(ReplyError(text)), text)
+		require.Equal(t, want, Classify(fmt.Errorf("wrapped: %w", ReplyError(text))), text)
 	}
 	for _, err := range []error{io.EOF, io.ErrUnexpectedEOF, &net.OpError{Op: "dial", Err: errors.New("refused")}, errors.New("redis: client is closed")} {
 		require.Equal(t, KindNetwork, Classify(err), "%v", err)

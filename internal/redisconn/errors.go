@@ -1,4 +1,4 @@
-package stream
+package redisconn
 
 import (
 	"context"
@@ -28,9 +28,9 @@ const (
 	KindNoGroup
 	// KindWrongType is a key that holds something else than a stream.
 	KindWrongType
-	// KindNoPerm is a right that the user lacks.
+	// KindNoPerm is a command or a key that the user has no permission for.
 	KindNoPerm
-	// KindOOM is a write refused for want of memory.
+	// KindOOM is a write that the server refused because it is out of memory.
 	KindOOM
 	// KindBusyGroup is a group that exists already.
 	KindBusyGroup
@@ -75,7 +75,8 @@ var replyKinds = []struct {
 	{"EXECABORT", KindOther},
 }
 
-// Classify is the only place where replies of Redis are told apart.
+// Classify returns the kind of an error. It is the only place where the texts of error
+// replies are compared.
 func Classify(err error) Kind {
 	switch {
 	case err == nil:
@@ -88,7 +89,7 @@ func Classify(err error) Kind {
 		return KindNetwork
 	}
 	text := reply.Error()
-	// A transaction that a right is missing for says so at its end:
+	// A missing permission inside a transaction is in the reply to EXEC:
 	// `EXECABORT Transaction discarded because of: NOPERM ...`.
 	if _, cause, ok := strings.Cut(text, "EXECABORT Transaction discarded because of: "); ok {
 		text = cause
@@ -98,10 +99,10 @@ func Classify(err error) Kind {
 			return r.kind
 		}
 	}
-	// Inside a script an error may keep its words but lose its place: as
-	// `@user_script: 7: -OOM ...` or `ERR Error running script (...): @user_script:7:
-	// WRONGTYPE ...` before Redis 7, and a missing right as `ERR The user executing
-	// the script can't run this command`.
+	// An error inside a script may keep its code but not at the beginning: before Redis 7
+	// as `@user_script: 7: -OOM ...` or `ERR Error running script (...): @user_script:7:
+	// WRONGTYPE ...`, and a missing permission as `ERR The user executing the script can't
+	// run this command`.
 	if strings.Contains(text, "user executing the script") || strings.Contains(text, "can't run this command") ||
 		strings.Contains(text, "can't access at least one of the keys") {
 		return KindNoPerm
@@ -118,6 +119,22 @@ func Classify(err error) Kind {
 	}
 	return KindOther
 }
+
+// IsReply reports whether the error is an error reply of Redis.
+func IsReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}
+
+// ReplyError is an error reply that the library has read itself. It implements
+// redis.Error, so Classify knows it.
+type ReplyError string
+
+// Error implements error.
+func (e ReplyError) Error() string { return string(e) }
+
+// RedisError implements redis.Error.
+func (ReplyError) RedisError() {}
 
 // Retryable reports whether trying the same again later can help.
 func (k Kind) Retryable() bool {

@@ -1,0 +1,148 @@
+package redisconn
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// controlConns is the pool size of a Control: one command may be slow while another, such as
+// a renewal, must not wait for it.
+const controlConns = 2
+
+// Control is a client of the library's own for short commands to the master of one key:
+// renewals of leases, and the first commands after a reconnect. It is safe for concurrent
+// use.
+//
+// Such commands must not go through the caller's pool. When established connections go
+// silent while new ones work (a failed-over load balancer, a NAT that has forgotten its
+// table, a host that lost its power), every idle connection of that pool costs the next
+// command one of the caller's ReadTimeouts until it is dropped: with five idle connections
+// and go-redis' defaults 25 seconds, in which leases run out and other consumers are given
+// messages that a handler is working on. A Control has at most two connections, each
+// command fails within the timeout of [NewControl], and after Reset every command dials.
+//
+// Commands are not sent again. In Redis Cluster the client is that of one master: a MOVED
+// reply is an error, after which the caller resets the Control.
+type Control struct {
+	base     redis.UniversalClient
+	key      string
+	timeout  time.Duration
+	onClient func(*redis.Client)
+	opening  chan struct{} // holds a token while a goroutine opens the client
+
+	mu     sync.Mutex
+	client *redis.Client // nil before the first use and after Reset
+	resets int
+	closed bool
+}
+
+// NewControl returns a Control for the server that owns key in base. The timeouts for
+// dialling, reading, writing, and for waiting for one of its connections are those of base,
+// and at most timeout. onClient, if not nil, sees each client that is opened, before its
+// first use; hooks of base are not copied. Nothing is opened before the first use.
+//
+// A TLS handshake by the default dialer of go-redis is bounded by the DialTimeout of base
+// alone, and finding a master through Sentinel by the timeouts of that client.
+func NewControl(base redis.UniversalClient, key string, timeout time.Duration, onClient func(*redis.Client)) *Control {
+	return &Control{base: base, key: key, timeout: timeout, onClient: onClient, opening: make(chan struct{}, 1)}
+}
+
+// Client returns the client, and opens it if there is none, for which it needs to know the
+// master of the key: in Redis Cluster that may be a question to the servers, which ctx bounds.
+// The client belongs to the Control. It fails with redis.ErrClosed when the Control is reset
+// or closed meanwhile; after a Reset, Client returns another one. After Close it returns
+// redis.ErrClosed.
+func (c *Control) Client(ctx context.Context) (*redis.Client, error) {
+	for {
+		client, _, err := c.current()
+		if client != nil || err != nil {
+			return client, err
+		}
+		select {
+		case c.opening <- struct{}{}:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		err = c.open(ctx)
+		<-c.opening
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Control) current() (client *redis.Client, resets int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, 0, redis.ErrClosed
+	}
+	return c.client, c.resets, nil
+}
+
+// open makes the client unless there is one. A Reset that comes while it asks for the
+// master makes the answer void.
+func (c *Control) open(ctx context.Context) error {
+	client, resets, err := c.current()
+	if client != nil || err != nil {
+		return err
+	}
+	node, err := Master(ctx, c.base, c.key)
+	if err != nil {
+		return err
+	}
+	client = redis.NewClient(c.options(*node.Options()))
+	if c.onClient != nil {
+		c.onClient(client)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.resets != resets {
+		_ = client.Close()
+		return nil
+	}
+	c.client = client
+	return nil
+}
+
+func (c *Control) options(base redis.Options) *redis.Options {
+	opt := own(base, controlConns)
+	opt.DialTimeout = atMost(c.timeout, base.DialTimeout)
+	opt.ReadTimeout = atMost(c.timeout, base.ReadTimeout)
+	opt.WriteTimeout = atMost(c.timeout, base.WriteTimeout)
+	opt.PoolTimeout = atMost(c.timeout, base.PoolTimeout)
+	return &opt
+}
+
+// atMost is the smaller of a bound and a timeout of go-redis, where 0 and less is none.
+func atMost(bound, timeout time.Duration) time.Duration {
+	if timeout <= 0 {
+		return bound
+	}
+	return min(bound, timeout)
+}
+
+// Reset drops the client with its connections: commands under way on it fail, and the next
+// one dials. In Redis Cluster the master of the key is looked up anew. It does not wait.
+func (c *Control) Reset() {
+	Relocate(c.base)
+	c.drop(false)
+}
+
+// Close drops the client for good. It does not wait.
+func (c *Control) Close() { c.drop(true) }
+
+func (c *Control) drop(closed bool) {
+	c.mu.Lock()
+	client := c.client
+	c.client = nil
+	c.resets++
+	c.closed = c.closed || closed
+	c.mu.Unlock()
+	if client != nil {
+		_ = client.Close()
+	}
+}
