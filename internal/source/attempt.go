@@ -45,7 +45,7 @@ type Outcome struct {
 type Owner interface {
 	// Started is called once for an attempt that was offered, when it starts.
 	Started(a *Attempt)
-	// Ended is called once, for the first end. ErrNotSupported takes it back.
+	// Ended is called once, for the first end. An error takes it back.
 	Ended(a *Attempt, o Outcome) error
 	// Late is called for the first end after Expire.
 	Late(a *Attempt, o Outcome)
@@ -86,6 +86,7 @@ type Attempt struct {
 	Topic string // of the message: a Pub/Sub pattern is not what it was published to
 	ID    string // entry ID, empty where the transport has none
 	Count int    // 1 for the first delivery, 0 where the transport does not know
+	Split int    // of the Nack before; all attempts of a batch have the same
 	Held  any    // what the owner knows it by
 
 	Entry   stream.Entry     // of a stream; the attempt's own share of its memory
@@ -247,6 +248,11 @@ func (a *Attempt) Value(key any) any {
 }
 
 type attemptKey struct{}
+
+// NewContext returns a context of ctx that belongs to an attempt, or, with nil, to none.
+func NewContext(ctx context.Context, a *Attempt) context.Context {
+	return context.WithValue(ctx, attemptKey{}, a)
+}
 
 // FromContext returns the attempt that a context belongs to, or nil.
 func FromContext(ctx context.Context) *Attempt {

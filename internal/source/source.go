@@ -32,6 +32,17 @@ type Limits struct {
 	// Offer leaves the attempts offered. The caller starts each, or ends it by Withdraw when
 	// the source recalls it.
 	Offer bool
+
+	// Try returns at once, without an attempt and without an error if none is ready.
+	Try bool
+}
+
+// Adjuster is implemented by a Source whose bounds can change while it is read.
+type Adjuster interface {
+	// Adjust lets at least maxInFlight attempts be in progress. With ordered the attempts come
+	// in stream order from then on: those of one NextBatch together, and none before these have
+	// ended and none of them backs off.
+	Adjust(maxInFlight int, ordered bool)
 }
 
 var (
@@ -44,6 +55,10 @@ var (
 	// ErrNotOwner is returned for the end of an attempt whose entry belongs to another
 	// consumer by now, or whose end nobody waits for any more.
 	ErrNotOwner = errors.New("entry is not owned")
+	// ErrOutOfOrder is returned for the Ack of an attempt behind another one of its batch and
+	// its order (that of its ordering key, or of the stream) that is to be redelivered. The
+	// attempt has not ended: after a Release it is redelivered behind the other.
+	ErrOutOfOrder = errors.New("an earlier message of the order is to be redelivered")
 	// ErrNotSupported is returned for an end that the transport cannot carry out. The attempt
 	// has not ended.
 	ErrNotSupported = errors.New("not supported by the transport")
