@@ -174,23 +174,14 @@ func (d *delivery) watch(msg *message.Message) {
 	}
 }
 
-// maxNames bounds the field names that a decoder keeps, and the length of each: entries of
-// foreign producers may have any.
-const maxNames = 256
-
 // decoder turns entries into messages for one subscription.
 type decoder struct {
-	topic       string
-	unmarshaler Unmarshaler
-	maxPayload  int
+	*entryDecoder
 	orderingKey func(*message.Message) string
-	mu          sync.Mutex
-	names       map[string]string
-	fields      []Field // of the last entry, without the values
 }
 
 func newDecoder(cfg SubscriberConfig, topic string) *decoder {
-	d := &decoder{topic: topic, unmarshaler: cfg.Unmarshaler, maxPayload: cfg.MaxPayload, names: make(map[string]string)}
+	d := &decoder{entryDecoder: newEntryDecoder(topic, cfg.Unmarshaler, cfg.MaxPayload)}
 	if cfg.MaxInFlight > 1 {
 		d.orderingKey = cfg.OrderingKey
 	}
@@ -198,64 +189,7 @@ func newDecoder(cfg SubscriberConfig, topic string) *decoder {
 }
 
 // decode returns the message of an entry, or a *DecodeError.
-func (d *decoder) decode(e *stream.Entry) (msg *message.Message, err error) {
-	if d.maxPayload > 0 && e.Size > d.maxPayload {
-		return nil, d.failure(e, tooLarge(e.Size, d.maxPayload), nil)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.fields = d.fields[:0]
-	e.Fields(d.addField)
-	defer func() {
-		d.forget()
-		if r := recover(); r != nil {
-			msg, err = nil, d.failure(e, fmt.Sprintf("the unmarshaler panicked: %v", r), nil)
-		}
-	}()
-	msg, err = d.unmarshaler.Unmarshal(Entry{Topic: d.topic, ID: e.Text, Fields: d.fields})
-	switch {
-	case err != nil:
-		if _, ok := err.(*DecodeError); !ok {
-			err = d.failure(e, "the unmarshaler failed", err)
-		}
-		return nil, err
-	case msg == nil:
-		return nil, d.failure(e, "the unmarshaler returned neither message nor error", nil)
-	}
-	return msg, nil
-}
-
-func (d *decoder) addField(name, value []byte) {
-	n := len(d.fields)
-	if n < cap(d.fields) { // mostly the names are those of the entry before
-		if last := &d.fields[:n+1][n]; last.Name == string(name) {
-			last.Value = value
-			d.fields = d.fields[:n+1]
-			return
-		}
-	}
-	s, ok := d.names[string(name)]
-	if !ok {
-		s = string(name)
-		if len(d.names) < maxNames && len(s) <= maxNames {
-			d.names[s] = s
-		}
-	}
-	d.fields = append(d.fields, Field{Name: s, Value: value})
-}
-
-// forget drops what is in the fields, but for names that are likely to come again.
-func (d *decoder) forget() {
-	if len(d.fields) > maxNames {
-		d.fields = nil
-	}
-	for i := range d.fields {
-		d.fields[i].Value = nil // keep no reply alive
-		if len(d.fields[i].Name) > maxNames {
-			d.fields[i].Name = ""
-		}
-	}
-}
+func (d *decoder) decode(e *stream.Entry) (msg *message.Message, err error) { return d.message(e) }
 
 // prepare finds out the ordering key of an item. One that cannot be decoded has
 // no key; it fails again when it is handed over.
@@ -274,14 +208,6 @@ func (d *decoder) prepare(it *window.Item) {
 	}()
 	it.Key = d.orderingKey(msg)
 	it.Message = msg
-}
-
-func tooLarge(size, limit int) string {
-	return fmt.Sprintf("has %d bytes, more than MaxPayload %d", size, limit)
-}
-
-func (d *decoder) failure(e *stream.Entry, reason string, err error) error {
-	return &DecodeError{Topic: d.topic, EntryID: e.Text, Reason: reason, Err: err}
 }
 
 // delay returns the back-off before delivery n+1, after n deliveries.

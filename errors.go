@@ -103,7 +103,8 @@ type DecodeError struct {
 	Err     error  // the cause, or nil
 }
 
-// Error implements error.
+// Error implements error. The text does not have the cause, which may quote the payload: it
+// ends in logs and in dead letters.
 func (e *DecodeError) Error() string {
 	var b strings.Builder
 	b.WriteString("redischannels: cannot decode ")
@@ -117,10 +118,6 @@ func (e *DecodeError) Error() string {
 	}
 	b.WriteString(": ")
 	b.WriteString(e.Reason)
-	if e.Err != nil {
-		b.WriteString(": ")
-		b.WriteString(e.Err.Error())
-	}
 	return b.String()
 }
 

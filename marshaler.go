@@ -2,6 +2,7 @@ package redischannels
 
 import (
 	"fmt"
+	"reflect"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -46,6 +47,39 @@ type Marshaler interface {
 // text ends in logs and in the dead letter, so it must have nothing of the payload.
 type Unmarshaler interface {
 	Unmarshal(entry Entry) (*message.Message, error)
+}
+
+// PayloadUnmarshaler is an [Unmarshaler] that can also return what it puts into a message
+// without making the message, which takes longer than all else where values are small. Typed
+// channels read through it. The formats of this package implement it.
+//
+// A type that embeds another PayloadUnmarshaler is read by its Unmarshal: the method that it
+// inherits may not fit.
+type PayloadUnmarshaler interface {
+	Unmarshaler
+	// UnmarshalPayload returns the payload and the metadata of an entry. The payload may be a
+	// part of a field, since it is valid only as long as those are; the metadata is the
+	// caller's, and nil if there is none. Errors are those of Unmarshal.
+	UnmarshalPayload(entry Entry) (payload []byte, metadata message.Metadata, err error)
+}
+
+// payloadUnmarshaler returns an Unmarshaler as a PayloadUnmarshaler, or nil.
+func payloadUnmarshaler(u Unmarshaler) PayloadUnmarshaler {
+	p, ok := u.(PayloadUnmarshaler)
+	if !ok {
+		return nil
+	}
+	t := reflect.TypeOf(u)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	for i := 0; t.Kind() == reflect.Struct && i < t.NumField(); i++ {
+		field := t.Field(i)
+		if _, promoted := field.Type.MethodByName("UnmarshalPayload"); field.Anonymous && promoted {
+			return nil
+		}
+	}
+	return p
 }
 
 // Names of the fields that carry what no payload has room for. The first two are
@@ -124,17 +158,41 @@ func (o *once) set(value []byte) {
 	o.count++
 }
 
-// message makes a message with memory of its own from fields that were taken out
-// of the entry. Only dead tells whether to look for dead-letter fields.
-func (e Entry) message(uuid string, metadata, payload []byte, dead bool) (*message.Message, error) {
+// parts are what a format finds in an entry, as parts of its fields.
+type parts struct {
+	uuid, metadata, payload []byte
+	dead                    bool // there may be fields of a dead letter
+}
+
+// message makes a message with memory of its own, but for the payload.
+func (e Entry) message(uuid string, p parts, payload []byte) (*message.Message, error) {
 	msg := message.NewMessage(uuid, payload)
-	if err := unmarshalMetadata(msg.Metadata, metadata); err != nil {
-		return nil, e.undecodable(err.Error())
-	}
-	if dead {
-		showDeadLetter(msg.Metadata, e.Fields)
+	if err := e.unmarshalMetadata(msg.Metadata, p); err != nil {
+		return nil, err
 	}
 	return msg, nil
+}
+
+// payload returns the payload and the metadata, which is nil if there is none.
+func (e Entry) payload(p parts) ([]byte, message.Metadata, error) {
+	if len(p.metadata) == 0 && !p.dead {
+		return p.payload, nil, nil
+	}
+	metadata := make(message.Metadata)
+	if err := e.unmarshalMetadata(metadata, p); err != nil {
+		return nil, nil, err
+	}
+	return p.payload, metadata, nil
+}
+
+func (e Entry) unmarshalMetadata(metadata message.Metadata, p parts) error {
+	if err := unmarshalMetadata(metadata, p.metadata); err != nil {
+		return e.undecodable(err.Error())
+	}
+	if p.dead {
+		showDeadLetter(metadata, e.Fields)
+	}
+	return nil
 }
 
 // undecodable makes the error of an entry that is no message. The reason must

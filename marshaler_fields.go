@@ -56,7 +56,25 @@ func (FieldsMarshaler) Marshal(topic string, msg *message.Message) ([]Field, err
 // error is a [*DecodeError]: no fields, a name twice (an object would lose one),
 // a name or value that is not UTF-8 (JSON cannot hold it), or metadata as
 // [WatermillMarshaler] refuses it.
-func (FieldsMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+func (m FieldsMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+	p, err := m.parts(entry)
+	if err != nil {
+		return nil, err
+	}
+	return entry.message(p.uuidOr(entry.ID), p, p.payload)
+}
+
+// UnmarshalPayload implements [PayloadUnmarshaler].
+func (m FieldsMarshaler) UnmarshalPayload(entry Entry) ([]byte, message.Metadata, error) {
+	p, err := m.parts(entry)
+	if err != nil {
+		return nil, nil, err
+	}
+	return entry.payload(p)
+}
+
+// parts returns a payload with memory of its own.
+func (FieldsMarshaler) parts(entry Entry) (p parts, err error) {
 	uuid := once{name: uuidField}
 	metadata := once{name: flatMetadataField}
 	size, own := len("{}"), 0
@@ -69,27 +87,33 @@ func (FieldsMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
 			metadata.set(f.Value)
 		case deadKey(f.Name) != "":
 		case !utf8.ValidString(f.Name):
-			return nil, entry.undecodable(fmt.Sprintf("name of field %d is not UTF-8", i+1))
+			return p, entry.undecodable(fmt.Sprintf("name of field %d is not UTF-8", i+1))
 		case !utf8.Valid(f.Value):
-			return nil, entry.undecodable(fmt.Sprintf("value of field %d is not UTF-8", i+1))
+			return p, entry.undecodable(fmt.Sprintf("value of field %d is not UTF-8", i+1))
 		default:
 			size += len(`"":"",`) + len(f.Name) + len(f.Value)
 			own++
 		}
 	}
 	if own+uuid.count+metadata.count == 0 {
-		return nil, entry.undecodable("entry has no fields")
+		return p, entry.undecodable("entry has no fields")
 	}
 	if err := entry.checkOnce(&uuid, &metadata); err != nil {
-		return nil, err
+		return p, err
 	}
 	if i := repeatedName(entry.Fields); i >= 0 {
-		return nil, entry.undecodable(fmt.Sprintf("field %d has the name of an earlier one", i+1))
+		return p, entry.undecodable(fmt.Sprintf("field %d has the name of an earlier one", i+1))
 	}
+	p.uuid, p.metadata, p.payload = uuid.value, metadata.value, fieldsObject(entry.Fields, size)
+	p.dead = len(entry.Fields) > own+uuid.count+metadata.count
+	return p, nil
+}
 
+// fieldsObject returns the fields of a payload as a JSON object of about this size.
+func fieldsObject(fields []Field, size int) []byte {
 	object := append(make([]byte, 0, size), '{')
-	for i := range entry.Fields {
-		f := &entry.Fields[i]
+	for i := range fields {
+		f := &fields[i]
 		if reservedName(f.Name) {
 			continue
 		}
@@ -100,9 +124,7 @@ func (FieldsMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
 		object = append(object, ':')
 		object = appendJSONString(object, f.Value)
 	}
-	object = append(object, '}')
-	dead := len(entry.Fields) > own+uuid.count+metadata.count
-	return entry.message(uuidOrID(uuid, entry), metadata.value, object, dead)
+	return append(object, '}')
 }
 
 // objectFields turns a JSON object into fields. Its errors name members by their

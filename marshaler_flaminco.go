@@ -48,11 +48,27 @@ func (FlamincoMarshaler) Marshal(topic string, msg *message.Message) ([]Field, e
 // of a dead letter, which become metadata. Every error is a [*DecodeError]: no
 // `data`, one of the three fields twice, other content than JSON, or metadata as
 // [WatermillMarshaler] refuses it.
-func (FlamincoMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+func (m FlamincoMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+	p, err := m.parts(entry)
+	if err != nil {
+		return nil, err
+	}
+	return entry.message(p.uuidOr(entry.ID), p, bytes.Clone(p.payload))
+}
+
+// UnmarshalPayload implements [PayloadUnmarshaler]. The payload is a part of the entry.
+func (m FlamincoMarshaler) UnmarshalPayload(entry Entry) ([]byte, message.Metadata, error) {
+	p, err := m.parts(entry)
+	if err != nil {
+		return nil, nil, err
+	}
+	return entry.payload(p)
+}
+
+func (FlamincoMarshaler) parts(entry Entry) (p parts, err error) {
 	data := once{name: dataField}
 	uuid := once{name: uuidField}
 	metadata := once{name: metadataField}
-	dead := false
 	for i := range entry.Fields {
 		switch f := &entry.Fields[i]; f.Name {
 		case dataField:
@@ -62,27 +78,28 @@ func (FlamincoMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
 		case metadataField:
 			metadata.set(f.Value)
 		default:
-			dead = dead || strings.HasPrefix(f.Name, deadPrefix)
+			p.dead = p.dead || strings.HasPrefix(f.Name, deadPrefix)
 		}
 	}
 	if data.count == 0 {
-		return nil, entry.undecodable("field " + dataField + " is missing")
+		return p, entry.undecodable("field " + dataField + " is missing")
 	}
 	if err := entry.checkOnce(&data, &uuid, &metadata); err != nil {
-		return nil, err
+		return p, err
 	}
 	if err := checkJSON(data.value); err != nil {
-		return nil, entry.undecodable("field " + dataField + " " + err.Error())
+		return p, entry.undecodable("field " + dataField + " " + err.Error())
 	}
-	return entry.message(uuidOrID(uuid, entry), metadata.value, bytes.Clone(data.value), dead)
+	p.uuid, p.metadata, p.payload = uuid.value, metadata.value, data.value
+	return p, nil
 }
 
-// uuidOrID is the UUID of a message whose producer need not have given it one.
-func uuidOrID(uuid once, entry Entry) string {
-	if len(uuid.value) == 0 {
-		return entry.ID
+// uuidOr is the UUID of a message whose producer need not have given it one.
+func (p parts) uuidOr(id string) string {
+	if len(p.uuid) == 0 {
+		return id
 	}
-	return string(uuid.value)
+	return string(p.uuid)
 }
 
 // appendPresent appends the fields that have a value.

@@ -106,6 +106,7 @@ func checkUnmarshal(t *testing.T, f format, entry Entry) *message.Message {
 		require.Equal(t, before[i].Name, field.Name)
 		require.Equal(t, string(before[i].Value), string(field.Value))
 	}
+	checkPayload(t, f, entry, msg, err)
 	if err != nil {
 		require.Nil(t, msg)
 		var decode *DecodeError
@@ -126,6 +127,24 @@ func checkUnmarshal(t *testing.T, f format, entry Entry) *message.Message {
 	require.NoError(t, err)
 	require.Equal(t, fields, same)
 	return msg
+}
+
+// checkPayload checks that UnmarshalPayload returns what the message has, or its error.
+func checkPayload(t *testing.T, f format, entry Entry, msg *message.Message, failure error) {
+	t.Helper()
+	payload, metadata, err := f.(PayloadUnmarshaler).UnmarshalPayload(entry)
+	require.Equal(t, failure, err)
+	if err != nil {
+		require.Nil(t, payload)
+		require.Nil(t, metadata)
+		return
+	}
+	require.Equal(t, string(msg.Payload), string(payload))
+	if len(msg.Metadata) == 0 {
+		require.Nil(t, metadata)
+	} else {
+		require.Equal(t, msg.Metadata, metadata)
+	}
 }
 
 func FuzzWatermillUnmarshal(f *testing.F) {

@@ -380,15 +380,15 @@ func TestMarshalerAllocations(t *testing.T) {
 	full := newMessage(bare.UUID, string(bare.Payload),
 		"correlation_id", "c-1", "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "name", "orders.OrderPlaced")
 	for _, tc := range []struct {
-		name               string
-		msg                *message.Message
-		marshal, unmarshal float64
+		name                        string
+		msg                         *message.Message
+		marshal, unmarshal, payload float64
 	}{
 		// The slice of fields, and one buffer for UUID and metadata.
 		// Watermill's message (itself, two channels, the map), UUID and payload.
-		{"no metadata", bare, 2, 6},
+		{"no metadata", bare, 2, 6, 0},
 		// One copy of all metadata, and the table of the map.
-		{"three pairs", full, 2, 8},
+		{"three pairs", full, 2, 8, 3},
 	} {
 		fields, err := WatermillMarshaler{}.Marshal("orders", tc.msg)
 		require.NoError(t, err)
@@ -399,6 +399,9 @@ func TestMarshalerAllocations(t *testing.T) {
 		require.LessOrEqual(t, testing.AllocsPerRun(1000, func() {
 			_, _ = WatermillMarshaler{}.Unmarshal(entry)
 		}), tc.unmarshal, "Unmarshal, %s", tc.name)
+		require.LessOrEqual(t, testing.AllocsPerRun(1000, func() {
+			_, _, _ = WatermillMarshaler{}.UnmarshalPayload(entry)
+		}), tc.payload, "UnmarshalPayload, %s", tc.name)
 	}
 }
 

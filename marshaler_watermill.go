@@ -39,11 +39,27 @@ func (WatermillMarshaler) Marshal(topic string, msg *message.Message) ([]Field, 
 // Every error is a [*DecodeError]: no UUID, one of the three fields twice, or
 // metadata that is anything else than one whole msgpack map of strings (binary
 // and nil are taken as strings) without repeated keys.
-func (WatermillMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+func (w WatermillMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
+	p, err := w.parts(entry)
+	if err != nil {
+		return nil, err
+	}
+	return entry.message(string(p.uuid), p, bytes.Clone(p.payload))
+}
+
+// UnmarshalPayload implements [PayloadUnmarshaler]. The payload is a part of the entry.
+func (w WatermillMarshaler) UnmarshalPayload(entry Entry) ([]byte, message.Metadata, error) {
+	p, err := w.parts(entry)
+	if err != nil {
+		return nil, nil, err
+	}
+	return entry.payload(p)
+}
+
+func (WatermillMarshaler) parts(entry Entry) (p parts, err error) {
 	uuid := once{name: uuidField}
 	metadata := once{name: metadataField}
 	payload := once{name: payloadField}
-	dead := false
 	for i := range entry.Fields {
 		switch f := &entry.Fields[i]; f.Name {
 		case uuidField:
@@ -53,14 +69,12 @@ func (WatermillMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
 		case payloadField:
 			payload.set(f.Value)
 		default:
-			dead = dead || strings.HasPrefix(f.Name, deadPrefix)
+			p.dead = p.dead || strings.HasPrefix(f.Name, deadPrefix)
 		}
 	}
 	if uuid.count == 0 {
-		return nil, entry.undecodable("field " + uuidField + " is missing")
+		return p, entry.undecodable("field " + uuidField + " is missing")
 	}
-	if err := entry.checkOnce(&uuid, &metadata, &payload); err != nil {
-		return nil, err
-	}
-	return entry.message(string(uuid.value), metadata.value, bytes.Clone(payload.value), dead)
+	p.uuid, p.metadata, p.payload = uuid.value, metadata.value, payload.value
+	return p, entry.checkOnce(&uuid, &metadata, &payload)
 }

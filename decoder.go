@@ -1,0 +1,141 @@
+package redischannels
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// maxNames bounds the field names that a decoder keeps, and the length of each: entries of
+// foreign producers may have any.
+const maxNames = 256
+
+// entryDecoder makes messages, or the payloads of messages, of the entries of a topic. Its
+// errors are *DecodeError. It is safe for concurrent use and holds no lock while an
+// Unmarshaler is at work.
+type entryDecoder struct {
+	topic       string
+	unmarshaler Unmarshaler
+	payloads    PayloadUnmarshaler // the same, nil if it makes only messages
+	maxPayload  int
+}
+
+func newEntryDecoder(topic string, unmarshaler Unmarshaler, maxPayload int) *entryDecoder {
+	return &entryDecoder{
+		topic: topic, unmarshaler: unmarshaler, payloads: payloadUnmarshaler(unmarshaler), maxPayload: maxPayload,
+	}
+}
+
+// message returns the message of an entry.
+func (d *entryDecoder) message(e *stream.Entry) (msg *message.Message, err error) {
+	err = d.decode(e, func(entry Entry) (err error) {
+		if msg, err = d.unmarshaler.Unmarshal(entry); msg == nil && err == nil {
+			return errNoMessage
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return msg, nil
+}
+
+// payload returns the payload and the metadata of the message of an entry. The payload is
+// valid only as long as the entry.
+func (d *entryDecoder) payload(e *stream.Entry) (payload []byte, metadata message.Metadata, err error) {
+	if d.payloads == nil {
+		msg, err := d.message(e)
+		if err != nil {
+			return nil, nil, err
+		}
+		return msg.Payload, msg.Metadata, nil
+	}
+	err = d.decode(e, func(entry Entry) (err error) {
+		payload, metadata, err = d.payloads.UnmarshalPayload(entry)
+		return err
+	})
+	return payload, metadata, err
+}
+
+var errNoMessage = errors.New("returned neither message nor error")
+
+// decode calls the Unmarshaler. What that says or panics with may have something of the
+// payload, so it is the cause of the error and not part of the reason.
+func (d *entryDecoder) decode(e *stream.Entry, unmarshal func(Entry) error) (err error) {
+	failure := func(reason string, cause error) error {
+		return &DecodeError{Topic: d.topic, EntryID: e.Text, Reason: reason, Err: cause}
+	}
+	if d.maxPayload > 0 && e.Size > d.maxPayload {
+		return failure(tooLarge(e.Size, d.maxPayload), nil)
+	}
+	fields := spareFields.Get().(*entryFields)
+	defer func() {
+		fields.forget()
+		spareFields.Put(fields)
+		if v := recover(); v != nil {
+			err = failure("the unmarshaler panicked", fmt.Errorf("panic: %v", v))
+		}
+	}()
+	e.Fields(fields.add)
+	err = unmarshal(Entry{Topic: d.topic, ID: e.Text, Fields: fields.list})
+	switch {
+	case err == nil:
+		return nil
+	case err == errNoMessage:
+		return failure("the unmarshaler "+errNoMessage.Error(), nil)
+	}
+	if _, ok := err.(*DecodeError); !ok {
+		err = failure("the unmarshaler failed", err)
+	}
+	return err
+}
+
+func tooLarge(size, limit int) string {
+	return fmt.Sprintf("has %d bytes, more than MaxPayload %d", size, limit)
+}
+
+// entryFields are the fields of one entry. They keep names for the next one, so that the same
+// few names are not allocated for each entry.
+type entryFields struct {
+	list  []Field
+	names map[string]string
+}
+
+var spareFields = sync.Pool{New: func() any { return &entryFields{names: make(map[string]string)} }}
+
+func (f *entryFields) add(name, value []byte) {
+	n := len(f.list)
+	if n < cap(f.list) { // mostly the names are those of the entry before
+		if last := &f.list[:n+1][n]; last.Name == string(name) {
+			last.Value = value
+			f.list = f.list[:n+1]
+			return
+		}
+	}
+	s, ok := f.names[string(name)]
+	if !ok {
+		s = string(name)
+		if len(f.names) < maxNames && len(s) <= maxNames {
+			f.names[s] = s
+		}
+	}
+	f.list = append(f.list, Field{Name: s, Value: value})
+}
+
+// forget drops the values and keeps names that are likely to come again.
+func (f *entryFields) forget() {
+	if len(f.list) > maxNames {
+		f.list = nil
+	}
+	for i := range f.list {
+		f.list[i].Value = nil // keeps no reply alive
+		if len(f.list[i].Name) > maxNames {
+			f.list[i].Name = ""
+		}
+	}
+	f.list = f.list[:0]
+}
