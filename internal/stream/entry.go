@@ -25,7 +25,8 @@ type Entry struct {
 // Fields calls yield with each name and value in order. The slices are valid
 // only during the call.
 func (e *Entry) Fields(yield func(name, value []byte)) {
-	for p := redisconn.NewParser(e.raw); !p.Done(); {
+	p := redisconn.NewParser(e.raw)
+	for !p.Done() {
 		name, err := p.Bulk()
 		if err != nil {
 			return
