@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/flaminco/redischannels/internal/appender"
 	"github.com/flaminco/redischannels/internal/redisconn"
-	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // The states that a caller may branch on with [errors.Is]. The text of an error
@@ -246,15 +246,15 @@ func (e *PublishError) causes() []error {
 }
 
 // publishResult makes the exported result of an append.
-func publishResult(index int, uuid string, r stream.AppendResult) PublishResult {
+func publishResult(index int, uuid string, r appender.Result) PublishResult {
 	p := PublishResult{Index: index, UUID: uuid, EntryID: r.ID, Err: r.Err}
 	switch r.Outcome {
-	case stream.Appended:
+	case appender.Appended:
 		p.Outcome = OutcomeAppended
-	case stream.UnderReplicated:
+	case appender.UnderReplicated:
 		p.Outcome = OutcomeUnderReplicated
 		p.Err = fmt.Errorf("%w: %w", ErrUnderReplicated, publishCause(r.Err))
-	case stream.NotAppended:
+	case appender.NotAppended:
 		p.Outcome = OutcomeNotAppended
 		p.Err = publishCause(r.Err)
 	default:
@@ -266,7 +266,7 @@ func publishResult(index int, uuid string, r stream.AppendResult) PublishResult 
 
 // publishCause gives the error of an append the sentinels that callers know.
 func publishCause(err error) error {
-	if errors.Is(err, stream.ErrAppenderClosed) {
+	if errors.Is(err, appender.ErrClosed) {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	return redisError(err)

@@ -11,7 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/appender"
 )
 
 // closeGrace is how long Close waits, after the last caller has returned, for a
@@ -27,7 +27,7 @@ const closeGrace = 5 * time.Second
 type Publisher struct {
 	config   PublisherConfig
 	logger   watermill.LoggerAdapter
-	appender *stream.Appender
+	appender *appender.Appender
 
 	// calls counts the calls under way; closedBit is set by Close. One word, so
 	// that no call can slip in between the bit and the count.
@@ -57,7 +57,7 @@ func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publ
 		config: config,
 		logger: logger,
 		idle:   make(chan struct{}),
-		appender: stream.NewAppender(stream.AppenderConfig{
+		appender: appender.New(appender.Config{
 			Client:      config.Client,
 			Timeout:     config.Timeout,
 			Replicas:    config.Durability.Replicas,
@@ -189,7 +189,7 @@ func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []stri
 			p.appender.Do(ctx, deadline, batch.topic, batch.cmds[start:end:end], bytes, part)
 		}
 		for i := range part {
-			failed = failed || part[i].Outcome != stream.Appended
+			failed = failed || part[i].Outcome != appender.Appended
 		}
 		start = end
 	}

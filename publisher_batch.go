@@ -6,6 +6,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/appender"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -16,10 +17,10 @@ const appendOverhead = 64
 type publishBatch struct {
 	topic   string
 	msgs    []*message.Message
-	cmds    []stream.Append
+	cmds    []appender.Command
 	sizes   []int // of the fields of each
 	room    []any // for arguments
-	results []stream.AppendResult
+	results []appender.Result
 }
 
 // newPublishBatch makes room for the messages; for a single one, which is the
@@ -28,9 +29,9 @@ func newPublishBatch(topic string, msgs []*message.Message) *publishBatch {
 	if len(msgs) == 1 {
 		one := new(struct {
 			publishBatch
-			cmd    [1]stream.Append
+			cmd    [1]appender.Command
 			size   [1]int
-			result [1]stream.AppendResult
+			result [1]appender.Result
 		})
 		one.publishBatch = publishBatch{topic: topic, msgs: msgs, cmds: one.cmd[:], sizes: one.size[:], results: one.result[:]}
 		return &one.publishBatch
@@ -38,9 +39,9 @@ func newPublishBatch(topic string, msgs []*message.Message) *publishBatch {
 	return &publishBatch{
 		topic:   topic,
 		msgs:    msgs,
-		cmds:    make([]stream.Append, len(msgs)),
+		cmds:    make([]appender.Command, len(msgs)),
 		sizes:   make([]int, len(msgs)),
-		results: make([]stream.AppendResult, len(msgs)),
+		results: make([]appender.Result, len(msgs)),
 	}
 }
 
@@ -54,9 +55,9 @@ func (b *publishBatch) uuid(i int) string {
 // chunk returns the end and the size of the transaction that begins at start. A
 // message that is larger than the bound of a transaction makes one of its own.
 func (b *publishBatch) chunk(start int) (end, bytes int) {
-	for end = start; end < len(b.cmds) && end-start < stream.MaxAppends; end++ {
+	for end = start; end < len(b.cmds) && end-start < appender.MaxCommands; end++ {
 		size := b.sizes[end] + appendOverhead
-		if end > start && bytes+size > stream.MaxAppendBytes {
+		if end > start && bytes+size > appender.MaxBytes {
 			break
 		}
 		bytes += size
@@ -68,7 +69,7 @@ func (b *publishBatch) chunk(start int) (end, bytes int) {
 // prevents them.
 func (p *Publisher) marshal(topic string, msgs []*message.Message) (*publishBatch, error) {
 	b := newPublishBatch(topic, msgs)
-	head := stream.AppendHead(topic, p.trim(topic))
+	head := appender.Head(topic, p.trim(topic))
 	for i, msg := range msgs {
 		if err := p.marshalOne(b, i, msg, head); err != nil {
 			return nil, b.refuse(i, err)

@@ -8,7 +8,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/appender"
 )
 
 func messagesWith(contexts ...context.Context) []*message.Message {
@@ -77,7 +77,7 @@ func TestJoinContextsComparesNone(t *testing.T) {
 
 func TestChunks(t *testing.T) {
 	t.Parallel()
-	const large = stream.MaxAppendBytes
+	const large = appender.MaxBytes
 	for _, c := range []struct {
 		sizes []int
 		want  []int // ends
@@ -88,7 +88,7 @@ func TestChunks(t *testing.T) {
 		{[]int{large / 2, large / 4, large / 2, 1}, []int{2, 4}},
 		{[]int{1, 2 * large, 1}, []int{1, 2, 3}},
 	} {
-		b := &publishBatch{cmds: make([]stream.Append, len(c.sizes)), sizes: c.sizes}
+		b := &publishBatch{cmds: make([]appender.Command, len(c.sizes)), sizes: c.sizes}
 		var ends []int
 		for start := 0; start < len(c.sizes); {
 			end, bytes := b.chunk(start)
@@ -105,11 +105,11 @@ func TestPublishErrorMatchesAllItsCauses(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("reset by peer")
 	err := error(&PublishError{Topic: "t", Results: []PublishResult{
-		publishResult(0, "a", stream.AppendResult{Outcome: stream.Appended, ID: "1-0"}),
-		publishResult(1, "b", stream.AppendResult{Outcome: stream.UnderReplicated, ID: "1-1", Err: stream.ErrReplicas}),
-		publishResult(2, "c", stream.AppendResult{Outcome: stream.Unknown, Err: cause}),
-		publishResult(3, "d", stream.AppendResult{Outcome: stream.NotAppended, Err: stream.ErrAppenderClosed}),
-		publishResult(4, "e", stream.AppendResult{Outcome: stream.NotAppended, Err: stream.ErrAppenderClosed}),
+		publishResult(0, "a", appender.Result{Outcome: appender.Appended, ID: "1-0"}),
+		publishResult(1, "b", appender.Result{Outcome: appender.UnderReplicated, ID: "1-1", Err: appender.ErrReplicas}),
+		publishResult(2, "c", appender.Result{Outcome: appender.Unknown, Err: cause}),
+		publishResult(3, "d", appender.Result{Outcome: appender.NotAppended, Err: appender.ErrClosed}),
+		publishResult(4, "e", appender.Result{Outcome: appender.NotAppended, Err: appender.ErrClosed}),
 	}})
 	for _, target := range []error{ErrUnderReplicated, ErrOutcomeUnknown, ErrClosed, cause} {
 		require.ErrorIs(t, err, target)

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,7 +133,7 @@ func MoveToDeadLetter(ctx context.Context, client redis.UniversalClient, m DeadL
 func (m *DeadLetterMove) scriptArgs() []any {
 	args := make([]any, 0, 11+len(m.Fields))
 	args = append(args, m.Group, m.Consumer, m.EntryID, m.Reason, m.Count, deadTime(m.Time))
-	if trim := m.Trim.args(); trim != nil {
+	if trim := m.Trim.Args(); trim != nil {
 		args = append(args, trim...)
 	} else {
 		args = append(args, "", "", "")
@@ -165,7 +166,7 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 		DeadCountField, strconv.Itoa(m.Count), DeadTimeField, deadTime(m.Time))
 
 	tx := client.TxPipeline()
-	add := tx.Do(ctx, append(append(AppendHead(m.DeadTopic, m.Trim), "*"), values...)...)
+	add := tx.Do(ctx, slices.Concat([]any{"xadd", m.DeadTopic}, m.Trim.Args(), []any{"*"}, values)...)
 	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Topic, m.DeadTopic}, m.Group, m.Consumer, m.EntryID, mode)
 	_, err := tx.Exec(ctx)
 	if add.Err() != nil {

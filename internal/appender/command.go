@@ -1,4 +1,4 @@
-package stream
+package appender
 
 import (
 	"cmp"
@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // Outcome is what is known about one append.
@@ -28,47 +29,23 @@ const (
 	Unknown
 )
 
-// AppendResult is the outcome of one append.
-type AppendResult struct {
+// Result is the outcome of one append.
+type Result struct {
 	Outcome Outcome
 	ID      string // set for Appended and UnderReplicated
 	Err     error  // set for all but Appended
 }
 
-// Trim is the part of XADD that bounds the stream. At most one of MaxLen and
-// MinID is above 0; the zero value trims nothing.
-type Trim struct {
-	MaxLen int64
-	MinID  int64 // milliseconds
-	Exact  bool
-}
-
-// AppendHead returns the arguments of XADD that stand before the ID. All appends
+// Head returns the arguments of XADD that stand before the ID. All appends
 // of a call share them.
-func AppendHead(key string, trim Trim) []any {
-	return append([]any{"xadd", key}, trim.args()...)
+func Head(key string, trim stream.Trim) []any {
+	return append([]any{"xadd", key}, trim.Args()...)
 }
 
-// args are the arguments of XADD, or nil.
-func (t Trim) args() []any {
-	by := "~"
-	if t.Exact {
-		by = "="
-	}
-	switch {
-	case t.MaxLen > 0:
-		return []any{"maxlen", by, t.MaxLen}
-	case t.MinID > 0:
-		return []any{"minid", by, t.MinID}
-	default:
-		return nil
-	}
-}
-
-// Append is an XADD that go-redis never sends again. go-redis retries after a
+// Command is an XADD that go-redis never sends again. go-redis retries after a
 // lost reply although XADD is not idempotent; NoRetry stops that on all of its
 // paths, and all repetition is left to [Appender], which knows when it is safe.
-type Append struct {
+type Command struct {
 	*redis.StringCmd
 	args []any
 	id   autoID
@@ -85,11 +62,11 @@ func (a *autoID) MarshalBinary() ([]byte, error) { return asterisk, a.Write() }
 // String is what hooks print.
 func (a *autoID) String() string { return "*" }
 
-// Start begins the command with the arguments of [AppendHead], for a number of
+// Start begins the command with the arguments of [Head], for a number of
 // fields. room is where the arguments of several commands lie side by side; it may
 // be nil. What is left of it is returned for the next command, of which there are
 // more to come.
-func (c *Append) Start(room, head []any, fields, more int) []any {
+func (c *Command) Start(room, head []any, fields, more int) []any {
 	n := len(head) + 1 + 2*fields
 	if len(room) < n {
 		room = make([]any, n*(1+min(more, 255)))
@@ -99,33 +76,33 @@ func (c *Append) Start(room, head []any, fields, more int) []any {
 	return room[n:]
 }
 
-// AppendValue is the value of a field. go-redis is given its address, since making an
+// fieldValue is the value of a field. go-redis is given its address, since making an
 // interface of a []byte allocates.
-type AppendValue []byte
+type fieldValue []byte
 
 // MarshalBinary implements encoding.BinaryMarshaler, by which go-redis writes it.
-func (v *AppendValue) MarshalBinary() ([]byte, error) { return *v, nil }
+func (v *fieldValue) MarshalBinary() ([]byte, error) { return *v, nil }
 
 // String is what hooks print.
-func (v *AppendValue) String() string { return string(*v) }
+func (v *fieldValue) String() string { return string(*v) }
 
 // Field adds a field. name is a string, of which the caller makes an interface: one
 // made of a constant costs nothing. The value is not copied.
-func (c *Append) Field(name any, value *[]byte) {
-	c.args = append(c.args, name, (*AppendValue)(value))
+func (c *Command) Field(name any, value *[]byte) {
+	c.args = append(c.args, name, (*fieldValue)(value))
 }
 
 // prepare makes the command new for its next attempt.
-func (c *Append) prepare(ctx context.Context, gate *redisconn.Gate) {
+func (c *Command) prepare(ctx context.Context, gate *redisconn.Gate) {
 	c.id.Reset(gate)
 	c.StringCmd = redis.NewStringCmd(ctx, c.args...)
 }
 
 // NoRetry tells go-redis to give up after a failure instead of sending again.
-func (c *Append) NoRetry() bool { return true }
+func (c *Command) NoRetry() bool { return true }
 
 // SetErr is called by go-redis when it has read a reply, or has failed.
-func (c *Append) SetErr(err error) {
+func (c *Command) SetErr(err error) {
 	c.id.Reply(err)
 	c.StringCmd.SetErr(err)
 }
@@ -134,22 +111,22 @@ var errNoReply = errors.New("redis client returned neither a reply nor an error"
 
 // result classifies the finished command. When in doubt it is Unknown. whole is
 // the error of the pipeline that it was part of.
-func (c *Append) result(whole error) AppendResult {
+func (c *Command) result(whole error) Result {
 	if id := c.Val(); id != "" {
-		return AppendResult{Outcome: Appended, ID: id}
+		return Result{Outcome: Appended, ID: id}
 	}
-	err := appendCause(cmp.Or(c.Err(), whole, errNoReply))
+	err := causeOf(cmp.Or(c.Err(), whole, errNoReply))
 	if c.id.NotExecuted(err) && !(c.id.Sent() && multiRefused(err)) {
-		return AppendResult{Outcome: NotAppended, Err: err}
+		return Result{Outcome: NotAppended, Err: err}
 	}
-	return AppendResult{Outcome: Unknown, Err: err}
+	return Result{Outcome: Unknown, Err: err}
 }
 
-// appendCause returns the reason inside of an EXECABORT reply that names one:
+// causeOf returns the reason inside of an EXECABORT reply that names one:
 // "EXECABORT Transaction discarded because of: OOM command not allowed ...".
 // Redis answers so when it refuses EXEC itself, and the reply hides what callers
 // branch on. Other errors are returned as they are.
-func appendCause(err error) error {
+func causeOf(err error) error {
 	var reply redis.Error
 	if errors.As(err, &reply) {
 		if text := reply.Error(); strings.HasPrefix(text, "EXECABORT") {

@@ -1,4 +1,4 @@
-package stream
+package appender
 
 import (
 	"context"
@@ -28,7 +28,7 @@ type pipeliner interface {
 
 // execute sends a load once and returns an outcome per command, in the order of
 // the jobs. It never sends a command again.
-func (a *Appender) execute(load *appendLoad) []AppendResult {
+func (a *Appender) execute(load *appendLoad) []Result {
 	n := 0
 	for _, job := range load.jobs {
 		n += len(job.cmds)
@@ -55,9 +55,9 @@ func (a *Appender) execute(load *appendLoad) []AppendResult {
 
 // collect returns the outcomes of all commands. err is what the client said of
 // the whole; it stands in where a command has no error of its own.
-func (a *Appender) collect(load *appendLoad, n int, err error) []AppendResult {
+func (a *Appender) collect(load *appendLoad, n int, err error) []Result {
 	withdrawn := load.gate.Withdrawn()
-	outcomes := make([]AppendResult, 0, n)
+	outcomes := make([]Result, 0, n)
 	for _, job := range load.jobs {
 		for i := range job.cmds {
 			r := job.cmds[i].result(err)
@@ -161,7 +161,7 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 }
 
 // underReplicated changes what was appended; false means that nothing was.
-func underReplicated(outcomes []AppendResult, reason error) bool {
+func underReplicated(outcomes []Result, reason error) bool {
 	found := false
 	for i := range outcomes {
 		if r := &outcomes[i]; r.Outcome == Appended {

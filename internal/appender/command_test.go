@@ -1,4 +1,4 @@
-package stream
+package appender
 
 import (
 	"context"
@@ -12,19 +12,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // newTestAppend returns a command that is ready for its first attempt.
-func newTestAppend(gate *redisconn.Gate) *Append {
-	c := new(Append)
-	c.Start(nil, AppendHead("key", Trim{}), 1, 0)
+func newTestAppend(gate *redisconn.Gate) *Command {
+	c := new(Command)
+	c.Start(nil, Head("key", stream.Trim{}), 1, 0)
 	value := []byte("v")
 	c.Field("f", &value)
 	c.prepare(context.Background(), gate)
 	return c
 }
 
-func (c *Append) write(t *testing.T) {
+func (c *Command) write(t *testing.T) {
 	t.Helper()
 	_, err := c.id.MarshalBinary()
 	require.NoError(t, err)
@@ -33,40 +34,40 @@ func (c *Append) write(t *testing.T) {
 // The outcome was taken from the type of the error alone. go-redis keeps the MOVED
 // of a first attempt when the reply to the second one is lost, and a dial error
 // when a redirected command was written: both looked as if nothing was appended.
-func TestAppendOutcomes(t *testing.T) {
+func TestCommand_Outcomes(t *testing.T) {
 	t.Parallel()
 	dial := &net.OpError{Op: "dial", Err: errors.New("refused")}
 	for name, c := range map[string]struct {
-		events func(t *testing.T, c *Append)
+		events func(t *testing.T, c *Command)
 		want   Outcome
 	}{
-		"answered":              {func(t *testing.T, c *Append) { c.write(t); c.SetVal("1-0"); c.SetErr(nil) }, Appended},
-		"answered, hook failed": {func(t *testing.T, c *Append) { c.write(t); c.SetVal("1-0"); c.SetErr(errors.New("hook")) }, Appended},
-		"refused":               {func(t *testing.T, c *Append) { c.write(t); c.SetErr(redisconn.ReplyError("WRONGTYPE x")) }, NotAppended},
-		"never written":         {func(t *testing.T, c *Append) { c.SetErr(dial) }, NotAppended},
-		"never run":             {func(*testing.T, *Append) {}, NotAppended},
-		"lost":                  {func(t *testing.T, c *Append) { c.write(t); c.SetErr(io.EOF) }, Unknown},
-		"no error at all":       {func(t *testing.T, c *Append) { c.write(t) }, Unknown},
-		"moved, then lost, MOVED kept": {func(t *testing.T, c *Append) {
+		"answered":              {func(t *testing.T, c *Command) { c.write(t); c.SetVal("1-0"); c.SetErr(nil) }, Appended},
+		"answered, hook failed": {func(t *testing.T, c *Command) { c.write(t); c.SetVal("1-0"); c.SetErr(errors.New("hook")) }, Appended},
+		"refused":               {func(t *testing.T, c *Command) { c.write(t); c.SetErr(redisconn.ReplyError("WRONGTYPE x")) }, NotAppended},
+		"never written":         {func(t *testing.T, c *Command) { c.SetErr(dial) }, NotAppended},
+		"never run":             {func(*testing.T, *Command) {}, NotAppended},
+		"lost":                  {func(t *testing.T, c *Command) { c.write(t); c.SetErr(io.EOF) }, Unknown},
+		"no error at all":       {func(t *testing.T, c *Command) { c.write(t) }, Unknown},
+		"moved, then lost, MOVED kept": {func(t *testing.T, c *Command) {
 			c.write(t)
 			c.SetErr(redisconn.ReplyError("MOVED 1 a:1"))
 			c.write(t)
 		}, Unknown},
-		"moved, then refused": {func(t *testing.T, c *Append) {
+		"moved, then refused": {func(t *testing.T, c *Command) {
 			c.write(t)
 			c.SetErr(redisconn.ReplyError("MOVED 1 a:1"))
 			c.write(t)
 			c.SetErr(redisconn.ReplyError("OOM x"))
 		}, NotAppended},
-		"moved, then not reached": {func(t *testing.T, c *Append) {
+		"moved, then not reached": {func(t *testing.T, c *Command) {
 			c.write(t)
 			c.SetErr(redisconn.ReplyError("MOVED 1 a:1"))
 		}, NotAppended},
-		"not reached, then lost, dial error kept": {func(t *testing.T, c *Append) {
+		"not reached, then lost, dial error kept": {func(t *testing.T, c *Command) {
 			c.SetErr(dial)
 			c.write(t)
 		}, Unknown},
-		"MULTI refused, XADD executed": {func(t *testing.T, c *Append) {
+		"MULTI refused, XADD executed": {func(t *testing.T, c *Command) {
 			c.write(t)
 			c.SetErr(redisconn.ReplyError("NOPERM this user has no permissions to run the 'multi' command"))
 		}, Unknown},
@@ -85,7 +86,7 @@ func TestAppendOutcomes(t *testing.T) {
 
 // A command that its caller has given up must not be written any more, and one
 // that is being written cannot be held back.
-func TestAppendGate(t *testing.T) {
+func TestCommand_Gate(t *testing.T) {
 	t.Parallel()
 	var gate redisconn.Gate
 	first, second := newTestAppend(&gate), newTestAppend(&gate)
@@ -103,28 +104,28 @@ func TestAppendGate(t *testing.T) {
 }
 
 // The arguments are those of XADD in the order that Redis wants.
-func TestAppendArguments(t *testing.T) {
+func TestCommand_Arguments(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		trim Trim
+		trim stream.Trim
 		want []any
 	}{
-		{Trim{}, []any{"xadd", "key"}},
-		{Trim{MaxLen: 5}, []any{"xadd", "key", "maxlen", "~", int64(5)}},
-		{Trim{MaxLen: 5, Exact: true}, []any{"xadd", "key", "maxlen", "=", int64(5)}},
-		{Trim{MinID: 7}, []any{"xadd", "key", "minid", "~", int64(7)}},
-		{Trim{MinID: 7, Exact: true}, []any{"xadd", "key", "minid", "=", int64(7)}},
+		{stream.Trim{}, []any{"xadd", "key"}},
+		{stream.Trim{MaxLen: 5}, []any{"xadd", "key", "maxlen", "~", int64(5)}},
+		{stream.Trim{MaxLen: 5, Exact: true}, []any{"xadd", "key", "maxlen", "=", int64(5)}},
+		{stream.Trim{MinID: 7}, []any{"xadd", "key", "minid", "~", int64(7)}},
+		{stream.Trim{MinID: 7, Exact: true}, []any{"xadd", "key", "minid", "=", int64(7)}},
 	} {
-		require.Equal(t, c.want, AppendHead("key", c.trim))
+		require.Equal(t, c.want, Head("key", c.trim))
 	}
 	require.Equal(t, "xadd key * f v: ", newTestAppend(new(redisconn.Gate)).String(), "what a hook prints")
 }
 
 // Commands that share the room of their arguments must not write into each other.
-func TestAppendRoom(t *testing.T) {
+func TestCommand_Room(t *testing.T) {
 	t.Parallel()
-	head := AppendHead("key", Trim{})
-	cmds := make([]Append, 5)
+	head := Head("key", stream.Trim{})
+	cmds := make([]Command, 5)
 	var room []any
 	for i := range cmds {
 		fields := 1 + i%3
@@ -142,25 +143,25 @@ func TestAppendRoom(t *testing.T) {
 }
 
 // The reason of a refused EXEC was hidden in the text of EXECABORT.
-func TestAppendCause(t *testing.T) {
+func TestCauseOf(t *testing.T) {
 	t.Parallel()
 	abort := redisconn.ReplyError("EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.")
-	cause := appendCause(abort)
+	cause := causeOf(abort)
 	require.Equal(t, redisconn.KindOOM, redisconn.Classify(cause))
 	require.ErrorIs(t, cause, abort)
 	plain := redisconn.ReplyError("EXECABORT Transaction discarded because of previous errors.")
-	require.Equal(t, error(plain), appendCause(plain))
-	require.ErrorIs(t, appendCause(io.EOF), io.EOF)
+	require.Equal(t, error(plain), causeOf(plain))
+	require.ErrorIs(t, causeOf(io.EOF), io.EOF)
 }
 
 // A passing outage is worth waiting for, anything else is for the caller to see.
-func TestAppendRetryable(t *testing.T) {
+func TestRetryable(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{
 		&net.OpError{Op: "dial", Err: errors.New("refused")}, io.EOF, redis.ErrPoolTimeout, redis.ErrPoolExhausted,
 		errors.New("redis: cluster has no nodes"), redisconn.ReplyError("LOADING x"), redisconn.ReplyError("READONLY x"),
 		redisconn.ReplyError("CLUSTERDOWN x"), redisconn.ReplyError("TRYAGAIN x"),
-		appendCause(redisconn.ReplyError("EXECABORT Transaction discarded because of: READONLY x")),
+		causeOf(redisconn.ReplyError("EXECABORT Transaction discarded because of: READONLY x")),
 	} {
 		require.True(t, retryable(err, false), "%v", err)
 	}

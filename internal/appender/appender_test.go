@@ -1,4 +1,4 @@
-package stream
+package appender
 
 import (
 	"context"
@@ -12,11 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels/internal/redistest"
+	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // Who shares a load with somebody that gave up was told that his own append was withdrawn,
 // where no timeout of ours and no retries of the client were set.
-func TestCallersEndIndependently(t *testing.T) {
+func TestAppender_CallersEndIndependently(t *testing.T) {
 	t.Parallel()
 	refused := &net.OpError{Op: "dial", Err: errors.New("refused")}
 	release := make(chan struct{})
@@ -31,13 +32,13 @@ func TestCallersEndIndependently(t *testing.T) {
 		},
 	})
 	defer client.Close()
-	a := NewAppender(AppenderConfig{Client: client})
-	do := func(ctx context.Context) <-chan AppendResult {
-		cmds := make([]Append, 1)
-		cmds[0].Start(nil, AppendHead("key", Trim{}), 1, 0)
+	a := New(Config{Client: client})
+	do := func(ctx context.Context) <-chan Result {
+		cmds := make([]Command, 1)
+		cmds[0].Start(nil, Head("key", stream.Trim{}), 1, 0)
 		cmds[0].Field("f", new([]byte))
-		results := make([]AppendResult, 1)
-		done := make(chan AppendResult, 1)
+		results := make([]Result, 1)
+		done := make(chan Result, 1)
 		go func() {
 			a.Do(ctx, time.Time{}, "key", cmds, 10, results)
 			done <- results[0]
@@ -53,7 +54,7 @@ func TestCallersEndIndependently(t *testing.T) {
 	}
 	ctx, stay := context.WithCancel(context.Background())
 	defer stay()
-	var senders []<-chan AppendResult
+	var senders []<-chan Result
 	first, leaveFirst := context.WithCancel(ctx)
 	for n := range singleSenders {
 		if n == 0 {
@@ -83,7 +84,7 @@ func TestCallersEndIndependently(t *testing.T) {
 
 // Where replicas are waited for, several transactions can be one load: the error of one that
 // was not sent was lost when the next one went well, and it was not tried again.
-func TestTheErrorOfOneTransactionIsKept(t *testing.T) {
+func TestAppender_ErrorOfOneTransactionIsKept(t *testing.T) {
 	t.Parallel()
 	refused := &net.OpError{Op: "dial", Err: errors.New("refused")}
 	client := redistest.Shared(t).Client(t, func(o *redis.Options) {
@@ -97,12 +98,12 @@ func TestTheErrorOfOneTransactionIsKept(t *testing.T) {
 		}
 	})
 	key := redistest.Key(t)
-	a := NewAppender(AppenderConfig{Client: client, Replicas: 1, WaitTimeout: time.Millisecond})
+	a := New(Config{Client: client, Replicas: 1, WaitTimeout: time.Millisecond})
 	load := &appendLoad{ctx: t.Context()}
 	for range 2 {
-		cmds := make([]Append, 2)
+		cmds := make([]Command, 2)
 		for i := range cmds {
-			cmds[i].Start(nil, AppendHead(key, Trim{}), 1, 0)
+			cmds[i].Start(nil, Head(key, stream.Trim{}), 1, 0)
 			cmds[i].Field("f", new([]byte))
 		}
 		load.jobs = append(load.jobs, &appendJob{ctx: t.Context(), key: key, cmds: cmds})

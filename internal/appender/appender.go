@@ -1,4 +1,4 @@
-package stream
+package appender
 
 import (
 	"context"
@@ -16,11 +16,11 @@ import (
 
 // Bounds of what is sent at once.
 const (
-	// MaxAppends is the greatest number of XADDs in one pipeline or transaction.
-	MaxAppends = 500
-	// MaxAppendBytes bounds the same in bytes; one message may exceed it. It is
+	// MaxCommands is the greatest number of XADDs in one pipeline or transaction.
+	MaxCommands = 500
+	// MaxBytes bounds the same in bytes; one message may exceed it. It is
 	// what must pass a slow link within the write timeout of the client (3 s).
-	MaxAppendBytes = 4 << 20
+	MaxBytes = 4 << 20
 
 	singleSenders  = 4 // pipelines of single messages in flight
 	batchSenders   = 8 // transactions in flight
@@ -43,11 +43,11 @@ const (
 	retryMax = 500 * time.Millisecond
 )
 
-// ErrAppenderClosed ends the wait of an append when the Appender is closed.
-var ErrAppenderClosed = errors.New("closed while waiting")
+// ErrClosed ends the wait of an append when the Appender is closed.
+var ErrClosed = errors.New("closed while waiting")
 
-// AppenderConfig configures an [Appender].
-type AppenderConfig struct {
+// Config configures an [Appender].
+type Config struct {
 	Client redis.UniversalClient // *redis.Client or *redis.ClusterClient
 	// Timeout is the longest wait of a caller, 0 or less means none. A connection
 	// is not waited for much longer than this, whatever the client's timeouts.
@@ -71,7 +71,7 @@ type AppenderConfig struct {
 // withdrawn, its instance is shared with the caller's own use of the client, so
 // that closing it breaks that and not closing it leaves goroutines behind.
 type Appender struct {
-	conf    AppenderConfig
+	conf    Config
 	cluster *redis.ClusterClient // nil for *redis.Client
 	bound   bool                 // the client's own timeouts are longer than Timeout
 
@@ -91,10 +91,10 @@ type Appender struct {
 	drained chan struct{} // made by Close, closed when senders is 0
 }
 
-// NewAppender makes an Appender. It starts nothing.
-func NewAppender(conf AppenderConfig) *Appender {
+// New makes an Appender. It starts nothing.
+func New(conf Config) *Appender {
 	a := &Appender{conf: conf, stop: make(chan struct{})}
-	a.singles = lane{limit: singleSenders, perLoad: MaxAppends}
+	a.singles = lane{limit: singleSenders, perLoad: MaxCommands}
 	a.batches = lane{limit: batchSenders, perLoad: 1}
 	switch c := conf.Client.(type) {
 	case *redis.ClusterClient:
@@ -140,9 +140,9 @@ func (a *Appender) setTimeouts(read, write time.Duration) {
 // the Appender was stopped. What was not executed because Redis or the connection
 // to it was away is tried again until then. bytes is the approximate size of the
 // commands, which belong to the Appender until the outcomes of all are known.
-func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds []Append, bytes int, results []AppendResult) {
+func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds []Command, bytes int, results []Result) {
 	if ctx.Err() != nil {
-		fill(results, AppendResult{Outcome: NotAppended, Err: context.Cause(ctx)})
+		fill(results, Result{Outcome: NotAppended, Err: context.Cause(ctx)})
 		return
 	}
 	var last error // of the attempt before
@@ -175,7 +175,7 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 }
 
 // await waits for the outcomes of a job; false means that the caller gives up.
-func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob, results []AppendResult) bool {
+func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob, results []Result) bool {
 	nudge := slowLink
 	timer := timers.Get().(*time.Timer)
 	timer.Reset(untilNext(deadline, nudge))
@@ -198,7 +198,7 @@ func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob
 		case <-ctx.Done():
 			a.abandon(job, context.Cause(ctx), results)
 		case <-a.stop:
-			a.abandon(job, ErrAppenderClosed, results)
+			a.abandon(job, ErrClosed, results)
 		}
 		return false
 	}
@@ -218,7 +218,7 @@ func (a *Appender) timeoutError() error {
 
 // again reports whether to try once more: nothing was executed, and the cause
 // passes.
-func (a *Appender) again(results []AppendResult, attempt int) bool {
+func (a *Appender) again(results []Result, attempt int) bool {
 	retry := false
 	for i := range results {
 		switch r := &results[i]; {
@@ -258,19 +258,19 @@ func (a *Appender) pause(ctx context.Context, deadline time.Time, attempt int) e
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-a.stop:
-		return ErrAppenderClosed
+		return ErrClosed
 	}
 }
 
 // abandon ends the wait for a job and states what is known of it.
-func (a *Appender) abandon(job *appendJob, cause error, results []AppendResult) {
+func (a *Appender) abandon(job *appendJob, cause error, results []Result) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l := a.laneOf(job)
 	load := job.load
 	if load == nil {
 		l.queue = slices.DeleteFunc(l.queue, func(other *appendJob) bool { return other == job })
-		fill(results, AppendResult{Outcome: NotAppended, Err: because(cause, job.last)})
+		fill(results, Result{Outcome: NotAppended, Err: because(cause, job.last)})
 		return
 	}
 	if load.finished {
@@ -291,11 +291,11 @@ func (a *Appender) abandon(job *appendJob, cause error, results []AppendResult) 
 	}
 	switch {
 	case load.gate.Withdrawn():
-		fill(results, AppendResult{Outcome: NotAppended, Err: because(cause, job.last)})
+		fill(results, Result{Outcome: NotAppended, Err: because(cause, job.last)})
 	case job.results != nil:
 		copy(results, job.results) // appended, and not yet confirmed by replicas
 	default:
-		fill(results, AppendResult{Outcome: Unknown, Err: cause})
+		fill(results, Result{Outcome: Unknown, Err: cause})
 	}
 }
 
@@ -307,7 +307,7 @@ func because(end, last error) error {
 	return fmt.Errorf("%w; last attempt: %w", end, last)
 }
 
-func fill(results []AppendResult, r AppendResult) {
+func fill(results []Result, r Result) {
 	for i := range results {
 		results[i] = r
 	}

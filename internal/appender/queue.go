@@ -1,4 +1,4 @@
-package stream
+package appender
 
 import (
 	"context"
@@ -44,14 +44,14 @@ func (l *lane) land(load *appendLoad) {
 type appendJob struct {
 	ctx   context.Context // for its values
 	key   string
-	cmds  []Append
+	cmds  []Command
 	bytes int
 	done  chan struct{} // of capacity 1; the sender's last touch of the job
 
 	last error // of the attempt before, nil for the first
 
-	load    *appendLoad    // nil while queued; guarded by Appender.mu
-	results []AppendResult // nil until something is known; guarded by Appender.mu
+	load    *appendLoad // nil while queued; guarded by Appender.mu
+	results []Result    // nil until something is known; guarded by Appender.mu
 }
 
 // Each waiting call needs a job with its channel, and a timer.
@@ -198,7 +198,7 @@ func (a *Appender) take(l *lane) *appendLoad {
 	defer a.mu.Unlock()
 	n, cmds, bytes := 0, 0, 0
 	for _, job := range l.queue {
-		if n > 0 && (n == l.perLoad || cmds+len(job.cmds) > MaxAppends || bytes+job.bytes > MaxAppendBytes) {
+		if n > 0 && (n == l.perLoad || cmds+len(job.cmds) > MaxCommands || bytes+job.bytes > MaxBytes) {
 			break
 		}
 		if n > 0 && a.conf.Replicas > 0 && a.cluster != nil && job.key != l.queue[0].key {
@@ -234,7 +234,7 @@ func (a *Appender) take(l *lane) *appendLoad {
 }
 
 // finish hands the outcomes to the callers; false ends the sender.
-func (a *Appender) finish(l *lane, load *appendLoad, outcomes []AppendResult) bool {
+func (a *Appender) finish(l *lane, load *appendLoad, outcomes []Result) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	load.finished = true
@@ -256,7 +256,7 @@ func (a *Appender) finish(l *lane, load *appendLoad, outcomes []AppendResult) bo
 }
 
 // report gives each job its part of the outcomes. The caller holds mu.
-func (a *Appender) report(load *appendLoad, outcomes []AppendResult) {
+func (a *Appender) report(load *appendLoad, outcomes []Result) {
 	for _, job := range load.jobs {
 		n := len(job.cmds)
 		job.results, outcomes = outcomes[:n:n], outcomes[n:]
