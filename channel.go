@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -14,9 +15,11 @@ import (
 // or elsewhere: a facade over a Watermill publisher and subscriber. (It is no Go
 // channel, and no channel of Redis Pub/Sub.) It is safe for concurrent use.
 type Channel[T any] struct {
-	writer *Writer[T]
-	reader *Reader[T]
-	hub    *Hub // nil for NewChannel
+	writer   *Writer[T]
+	reader   *Reader[T]
+	hub      *Hub // nil for NewChannel
+	closing  sync.Once
+	closeErr error
 }
 
 // transport is what a channel stands on.
@@ -32,6 +35,8 @@ type transport struct {
 	follow  func(from Position) (*feed, error)
 	drain   time.Duration
 	logger  watermill.LoggerAdapter
+	// release ends the use of what channels of a hub share; nil without a hub.
+	release func() error
 }
 
 var errNoHub = invalidArgument("hub", errNil)
@@ -44,16 +49,15 @@ func NewStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig) (
 	if hub == nil {
 		return nil, errNoHub
 	}
-	config = hub.streamConfig(config)
-	code, err := newCoder[T](config.Codec)
-	return newStreamChannel(hub, key, config, code, err)
+	return newStreamChannel(hub, key, config, newCoder[T])
 }
 
-// newStreamChannel makes a channel of a coder, or reports its error with the others.
-func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, code coder[T], codeErr error) (*Channel[T], error) {
+// newStreamChannel makes a channel with the coder that newCoder makes of its codec.
+func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, newCoder func(Codec) (coder[T], error)) (*Channel[T], error) {
 	v := validation{prefix: "StreamChannelConfig"}
-	v.check(codeErr, "Codec")
-	config.validate(&v, true)
+	config = hub.streamConfig(&v, config)
+	code, err := newCoder(config.Codec)
+	v.check(err, "Codec")
 	if err := errors.Join(validateTopic(key), v.err()); err != nil {
 		return nil, err
 	}
@@ -75,16 +79,15 @@ func NewPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig) 
 	if hub == nil {
 		return nil, errNoHub
 	}
-	config = hub.pubSubConfig(config)
-	code, err := newCoder[T](config.Codec)
-	return newPubSubChannel(hub, name, config, code, err)
+	return newPubSubChannel(hub, name, config, newCoder[T])
 }
 
-// newPubSubChannel makes a channel of a coder, or reports its error with the others.
-func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, code coder[T], codeErr error) (*Channel[T], error) {
+// newPubSubChannel makes a channel with the coder that newCoder makes of its codec.
+func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, newCoder func(Codec) (coder[T], error)) (*Channel[T], error) {
 	v := validation{prefix: "PubSubChannelConfig"}
-	v.check(codeErr, "Codec")
-	config.validate(&v)
+	config = hub.pubSubConfig(&v, config)
+	code, err := newCoder(config.Codec)
+	v.check(err, "Codec")
 	if err := errors.Join(validateTopic(name), v.err()); err != nil {
 		return nil, err
 	}
@@ -105,14 +108,14 @@ func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, 
 //
 // Publisher and subscriber stay the caller's: Close ends only the subscription.
 func NewChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T]) (*Channel[T], error) {
-	code, err := newCoder[T](config.Codec)
-	return newGenericChannel(publisher, subscriber, topic, config, code, err)
+	return newGenericChannel(publisher, subscriber, topic, config, newCoder[T])
 }
 
-// newGenericChannel makes a channel of a coder, or reports its error with the others.
-func newGenericChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T], code coder[T], codeErr error) (*Channel[T], error) {
+// newGenericChannel makes a channel with the coder that newCoder makes of its codec.
+func newGenericChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T], newCoder func(Codec) (coder[T], error)) (*Channel[T], error) {
 	v := validation{prefix: "ChannelConfig"}
-	v.check(codeErr, "Codec")
+	code, err := newCoder(config.Codec)
+	v.check(err, "Codec")
 	v.duration("DrainTimeout", config.DrainTimeout, time.Millisecond)
 	if err := errors.Join(validateTopic(topic), v.err()); err != nil {
 		return nil, err
@@ -129,7 +132,7 @@ func newGenericChannel[T any](publisher message.Publisher, subscriber message.Su
 func joinHub[T any](hub *Hub, c *Channel[T]) (*Channel[T], error) {
 	c.hub = hub
 	if err := hub.add(c); err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
@@ -148,15 +151,19 @@ func (c *Channel[T]) Writer() *Writer[T] { return c.writer }
 // read from it and share the values.
 func (c *Channel[T]) Reader() *Reader[T] { return c.reader }
 
-// Close ends the reader as [Reader.Close] tells, and the writer: later writes answer
-// [ErrClosed], those under way come to their end. Other channels on the same stream,
-// in this process too, are not concerned. It may be called often and always returns
-// nil.
+// Close closes the writer, so that later writes return [ErrClosed], and the reader, as
+// [Reader.Close] does. Other channels are not concerned, also on the same stream. If no
+// other channel of the hub has equal settings, its publisher and subscriber are closed as
+// well, which waits for the writes under way as [Publisher.Close] does. It may be called
+// often and from anywhere but OnEvent; the error is that of closing the connections.
 func (c *Channel[T]) Close() error {
-	c.writer.state.close()
-	err := c.reader.Close()
-	if c.hub != nil {
-		c.hub.remove(c)
-	}
-	return err
+	c.closing.Do(func() {
+		c.writer.state.close()
+		_ = c.reader.Close() // always nil
+		if c.hub != nil {
+			c.closeErr = c.writer.state.transport.release()
+			c.hub.remove(c)
+		}
+	})
+	return c.closeErr
 }

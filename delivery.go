@@ -213,7 +213,7 @@ func (d *decoder) prepare(it *window.Item) {
 // delay returns the back-off before delivery n+1, after n deliveries.
 func (b Backoff) delay(n int, random float64) time.Duration {
 	d := min(float64(b.Min)*math.Pow(b.Factor, float64(max(n, 1)-1)), float64(b.Max))
-	d += d * b.Jitter * (2*random - 1)
+	d += d * max(0, b.Jitter) * (2*random - 1)
 	return min(max(time.Duration(d), 0), b.Max)
 }
 

@@ -34,7 +34,7 @@ func TestBackoffDelay(t *testing.T) {
 // untold. It is not the application that waits then: it may be OnEvent that acknowledges.
 func TestAckDoesNotWaitForEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSubscription(t.Context(), SubscriberConfig{ConsumerGroup: "g", MaxInFlight: 2}.withDefaults(), watermill.NopLogger{}, "t")
+		s := newSubscription(t.Context(), SubscriberConfig{ConsumerGroup: "g", MaxInFlight: 2}.settings(), watermill.NopLogger{}, "t")
 		s.feed = newFeed(feedConfig{topic: "t"})
 		told := make(chan Event)
 		s.reports = newReporter(func(e Event) { told <- e }, 1, false)
@@ -82,7 +82,7 @@ func TestAckInTimeIsNotLate(t *testing.T) {
 	} {
 		for range 20 {
 			cfg := SubscriberConfig{ConsumerGroup: "g", HandlerTimeout: time.Hour}
-			s := newSubscription(t.Context(), cfg.withDefaults(), watermill.NopLogger{}, "t")
+			s := newSubscription(t.Context(), cfg.settings(), watermill.NopLogger{}, "t")
 			s.grp = &stream.Group{}
 			s.win.Admit([]window.Item{{Entry: stream.NewEntry(stream.ID{Ms: 1}, []string{"name", "value"})}}, time.Now())
 			it, _ := s.win.Next()

@@ -21,9 +21,7 @@ func NewStreamEventBus[E any](hub *Hub, key string, registry *Registry[E], confi
 	case registry == nil:
 		return nil, errNoRegistry
 	}
-	config = hub.streamConfig(config)
-	code, err := registry.coder(config.Codec)
-	return busOf(newStreamChannel(hub, key, config, code, err))
+	return busOf(newStreamChannel(hub, key, config, registry.coder))
 }
 
 // NewPubSubEventBus makes an event bus on a Redis Pub/Sub channel: see
@@ -35,9 +33,7 @@ func NewPubSubEventBus[E any](hub *Hub, name string, registry *Registry[E], conf
 	case registry == nil:
 		return nil, errNoRegistry
 	}
-	config = hub.pubSubConfig(config)
-	code, err := registry.coder(config.Codec)
-	return busOf(newPubSubChannel(hub, name, config, code, err))
+	return busOf(newPubSubChannel(hub, name, config, registry.coder))
 }
 
 // NewEventBus makes an event bus over any Watermill publisher and subscriber: see
@@ -46,8 +42,7 @@ func NewEventBus[E any](publisher message.Publisher, subscriber message.Subscrib
 	if registry == nil {
 		return nil, errNoRegistry
 	}
-	code, err := registry.coder(config.Codec)
-	return busOf(newGenericChannel(publisher, subscriber, topic, config, code, err))
+	return busOf(newGenericChannel(publisher, subscriber, topic, config, registry.coder))
 }
 
 func busOf[E any](channel *Channel[E], err error) (*EventBus[E], error) {

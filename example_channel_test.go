@@ -32,7 +32,9 @@ func exampleOrders(n int) (ctx context.Context, orders *redischannels.Channel[Or
 	if err != nil {
 		log.Fatal(err)
 	}
-	orders, err = redischannels.NewStreamChannel[Order](hub, "orders", redischannels.StreamChannelConfig{ConsumerGroup: "billing"})
+	orders, err = redischannels.NewStreamChannel[Order](hub, "orders", redischannels.StreamChannelConfig{
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "billing"},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -66,7 +68,9 @@ func ExampleChannel() {
 		log.Fatal(err)
 	}
 	defer hub.Close()
-	orders, err := redischannels.NewStreamChannel[Order](hub, "orders", redischannels.StreamChannelConfig{ConsumerGroup: "billing"})
+	orders, err := redischannels.NewStreamChannel[Order](hub, "orders", redischannels.StreamChannelConfig{
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "billing"},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -123,7 +127,9 @@ func ExampleNewStreamChannel() {
 		orders *redischannels.Channel[Order]
 	)
 	for range 3 {
-		hub, err := redischannels.Open(ctx, url, redischannels.HubConfig{Stream: redischannels.StreamChannelConfig{ConsumerGroup: "billing"}})
+		hub, err := redischannels.Open(ctx, url, redischannels.HubConfig{Stream: redischannels.StreamChannelConfig{
+			Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "billing"},
+		}})
 		if err != nil {
 			log.Fatal(err)
 		}

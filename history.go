@@ -49,7 +49,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	if err := s.isClosed(); err != nil {
 		return err
 	}
-	sub := &subscription{origin: origin{topic: topic, values: context.WithoutCancel(ctx)}, decoder: newDecoder(s.cfg, topic)}
+	sub := &subscription{origin: origin{topic: topic, values: context.WithoutCancel(ctx)}, decoder: newDecoder(s.cfg.SubscriberConfig, topic)}
 	info, err := stream.Stat(ctx, s.cfg.Client, topic)
 	if err != nil {
 		return err

@@ -46,10 +46,10 @@ var _ message.Publisher = (*Publisher)(nil)
 // NewPublisher makes a Publisher. It does not talk to Redis. A nil logger logs
 // nothing.
 func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publisher, error) {
-	config = config.withDefaults()
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	config = config.withDefaults()
 	if logger == nil {
 		logger = watermill.NopLogger{}
 	}

@@ -32,10 +32,12 @@ const (
 	DropNewest
 )
 
-// PubSubPublisherConfig configures [NewPubSubPublisher]. Only Client is required.
+// PubSubPublisherConfig configures [NewPubSubPublisher], and as
+// PubSubChannelConfig.Publisher the writing side of a channel. Only Client is required.
 type PubSubPublisherConfig struct {
 	// Client is used for all commands and is never closed. *redis.Client, also
-	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
+	// from redis.NewFailoverClient, and *redis.ClusterClient are supported. A channel
+	// uses the client of its hub.
 	Client redis.UniversalClient
 
 	// Marshaler turns messages into bytes. Defaults to EnvelopeMarshaler.
@@ -48,15 +50,16 @@ type PubSubPublisherConfig struct {
 
 	// ChannelPrefix is put in front of each topic to make the name of the channel.
 	// All databases of a server share their channels: a prefix keeps applications
-	// apart. Subscribers need the same. Defaults to none.
+	// apart. Subscribers need the same. Defaults to none. (PUBLISH channel)
 	ChannelPrefix string
 
 	// MaxPayload is the largest message, in bytes on the wire, that is sent.
 	// Defaults to DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// Timeout bounds one Publish or Send, at least 1 ms. Defaults to DefaultPublishTimeout;
-	// NoPublishTimeout turns it off.
+	// Timeout bounds one Publish or Send, at least 1 ms. Too low makes publishing fail in
+	// short outages that it would wait out; too high holds callers up in long ones.
+	// Defaults to DefaultPublishTimeout; NoPublishTimeout turns it off.
 	Timeout time.Duration
 }
 
@@ -75,17 +78,23 @@ func (c PubSubPublisherConfig) withDefaults() PubSubPublisherConfig {
 func (c PubSubPublisherConfig) Validate() error {
 	v := validation{prefix: "PubSubPublisherConfig"}
 	v.client(c.Client)
-	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
-	v.publishTimeout("Timeout", c.Timeout)
+	c.withDefaults().validate(&v)
 	return v.err()
 }
 
-// PubSubSubscriberConfig configures [NewPubSubSubscriber]. Only Client is required.
+// validate checks everything but Client, with the defaults filled in.
+func (c PubSubPublisherConfig) validate(v *validation) {
+	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
+	v.publishTimeout("Timeout", c.Timeout)
+}
+
+// PubSubSubscriberConfig configures [NewPubSubSubscriber], and as
+// PubSubChannelConfig.Subscriber the reading side of a channel. Only Client is required.
 type PubSubSubscriberConfig struct {
 	// Client has the options that the connections of the subscriber are opened with
 	// (hooks are not copied; see OnReadClient); its pool is not used. It is never
 	// closed. *redis.Client, also from redis.NewFailoverClient, and
-	// *redis.ClusterClient are supported.
+	// *redis.ClusterClient are supported. A channel uses the client of its hub.
 	Client redis.UniversalClient
 
 	// Unmarshaler turns bytes into messages. Defaults to EnvelopeMarshaler.
@@ -95,8 +104,8 @@ type PubSubSubscriberConfig struct {
 	// Redis 7 or newer. (SSUBSCRIBE instead of SUBSCRIBE)
 	Sharded bool
 
-	// Patterns makes topics glob patterns: `orders.*` gets what is published to
-	// orders.eu; [TopicFromContext] tells the channel. `*`, `?`, `[` and `\` have a
+	// Patterns makes topics glob patterns: `orders.*` receives what is published to
+	// orders.eu; [TopicFromContext] returns the channel. `*`, `?`, `[` and `\` have a
 	// meaning then; topics without them stay channels. Not with Sharded, for which
 	// Redis has no patterns. (PSUBSCRIBE)
 	Patterns bool
@@ -105,14 +114,15 @@ type PubSubSubscriberConfig struct {
 	// Publishers need the same. Defaults to none.
 	ChannelPrefix string
 
-	// MaxInFlight is how many messages of one subscription may be handed out and
-	// not yet settled, 1 to 10,000. 1 keeps the order of arrival; a nacked message
+	// MaxInFlight is how many messages of one subscription may be delivered and
+	// not yet acknowledged, 1 to 10,000. 1 keeps the order of arrival; a nacked message
 	// then holds back those behind it. Each costs a goroutine. Defaults to
 	// DefaultMaxInFlight.
 	MaxInFlight int
 
-	// Buffer is how many messages of one subscription may wait for its handler, at
-	// most 10,000,000. More are dropped by Drop, counted and reported. The memory is
+	// Buffer is how many messages of one subscription may wait for its handler, 1 to
+	// 10,000,000. More are dropped by Drop, counted and reported. Lower loses messages in
+	// shorter bursts; higher lets a slow handler fall further behind. The memory is
 	// only taken when it is needed. Defaults to DefaultPubSubBuffer.
 	Buffer int
 
@@ -121,11 +131,11 @@ type PubSubSubscriberConfig struct {
 	// DefaultBufferBytes.
 	BufferBytes int
 
-	// Drop says which message a full buffer drops. Defaults to DropOldest.
+	// Drop is which message a full buffer drops. Defaults to DropOldest.
 	Drop DropPolicy
 
-	// MaxDeliveries is how often a message is handed to a handler before it is
-	// passed. Nothing is stored: the repetition takes place in this process only.
+	// MaxDeliveries is how often a message is delivered to a handler before it is
+	// skipped. Nothing is stored: the repetition takes place in this process only.
 	// Defaults to DefaultMaxDeliveries; UnlimitedDeliveries turns it off.
 	MaxDeliveries int
 
@@ -137,11 +147,11 @@ type PubSubSubscriberConfig struct {
 	// to DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// HealthInterval is within what time a connection whose other side is gone
-	// without a word is noticed, at least 20 ms. When Redis has sent nothing for
-	// half of it, it is asked for a sign of life, for which the other half remains.
-	// Lower finds out sooner and costs more commands, and a busy server or network
-	// may be taken for a dead one, which costs the messages of the time in between.
+	// HealthInterval is within what time a half-open connection is noticed, at least
+	// 20 ms. When Redis has sent nothing for half of it, it is sent a PING, whose reply
+	// has the other half to arrive. Lower notices sooner and costs more commands, and a
+	// busy server or network may be taken for a dead one, which costs the messages of the
+	// time in between.
 	// Defaults to DefaultHealthInterval. (PING)
 	HealthInterval time.Duration
 
@@ -153,16 +163,17 @@ type PubSubSubscriberConfig struct {
 	// handlers, at least 1 ms. Defaults to DefaultDrainTimeout.
 	DrainTimeout time.Duration
 
-	// OnEvent is told what happens to the subscriptions, by one goroutine, one event
+	// OnEvent receives the events of the subscriptions from one goroutine, one event
 	// after the other. It must not call Close (start a goroutine for that). A panic
 	// in it is recovered. While it does not return up to 1,000 events wait; beyond that
 	// those of one kind and topic become one, which has their number in Count and the
-	// sum of their Durations.
+	// sum of their Durations. Defaults to none: events are only logged. A channel uses the
+	// one of its hub.
 	OnEvent func(Event)
 
-	// OnReadClient is given every client that is opened before it is used, so that
+	// OnReadClient receives every client that is opened before it is used, so that
 	// hooks for tracing or metrics can be added. They see how the connection is
-	// made, not what is sent on it.
+	// made, not what is sent on it. Defaults to none. A channel uses the one of its hub.
 	OnReadClient func(*redis.Client)
 }
 
@@ -188,18 +199,18 @@ func (c PubSubSubscriberConfig) withDefaults() PubSubSubscriberConfig {
 func (c PubSubSubscriberConfig) Validate() error {
 	v := validation{prefix: "PubSubSubscriberConfig"}
 	v.client(c.Client)
-	c.validateRest(&v)
+	c.withDefaults().validate(&v)
 	return v.err()
 }
 
-// validateRest validates everything but Client.
-func (c PubSubSubscriberConfig) validateRest(v *validation) {
+// validate checks everything but Client, with the defaults filled in.
+func (c PubSubSubscriberConfig) validate(v *validation) {
 	if c.Patterns && c.Sharded {
 		v.addf("Patterns", "cannot be set together with Sharded: Redis has no patterns of shard channels")
 	}
-	v.intRange("MaxInFlight", c.MaxInFlight, 0, workersLimit, "")
-	v.intRange("Buffer", c.Buffer, 0, bufferLimit, "")
-	v.intRange("BufferBytes", c.BufferBytes, 0, 1<<40, "")
+	v.intRange("MaxInFlight", c.MaxInFlight, 1, workersLimit, "")
+	v.intRange("Buffer", c.Buffer, 1, bufferLimit, "")
+	v.intRange("BufferBytes", c.BufferBytes, 1, 1<<40, "")
 	if c.Drop > DropNewest {
 		v.addf("Drop", "must be DropOldest or DropNewest, got %d", c.Drop)
 	}

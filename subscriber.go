@@ -26,7 +26,7 @@ var (
 // concurrent use. Each subscription in a group opens at most one connection; those
 // without a group share one per 256 topics, in Redis Cluster per hash slot.
 type Subscriber struct {
-	cfg    SubscriberConfig
+	cfg    subscriberSettings
 	logger watermill.LoggerAdapter
 	shared *sharedReaders // of fan-out
 	life   context.Context
@@ -45,18 +45,21 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	return newSubscriber(config.settings(), logger), nil
+}
+
+func newSubscriber(settings subscriberSettings, logger watermill.LoggerAdapter) *Subscriber {
 	if logger == nil {
 		logger = watermill.NopLogger{}
 	}
-	config = config.withDefaults()
 	s := &Subscriber{
-		cfg:    config,
+		cfg:    settings,
 		logger: logger,
-		shared: newSharedReaders(config),
+		shared: newSharedReaders(settings.SubscriberConfig),
 		subs:   make(map[*subscription]struct{}),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
-	return s, nil
+	return s
 }
 
 // Subscribe starts to consume a topic and returns the channel of its messages.

@@ -51,7 +51,7 @@ type subscription struct {
 	origin
 	deadTopic string
 	joined    bool // the consumer exists in Redis
-	cfg       SubscriberConfig
+	cfg       subscriberSettings
 	log       watermill.LoggerAdapter
 	out       chan *message.Message
 	decoder   *decoder
@@ -98,7 +98,7 @@ type subscription struct {
 	reports   *reporter // of a group
 }
 
-func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill.LoggerAdapter, topic string) *subscription {
+func newSubscription(ctx context.Context, cfg subscriberSettings, logger watermill.LoggerAdapter, topic string) *subscription {
 	fields := watermill.LogFields{"topic": topic}
 	if cfg.ConsumerGroup != "" {
 		fields["consumer_group"] = cfg.ConsumerGroup
@@ -111,7 +111,7 @@ func newSubscription(ctx context.Context, cfg SubscriberConfig, logger watermill
 		cfg:     cfg,
 		log:     logger.With(fields),
 		out:     make(chan *message.Message), // unbuffered: what is in it would be neither held nor handled
-		decoder: newDecoder(cfg, topic),
+		decoder: newDecoder(cfg.SubscriberConfig, topic),
 		win: window.New(window.Config{
 			MaxInFlight:   cfg.MaxInFlight,
 			Prefetch:      max(0, cfg.Tuning.Prefetch),

@@ -2,6 +2,7 @@ package redischannels
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -15,26 +16,21 @@ import (
 
 // streamTransport puts a channel on a stream.
 func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport, error) {
-	writing := config.publisher()
-	writing.Client = h.client
-	publisher, err := h.publisher(writing)
+	publisher, releasePublisher, err := h.publisher(config.Publisher)
 	if err != nil {
 		return transport{}, err
 	}
-	reading := config.subscriber()
-	reading.Client, reading.OnEvent, reading.OnReadClient = h.client, h.config.OnEvent, h.config.OnReadClient
+	reading := config.Subscriber
 	// What is too large is told to readers too, which the subscriber would not do.
-	reading.Unmarshaler = tellingUnmarshaler{reading.Unmarshaler, reading.withDefaults().MaxPayload}
+	reading.Unmarshaler = tellingUnmarshaler{reading.Unmarshaler, reading.MaxPayload}
 	reading.MaxPayload = UnlimitedPayload
-	together, err := h.fanOut(reading)
+	together, releaseTogether, err := h.fanOut(reading)
 	if err != nil {
-		return transport{}, err
+		return transport{}, errors.Join(err, releasePublisher())
 	}
 	source, subscriber := h.sharedFeed(together, key, reading.StartFrom), together
 	if reading.ConsumerGroup != "" {
-		if source, subscriber, err = h.groupFeed(key, reading); err != nil {
-			return transport{}, err
-		}
+		source, subscriber = h.groupFeed(key, reading)
 	}
 	t := transport{
 		feed: source,
@@ -54,11 +50,12 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			info, err := stream.Stat(ctx, together.cfg.Client, key)
 			return info.Last.String(), redisError(err)
 		},
-		drain:  subscriber.cfg.Tuning.DrainTimeout,
-		logger: h.config.Logger,
+		drain:   subscriber.cfg.Tuning.DrainTimeout,
+		logger:  h.config.Logger,
+		release: func() error { return errors.Join(releasePublisher(), releaseTogether()) },
 	}
 	if config.MaxLag > 0 || config.MaxLen > 0 {
-		bound := stream.Bound{Client: h.client, Key: key, Group: config.group(), MaxLag: config.MaxLag, MaxLen: config.MaxLen}
+		bound := stream.Bound{Client: h.client, Key: key, Group: reading.ConsumerGroup, MaxLag: config.MaxLag, MaxLen: config.MaxLen}
 		t.room = func(ctx context.Context) (bool, error) {
 			ok, err := bound.Room(ctx)
 			return ok, redisError(err)
@@ -68,18 +65,15 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 }
 
 // groupFeed returns a feed from a stream with a subscriber of its own.
-func (h *Hub) groupFeed(key string, config SubscriberConfig) (feedConfig, *Subscriber, error) {
-	subscriber, err := NewSubscriber(config, h.config.Logger)
-	if err != nil {
-		return feedConfig{}, nil, err
-	}
+func (h *Hub) groupFeed(key string, config SubscriberConfig) (feedConfig, *Subscriber) {
+	subscriber := h.subscriber(config)
 	source := h.streamFeed(subscriber, key)
 	source.group = config.ConsumerGroup
 	source.subscribe = func(ctx context.Context, f *feed) (<-chan *message.Message, error) {
 		return subscriber.subscribe(ctx, key, config.StartFrom, f)
 	}
 	source.shut = func() { _ = subscriber.Close() } // always nil
-	return source, subscriber, nil
+	return source, subscriber
 }
 
 // sharedFeed returns a feed from a stream with a subscription of a subscriber that the
@@ -132,18 +126,18 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 
 // pubSubTransport puts a channel on Pub/Sub.
 func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transport, error) {
-	shared, err := h.pubsub(config)
+	shared, release, err := h.pubsub(config)
 	if err != nil {
 		return transport{}, err
 	}
 	drain := shared.subscriber.cfg.DrainTimeout
-	t := transport{drain: drain, logger: h.config.Logger}
+	t := transport{drain: drain, logger: h.config.Logger, release: release}
 	source := feedConfig{topic: name, limit: shared.subscriber.cfg.MaxInFlight, report: h.report}
 	t.live(source, drain+drainGrace, func(ctx context.Context, _ *feed) (<-chan *message.Message, error) {
 		return shared.subscriber.Subscribe(ctx, name)
 	})
 	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
-		if config.Patterns && strings.ContainsAny(name, globCharacters) {
+		if config.Subscriber.Patterns && strings.ContainsAny(name, globCharacters) {
 			return nil, fmt.Errorf("redischannels: write to the pattern %q: %w", name, ErrNotSupported)
 		}
 		receivers, err := shared.publisher.Send(ctx, name, msgs...)

@@ -40,7 +40,9 @@ func typedRead(t *trial) error {
 	if err != nil {
 		return err
 	}
-	documents, err := redischannels.NewStreamChannel[document](hub, t.topic, redischannels.StreamChannelConfig{ConsumerGroup: group})
+	documents, err := redischannels.NewStreamChannel[document](hub, t.topic, redischannels.StreamChannelConfig{
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: group},
+	})
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func ExampleHandler() {
 	}
 	defer hub.Close()
 	room, err := redischannels.NewStreamChannel[ChatMessage](hub, "chat:lobby", redischannels.StreamChannelConfig{
-		Retention: redischannels.Retention{MaxLen: 10_000},
+		Publisher: redischannels.PublisherConfig{Retention: redischannels.Retention{MaxLen: 10_000}},
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -77,7 +77,7 @@ func TestChannel_CloseAbandonsDeliveries(t *testing.T) {
 	hub, key := newHubOf(t), redistest.Key(t)
 	tuning := quickTuning()
 	tuning.DrainTimeout = 300 * time.Millisecond
-	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{ConsumerGroup: "g", Tuning: tuning})
+	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "g", Tuning: tuning}})
 	write(t, numbers, 1, 2, 3)
 	first, second, third := receiveValue(t, numbers), receiveValue(t, numbers), receiveValue(t, numbers)
 	closed := make(chan struct{})

@@ -28,7 +28,7 @@ func badEntries(t *testing.T, hub *testHub, key string) (ids []string) {
 	return ids
 }
 
-var flaminco = redischannels.StreamChannelConfig{Marshaler: redischannels.FlamincoMarshaler{}}
+var flaminco = redischannels.StreamChannelConfig{Format: redischannels.FlamincoMarshaler{}}
 
 // An entry that cannot be decoded is reported, becomes a dead letter,
 // is not pending for ever, and hides no other.
@@ -85,7 +85,7 @@ func TestChannel_UndecodableWithoutAGroup(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	config := flaminco
-	config.ConsumerGroup, config.StartFrom = redischannels.NoConsumerGroup, redischannels.Oldest
+	config.Subscriber.ConsumerGroup, config.Subscriber.StartFrom = redischannels.NoConsumerGroup, redischannels.Oldest
 	orders := streamOf[order](t, hub, key, config)
 	write(t, orders, order{ID: 1})
 	bad := badEntries(t, hub, key)
@@ -134,7 +134,7 @@ func TestChannel_TryReceiveReportsUndecodable(t *testing.T) {
 			t.Parallel()
 			hub, key := newHubOf(t), redistest.Key(t)
 			config := flaminco
-			config.ConsumerGroup, config.StartFrom = group, redischannels.Oldest
+			config.Subscriber.ConsumerGroup, config.Subscriber.StartFrom = group, redischannels.Oldest
 			orders := streamOf[order](t, hub, key, config)
 			bad := addRaw(t, hub.client, key, "data", "{")
 			write(t, orders, order{ID: 1})
@@ -170,10 +170,10 @@ func TestChannel_StrictJSON(t *testing.T) {
 func TestChannel_TooLargeIsReported(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	small := redischannels.StreamChannelConfig{MaxPayload: 200, Codec: redischannels.String}
+	small := redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{MaxPayload: 200}, Codec: redischannels.String}
 	texts := streamOf[string](t, hub, key, small)
 	wide := small
-	wide.MaxPayload = 0
+	wide.Subscriber.MaxPayload = 0
 	ids := write(t, streamOf[string](t, hub, key, wide), strings.Repeat("x", 200), "short")
 	var failure *redischannels.DecodeError
 	n := 0

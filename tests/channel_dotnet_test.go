@@ -57,7 +57,7 @@ func TestChannel_WritesDotNetEntries(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	config := flaminco
-	config.Retention = redischannels.Retention{MaxLen: 100}
+	config.Publisher.Retention = redischannels.Retention{MaxLen: 100}
 	invoices := streamOf[invoice](t, hub, key, config)
 	write(t, invoices, invoice{ID: "7f1c", Amount: 2, Customer: &customer{"Müller"}})
 	entries, err := hub.client.XRange(t.Context(), key, "-", "+").Result()
@@ -72,7 +72,7 @@ func TestChannel_WritesDotNetEntries(t *testing.T) {
 func TestChannel_DotNetPubSub(t *testing.T) {
 	t.Parallel()
 	hub, name := newHubOf(t), redistest.Key(t)
-	c, err := redischannels.NewPubSubChannel[invoice](hub.Hub, name, redischannels.PubSubChannelConfig{Marshaler: redischannels.RawPayload{}})
+	c, err := redischannels.NewPubSubChannel[invoice](hub.Hub, name, redischannels.PubSubChannelConfig{Format: redischannels.RawPayload{}})
 	require.NoError(t, err)
 	_, _, err = c.Reader().TryReceive()
 	require.NoError(t, err)

@@ -62,7 +62,7 @@ func TestChannel_FollowsShareAConnection(t *testing.T) {
 	var readClients atomic.Int32
 	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.PoolSize = 4 }), func(c *redischannels.HubConfig) {
 		c.OnReadClient = func(*redis.Client) { readClients.Add(1) }
-		c.Stream.Tuning.BlockTime = time.Minute
+		c.Stream.Subscriber.Tuning.BlockTime = time.Minute
 	})
 	const rooms = 50
 	channels := make([]*redischannels.Channel[int], rooms)
@@ -196,7 +196,7 @@ func TestChannel_FollowJoinsAheadOfTheOthers(t *testing.T) {
 	t.Parallel()
 	proxy, key := redistest.NewProxy(t, redistest.Shared(t).Addr()), redistest.Key(t)
 	hub := newHub(t, redistest.Shared(t).Client(t, redistest.Via(proxy)), func(c *redischannels.HubConfig) {
-		c.Stream.Tuning.BlockTime = time.Minute // no read times out
+		c.Stream.Subscriber.Tuning.BlockTime = time.Minute // no read times out
 	})
 	numbers := streamOf[int](t, hub, key)
 	release := make(chan struct{})
@@ -225,13 +225,13 @@ func TestChannel_SharedReadersBySettings(t *testing.T) {
 	var readClients atomic.Int32
 	hub, key := newHubOf(t, func(c *redischannels.HubConfig) {
 		c.OnReadClient = func(*redis.Client) { readClients.Add(1) }
-		c.Stream.Tuning.BlockTime = time.Minute // no read times out, however slow the machine is
+		c.Stream.Subscriber.Tuning.BlockTime = time.Minute // no read times out, however slow the machine is
 	}), redistest.Key(t)
 	one := streamOf[int](t, hub, key, noGroup)
 	_, _, err := one.Reader().TryReceive()
 	require.NoError(t, err)
 	other := noGroup
-	other.StartFrom = redischannels.Oldest
+	other.Subscriber.StartFrom = redischannels.Oldest
 	two := streamOf[int](t, hub, key+"2", other)
 	write(t, two, 1)
 	require.Equal(t, 1, receiveValue(t, two).Value)
@@ -242,7 +242,7 @@ func TestChannel_SharedReadersBySettings(t *testing.T) {
 	require.EqualValues(t, 1, readClients.Load())
 
 	apart := noGroup
-	apart.MaxPayload = 1000
+	apart.Subscriber.MaxPayload = 1000
 	three := streamOf[int](t, hub, key, apart)
 	_, _, err = three.Reader().TryReceive()
 	require.NoError(t, err)

@@ -22,7 +22,9 @@ func TestChannel_ValuesArriveAtOnce(t *testing.T) {
 	for name, config := range map[string]redischannels.StreamChannelConfig{"group": {}, "no group": noGroup} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			hub := newHubOf(t, func(c *redischannels.HubConfig) { c.Stream.Tuning = redischannels.Tuning{BlockTime: 5 * time.Second} })
+			hub := newHubOf(t, func(c *redischannels.HubConfig) {
+				c.Stream.Subscriber.Tuning = redischannels.Tuning{BlockTime: 5 * time.Second}
+			})
 			numbers := streamOf[int](t, hub, redistest.Key(t), config)
 			_, _, err := numbers.Reader().TryReceive()
 			require.NoError(t, err)
@@ -52,7 +54,7 @@ func TestChannel_ValuesArriveAtOnce(t *testing.T) {
 func TestChannel_OneConsumerNameTwice(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	config := redischannels.StreamChannelConfig{Consumer: "worker"}
+	config := redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{Consumer: "worker"}}
 	const n = 100
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

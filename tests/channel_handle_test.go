@@ -151,7 +151,7 @@ func TestChannel_HandleConcurrency(t *testing.T) {
 func TestChannel_HandleDrains(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{Tuning: redischannels.Tuning{DrainTimeout: 300 * time.Millisecond}})
+	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{Tuning: redischannels.Tuning{DrainTimeout: 300 * time.Millisecond}}})
 	write(t, numbers, 1, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

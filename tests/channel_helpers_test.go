@@ -32,9 +32,7 @@ func newHub(t *testing.T, client redis.UniversalClient, change ...func(*redischa
 	config := redischannels.HubConfig{
 		OnEvent: seen.add,
 		Stream: redischannels.StreamChannelConfig{
-			ConsumerGroup: "g",
-			NackBackoff:   quickBackoff(),
-			Tuning:        quickTuning(),
+			Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "g", NackBackoff: quickBackoff(), Tuning: quickTuning()},
 		},
 	}
 	for _, f := range change {
@@ -65,7 +63,7 @@ func streamOf[T any](t *testing.T, hub *testHub, key string, config ...redischan
 }
 
 // noGroup is the configuration of a channel without a group.
-var noGroup = redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoConsumerGroup}
+var noGroup = redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{ConsumerGroup: redischannels.NoConsumerGroup}}
 
 // soonCtx is a context for what is expected to happen at once.
 func soonCtx(t *testing.T) context.Context {

@@ -144,7 +144,7 @@ func TestChannel_GapComesFirst(t *testing.T) {
 	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
 	begin := map[bool]int{true: 0, false: 1}[reports]
 	config := noGroup
-	config.StartFrom = redischannels.Oldest
+	config.Subscriber.StartFrom = redischannels.Oldest
 	numbers := streamOf[int](t, hub, key)
 	ids := write(t, numbers, consecutive(0, 10)...)
 	require.NoError(t, hub.client.XTrimMinID(t.Context(), key, ids[5]).Err())
@@ -175,7 +175,7 @@ func TestChannel_GapComesFirst(t *testing.T) {
 		}
 	}
 	require.Equal(t, 6, n)
-	config.StartFrom = from
+	config.Subscriber.StartFrom = from
 	fan := streamOf[int](t, hub, key, config)
 	ok, err := fan.Reader().WaitToRead(soonCtx(t))
 	require.True(t, ok)
@@ -215,7 +215,7 @@ func TestChannel_GapWhileReading(t *testing.T) {
 	hub, key := newHubOf(t), redistest.Key(t)
 	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
 	config := noGroup
-	config.StartFrom, config.MaxInFlight, config.Tuning.Prefetch = redischannels.Oldest, 1, redischannels.NoPrefetch
+	config.Subscriber.StartFrom, config.Subscriber.MaxInFlight, config.Subscriber.Tuning.Prefetch = redischannels.Oldest, 1, redischannels.NoPrefetch
 	numbers := streamOf[int](t, hub, key, config)
 	ids := write(t, numbers, consecutive(0, 200)...)
 	first := receiveValue(t, numbers)

@@ -22,7 +22,7 @@ func TestHub_CloseReleasesEverything(t *testing.T) {
 	before := redistest.Connections(t, admin)
 	hub, err := redischannels.Open(t.Context(), "redis://"+server.Addr()+"/0?pool_size=4", redischannels.HubConfig{})
 	require.NoError(t, err)
-	group, err := redischannels.NewStreamChannel[int](hub, "a", redischannels.StreamChannelConfig{ConsumerGroup: "g"})
+	group, err := redischannels.NewStreamChannel[int](hub, "a", redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "g"}})
 	require.NoError(t, err)
 	fan, err := redischannels.NewStreamChannel[int](hub, "a", redischannels.StreamChannelConfig{})
 	require.NoError(t, err)
@@ -220,7 +220,7 @@ func TestChannel_ConstructionErrors(t *testing.T) {
 			return err
 		},
 		"lag without a group": func() error {
-			_, err := redischannels.NewStreamChannel[int](hub.Hub, "k", redischannels.StreamChannelConfig{ConsumerGroup: redischannels.NoConsumerGroup, MaxLag: 1})
+			_, err := redischannels.NewStreamChannel[int](hub.Hub, "k", redischannels.StreamChannelConfig{Subscriber: noGroup.Subscriber, MaxLag: 1})
 			return err
 		},
 		"concurrency": func() error {

@@ -288,7 +288,7 @@ func TestChannel_StalledReaderIsReported(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
 	numbers := streamOf[int](t, hub, key, redischannels.StreamChannelConfig{
-		MaxInFlight: 5, Tuning: redischannels.Tuning{BlockTime: 50 * time.Millisecond},
+		Subscriber: redischannels.SubscriberConfig{MaxInFlight: 5, Tuning: redischannels.Tuning{BlockTime: 50 * time.Millisecond}},
 	})
 	ids := write(t, numbers, consecutive(0, 7)...)
 	for i := range 5 {

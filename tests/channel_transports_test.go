@@ -226,7 +226,7 @@ func TestChannel_FailedPublisher(t *testing.T) {
 func TestChannel_PubSubOneUUIDTwice(t *testing.T) {
 	t.Parallel()
 	hub, name := newHubOf(t), redistest.Key(t)
-	c := must(redischannels.NewPubSubChannel[int](hub.Hub, name, redischannels.PubSubChannelConfig{MaxInFlight: 2}))
+	c := must(redischannels.NewPubSubChannel[int](hub.Hub, name, redischannels.PubSubChannelConfig{Subscriber: redischannels.PubSubSubscriberConfig{MaxInFlight: 2}}))
 	_, _, err := c.Reader().TryReceive()
 	require.NoError(t, err)
 	pub, err := redischannels.NewPubSubPublisher(redischannels.PubSubPublisherConfig{Client: hub.client}, nil)
@@ -311,7 +311,7 @@ func TestChannel_PubSub(t *testing.T) {
 	require.ErrorAs(t, err, &failure)
 	hub.events.wait(t, redischannels.EventUndecodable)
 
-	patterns := must(redischannels.NewPubSubChannel[order](hub.Hub, "ne*", redischannels.PubSubChannelConfig{Patterns: true}))
+	patterns := must(redischannels.NewPubSubChannel[order](hub.Hub, "ne*", redischannels.PubSubChannelConfig{Subscriber: redischannels.PubSubSubscriberConfig{Patterns: true}}))
 	_, _, err = patterns.Reader().TryReceive()
 	require.NoError(t, err)
 	_, err = patterns.Writer().Write(t.Context(), order{})

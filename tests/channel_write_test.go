@@ -76,7 +76,7 @@ func TestChannel_WriteErrors(t *testing.T) {
 	require.ErrorContains(t, err, "value 1")
 	require.Zero(t, hub.client.XLen(t.Context(), "values").Val(), "one that cannot be encoded prevents all")
 
-	gone := streamOf[int](t, hub, "gone", redischannels.StreamChannelConfig{PublishTimeout: 100 * time.Millisecond})
+	gone := streamOf[int](t, hub, "gone", redischannels.StreamChannelConfig{Publisher: redischannels.PublisherConfig{Timeout: 100 * time.Millisecond}})
 	server.Stop()
 	_, err = gone.Writer().Write(t.Context(), 1)
 	var failed *redischannels.PublishError

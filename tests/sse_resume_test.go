@@ -167,7 +167,7 @@ func TestSSE_Herd(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Admin(t)
 	hub := newHub(t, server.Client(t, func(o *redis.Options) { o.PoolSize = 4 }), func(c *redischannels.HubConfig) {
-		c.Stream.Tuning.BlockTime = time.Minute
+		c.Stream.Subscriber.Tuning.BlockTime = time.Minute
 	})
 	channel := streamOf[int](t, hub, "room")
 	url := serveSSE(t, newSSE(t, channel, sse.Options[int]{}))

@@ -130,7 +130,7 @@ func TestSubscriber_AllocationsPerMessage(t *testing.T) {
 	})
 	// Beside those above, one for the value and one for its ack.
 	t.Run("Reader", func(t *testing.T) {
-		hub, key := newHub(t, client, func(c *redischannels.HubConfig) { c.Stream.Tuning = redischannels.Tuning{} }), redistest.Key(t)
+		hub, key := newHub(t, client, func(c *redischannels.HubConfig) { c.Stream.Subscriber.Tuning = redischannels.Tuning{} }), redistest.Key(t)
 		fillWithMessages(t, client, key, (runs+1)*n, payload)
 		values := streamOf[string](t, hub, key, redischannels.StreamChannelConfig{Codec: redischannels.String})
 		allocations, _ := perMessage(t, runs, n, func() {

@@ -17,7 +17,9 @@ import (
 // background is a service: it handles orders until it is told to end, eight at a time. An
 // error brings the order again; Watermill's middleware works on typed functions too.
 func background(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
-	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{ConsumerGroup: "billing"})
+	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "billing"},
+	})
 	if err != nil {
 		return err
 	}

@@ -13,8 +13,7 @@ import (
 // one that is rejected, or fails too often, moves to the dead letters.
 func manual(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
 	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{
-		ConsumerGroup: "billing",
-		MaxDeliveries: 3,
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "billing", MaxDeliveries: 3},
 	})
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 // pods lets three readers of one group share the orders, as three processes would: each order
 // goes to one of them.
 func pods(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
-	config := redischannels.StreamChannelConfig{ConsumerGroup: "billing"}
+	config := redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "billing"}}
 	writing, err := redischannels.NewStreamChannel[Order](hub, key, config)
 	if err != nil {
 		return err

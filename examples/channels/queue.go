@@ -11,7 +11,9 @@ import (
 // queue sends orders and receives them. Each belongs to the loop until it comes back for the
 // next; if this process died in between, another one of the group would get that order.
 func queue(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
-	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{ConsumerGroup: "billing"})
+	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "billing"},
+	})
 	if err != nil {
 		return err
 	}

@@ -63,14 +63,16 @@ func openRoom(ctx context.Context, hub *redischannels.Hub, config config, instan
 
 func (r *room) openChannels(hub *redischannels.Hub, config config) (err error) {
 	r.messages, err = redischannels.NewStreamChannel[Message](hub, roomKey(r.name), redischannels.StreamChannelConfig{
-		Retention:      redischannels.Retention{MaxLen: config.history},
-		PublishTimeout: config.writeTimeout,
+		Publisher: redischannels.PublisherConfig{
+			Retention: redischannels.Retention{MaxLen: config.history},
+			Timeout:   config.writeTimeout,
+		},
 	})
 	if err != nil {
 		return err
 	}
 	r.live, err = redischannels.NewPubSubChannel[Live](hub, "chat:live:"+r.name, redischannels.PubSubChannelConfig{
-		PublishTimeout: config.writeTimeout,
+		Publisher: redischannels.PubSubPublisherConfig{Timeout: config.writeTimeout},
 	})
 	if err != nil {
 		return err

@@ -26,8 +26,7 @@ import (
 func numbers(t *testing.T, key string, values ...int) *redischannels.Channel[int] {
 	t.Helper()
 	hub, err := redischannels.NewHub(redistest.Shared(t).Client(t), redischannels.HubConfig{Stream: redischannels.StreamChannelConfig{
-		ConsumerGroup: "g",
-		NackBackoff:   redischannels.Backoff{Min: time.Millisecond},
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "g", NackBackoff: redischannels.Backoff{Min: time.Millisecond}},
 	}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, hub.Close()) })
@@ -277,7 +276,9 @@ func TestChannel_EventBusAndCQRS(t *testing.T) {
 	hub, err := redischannels.NewHub(client, redischannels.HubConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = hub.Close() })
-	bus, err := redischannels.NewStreamEventBus(hub, key, registry, redischannels.StreamChannelConfig{ConsumerGroup: "bus"})
+	bus, err := redischannels.NewStreamEventBus(hub, key, registry, redischannels.StreamChannelConfig{
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "bus"},
+	})
 	require.NoError(t, err)
 
 	router := newRouter(t)

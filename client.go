@@ -1,0 +1,68 @@
+package redischannels
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// errBehindHost is the error of a URL whose password ends before its @: at the first / ? or #
+// in it the address seems to begin, and the rest of it would be told as part of the path.
+var errBehindHost = errors.New("there is an @ behind the host: write the characters / ? # @ of a password as %2F %3F %23 %40")
+
+// openClient makes the client that a URL describes. Its errors have no part of the URL,
+// which may hold a password.
+func openClient(rawURL string) (redis.UniversalClient, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, errors.New("cannot be parsed")
+	}
+	scheme, kind, _ := strings.Cut(u.Scheme, "+")
+	query := u.Query()
+	switch {
+	case kind != "":
+	case query.Has("master_name"):
+		kind = "sentinel"
+	case query.Has("addr"):
+		kind = "cluster"
+	}
+	u.Scheme = scheme
+	if scheme != "unix" && strings.Contains(u.Path+u.Fragment, "@") {
+		return nil, errBehindHost
+	}
+	// The parsers quote a path or a parameter that they do not understand.
+	refused := func(err error) error {
+		if strings.Contains(u.RawQuery, "@") {
+			return errBehindHost
+		}
+		return err
+	}
+	switch kind {
+	case "":
+		options, err := redis.ParseURL(u.String())
+		if err != nil {
+			return nil, refused(err)
+		}
+		return redis.NewClient(options), nil
+	case "cluster":
+		options, err := redis.ParseClusterURL(u.String())
+		if err != nil {
+			return nil, refused(err)
+		}
+		return redis.NewClusterClient(options), nil
+	case "sentinel":
+		options, err := redis.ParseFailoverURL(u.String())
+		if err != nil {
+			return nil, refused(err)
+		}
+		if options.MasterName == "" {
+			return nil, errors.New("sentinel needs the parameter master_name")
+		}
+		return redis.NewFailoverClient(options), nil
+	default:
+		return nil, fmt.Errorf("the scheme %s+%s is none of redis, rediss, unix, and redis+cluster, redis+sentinel", scheme, kind)
+	}
+}
