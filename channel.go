@@ -120,9 +120,7 @@ func newGenericChannel[T any](publisher message.Publisher, subscriber message.Su
 	if err := errors.Join(validateTopic(topic), v.err()); err != nil {
 		return nil, err
 	}
-	if config.Logger == nil {
-		config.Logger = watermill.NopLogger{}
-	}
+	config.Logger = loggerOrDefault(config.Logger)
 	c := newChannel(genericTransport(publisher, subscriber, topic, orDefault(config.DrainTimeout, DefaultDrainTimeout), config.Logger), code)
 	c.writer.metadataOf = config.Metadata
 	return c, nil

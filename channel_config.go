@@ -260,7 +260,8 @@ type ChannelConfig[T any] struct {
 	// Defaults to DefaultDrainTimeout.
 	DrainTimeout time.Duration
 
-	// Logger receives the log. Defaults to none.
+	// Logger receives the log. Defaults to slog.Default() for errors; watermill.NopLogger
+	// is silence.
 	Logger watermill.LoggerAdapter
 }
 

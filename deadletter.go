@@ -43,16 +43,13 @@ type DeadLetters struct {
 	logger watermill.LoggerAdapter
 }
 
-// NewDeadLetters makes a DeadLetters. It does not talk to Redis. A nil logger
-// logs nothing; otherwise every change is logged with the numbers of entries.
+// NewDeadLetters makes a DeadLetters. It does not talk to Redis. Every change is logged
+// at Info with the numbers of entries, for which a nil logger is none.
 func NewDeadLetters(config DeadLettersConfig, logger watermill.LoggerAdapter) (*DeadLetters, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	if logger == nil {
-		logger = watermill.NopLogger{}
-	}
-	return &DeadLetters{config: config, logger: logger}, nil
+	return &DeadLetters{config: config, logger: loggerOrDefault(logger)}, nil
 }
 
 // DeadLetter is an entry that a consumer group has given up.

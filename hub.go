@@ -55,7 +55,8 @@ type HubConfig struct {
 	// is used, so that hooks for tracing or metrics can be added. Defaults to none.
 	OnReadClient func(*redis.Client)
 
-	// Logger receives the log. Defaults to none.
+	// Logger receives the log. Defaults to slog.Default() for errors and for one Info line
+	// when a channel subscribes; watermill.NopLogger is silence.
 	Logger watermill.LoggerAdapter
 }
 
@@ -110,9 +111,7 @@ func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config.Logger == nil {
-		config.Logger = watermill.NopLogger{}
-	}
+	config.Logger = loggerOrDefault(config.Logger)
 	config.Stream, config.PubSub = config.Stream.withFormat(), config.PubSub.withFormat()
 	return &Hub{
 		client:     client,

@@ -64,7 +64,10 @@ func TestHub_SharesByEqualSettings(t *testing.T) {
 		{"one pointer", func() StreamChannelConfig { return StreamChannelConfig{Format: format} }, 1, 1},
 		{"equal maps", retention, 1, 1},
 		{"a function", func() StreamChannelConfig { return key }, 1, 10},
-		{"formats that look the same", func() StreamChannelConfig { n++; return StreamChannelConfig{Format: secretFormat{WatermillMarshaler{}, n}} }, 10, 10},
+		{"formats that look the same", func() StreamChannelConfig {
+			n++
+			return StreamChannelConfig{Format: secretFormat{WatermillMarshaler{}, n}}
+		}, 10, 10},
 		{"formats with functions", func() StreamChannelConfig { return StreamChannelConfig{Format: *newOwnFormat()} }, 10, 10},
 	} {
 		publishers, fanOuts := map[*Publisher]bool{}, map[*Subscriber]bool{}

@@ -43,19 +43,17 @@ const closedBit = 1 << 62
 
 var _ message.Publisher = (*Publisher)(nil)
 
-// NewPublisher makes a Publisher. It does not talk to Redis. A nil logger logs
-// nothing.
+// NewPublisher makes a Publisher. It does not talk to Redis. A nil logger is slog.Default()
+// for errors; watermill.NopLogger is silence. The error wraps [ErrInvalidConfig], one for
+// each wrong field.
 func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publisher, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
 	config = config.withDefaults()
-	if logger == nil {
-		logger = watermill.NopLogger{}
-	}
 	return &Publisher{
 		config: config,
-		logger: logger,
+		logger: loggerOrDefault(logger),
 		idle:   make(chan struct{}),
 		appender: appender.New(appender.Config{
 			Client:      config.Client,

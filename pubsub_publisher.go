@@ -33,15 +33,13 @@ type PubSubPublisher struct {
 var _ message.Publisher = (*PubSubPublisher)(nil)
 
 // NewPubSubPublisher makes a PubSubPublisher. It does not talk to Redis. A nil
-// logger logs nothing. The errors wrap [ErrInvalidConfig], one for each wrong field.
+// logger is slog.Default() for errors; watermill.NopLogger is silence. The error wraps
+// [ErrInvalidConfig], one for each wrong field.
 func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAdapter) (*PubSubPublisher, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	if logger == nil {
-		logger = watermill.NopLogger{}
-	}
-	return &PubSubPublisher{config: config.withDefaults(), logger: logger}, nil
+	return &PubSubPublisher{config: config.withDefaults(), logger: loggerOrDefault(logger)}, nil
 }
 
 // Publish publishes the messages to the channel of the topic and returns when Redis

@@ -36,18 +36,16 @@ type PubSubSubscriber struct {
 }
 
 // NewPubSubSubscriber checks the configuration and returns a subscriber. It does not
-// talk to Redis and starts nothing; Subscribe does. A nil logger logs nothing. The
-// errors wrap [ErrInvalidConfig], one for each wrong field.
+// talk to Redis and starts nothing; Subscribe does. A nil logger is slog.Default() for
+// errors; watermill.NopLogger is silence. The error wraps [ErrInvalidConfig], one for each
+// wrong field.
 func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerAdapter) (*PubSubSubscriber, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	if logger == nil {
-		logger = watermill.NopLogger{}
-	}
 	s := &PubSubSubscriber{
 		cfg:    config.withDefaults(),
-		logger: logger,
+		logger: loggerOrDefault(logger),
 		subs:   make(map[*pubSubSubscription]struct{}),
 	}
 	s.reports = newReporter(s.tell, untoldEvents, true)

@@ -39,8 +39,9 @@ type Subscriber struct {
 }
 
 // NewSubscriber checks the configuration and returns a subscriber. It does not
-// talk to Redis and starts nothing; Subscribe does. A nil logger logs nothing.
-// The errors wrap [ErrInvalidConfig], one for each wrong field.
+// talk to Redis and starts nothing; Subscribe does. A nil logger is slog.Default() for
+// errors and for one Info line per Subscribe; watermill.NopLogger is silence. The error
+// wraps [ErrInvalidConfig], one for each wrong field.
 func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Subscriber, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -49,12 +50,9 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 }
 
 func newSubscriber(settings subscriberSettings, logger watermill.LoggerAdapter) *Subscriber {
-	if logger == nil {
-		logger = watermill.NopLogger{}
-	}
 	s := &Subscriber{
 		cfg:    settings,
-		logger: logger,
+		logger: loggerOrDefault(logger),
 		shared: newSharedReaders(settings.SubscriberConfig),
 		subs:   make(map[*subscription]struct{}),
 	}

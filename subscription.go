@@ -155,7 +155,7 @@ func (s *subscription) open(ctx context.Context, from Position) error {
 		return err
 	}
 	if existed && from != Oldest {
-		s.log.Info("The consumer group exists: it goes on where it is, StartFrom is ignored", nil)
+		logSubscribed(s.log, "The consumer group exists: it resumes where it stands, StartFrom is ignored", nil)
 	}
 	err = redisconn.Follow(ctx, s.cfg.Client, func() error { return s.reader.ProbeGroup(ctx, s.group, s.grp.Consumer) })
 	// Where its reply was lost the probe may have created the consumer.

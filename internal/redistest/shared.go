@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log"
+	"log/slog"
 	"net/url"
 	"os"
 	"regexp"
@@ -118,6 +120,7 @@ func sweep(opts redis.Options) {
 // A goroutine that a test left behind is looked for only when all tests passed; options are
 // those of goleak.
 func Main(m *testing.M, options ...goleak.Option) {
+	silence()
 	runChild()
 	code := m.Run()
 	StopShared()
@@ -130,6 +133,13 @@ func Main(m *testing.M, options ...goleak.Option) {
 		}
 	}
 	os.Exit(code)
+}
+
+// silence discards what is logged where a test gives no logger: the tests look at events.
+func silence() {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	log.SetOutput(os.Stderr) // SetDefault has given it to slog
+	log.SetFlags(log.LstdFlags)
 }
 
 var (
