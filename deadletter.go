@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -205,9 +204,7 @@ const (
 	ReappendTooLarge
 )
 
-// requeueOutcomes has the name of each outcome; internal/stream answers with the
-// same words.
-var requeueOutcomes = [...]string{
+var requeueOutcomeNames = [...]string{
 	RequeueDone:         "requeued",
 	ReappendDone:        "reappended",
 	RequeueNotFound:     "not found",
@@ -220,11 +217,27 @@ var requeueOutcomes = [...]string{
 }
 
 // String returns the outcome in plain words.
-func (o RequeueOutcome) String() string {
-	if int(o) < len(requeueOutcomes) && requeueOutcomes[o] != "" {
-		return requeueOutcomes[o]
-	}
-	return fmt.Sprintf("outcome %d", uint8(o))
+func (o RequeueOutcome) String() string { return enumName(requeueOutcomeNames[:], "outcome", o) }
+
+// MarshalText returns the same, for JSON and logs.
+func (o RequeueOutcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText sets the value of that name. The error wraps [ErrInvalidArgument].
+func (o *RequeueOutcome) UnmarshalText(text []byte) error {
+	return parseEnum(requeueOutcomeNames[:], "outcome", text, o)
+}
+
+// requeueOutcomes are the outcomes by those of internal/stream.
+var requeueOutcomes = [...]RequeueOutcome{
+	stream.Requeued:            RequeueDone,
+	stream.Reappended:          ReappendDone,
+	stream.RequeueNotFound:     RequeueNotFound,
+	stream.RequeueForeign:      RequeueForeign,
+	stream.RequeueGroupMissing: RequeueGroupMissing,
+	stream.RequeueStillPending: RequeueStillPending,
+	stream.RequeueNotRetained:  RequeueNotRetained,
+	stream.RequeueNotDelivered: RequeueNotDelivered,
+	stream.ReappendTooLarge:    ReappendTooLarge,
 }
 
 // RequeueResult is the result for one dead letter.
@@ -312,17 +325,13 @@ func (d *DeadLetters) results(action, topic, dead string, ids []string, answers 
 	fields := watermill.LogFields{"topic": topic, "dead_letter_topic": dead, "asked": len(ids)}
 	results := make([]RequeueResult, len(answers))
 	for i, a := range answers {
-		results[i] = RequeueResult{ID: ids[i], Outcome: requeueOutcome(a.Outcome), EntryID: a.EntryID, Group: a.Group, NewID: a.NewID}
-		n, _ := fields[a.Outcome].(int)
-		fields[a.Outcome] = n + 1
+		outcome := requeueOutcomes[a.Outcome]
+		results[i] = RequeueResult{ID: ids[i], Outcome: outcome, EntryID: a.EntryID, Group: a.Group, NewID: a.NewID}
+		n, _ := fields[outcome.String()].(int)
+		fields[outcome.String()] = n + 1
 	}
 	d.logger.Info("Dead letters: "+action, fields)
 	return results, deadLettersError(action, dead, err)
-}
-
-// requeueOutcome returns the outcome of that name; internal/stream has no others.
-func requeueOutcome(name string) RequeueOutcome {
-	return RequeueOutcome(max(0, slices.Index(requeueOutcomes[:], name)))
 }
 
 func parseDeadLetterID(id string) (stream.ID, error) {

@@ -82,7 +82,7 @@ func TestDeadLetterTopicOfClient(t *testing.T) {
 func TestRequeueOutcomeNames(t *testing.T) {
 	for o := RequeueDone; o <= ReappendTooLarge; o++ {
 		require.NotContains(t, o.String(), "outcome")
-		require.Equal(t, o, requeueOutcome(o.String()))
+		require.Contains(t, requeueOutcomes, o)
 	}
 	require.Equal(t, "outcome 200", RequeueOutcome(200).String())
 	require.Equal(t, "outcome 0", RequeueOutcome(0).String())

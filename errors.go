@@ -1,6 +1,7 @@
 package redischannels
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -160,20 +161,22 @@ const (
 	OutcomeUnknown
 )
 
+var outcomeNames = [...]string{
+	OutcomeNotAppended:     "not appended",
+	OutcomeAppended:        "appended",
+	OutcomeUnderReplicated: "under-replicated",
+	OutcomeUnknown:         "unknown",
+}
+
 // String returns the outcome in words.
-func (o Outcome) String() string {
-	switch o {
-	case OutcomeNotAppended:
-		return "not appended"
-	case OutcomeAppended:
-		return "appended"
-	case OutcomeUnderReplicated:
-		return "under-replicated"
-	case OutcomeUnknown:
-		return "unknown"
-	default:
-		return fmt.Sprintf("Outcome(%d)", uint8(o))
-	}
+func (o Outcome) String() string { return enumName(outcomeNames[:], "outcome", o) }
+
+// MarshalText returns the same, for JSON and logs.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText sets the value of that name. The error wraps [ErrInvalidArgument].
+func (o *Outcome) UnmarshalText(text []byte) error {
+	return parseEnum(outcomeNames[:], "outcome", text, o)
 }
 
 // PublishResult is the outcome of one message.
@@ -183,6 +186,15 @@ type PublishResult struct {
 	EntryID string // ID of the entry, set for OutcomeAppended and OutcomeUnderReplicated
 	Outcome Outcome
 	Err     error // cause, nil for OutcomeAppended
+}
+
+// MarshalJSON writes the outcome and the error as text.
+func (r PublishResult) MarshalJSON() ([]byte, error) {
+	type fields PublishResult
+	return json.Marshal(struct {
+		fields
+		Err string `json:",omitempty"`
+	}{fields(r), errorText(r.Err)})
 }
 
 // PublishError is returned when not all messages of a call were confirmed. It

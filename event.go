@@ -1,7 +1,9 @@
 package redischannels
 
 import (
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -109,12 +111,15 @@ var eventKindNames = [...]string{
 	EventStalled:          "all deliveries are unacknowledged",
 }
 
-// String returns the name of the kind in plain words.
-func (k EventKind) String() string {
-	if int(k) < len(eventKindNames) && eventKindNames[k] != "" {
-		return eventKindNames[k]
-	}
-	return fmt.Sprintf("event %d", uint8(k))
+// String returns the name of the kind, such as "dead-lettered".
+func (k EventKind) String() string { return enumName(eventKindNames[:], "event", k) }
+
+// MarshalText returns the same, for JSON and logs.
+func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText sets the value of that name. The error wraps [ErrInvalidArgument].
+func (k *EventKind) UnmarshalText(text []byte) error {
+	return parseEnum(eventKindNames[:], "event", text, k)
 }
 
 // Event tells an operator what a subscription lives through. Nothing that the
@@ -130,6 +135,42 @@ type Event struct {
 	Position string
 	Duration time.Duration
 	Err      error
+}
+
+// MarshalJSON writes the kind and the error as text.
+func (e Event) MarshalJSON() ([]byte, error) {
+	type fields Event
+	return json.Marshal(struct {
+		fields
+		Err string `json:",omitempty"`
+	}{fields(e), errorText(e.Err)})
+}
+
+// LogValue implements [slog.LogValuer]: a group of what is set.
+func (e Event) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("kind", e.Kind.String())}
+	add := func(set bool, attr slog.Attr) {
+		if set {
+			attrs = append(attrs, attr)
+		}
+	}
+	add(e.Topic != "", slog.String("topic", e.Topic))
+	add(e.Group != "", slog.String("consumer_group", e.Group))
+	add(e.Consumer != "", slog.String("consumer", e.Consumer))
+	add(len(e.EntryIDs) > 0, slog.Any("entries", e.EntryIDs))
+	add(e.Count != 0, slog.Int("count", e.Count))
+	add(e.Position != "", slog.String("position", e.Position))
+	add(e.Duration != 0, slog.Duration("duration", e.Duration))
+	add(e.Err != nil, slog.String("err", errorText(e.Err)))
+	return slog.GroupValue(attrs...)
+}
+
+// errorText returns the text of an error, of which JSON would have only the exported fields.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // tellEvent gives an event to OnEvent, if there is one, and recovers a panic in it.

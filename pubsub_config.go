@@ -32,6 +32,19 @@ const (
 	DropNewest
 )
 
+var dropPolicyNames = [...]string{DropOldest: "oldest", DropNewest: "newest"}
+
+// String returns the policy in one word.
+func (p DropPolicy) String() string { return enumName(dropPolicyNames[:], "drop policy", p) }
+
+// MarshalText returns the same, for JSON and logs.
+func (p DropPolicy) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText sets the value of that name. The error wraps [ErrInvalidArgument].
+func (p *DropPolicy) UnmarshalText(text []byte) error {
+	return parseEnum(dropPolicyNames[:], "drop policy", text, p)
+}
+
 // PubSubPublisherConfig configures [NewPubSubPublisher], and as
 // PubSubChannelConfig.Publisher the writing side of a channel. Only Client is required.
 type PubSubPublisherConfig struct {
@@ -212,7 +225,7 @@ func (c PubSubSubscriberConfig) validate(v *validation) {
 	v.intRange("Buffer", c.Buffer, 1, bufferLimit, "")
 	v.intRange("BufferBytes", c.BufferBytes, 1, 1<<40, "")
 	if c.Drop > DropNewest {
-		v.addf("Drop", "must be DropOldest or DropNewest, got %d", c.Drop)
+		v.addf("Drop", "must be DropOldest or DropNewest, got %v", c.Drop)
 	}
 	v.intRange("MaxDeliveries", c.MaxDeliveries, UnlimitedDeliveries, 1_000_000_000, "UnlimitedDeliveries")
 	v.check(c.NackBackoff.validate(), "NackBackoff")

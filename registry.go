@@ -28,6 +28,21 @@ const (
 	SkipUnknown
 )
 
+var unknownPolicyNames = [...]string{RejectUnknown: "reject", SkipUnknown: "skip"}
+
+// String returns the policy in one word.
+func (p UnknownPolicy) String() string {
+	return enumName(unknownPolicyNames[:], "policy for unknown names", p)
+}
+
+// MarshalText returns the same, for JSON and logs.
+func (p UnknownPolicy) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText sets the value of that name. The error wraps [ErrInvalidArgument].
+func (p *UnknownPolicy) UnmarshalText(text []byte) error {
+	return parseEnum(unknownPolicyNames[:], "policy for unknown names", text, p)
+}
+
 // RegistryConfig configures [NewRegistry].
 type RegistryConfig struct {
 	// Unknown is what becomes of names that are not registered. Defaults to

@@ -26,17 +26,21 @@ const (
 	StateClosing
 )
 
+var subscriptionStateNames = [...]string{
+	StateLive:         "live",
+	StateDisconnected: "disconnected",
+	StateClosing:      "closing",
+}
+
 // String returns the state in one word.
-func (s SubscriptionState) String() string {
-	switch s {
-	case StateLive:
-		return "live"
-	case StateDisconnected:
-		return "disconnected"
-	case StateClosing:
-		return "closing"
-	}
-	return fmt.Sprintf("state %d", uint8(s))
+func (s SubscriptionState) String() string { return enumName(subscriptionStateNames[:], "state", s) }
+
+// MarshalText returns the same, for JSON and logs.
+func (s SubscriptionState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText sets the value of that name. The error wraps [ErrInvalidArgument].
+func (s *SubscriptionState) UnmarshalText(text []byte) error {
+	return parseEnum(subscriptionStateNames[:], "state", text, s)
 }
 
 // SubscriptionStats is what one subscription does and has done since Subscribe

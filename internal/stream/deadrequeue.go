@@ -115,10 +115,38 @@ func (e *DeadEntry) takeBlock() {
 	e.Values = e.Values[:n:n]
 }
 
-// RequeueAnswer is what became of one dead letter: the outcome in the words of
-// dead_requeue.lua and dead_reappend.lua.
+// RequeueOutcome is what became of one dead letter.
+type RequeueOutcome uint8
+
+// The outcomes: dead_requeue.lua and dead_reappend.lua say what each means.
+const (
+	Requeued RequeueOutcome = iota
+	Reappended
+	RequeueNotFound
+	RequeueForeign
+	RequeueGroupMissing
+	RequeueStillPending
+	RequeueNotRetained
+	RequeueNotDelivered
+	ReappendTooLarge
+)
+
+// requeueOutcomes are the outcomes by the words of the scripts.
+var requeueOutcomes = map[string]RequeueOutcome{
+	"requeued":      Requeued,
+	"reappended":    Reappended,
+	"not found":     RequeueNotFound,
+	"foreign":       RequeueForeign,
+	"group missing": RequeueGroupMissing,
+	"still pending": RequeueStillPending,
+	"not retained":  RequeueNotRetained,
+	"not delivered": RequeueNotDelivered,
+	"too large":     ReappendTooLarge,
+}
+
+// RequeueAnswer is what became of one dead letter.
 type RequeueAnswer struct {
-	Outcome        string
+	Outcome        RequeueOutcome
 	EntryID, Group string
 	NewID          string // of ReappendDeadLetters
 }
@@ -150,8 +178,11 @@ func RequeueDeadLetters(ctx context.Context, client redis.UniversalClient, topic
 			if !ok || len(words) != 3 {
 				return answers, errDeadReply
 			}
+			word, _ := words[0].(string)
 			a := RequeueAnswer{}
-			a.Outcome, _ = words[0].(string)
+			if a.Outcome, ok = requeueOutcomes[word]; !ok {
+				return answers, errDeadReply
+			}
 			a.EntryID, _ = words[1].(string)
 			a.Group, _ = words[2].(string)
 			answers = append(answers, a)
@@ -179,7 +210,11 @@ func ReappendDeadLetters(ctx context.Context, client redis.UniversalClient, topi
 		if len(words) != 4 {
 			return answers, errDeadReply
 		}
-		answers = append(answers, RequeueAnswer{Outcome: words[0], EntryID: words[1], Group: words[2], NewID: words[3]})
+		outcome, ok := requeueOutcomes[words[0]]
+		if !ok {
+			return answers, errDeadReply
+		}
+		answers = append(answers, RequeueAnswer{Outcome: outcome, EntryID: words[1], Group: words[2], NewID: words[3]})
 	}
 	return answers, nil
 }
