@@ -3,23 +3,23 @@ package redischannels
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
 // Channel is a stream of values of T that some write and others read, in this process
 // or elsewhere: a facade over a Watermill publisher and subscriber. (It is no Go
 // channel, and no channel of Redis Pub/Sub.) It is safe for concurrent use.
 type Channel[T any] struct {
-	writer   *Writer[T]
-	reader   *Reader[T]
-	hub      *Hub // nil for NewChannel
-	closing  sync.Once
-	closeErr error
+	writer *Writer[T]
+	reader *Reader[T]
+	hub    *Hub // nil for NewChannel
 }
 
 // transport is what a channel stands on.
@@ -61,11 +61,7 @@ func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, n
 	if err := errors.Join(validateTopic(key), v.err()); err != nil {
 		return nil, err
 	}
-	t, err := hub.streamTransport(key, config)
-	if err != nil {
-		return nil, err
-	}
-	return joinHub(hub, newChannel(t, code))
+	return joinHub(hub, code, func() (transport, error) { return hub.streamTransport(key, config) })
 }
 
 // NewPubSubChannel makes a channel on the Redis Pub/Sub channel name: whoever reads at
@@ -91,11 +87,7 @@ func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, 
 	if err := errors.Join(validateTopic(name), v.err()); err != nil {
 		return nil, err
 	}
-	t, err := hub.pubSubTransport(name, config)
-	if err != nil {
-		return nil, err
-	}
-	return joinHub(hub, newChannel(t, code))
+	return joinHub(hub, code, func() (transport, error) { return hub.pubSubTransport(name, config) })
 }
 
 // NewChannel makes a channel over any Watermill publisher and subscriber, such as
@@ -126,18 +118,26 @@ func newGenericChannel[T any](publisher message.Publisher, subscriber message.Su
 	return c, nil
 }
 
-// joinHub lets the hub's Close close the channel.
-func joinHub[T any](hub *Hub, c *Channel[T]) (*Channel[T], error) {
-	c.hub = hub
-	if err := hub.add(c); err != nil {
-		return nil, errors.Join(err, c.Close())
+// joinHub makes a channel that the hub's Close closes.
+func joinHub[T any](hub *Hub, code coder[T], build func() (transport, error)) (*Channel[T], error) {
+	if err := hub.life.Enter(); err != nil {
+		return nil, err
 	}
+	defer hub.life.Leave()
+	t, err := build()
+	if err != nil {
+		return nil, err
+	}
+	c := newChannel(t, code)
+	c.hub = hub
+	hub.add(c)
 	return c, nil
 }
 
 func newChannel[T any](t transport, code coder[T]) *Channel[T] {
+	closed := fmt.Errorf("redischannels: write to %q: channel: %w", t.feed.topic, ErrClosed)
 	return &Channel[T]{
-		writer: &Writer[T]{state: &writerState{transport: t}, code: code},
+		writer: &Writer[T]{transport: &t, life: lifecycle.New(closed), code: code},
 		reader: &Reader[T]{feed: newFeed(t.feed), transport: t, code: code},
 	}
 }
@@ -155,13 +155,12 @@ func (c *Channel[T]) Reader() *Reader[T] { return c.reader }
 // well, which waits for the writes under way as [Publisher.Close] does. It may be called
 // often and from anywhere but OnEvent; the error is that of closing the connections.
 func (c *Channel[T]) Close() error {
-	c.closing.Do(func() {
-		c.writer.state.close()
+	return c.writer.life.Close(func() error {
 		_ = c.reader.Close() // always nil
-		if c.hub != nil {
-			c.closeErr = c.writer.state.transport.release()
-			c.hub.remove(c)
+		if c.hub == nil {
+			return nil
 		}
+		defer c.hub.remove(c)
+		return c.writer.transport.release()
 	})
-	return c.closeErr
 }

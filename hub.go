@@ -11,6 +11,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
 // Hub is where channels come from: they share its Redis client, its publishers and its
@@ -20,14 +22,13 @@ type Hub struct {
 	owned  bool // the client was opened by Open
 	config HubConfig
 
+	life *lifecycle.State // calls are the constructors of channels
+
 	mu         sync.Mutex
-	closed     bool
 	channels   map[io.Closer]struct{}
 	publishers adapters[PublisherConfig, *Publisher]
 	fanOuts    adapters[SubscriberConfig, *Subscriber]
 	pubsubs    adapters[PubSubChannelConfig, pubSub]
-	closing    sync.Once
-	closeErr   error
 }
 
 // HubConfig configures [Open] and [NewHub]: what its channels have in common. The zero
@@ -116,6 +117,7 @@ func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
 	return &Hub{
 		client:     client,
 		config:     config,
+		life:       lifecycle.New(fmt.Errorf("redischannels: hub: %w", ErrClosed)),
 		channels:   make(map[io.Closer]struct{}),
 		publishers: make(adapters[PublisherConfig, *Publisher]),
 		fanOuts:    make(adapters[SubscriberConfig, *Subscriber]),
@@ -128,13 +130,12 @@ func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
 // be called often and from anywhere but OnEvent; the error is that of closing the
 // connections.
 func (h *Hub) Close() error {
-	h.closing.Do(func() { h.closeErr = h.close() })
-	return h.closeErr
+	return h.life.Close(h.stop)
 }
 
-func (h *Hub) close() error {
+func (h *Hub) stop() error {
+	<-h.life.Idle() // the list is complete
 	h.mu.Lock()
-	h.closed = true
 	channels := slices.Collect(maps.Keys(h.channels))
 	h.mu.Unlock()
 
@@ -157,14 +158,10 @@ func (h *Hub) close() error {
 }
 
 // add makes Close close a channel.
-func (h *Hub) add(channel io.Closer) error {
+func (h *Hub) add(channel io.Closer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
-		return fmt.Errorf("redischannels: hub: %w", ErrClosed)
-	}
 	h.channels[channel] = struct{}{}
-	return nil
 }
 
 func (h *Hub) remove(channel io.Closer) {

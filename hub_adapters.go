@@ -26,9 +26,6 @@ func acquire[C any, A io.Closer](h *Hub, shared adapters[C, A], config C, build 
 	key := fmt.Sprintf("%#v", config)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
-		return value, nil, fmt.Errorf("redischannels: hub: %w", ErrClosed)
-	}
 	a := shared[key]
 	if a == nil || !reflect.DeepEqual(a.config, config) {
 		if value, err = build(); err != nil {

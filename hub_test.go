@@ -118,7 +118,7 @@ func TestHub_ClosedChannelsLeaveNothing(t *testing.T) {
 	require.NoError(t, one.Close())
 	require.NoError(t, release())
 	require.NoError(t, publisher.enter("key"), "the other channel uses it")
-	publisher.leave()
+	publisher.life.Leave()
 	require.NoError(t, other.Close())
 	require.ErrorIs(t, publisher.enter("key"), ErrClosed)
 	require.Zero(t, left())

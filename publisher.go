@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/flaminco/redischannels/internal/appender"
+	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
 // closeGrace is how long Close waits, after the last caller has returned, for a
@@ -28,18 +27,8 @@ type Publisher struct {
 	config   PublisherConfig
 	logger   watermill.LoggerAdapter
 	appender *appender.Appender
-
-	// calls counts the calls under way; closedBit is set by Close. One word, so
-	// that no call can slip in between the bit and the count.
-	calls    atomic.Int64
-	idle     chan struct{} // closed when the bit is set and the count is 0
-	idleOnce sync.Once
-
-	closeOnce sync.Once
-	closeErr  error
+	life     *lifecycle.State
 }
-
-const closedBit = 1 << 62
 
 var _ message.Publisher = (*Publisher)(nil)
 
@@ -54,7 +43,7 @@ func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publ
 	return &Publisher{
 		config: config,
 		logger: loggerOrDefault(logger),
-		idle:   make(chan struct{}),
+		life:   lifecycle.New(ErrClosed),
 		appender: appender.New(appender.Config{
 			Client:      config.Client,
 			Timeout:     config.Timeout,
@@ -78,7 +67,7 @@ func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 	if err := p.enter(topic); err != nil {
 		return err
 	}
-	defer p.leave()
+	defer p.life.Leave()
 	if len(msgs) == 0 {
 		return nil
 	}
@@ -103,7 +92,7 @@ func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.M
 	if err := p.enter(topic); err != nil {
 		return nil, err
 	}
-	defer p.leave()
+	defer p.life.Leave()
 	if len(msgs) == 0 {
 		return nil, nil
 	}
@@ -122,21 +111,17 @@ func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.M
 // called more than once and at any time; the error tells that a connection is
 // still silent, which only happens when the client has longer timeouts.
 func (p *Publisher) Close() error {
-	p.closeOnce.Do(func() { p.closeErr = p.close() })
-	return p.closeErr
+	return p.life.Close(p.stop)
 }
 
-func (p *Publisher) close() error {
-	if p.calls.Or(closedBit) == 0 {
-		p.idleOnce.Do(func() { close(p.idle) })
-	}
+func (p *Publisher) stop() error {
 	// The calls end by their own timeouts; this one is for those without.
 	patience := DefaultPublishTimeout
 	if p.config.Timeout > 0 {
 		patience = p.config.Timeout + p.config.Durability.Timeout + time.Second
 	}
 	timer := time.AfterFunc(patience, p.appender.Stop)
-	<-p.idle
+	<-p.life.Idle()
 	if !timer.Stop() {
 		p.logger.Info("Calls under way were ended by Close", watermill.LogFields{"waited": patience})
 	}
@@ -149,23 +134,16 @@ func (p *Publisher) close() error {
 	return nil
 }
 
-// enter begins a call; leave must follow when it returned nil.
+// enter begins a call; life.Leave must follow when it returned nil.
 func (p *Publisher) enter(topic string) error {
-	if p.calls.Add(1)&closedBit != 0 {
-		p.leave()
-		return fmt.Errorf("redischannels: publish to %q: %w", topic, ErrClosed)
+	if err := p.life.Enter(); err != nil {
+		return fmt.Errorf("redischannels: publish to %q: %w", topic, err)
 	}
 	if err := validateTopic(topic); err != nil {
-		p.leave()
+		p.life.Leave()
 		return err
 	}
 	return nil
-}
-
-func (p *Publisher) leave() {
-	if p.calls.Add(-1) == closedBit {
-		p.idleOnce.Do(func() { close(p.idle) })
-	}
 }
 
 // publish sends a batch in chunks and collects the outcomes.

@@ -3,11 +3,11 @@ package redischannels
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/pubsub"
 )
 
@@ -23,11 +23,7 @@ const (
 type PubSubPublisher struct {
 	config PubSubPublisherConfig
 	logger watermill.LoggerAdapter
-
-	mu      sync.Mutex
-	closed  bool
-	calls   sync.WaitGroup // Publish and Send
-	sending sync.WaitGroup // goroutines that wait for Redis
+	life   *lifecycle.State // calls, and goroutines that wait for Redis
 }
 
 var _ message.Publisher = (*PubSubPublisher)(nil)
@@ -39,7 +35,7 @@ func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAda
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &PubSubPublisher{config: config.withDefaults(), logger: loggerOrDefault(logger)}, nil
+	return &PubSubPublisher{config: config.withDefaults(), logger: loggerOrDefault(logger), life: lifecycle.New(ErrClosed)}, nil
 }
 
 // Publish publishes the messages to the channel of the topic and returns when Redis
@@ -77,12 +73,7 @@ func (p *PubSubPublisher) Send(ctx context.Context, topic string, msgs ...*messa
 // The Redis client stays open. Close may be called more than once and at any time;
 // it always returns nil.
 func (p *PubSubPublisher) Close() error {
-	p.mu.Lock()
-	p.closed = true
-	p.mu.Unlock()
-	p.calls.Wait()
-	p.sending.Wait()
-	return nil
+	return p.life.Close(nil)
 }
 
 // publish publishes under the context that bound returns when it is known that no
@@ -91,14 +82,10 @@ func (p *PubSubPublisher) publish(topic string, msgs []*message.Message, bound f
 	if err := validateTopic(topic); err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return nil, fmt.Errorf("redischannels: publish to %q: %w", topic, ErrClosed)
+	if err := p.life.Enter(); err != nil {
+		return nil, fmt.Errorf("redischannels: publish to %q: %w", topic, err)
 	}
-	p.calls.Add(1)
-	p.mu.Unlock()
-	defer p.calls.Done()
+	defer p.life.Leave()
 	if len(msgs) == 0 {
 		return nil, nil
 	}
@@ -155,7 +142,7 @@ func (p *PubSubPublisher) send(ctx context.Context, topic string, payloads [][]b
 	}
 	load := pubsub.NewLoad(context.WithoutCancel(ctx), p.config.ChannelPrefix+topic, p.config.Sharded, payloads)
 	done := make(chan []pubsub.Result, 1)
-	p.sending.Go(func() { done <- load.Send(p.config.Client) })
+	p.life.Go(func() { done <- load.Send(p.config.Client) })
 	select {
 	case results := <-done:
 		return results

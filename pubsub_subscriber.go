@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/pubsub"
 )
 
@@ -28,11 +28,7 @@ type PubSubSubscriber struct {
 	logger  watermill.LoggerAdapter
 	mux     *pubsub.Mux
 	reports *reporter
-
-	mu     sync.Mutex
-	closed bool
-	subs   map[*pubSubSubscription]struct{}
-	wg     sync.WaitGroup // Subscribe calls under way and running subscriptions
+	life    *lifecycle.State // Subscribe calls, and subscriptions
 }
 
 // NewPubSubSubscriber checks the configuration and returns a subscriber. It does not
@@ -46,7 +42,7 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 	s := &PubSubSubscriber{
 		cfg:    config.withDefaults(),
 		logger: loggerOrDefault(logger),
-		subs:   make(map[*pubSubSubscription]struct{}),
+		life:   lifecycle.New(ErrClosed),
 	}
 	s.reports = newReporter(s.tell, untoldEvents, true)
 	s.mux = pubsub.New(pubsub.Config{
@@ -95,30 +91,22 @@ func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (
 		}
 	}
 	label := topicLabel(topics)
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", label, ErrClosed)
+	if err := s.life.Enter(); err != nil {
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", label, err)
 	}
-	s.wg.Add(1)
-	s.mu.Unlock()
+	defer s.life.Leave()
 
 	sub := newPubSubSubscription(ctx, s, label)
 	if err := s.open(ctx, sub, s.names(topics)); err != nil {
 		sub.abort()
-		s.wg.Done()
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", label, err)
 	}
 	detach := context.AfterFunc(ctx, sub.stop)
-	go func() {
-		defer s.wg.Done()
+	s.life.Go(func() {
 		sub.run()
 		detach()
-		s.mu.Lock()
-		delete(s.subs, sub)
-		s.mu.Unlock()
 		close(sub.out)
-	}()
+	})
 	return sub.out, nil
 }
 
@@ -127,14 +115,6 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return fmt.Errorf("subscriber: %w", ErrClosed)
-	}
-	s.subs[sub] = struct{}{}
-	s.mu.Unlock()
-
 	wait, cancel := context.WithTimeout(ctx, s.cfg.SubscribeTimeout)
 	defer cancel()
 	defer context.AfterFunc(sub.fetch, cancel)()
@@ -148,9 +128,6 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 	if err == nil {
 		return nil
 	}
-	s.mu.Lock()
-	delete(s.subs, sub)
-	s.mu.Unlock()
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return fmt.Errorf("redis has not confirmed within %v: %w", s.cfg.SubscribeTimeout, err)
 	}
@@ -166,16 +143,12 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 // still receives; the Redis client stays open. It may be called often and from
 // anywhere but OnEvent, and always returns nil.
 func (s *PubSubSubscriber) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	for sub := range s.subs {
-		sub.stop()
-	}
-	s.mu.Unlock()
-	s.wg.Wait()
-	s.mux.Close()
-	s.reports.close()
-	return nil
+	return s.life.Close(func() error {
+		<-s.life.Idle()
+		s.mux.Close()
+		s.reports.close()
+		return nil
+	})
 }
 
 // topicLabel names a subscription in events, logs and errors.

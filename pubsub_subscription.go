@@ -27,7 +27,7 @@ type pubSubSubscription struct {
 	out     chan *message.Message // unbuffered: what is in it would be neither held nor handled
 	matches atomic.Pointer[origin]
 
-	// fetch ends first, with stop; then abandoned is closed, if handlers are still
+	// fetch ends first, with stop or with the subscriber; then abandoned is closed, if handlers are still
 	// running at DrainTimeout.
 	fetch     context.Context
 	stop      context.CancelFunc
@@ -48,7 +48,7 @@ func newPubSubSubscription(ctx context.Context, owner *PubSubSubscriber, label s
 		passed:      tally{subject: subject{EventSkipped, label}},
 		lost:        tally{subject: subject{EventAbandoned, label}},
 	}
-	s.fetch, s.stop = context.WithCancel(context.Background())
+	s.fetch, s.stop = context.WithCancel(owner.life.Context())
 	s.sink = &pubsub.Sink{Queue: pubsub.NewQueue(pubsub.QueueConfig{
 		Messages:   owner.cfg.Buffer,
 		Bytes:      owner.cfg.BufferBytes,

@@ -4,10 +4,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
 // roomInterval is the shortest and the longest time between two looks of WaitToWrite.
@@ -18,37 +19,11 @@ const (
 
 // Writer is the writing side of a [Channel]. It is safe for concurrent use.
 type Writer[T any] struct {
-	state      *writerState
+	transport  *transport
+	life       *lifecycle.State // of the channel
 	code       coder[T]
 	metadata   message.Metadata
 	metadataOf func(T) message.Metadata // nil but for NewChannel
-}
-
-// writerState is what the Writers of one channel share.
-type writerState struct {
-	transport transport
-
-	mu    sync.Mutex
-	ended error // why there are no more writes
-}
-
-func (s *writerState) err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended
-}
-
-// end sets the error of later writes, the first one lasts.
-func (s *writerState) end(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended == nil {
-		s.ended = err
-	}
-}
-
-func (s *writerState) close() {
-	s.end(fmt.Errorf("redischannels: write to %q: channel: %w", s.transport.feed.topic, ErrClosed))
 }
 
 // With returns a Writer of the same channel that adds metadata to every value that it
@@ -76,7 +51,7 @@ func (w *Writer[T]) Write(ctx context.Context, value T) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	ids, err := w.state.transport.publish(ctx, []*message.Message{msg})
+	ids, err := w.transport.publish(ctx, []*message.Message{msg})
 	if len(ids) == 1 {
 		id = ids[0]
 	}
@@ -99,7 +74,7 @@ func (w *Writer[T]) WriteAll(ctx context.Context, values ...T) (ids []string, er
 			return nil, fmt.Errorf("value %d: %w", i, err)
 		}
 	}
-	return w.state.transport.publish(ctx, msgs)
+	return w.transport.publish(ctx, msgs)
 }
 
 func (w *Writer[T]) message(value *T) (*message.Message, error) {
@@ -125,11 +100,11 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if w.state.transport.room == nil {
+		if w.transport.room == nil {
 			return nil
 		}
-		if ok, err := w.state.transport.room(ctx); err != nil {
-			return fmt.Errorf("redischannels: wait to write to %q: %w", w.state.transport.feed.topic, err)
+		if ok, err := w.transport.room(ctx); err != nil {
+			return fmt.Errorf("redischannels: wait to write to %q: %w", w.transport.feed.topic, err)
 		} else if ok {
 			return nil
 		}
@@ -147,15 +122,14 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 // nobody else is concerned, not even the Reader of this channel. Only the first call
 // has an effect; it reports whether this one was that.
 func (w *Writer[T]) Complete(err error) bool {
-	topic := w.state.transport.feed.topic
+	topic := w.transport.feed.topic
 	completed := fmt.Errorf("redischannels: write to %q: %w", topic, ErrCompleted)
 	if err != nil {
 		completed = fmt.Errorf("redischannels: write to %q: %w: %w", topic, ErrCompleted, err)
 	}
-	w.state.end(completed)
-	return w.state.err() == completed
+	return w.life.End(completed)
 }
 
 // Err returns nil as long as values may be written, and otherwise the error that
 // writing answers.
-func (w *Writer[T]) Err() error { return w.state.err() }
+func (w *Writer[T]) Err() error { return w.life.Err() }

@@ -35,7 +35,7 @@ func newBroadcast[T any](h *Handler[T]) *broadcast[T] {
 		changed: make(chan struct{}),
 		ring:    ring[T]{maxEvents: h.options.Buffer, maxBytes: h.options.BufferBytes},
 	}
-	b.ctx, b.stop = context.WithCancel(context.Background())
+	b.ctx, b.stop = context.WithCancel(h.life.Context())
 	return b
 }
 

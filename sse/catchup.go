@@ -156,7 +156,7 @@ func (c *client[T]) apart(f func()) error {
 		return err
 	}
 	done := make(chan struct{})
-	c.handler.running.Go(func() {
+	c.handler.life.Go(func() {
 		defer close(done)
 		defer func() { <-c.handler.slots }()
 		f()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -24,12 +25,10 @@ type Handler[T any] struct {
 	options Options[T]
 	keeps   bool // the transport has IDs and history
 
-	slots   chan struct{}  // taken by those who read from Redis
-	running sync.WaitGroup // broadcasts and readers of pages
-	serving sync.WaitGroup // clients
+	slots chan struct{}    // taken by those who read from Redis
+	life  *lifecycle.State // clients, broadcasts and readers of pages
 
 	mu      sync.Mutex
-	closed  bool
 	clients int
 	current *broadcast[T] // nil without clients
 }
@@ -45,7 +44,7 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 	if err := errors.Join(append(errs, options.Validate())...); err != nil {
 		return nil, err
 	}
-	h := &Handler[T]{channel: channel, options: options.withDefaults(), slots: make(chan struct{}, catchUps)}
+	h := &Handler[T]{channel: channel, options: options.withDefaults(), slots: make(chan struct{}, catchUps), life: lifecycle.New(errEnded)}
 	never, cancel := context.WithCancel(context.Background())
 	cancel()
 	_, err := channel.Reader().LastID(never)
@@ -58,15 +57,7 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 // and from anywhere but OnError, best by http.Server.RegisterOnShutdown, since Shutdown
 // waits for requests to end. It always returns nil.
 func (h *Handler[T]) Close() error {
-	h.mu.Lock()
-	h.closed = true
-	if h.current != nil {
-		h.current.stop()
-	}
-	h.mu.Unlock()
-	h.serving.Wait()
-	h.running.Wait()
-	return nil
+	return h.life.Close(nil)
 }
 
 // Clients is how many clients are connected now.
@@ -122,28 +113,35 @@ var (
 )
 
 // join counts a client and returns the broadcast that serves it.
-func (h *Handler[T]) join() (*broadcast[T], error) {
+func (h *Handler[T]) join() (_ *broadcast[T], err error) {
+	if err := h.life.Enter(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			h.life.Leave()
+		}
+	}()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case h.closed || h.channel.Reader().Err() != nil:
+	case h.channel.Reader().Err() != nil:
 		return nil, errEnded
 	case h.options.MaxClients != UnlimitedClients && h.clients >= h.options.MaxClients:
 		return nil, errFull
 	}
 	if h.current == nil || h.current.ctx.Err() != nil {
 		h.current = newBroadcast(h)
-		h.running.Go(h.current.run)
+		h.life.Go(h.current.run)
 	}
 	h.clients++
 	h.current.clients++
-	h.serving.Add(1)
 	return h.current, nil
 }
 
 // leave undoes join. The last client of a broadcast ends it and waits for that.
 func (h *Handler[T]) leave(b *broadcast[T]) {
-	defer h.serving.Done()
+	defer h.life.Leave()
 	h.mu.Lock()
 	h.clients--
 	b.clients--

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -15,7 +16,7 @@ func TestRing(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		start := stream.ID{Ms: 10}
-		b := newBroadcast(&Handler[int]{options: Options[int]{
+		b := newBroadcast(&Handler[int]{life: lifecycle.New(errEnded), options: Options[int]{
 			Buffer:      rapid.IntRange(1, 8).Draw(t, "events"),
 			BufferBytes: rapid.IntRange(1, 8*(eventSize+1)).Draw(t, "bytes"),
 		}})

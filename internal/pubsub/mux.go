@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
@@ -81,12 +82,10 @@ var ErrClosed = errors.New("the subscriber is closed")
 // concurrent use.
 type Mux struct {
 	conf Config
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup // links and the placing goroutine
+	life *lifecycle.State // Subscribe calls, links and the placing goroutine
+	ctx  context.Context  // of life
 
 	mu       sync.Mutex
-	closed   bool
 	names    [kinds]map[string]*entry // what somebody wants
 	links    map[string]*link         // open or being opened
 	tries    map[string]try           // of servers that failed, by key of link
@@ -146,6 +145,7 @@ type waiter struct {
 func New(conf Config) *Mux {
 	m := &Mux{
 		conf:     conf,
+		life:     lifecycle.New(ErrClosed),
 		links:    make(map[string]*link),
 		tries:    make(map[string]try),
 		unplaced: make(map[*entry]struct{}),
@@ -154,7 +154,7 @@ func New(conf Config) *Mux {
 	for kind := range m.names {
 		m.names[kind] = make(map[string]*entry)
 	}
-	m.ctx, m.stop = context.WithCancel(context.Background())
+	m.ctx = m.life.Context()
 	return m
 }
 
@@ -164,12 +164,12 @@ func New(conf Config) *Mux {
 // other names. A connection that is lost meanwhile is
 // opened again; one that cannot be opened is an error.
 func (m *Mux) Subscribe(ctx context.Context, sink *Sink, names []Name) error {
+	if err := m.life.Enter(); err != nil {
+		return err
+	}
+	defer m.life.Leave()
 	w := &waiter{sink: sink, done: make(chan error, 1)}
 	m.mu.Lock()
-	if m.closed {
-		m.mu.Unlock()
-		return ErrClosed
-	}
 	if len(names) > 1 {
 		m.shared++
 	}
@@ -200,6 +200,8 @@ func (m *Mux) Subscribe(ctx context.Context, sink *Sink, names []Name) error {
 	case err = <-w.done:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
+	case <-m.ctx.Done():
+		err = context.Cause(m.ctx)
 	}
 	if err != nil {
 		m.Unsubscribe(sink)
@@ -249,11 +251,7 @@ func (m *Mux) idle() bool {
 
 // Close ends everything and returns when no goroutine and no connection is left.
 func (m *Mux) Close() {
-	m.mu.Lock()
-	m.closed = true
-	m.mu.Unlock()
-	m.stop()
-	m.wg.Wait()
+	_ = m.life.Close(nil) // there is nothing that could fail
 }
 
 // detach takes an entry from its link, which ends with its last one.
@@ -425,7 +423,7 @@ func (m *Mux) down(l *link, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l.stop()
-	if m.closed || m.links[l.key] != l {
+	if m.life.Err() != nil || m.links[l.key] != l {
 		return // it was stopped
 	}
 	delete(m.links, l.key)

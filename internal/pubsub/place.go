@@ -14,7 +14,7 @@ import (
 
 // place sees to it that an entry gets a link. Mux.mu is held.
 func (m *Mux) place(e *entry) {
-	if m.closed {
+	if m.life.Err() != nil {
 		return
 	}
 	if l := m.links[""]; l != nil && !e.until.After(time.Now()) {
@@ -24,7 +24,7 @@ func (m *Mux) place(e *entry) {
 	m.unplaced[e] = struct{}{}
 	if !m.placing {
 		m.placing = true
-		m.wg.Go(m.placeAll)
+		m.life.Go(m.placeAll)
 		return
 	}
 	select {
@@ -77,7 +77,7 @@ type wish struct {
 func (m *Mux) due() (due []wish, next time.Time, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed || len(m.unplaced) == 0 {
+	if m.life.Err() != nil || len(m.unplaced) == 0 {
 		m.placing = false
 		return nil, next, false
 	}
@@ -105,7 +105,7 @@ func (m *Mux) assign(wishes []wish) {
 			only = &to
 		}
 		m.mu.Lock()
-		if _, still := m.unplaced[w.entry]; still && !m.closed {
+		if _, still := m.unplaced[w.entry]; still && m.life.Err() == nil {
 			m.assignTo(w.entry, to, err)
 		}
 		m.mu.Unlock()
@@ -129,7 +129,7 @@ func (m *Mux) assignTo(e *entry, to server, err error) {
 		l = &link{mux: m, key: to.key, opt: *to.opt, entries: make(map[*entry]struct{}), wake: make(chan struct{}, 1)}
 		l.ctx, l.stop = context.WithCancel(m.ctx)
 		m.links[to.key] = l
-		m.wg.Go(l.run)
+		m.life.Go(l.run)
 	}
 	m.join(l, e)
 }

@@ -21,6 +21,8 @@ type Subject struct {
 	Call func(ctx context.Context) error
 	// Close is the Close under test.
 	Close func() error
+
+	known map[string]string // goroutines of before
 }
 
 const (
@@ -32,30 +34,35 @@ const (
 )
 
 // Stress proves of a type: Close returns nil, also of a value that was never used, when
-// called twice, and when many call it at once; each of these calls returns after all that
-// was in progress; calls after the return of any Close are refused with an error that wraps
-// closed; and no goroutine is left. The test that uses it does not run in parallel, because
-// the goroutines of another test would be taken for those of this one. What make returns is
-// used up by one round.
-func Stress(t *testing.T, closed error, make func() Subject) {
-	before := goleak.IgnoreCurrent()
+// called twice, and when many call it at once; when it returns no goroutine of the value is
+// at work; calls after the return of any Close are refused with an error that wraps closed;
+// and in the end no goroutine is left, of the Redis client neither. The test that uses it
+// does not run in parallel, because the goroutines of another test would be taken for those
+// of this one. Each value that create returns is used for one round.
+func Stress(t *testing.T, closed error, create func() Subject) {
+	before, known := goleak.IgnoreCurrent(), goroutines()
+	start := func() Subject {
+		s := create()
+		s.known = known
+		return s
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Run("never used", func(t *testing.T) {
-		s := make()
-		bounded(t, s.Close)
-		bounded(t, s.Close)
+		s := start()
+		s.close(t)
+		s.close(t)
 		require.ErrorIs(t, s.Call(ctx), closed)
 	})
 	t.Run("used", func(t *testing.T) {
-		s := make()
+		s := start()
 		require.NoError(t, s.Call(ctx))
-		bounded(t, s.Close)
+		s.close(t)
 		require.ErrorIs(t, s.Call(ctx), closed)
-		bounded(t, s.Close)
+		s.close(t)
 	})
 	t.Run("calls and closes", func(t *testing.T) {
 		for range rounds {
-			round(ctx, t, closed, make())
+			round(ctx, t, closed, start())
 		}
 	})
 	cancel()
@@ -86,7 +93,7 @@ func round(ctx context.Context, t *testing.T, closed error, s Subject) {
 	}
 	for range callers {
 		calling.Go(func() {
-			for call() == nil {
+			for !t.Failed() && call() == nil {
 			}
 		})
 	}
@@ -94,7 +101,7 @@ func round(ctx context.Context, t *testing.T, closed error, s Subject) {
 		wait := rand.N(5 * time.Millisecond)
 		closing.Go(func() {
 			time.Sleep(wait)
-			bounded(t, s.Close)
+			s.close(t)
 			isClosed.Store(true)
 			if call() == nil {
 				t.Error("a call after Close was not refused")
@@ -105,15 +112,25 @@ func round(ctx context.Context, t *testing.T, closed error, s Subject) {
 	calling.Wait()
 }
 
-// bounded fails the test when Close hangs or has an error.
-func bounded(t *testing.T, f func() error) {
+// close fails the test when Close hangs, has an error, or leaves work behind.
+func (s Subject) close(t *testing.T) {
 	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- f() }()
+	type outcome struct {
+		err  error
+		left []string
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		err := s.Close()
+		done <- outcome{err, atWork(s.known)}
+	}()
 	select {
-	case err := <-done:
-		if err != nil {
-			t.Errorf("Close: %v", err)
+	case o := <-done:
+		if o.err != nil {
+			t.Errorf("Close: %v", o.err)
+		}
+		for _, stack := range o.left {
+			t.Errorf("Close has returned before this goroutine:\n%s", stack)
 		}
 	case <-time.After(patience):
 		t.Errorf("Close has not returned within %v", patience)
