@@ -13,9 +13,30 @@ import (
 // in it the address seems to begin, and the rest of it would be told as part of the path.
 var errBehindHost = errors.New("there is an @ behind the host: write the characters / ? # @ of a password as %2F %3F %23 %40")
 
-// openClient makes the client that a URL describes. Its errors have no part of the URL,
-// which may hold a password.
-func openClient(rawURL string) (redis.UniversalClient, error) {
+// NewRedisClient returns the client that a URL describes, a *redis.Client or a
+// *redis.ClusterClient, which is the caller's to close. It does not talk to Redis. The URL is
+// read by go-redis:
+//
+//	redis://user:password@host:6379/0        one server; rediss:// with TLS, unix:///path
+//	redis+cluster://host:6379                a cluster, more nodes by ?addr=host2:6379&addr=...;
+//	                                         also redis:// with addr
+//	redis+sentinel://host:26379/0?master_name=name
+//	                                         Sentinel, more sentinels by addr; also redis://
+//	                                         with master_name
+//
+// rediss+cluster:// and rediss+sentinel:// use TLS. The settings of the client are
+// parameters by the names that go-redis gives them, such as pool_size and read_timeout.
+//
+// The error wraps [ErrInvalidArgument]. It has no part of the URL, which may hold a password.
+func NewRedisClient(rawURL string) (redis.UniversalClient, error) {
+	client, err := parseRedisURL(rawURL)
+	if err != nil {
+		return nil, invalidArgument("URL of Redis", err)
+	}
+	return client, nil
+}
+
+func parseRedisURL(rawURL string) (redis.UniversalClient, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, errors.New("cannot be parsed")

@@ -8,7 +8,7 @@ import (
 )
 
 // go-redis' parsers read the URL; scheme and parameters say which client it is for.
-func TestOpenClientKinds(t *testing.T) {
+func TestNewRedisClient(t *testing.T) {
 	t.Parallel()
 	for url, check := range map[string]func(c redis.UniversalClient) bool{
 		"redis://h:1/3": func(c redis.UniversalClient) bool {
@@ -28,7 +28,7 @@ func TestOpenClientKinds(t *testing.T) {
 			return c.(*redis.Client).Options().DB == 2
 		},
 	} {
-		client, err := openClient(url)
+		client, err := NewRedisClient(url)
 		require.NoError(t, err, url)
 		require.True(t, check(client), url)
 		require.NoError(t, client.Close())
@@ -42,11 +42,11 @@ func TestOpenClientKinds(t *testing.T) {
 		"redis://u:1/secret?@h", "redis://u:1#secret@h", "redis://u:1@2/secret@h", "redis+cluster://:1?secret@h",
 		"redis+sentinel://:1/secret@h?master_name=m", "redis://:1/secret@h?addr=i:2",
 	} {
-		_, err := openClient(url)
-		require.Error(t, err, url)
+		_, err := NewRedisClient(url)
+		require.ErrorIs(t, err, ErrInvalidArgument, url)
 		require.NotContains(t, err.Error(), "secret")
 	}
-	client, err := openClient("redis://h:1?client_name=a@b")
+	client, err := NewRedisClient("redis://h:1?client_name=a@b")
 	require.NoError(t, err, "an @ elsewhere is no mistake")
 	require.NoError(t, client.Close())
 }

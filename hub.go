@@ -71,24 +71,16 @@ func (c HubConfig) Validate() error {
 }
 
 // Open connects to Redis and returns a hub that closes the connection on Close. It
-// sends a PING, so that a wrong address is an error here. The URL is read by go-redis:
-//
-//	redis://user:password@host:6379/0        one server; rediss:// with TLS, unix:///path
-//	redis+cluster://host:6379                a cluster, more nodes by ?addr=host2:6379&addr=...;
-//	                                         also redis:// with addr
-//	redis+sentinel://host:26379/0?master_name=name
-//	                                         Sentinel, more sentinels by addr; also redis://
-//	                                         with master_name
-//
-// rediss+cluster:// and rediss+sentinel:// use TLS. The settings of the client are
-// parameters by the names that go-redis gives them, such as pool_size and read_timeout.
+// sends a PING, so that a wrong address is an error here. [NewRedisClient] says which URLs
+// it understands. The error wraps [ErrInvalidArgument] or [ErrInvalidConfig], or is the one
+// of the connection.
 func Open(ctx context.Context, rawURL string, config HubConfig) (*Hub, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	client, err := openClient(rawURL)
+	client, err := NewRedisClient(rawURL)
 	if err != nil {
-		return nil, invalidArgument("URL of Redis", err)
+		return nil, err
 	}
 	if err := client.Ping(ctx).Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("redischannels: open: %w", redisError(err)), client.Close())
@@ -124,6 +116,10 @@ func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
 		pubsubs:    make(adapters[PubSubChannelConfig, pubSub]),
 	}, nil
 }
+
+// Client returns the Redis client of the hub, for what else the program does in Redis, for
+// example with [NewDeadLetters]. Close of the hub closes one that [Open] has made.
+func (h *Hub) Client() redis.UniversalClient { return h.client }
 
 // Close closes all channels of the hub at once, as [Channel.Close] does, and then the
 // Redis client if [Open] has made it. It returns when nothing of the hub is left. It may

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -74,7 +75,9 @@ func TestHub_OpenURL(t *testing.T) {
 	server := redistest.Shared(t)
 	hub, err := redischannels.Open(t.Context(), "redis://"+server.Addr(), redischannels.HubConfig{})
 	require.NoError(t, err)
+	require.NoError(t, hub.Client().Ping(t.Context()).Err())
 	require.NoError(t, hub.Close())
+	require.ErrorIs(t, hub.Client().Ping(t.Context()).Err(), redis.ErrClosed)
 	for url, want := range map[string]string{
 		"://":                              "cannot be parsed",
 		"http://localhost":                 "scheme",
