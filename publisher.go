@@ -21,7 +21,8 @@ const closeGrace = 5 * time.Second
 //
 // Messages of one call are appended in their order, up to 500 of them (and up to
 // 4 MiB) in one transaction: all or none, without those of others between them.
-// Single messages of concurrent calls share pipelines. No message is sent again
+// Single messages of concurrent calls share pipelines, except those above 64 KiB,
+// which a server may refuse by closing the connection. No message is sent again
 // unless it is certain that the attempt before has not appended it.
 type Publisher struct {
 	config   PublisherConfig

@@ -32,6 +32,11 @@ const (
 	// makes up the next one, and the fewer they are, the less each message costs.
 	slowLink = 20 * time.Millisecond
 
+	// maxShared is the size up to which commands share a pipeline with those of other callers.
+	// A server that refuses one as too large closes the connection, and the outcomes of all
+	// that were sent on it are unknown.
+	maxShared = 64 << 10
+
 	// smallWrite fits into the send buffer of an idle connection everywhere.
 	smallWrite = 16 << 10
 

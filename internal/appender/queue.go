@@ -11,8 +11,8 @@ import (
 )
 
 // lane is a queue with its senders. There are two, because single messages are
-// worth collecting while transactions are full loads of their own, and a long queue
-// of the one must not delay the other. The order in which one caller publishes is
+// worth collecting while transactions and large messages are full loads of their own,
+// and a long queue of the one must not delay the other. The order in which one caller publishes is
 // kept all the same: it comes back only when its last call is confirmed.
 type lane struct {
 	queue   []*appendJob
@@ -76,11 +76,14 @@ type appendLoad struct {
 
 // laneOf returns where the job is queued.
 func (a *Appender) laneOf(job *appendJob) *lane {
-	if len(job.cmds) == 1 || a.conf.Replicas > 0 {
+	if len(job.cmds) == 1 && !job.alone() || a.conf.Replicas > 0 {
 		return &a.singles
 	}
 	return &a.batches
 }
+
+// alone reports whether the commands must not share a connection with those of others.
+func (j *appendJob) alone() bool { return j.bytes > maxShared }
 
 // enqueue queues a job. When a sender is called for and the caller may be it, the
 // job is not queued but returned as a load, which the caller sends itself: that
@@ -129,7 +132,8 @@ func (a *Appender) inTime(job *appendJob, deadline time.Time) (patience time.Dur
 	if job.bytes > smallWrite {
 		patience += a.writeTimeout
 	}
-	return patience, a.ownCalls && job.ctx.Done() == nil && (deadline.IsZero() || time.Until(deadline) > patience)
+	large := job.alone() && len(job.cmds) == 1 // see sendLarge, which has a timeout of its own
+	return patience, a.ownCalls && !large && job.ctx.Done() == nil && (deadline.IsZero() || time.Until(deadline) > patience)
 }
 
 // ownContext is the context of a caller that sends its own load. It ends the wait
@@ -203,6 +207,9 @@ func (a *Appender) take(l *lane) *appendLoad {
 		}
 		if n > 0 && a.conf.Replicas > 0 && a.cluster != nil && job.key != l.queue[0].key {
 			break // WAIT belongs to the connection of one master
+		}
+		if n > 0 && (job.alone() || l.queue[0].alone()) {
+			break
 		}
 		n, cmds, bytes = n+1, cmds+len(job.cmds), bytes+job.bytes
 	}

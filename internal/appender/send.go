@@ -84,12 +84,47 @@ func (a *Appender) sendPlain(load *appendLoad) error {
 	}
 	job := load.jobs[0]
 	if len(job.cmds) == 1 {
+		if client, ok := a.conf.Client.(*redis.Client); ok && job.alone() {
+			return a.sendLarge(load.ctx, client, &job.cmds[0])
+		}
 		return to.Process(load.ctx, &job.cmds[0])
 	}
 	if err := a.checkMulti(load.ctx, job.key); err != nil {
 		return err
 	}
 	return sendBatch(load.ctx, to, job)
+}
+
+// sendLarge sends a command that the server may refuse as too large, on a connection that is
+// looked at before it goes back to the pool. (A cluster client has no such connection that
+// follows redirections.)
+func (a *Appender) sendLarge(ctx context.Context, client *redis.Client, cmd *Command) error {
+	conn := client.WithTimeout(a.largeTimeout(client.Options())).Conn()
+	defer func() { _ = conn.Close() }()
+	err := conn.Process(ctx, cmd)
+	dropRefused(ctx, conn, err)
+	return err
+}
+
+// largeTimeout is what one command can take on its connection, 0 for no bound.
+func (a *Appender) largeTimeout(o *redis.Options) time.Duration {
+	switch {
+	case a.bound:
+		return a.conf.Timeout + ioMargin
+	case o.ReadTimeout <= 0 || o.WriteTimeout <= 0:
+		return 0
+	default:
+		return max(o.ReadTimeout, o.WriteTimeout)
+	}
+}
+
+// dropRefused makes a connection fail that the server is about to close because of a command
+// that it could not read. To go-redis the refusal is a reply like any other: it would give the
+// connection to the next caller, whose outcome would be unknown.
+func dropRefused(ctx context.Context, conn *redis.Conn, err error) {
+	if redisconn.Classify(err) == redisconn.KindProtocol {
+		_ = conn.Ping(ctx).Err()
+	}
 }
 
 // sendSingles sends the jobs as one pipeline.
@@ -148,6 +183,7 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 		}
 		outcomes := a.collect(load, n, err)
 		if !underReplicated(outcomes, ErrReplicas) {
+			dropRefused(load.ctx, conn, err)
 			return nil // nothing was appended
 		}
 		// A caller that gives up from now on is told what is certain already.

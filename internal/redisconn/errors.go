@@ -38,6 +38,9 @@ const (
 	KindNoScript
 	// KindUnknownCommand is a command that the server does not know.
 	KindUnknownCommand
+	// KindProtocol is a command that the server could not read, for example because
+	// an argument exceeds its proto-max-bulk-len. The server closes the connection.
+	KindProtocol
 )
 
 // replyKinds maps the beginning of an error reply to its kind. The texts are
@@ -62,6 +65,7 @@ var replyKinds = []struct {
 	{"ERR unknown command", KindUnknownCommand},
 	{"ERR unknown subcommand", KindUnknownCommand},
 	{"ERR Unknown subcommand", KindUnknownCommand},
+	{"ERR Protocol error", KindProtocol},
 	{"LOADING", KindUnavailable},
 	{"READONLY", KindUnavailable},
 	{"MASTERDOWN", KindUnavailable},

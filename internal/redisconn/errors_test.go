@@ -41,6 +41,7 @@ func TestClassify(t *testing.T) {
 		"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.":       KindUnavailable,
 		"NOREPLICAS Not enough good replicas to write.":                                                KindUnavailable,
 		"MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist":      KindUnavailable,
+		"ERR Protocol error: invalid bulk length":                                                      KindProtocol,
 		"ERR syntax error": KindOther,
 		// Inside of a script, where Redis 6.2 puts its own words in front.
 		"ERR The user executing the script can't run this command or subcommand":                                                KindNoPerm,
