@@ -35,6 +35,8 @@ type transport struct {
 	follow  func(from Position) (*feed, error)
 	drain   time.Duration
 	logger  watermill.LoggerAdapter
+	// deadLetters is nil where the transport has none.
+	deadLetters *deadLetterSource
 	// release ends the use of what channels of a hub share; nil without a hub.
 	release func() error
 }

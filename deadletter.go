@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/stream"
@@ -67,6 +68,15 @@ type DeadLetter struct {
 // Entry returns the original as an [Unmarshaler] takes it.
 func (d DeadLetter) Entry() Entry {
 	return Entry{Topic: d.Topic, ID: d.EntryID, Fields: d.Fields}
+}
+
+// Message returns the message of the original, as an Unmarshaler makes it of the entry: the
+// one of the consumers, or WatermillMarshaler if it is nil. The error is a *[DecodeError].
+func (d DeadLetter) Message(unmarshaler Unmarshaler) (*message.Message, error) {
+	if unmarshaler == nil {
+		unmarshaler = WatermillMarshaler{}
+	}
+	return unmarshalMessage(unmarshaler, d.Entry())
 }
 
 // DeadLetterQuery narrows down what [DeadLetters.List] yields. The zero value

@@ -1,8 +1,10 @@
 package redischannels
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -94,4 +96,41 @@ func TestDeadLettersConfigValidate(t *testing.T) {
 	require.ErrorContains(t, err, "DeadLettersConfig.Client")
 	_, err = NewDeadLetters(DeadLettersConfig{Client: new(redis.Ring)}, nil)
 	require.ErrorIs(t, err, ErrUnsupportedClient)
+}
+
+type failingUnmarshaler func() (*message.Message, error)
+
+func (f failingUnmarshaler) Unmarshal(Entry) (*message.Message, error) { return f() }
+
+func TestDeadLetter_Message(t *testing.T) {
+	t.Parallel()
+	msg := message.NewMessage("u", []byte(`{"a":1}`))
+	msg.Metadata.Set("tenant", "x")
+	for _, format := range []StreamFormat{WatermillMarshaler{}, FlamincoMarshaler{}} {
+		fields, err := format.Marshal("orders", msg)
+		require.NoError(t, err)
+		letter := DeadLetter{Topic: "orders", EntryID: "1-0", Fields: fields}
+		var unmarshaler Unmarshaler = format
+		if format == (WatermillMarshaler{}) {
+			unmarshaler = nil // the default
+		}
+		got, err := letter.Message(unmarshaler)
+		require.NoError(t, err)
+		require.Equal(t, msg.UUID, got.UUID)
+		require.Equal(t, msg.Payload, got.Payload)
+		require.Equal(t, msg.Metadata, got.Metadata)
+	}
+	letter := DeadLetter{Topic: "orders", EntryID: "1-0"}
+	for name, unmarshal := range map[string]failingUnmarshaler{
+		"panic":   func() (*message.Message, error) { panic("secret") },
+		"error":   func() (*message.Message, error) { return nil, errors.New("secret") },
+		"nothing": func() (*message.Message, error) { return nil, nil },
+	} {
+		_, err := letter.Message(unmarshal)
+		var failure *DecodeError
+		require.ErrorAs(t, err, &failure, name)
+		require.Equal(t, "orders", failure.Topic)
+		require.Equal(t, "1-0", failure.EntryID)
+		require.NotContains(t, err.Error(), "secret")
+	}
 }

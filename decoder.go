@@ -33,15 +33,10 @@ func newEntryDecoder(topic string, unmarshaler Unmarshaler, maxPayload int) *ent
 // message returns the message of an entry.
 func (d *entryDecoder) message(e *stream.Entry) (msg *message.Message, err error) {
 	err = d.decode(e, func(entry Entry) (err error) {
-		if msg, err = d.unmarshaler.Unmarshal(entry); msg == nil && err == nil {
-			return errNoMessage
-		}
+		msg, err = unmarshalMessage(d.unmarshaler, entry)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return msg, nil
+	return msg, err
 }
 
 // payload returns the payload and the metadata of the message of an entry. The payload is
@@ -54,34 +49,58 @@ func (d *entryDecoder) payload(e *stream.Entry) (payload []byte, metadata messag
 		}
 		return msg.Payload, msg.Metadata, nil
 	}
-	err = d.decode(e, func(entry Entry) (err error) {
-		payload, metadata, err = d.payloads.UnmarshalPayload(entry)
-		return err
+	err = d.decode(e, func(entry Entry) error {
+		return unmarshalSafely(entry, func(entry Entry) (err error) {
+			payload, metadata, err = d.payloads.UnmarshalPayload(entry)
+			return err
+		})
 	})
 	return payload, metadata, err
 }
 
-var errNoMessage = errors.New("returned neither message nor error")
-
-// decode calls the Unmarshaler. What that says or panics with may have something of the
-// payload, so it is the cause of the error and not part of the reason.
-func (d *entryDecoder) decode(e *stream.Entry, unmarshal func(Entry) error) (err error) {
-	failure := func(reason string, cause error) error {
-		return &DecodeError{Topic: d.topic, EntryID: e.Text, Reason: reason, Err: cause}
-	}
+// decode gives an entry to unmarshal, which must not panic.
+func (d *entryDecoder) decode(e *stream.Entry, unmarshal func(Entry) error) error {
 	if d.maxPayload > 0 && e.Size > d.maxPayload {
-		return failure(tooLarge(e.Size, d.maxPayload), nil)
+		return &DecodeError{Topic: d.topic, EntryID: e.Text, Reason: tooLarge(e.Size, d.maxPayload)}
 	}
 	fields := spareFields.Get().(*entryFields)
 	defer func() {
 		fields.forget()
 		spareFields.Put(fields)
+	}()
+	e.Fields(fields.add)
+	return unmarshal(Entry{Topic: d.topic, ID: e.Text, Fields: fields.list})
+}
+
+// unmarshalMessage returns the message of an entry, or a *DecodeError.
+func unmarshalMessage(unmarshaler Unmarshaler, entry Entry) (msg *message.Message, err error) {
+	err = unmarshalSafely(entry, func(entry Entry) (err error) {
+		if msg, err = unmarshaler.Unmarshal(entry); msg == nil && err == nil {
+			return errNoMessage
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return msg, nil
+}
+
+var errNoMessage = errors.New("returned neither message nor error")
+
+// unmarshalSafely makes a *DecodeError of a panic or an error of an Unmarshaler. What that
+// says may have something of the payload, so it is the cause of the error and not part of
+// the reason.
+func unmarshalSafely(entry Entry, unmarshal func(Entry) error) (err error) {
+	failure := func(reason string, cause error) error {
+		return &DecodeError{Topic: entry.Topic, EntryID: entry.ID, Reason: reason, Err: cause}
+	}
+	defer func() {
 		if v := recover(); v != nil {
 			err = failure("the unmarshaler panicked", fmt.Errorf("panic: %v", v))
 		}
 	}()
-	e.Fields(fields.add)
-	err = unmarshal(Entry{Topic: d.topic, ID: e.Text, Fields: fields.list})
+	err = unmarshal(entry)
 	switch {
 	case err == nil:
 		return nil

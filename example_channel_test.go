@@ -113,6 +113,32 @@ func ExampleReader_Handle() {
 	// Output: order 1 billed in try 2
 }
 
+// The dead letters of a channel are values: look at them, and give them back to the group.
+func ExampleChannel_DeadLetters() {
+	ctx, orders, stop := exampleOrders(1)
+	defer stop()
+	delivery, err := orders.Reader().Receive(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := delivery.Reject("no such customer"); err != nil {
+		log.Fatal(err)
+	}
+	orders.Reader().Close() // the order is a dead letter when this returns
+
+	for letter, err := range orders.DeadLetters().List(ctx, redischannels.DeadLetterQuery{}) {
+		if err != nil {
+			log.Print(err) // what does not make an Order, or why the list ends
+			continue
+		}
+		fmt.Printf("order %d: %s\n", letter.Value.ID, letter.Reason)
+		if _, err := orders.DeadLetters().Requeue(ctx, letter.ID); err != nil { // or Purge
+			log.Fatal(err)
+		}
+	}
+	// Output: order 1: no such customer
+}
+
 // Several pods of one group: each makes a channel of its own, and each value goes to
 // one of them.
 func ExampleNewStreamChannel() {

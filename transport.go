@@ -50,8 +50,16 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			info, err := stream.Stat(ctx, together.cfg.Client, key)
 			return info.Last.String(), redisError(err)
 		},
-		drain:   subscriber.cfg.Tuning.DrainTimeout,
-		logger:  h.config.Logger,
+		drain:  subscriber.cfg.Tuning.DrainTimeout,
+		logger: h.config.Logger,
+		deadLetters: &deadLetterSource{
+			letters: &DeadLetters{
+				config: DeadLettersConfig{Client: h.client, DeadLetterTopic: reading.DeadLetterTopic},
+				logger: h.config.Logger,
+			},
+			group:       reading.ConsumerGroup,
+			unmarshaler: config.Subscriber.Unmarshaler,
+		},
 		release: func() error { return errors.Join(releasePublisher(), releaseTogether()) },
 	}
 	if config.MaxLag > 0 || config.MaxLen > 0 {
