@@ -14,9 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/appender"
 	"github.com/flaminco/redischannels/internal/lifecycle/lifecycletest"
 	"github.com/flaminco/redischannels/internal/pubsub"
 	"github.com/flaminco/redischannels/internal/redistest"
+	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/sse"
 )
 
@@ -81,6 +83,23 @@ func TestPubSubMux_CloseStress(t *testing.T) {
 				return m.Subscribe(ctx, sink, []pubsub.Name{{Kind: pubsub.Channel, Text: topic}})
 			},
 			Close: func() error { m.Close(); return nil },
+		}
+	})
+}
+
+func TestAppender_CloseStress(t *testing.T) {
+	client, topic := stressClient(t), redistest.Key(t)
+	lifecycletest.Stress(t, appender.ErrClosed, func() lifecycletest.Subject {
+		a := appender.New(appender.Config{Client: client})
+		return lifecycletest.Subject{
+			Call: func(ctx context.Context) error {
+				commands, results := make([]appender.Command, 1), make([]appender.Result, 1)
+				commands[0].Start(nil, appender.Head(topic, stream.Trim{}), 1, 0)
+				commands[0].Field("field", new([]byte))
+				a.Do(ctx, time.Time{}, topic, commands, 10, results)
+				return results[0].Err
+			},
+			Close: func() error { return a.Close(context.Background()) },
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
@@ -48,7 +49,7 @@ const (
 	retryMax = 500 * time.Millisecond
 )
 
-// ErrClosed ends the wait of an append when the Appender is closed.
+// ErrClosed ends the wait of an append when the Appender is closed, and refuses later ones.
 var ErrClosed = errors.New("closed while waiting")
 
 // Config configures an [Appender].
@@ -85,20 +86,18 @@ type Appender struct {
 	readTimeout, writeTimeout time.Duration
 	shorten                   time.Duration // for large loads of their own; 0: not needed
 
-	stop chan struct{} // closed when callers must not wait any longer
+	life *lifecycle.State // calls of Do, and senders; its end ends their waits
 
 	multi multiCheck
 
 	mu      sync.Mutex // guards all below and the loads
 	singles lane
 	batches lane
-	senders int
-	drained chan struct{} // made by Close, closed when senders is 0
 }
 
 // New makes an Appender. It starts nothing.
 func New(conf Config) *Appender {
-	a := &Appender{conf: conf, stop: make(chan struct{})}
+	a := &Appender{conf: conf, life: lifecycle.New(ErrClosed)}
 	a.singles = lane{limit: singleSenders, perLoad: MaxCommands}
 	a.batches = lane{limit: batchSenders, perLoad: 1}
 	switch c := conf.Client.(type) {
@@ -146,6 +145,11 @@ func (a *Appender) setTimeouts(read, write time.Duration) {
 // to it was away is tried again until then. bytes is the approximate size of the
 // commands, which belong to the Appender until the outcomes of all are known.
 func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds []Command, bytes int, results []Result) {
+	if err := a.life.Enter(); err != nil {
+		fill(results, Result{Outcome: NotAppended, Err: err})
+		return
+	}
+	defer a.life.Leave()
 	if ctx.Err() != nil {
 		fill(results, Result{Outcome: NotAppended, Err: context.Cause(ctx)})
 		return
@@ -202,7 +206,7 @@ func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob
 			continue
 		case <-ctx.Done():
 			a.abandon(job, context.Cause(ctx), results)
-		case <-a.stop:
+		case <-a.life.Context().Done():
 			a.abandon(job, ErrClosed, results)
 		}
 		return false
@@ -262,7 +266,7 @@ func (a *Appender) pause(ctx context.Context, deadline time.Time, attempt int) e
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-a.stop:
+	case <-a.life.Context().Done():
 		return ErrClosed
 	}
 }
@@ -318,24 +322,15 @@ func fill(results []Result, r Result) {
 	}
 }
 
-// Stop ends the wait of all callers: what is queued is withdrawn, what was sent
-// is Unknown. It is called at most once, before or without Close.
-func (a *Appender) Stop() { close(a.stop) }
+// Stop ends the wait of all callers: what is queued is withdrawn, what was sent is Unknown.
+// Later calls are refused with [ErrClosed].
+func (a *Appender) Stop() { a.life.End(nil) }
 
-// Close waits until no sender is left, or ctx ends. No call may be under way.
+// Close is Stop, and waits until no caller and no sender is left, or ctx ends.
 func (a *Appender) Close(ctx context.Context) error {
-	a.mu.Lock()
-	if a.senders == 0 {
-		a.mu.Unlock()
-		return nil
-	}
-	if a.drained == nil {
-		a.drained = make(chan struct{})
-	}
-	drained := a.drained
-	a.mu.Unlock()
+	a.Stop()
 	select {
-	case <-drained:
+	case <-a.life.Idle():
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -98,7 +98,6 @@ func (a *Appender) enqueue(job *appendJob, deadline time.Time) *appendLoad {
 	}
 	if patience, ok := a.inTime(job, deadline); ok && len(l.queue) == 0 && l.active < l.limit {
 		l.active++
-		a.senders++
 		load := &appendLoad{jobs: []*appendJob{job}, lane: l, own: true, start: time.Now()}
 		load.ctx, load.cancel = ownContext(job.ctx, deadline, patience)
 		job.load = load
@@ -160,7 +159,6 @@ func (a *Appender) sendOwn(load *appendLoad) {
 	if len(load.lane.queue) > 0 {
 		a.startSender(load.lane)
 	}
-	a.leave()
 }
 
 // startSender starts a sender if there is room for one. The caller holds mu. A
@@ -172,8 +170,7 @@ func (a *Appender) startSender(l *lane) {
 		return
 	}
 	l.active++
-	a.senders++
-	go a.send(l)
+	a.life.Go(func() { a.send(l) })
 }
 
 // send is the goroutine of a sender.
@@ -215,7 +212,6 @@ func (a *Appender) take(l *lane) *appendLoad {
 	}
 	if n == 0 {
 		l.active--
-		a.leave()
 		return nil
 	}
 	load := &appendLoad{jobs: slices.Clone(l.queue[:n]), lane: l, start: time.Now()}
@@ -258,7 +254,6 @@ func (a *Appender) finish(l *lane, load *appendLoad, outcomes []Result) bool {
 	if len(l.queue) > 0 {
 		a.startSender(l)
 	}
-	a.leave()
 	return false
 }
 
@@ -267,15 +262,6 @@ func (a *Appender) report(load *appendLoad, outcomes []Result) {
 	for _, job := range load.jobs {
 		n := len(job.cmds)
 		job.results, outcomes = outcomes[:n:n], outcomes[n:]
-	}
-}
-
-// leave counts a sender out. The caller holds mu.
-func (a *Appender) leave() {
-	a.senders--
-	if a.senders == 0 && a.drained != nil {
-		close(a.drained)
-		a.drained = nil
 	}
 }
 

@@ -30,7 +30,6 @@ func TestAppender_LargeCommandsTravelAlone(t *testing.T) {
 			}
 			loads := func(l *lane) (sizes [][]int) {
 				l.active, l.limit = 1, 1 // the test is its only sender
-				a.senders++
 				for load := a.take(l); load != nil; load = a.take(l) {
 					load.cancel(nil)
 					var one []int
