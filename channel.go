@@ -24,15 +24,18 @@ type Channel[T any] struct {
 
 // transport is what a channel stands on.
 type transport struct {
-	feed    feedConfig
-	publish func(ctx context.Context, msgs []*message.Message) ([]string, error)
-	// room tells whether WaitToWrite may return; nil: always.
+	topic     string
+	limit     int // greatest number of unacknowledged deliveries, 0 if it is not known
+	subscribe subscribeFunc
+	decoding  decoding
+	publish   func(ctx context.Context, msgs []*message.Message) ([]string, error)
+	// room reports whether WaitToWrite may return; nil: always.
 	room func(ctx context.Context) (bool, error)
 	// history and last are nil where the transport keeps nothing; follow knows only
 	// Latest there.
 	history func(ctx context.Context, from Position) iter.Seq2[*message.Message, error]
 	last    func(ctx context.Context) (string, error)
-	follow  func(from Position) (*feed, error)
+	follow  func(from Position) (followed, error)
 	drain   time.Duration
 	logger  watermill.LoggerAdapter
 	// deadLetters is nil where the transport has none.
@@ -137,10 +140,10 @@ func joinHub[T any](hub *Hub, code coder[T], build func() (transport, error)) (*
 }
 
 func newChannel[T any](t transport, code coder[T]) *Channel[T] {
-	closed := fmt.Errorf("redischannels: write to %q: channel: %w", t.feed.topic, ErrClosed)
+	closed := fmt.Errorf("redischannels: write to %q: channel: %w", t.topic, ErrClosed)
 	return &Channel[T]{
 		writer: &Writer[T]{transport: &t, life: lifecycle.New(closed), code: code},
-		reader: &Reader[T]{feed: newFeed(t.feed), transport: t, code: code},
+		reader: newReader(t, code),
 	}
 }
 

@@ -36,7 +36,7 @@ type deadLetterSource struct {
 // DeadLetters returns the dead letters of the channel's stream.
 func (c *Channel[T]) DeadLetters() *ChannelDeadLetters[T] {
 	t := c.writer.transport
-	return &ChannelDeadLetters[T]{source: t.deadLetters, topic: t.feed.topic, code: c.writer.code}
+	return &ChannelDeadLetters[T]{source: t.deadLetters, topic: t.topic, code: c.writer.code}
 }
 
 // List yields dead letters as [DeadLetters.List] does, with their values. An empty

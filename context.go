@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/source"
 )
 
 // What a handler can ask of the context of a message that a Subscriber handed to
@@ -13,41 +15,53 @@ import (
 
 // EntryIDFromContext returns the ID of the stream entry; ok is false for Pub/Sub.
 func EntryIDFromContext(ctx context.Context) (id string, ok bool) {
-	d := deliveryFrom(ctx)
-	if d == nil || d.id == "" {
+	if d := deliveryFrom(ctx); d != nil {
+		return d.id, d.id != ""
+	}
+	a := source.FromContext(ctx)
+	if a == nil || a.ID == "" {
 		return "", false
 	}
-	return d.id, true
+	return a.ID, true
 }
 
 // DeliveryCountFromContext returns how often the message was handed to a
 // handler of this group, this time included: 1 on the first delivery.
 func DeliveryCountFromContext(ctx context.Context) (count int, ok bool) {
-	d := deliveryFrom(ctx)
-	if d == nil {
+	if d := deliveryFrom(ctx); d != nil {
+		return d.count, true
+	}
+	a := source.FromContext(ctx)
+	if a == nil || a.Count == 0 {
 		return 0, false
 	}
-	return d.count, true
+	return a.Count, true
 }
 
 // TopicFromContext returns the topic that the message came from; for a message that
 // a Pub/Sub pattern has matched it is the channel that it was published to.
 func TopicFromContext(ctx context.Context) (topic string, ok bool) {
-	d := deliveryFrom(ctx)
-	if d == nil {
+	if d := deliveryFrom(ctx); d != nil {
+		return d.from.topic, true
+	}
+	a := source.FromContext(ctx)
+	if a == nil {
 		return "", false
 	}
-	return d.from.topic, true
+	return a.Topic, true
 }
 
 // ConsumerGroupFromContext returns the consumer group in which the message was
 // delivered; ok is false outside of a group.
 func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
-	d := deliveryFrom(ctx)
-	if d == nil || d.from.group == "" {
+	if d := deliveryFrom(ctx); d != nil {
+		return d.from.group, d.from.group != ""
+	}
+	a := source.FromContext(ctx)
+	if a == nil || a.From.Group == "" {
 		return "", false
 	}
-	return d.from.group, true
+	return a.From.Group, true
 }
 
 // RetryAfter sets the delay after which the message is redelivered once it is
@@ -55,12 +69,11 @@ func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
 // handler calls it and returns an error. It reports false for a message that no
 // Subscriber of this package handed out, and for a negative delay.
 func RetryAfter(msg *message.Message, delay time.Duration) bool {
-	d := deliveryFrom(msg.Context())
-	if d == nil || delay < 0 {
-		return false
+	if d := deliveryFrom(msg.Context()); d != nil && delay >= 0 {
+		d.verdict.Store(&verdict{delay: delay, retryAfter: true})
+		return true
 	}
-	d.verdict.Store(&verdict{delay: delay, retryAfter: true})
-	return true
+	return delay >= 0 && request(msg, source.Outcome{Kind: source.Nack, Delay: delay})
 }
 
 // Reject marks a message that no retry can help: once it is nacked it goes to
@@ -68,11 +81,20 @@ func RetryAfter(msg *message.Message, delay time.Duration) bool {
 // reason is stored in Redis (at most 1,024 bytes of it) and must hold no secret.
 // It reports false for a message that no Subscriber of this package handed out.
 func Reject(msg *message.Message, reason string) bool {
-	d := deliveryFrom(msg.Context())
-	if d == nil {
+	if d := deliveryFrom(msg.Context()); d != nil {
+		d.verdict.Store(&verdict{reject: true, reason: reason})
+		return true
+	}
+	return request(msg, source.Outcome{Kind: source.Reject, Reason: reason})
+}
+
+// request says how a Nack of a message is meant; the last call counts.
+func request(msg *message.Message, o source.Outcome) bool {
+	a := source.FromContext(msg.Context())
+	if a == nil {
 		return false
 	}
-	d.verdict.Store(&verdict{reject: true, reason: reason})
+	a.Request(o)
 	return true
 }
 

@@ -2,219 +2,141 @@ package redischannels
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
-	"github.com/flaminco/redischannels/internal/window"
 )
 
-// delivery is one attempt at handling one message, and the message's context.
-// It is a context type of its own because there is one per message: it costs one
-// allocation, and a channel only when somebody asks for Done. It ends with the
-// attempt, not with the context of Subscribe, whose values it has: handlers keep
-// a live context while a subscription drains.
-type delivery struct {
-	from     *origin
-	id       string
-	count    int
-	deadline atomic.Pointer[time.Time] // see Deadline
-	verdict  atomic.Pointer[verdict]
+// Delivery is a value with what belongs to it. One that must be acknowledged (see [Reader]) is
+// ended once, by one of its methods; each returns [ErrNotPending] when that was done before,
+// also by [Reader.Ack], and [ErrNotOwner] when another consumer has the value by now, because
+// this process seemed to have crashed. Those of History and Follow have nothing to end and
+// return [ErrNotSupported].
+type Delivery[T any] struct {
+	Value         T
+	ID            string           // entry ID; UUID of the message where the transport has none
+	DeliveryCount int              // 1 on the first delivery; 0 where the transport does not know
+	Metadata      message.Metadata // what the writer has sent with the value; may be nil
+	Time          time.Time        // when the entry was written, or, where that is not known, received
 
-	// item is there for whoever takes it first to see to the settlement: a Reader that has
-	// acknowledged the message, a goroutine that watches it, or the end of the subscription.
-	// That spares most messages of a Reader the goroutine. See entrust.
-	item atomic.Pointer[window.Item]
-
-	mu   sync.Mutex
-	over bool // it has ended
-	late bool // by its deadline
-	done chan struct{}
+	ctx     context.Context // that of attempt where it is nil
+	attempt *source.Attempt // nil where there is nothing to end
+	unacked *unacked        // where attempt is found by its ID; may be nil
 }
 
-// origin is what the deliveries of one topic in one subscription have in common.
-type origin struct {
-	topic, group string
-	values       context.Context // values of the Subscribe context, never cancelled
-	sub          *subscription   // nil for Pub/Sub
-}
-
-// Deadline implements context.Context. It runs from the first call: that is made when the
-// application has the message, by the application or by who watches it. While it is being
-// offered nobody handles it.
-func (d *delivery) Deadline() (time.Time, bool) {
-	if d.from.sub == nil || d.from.sub.cfg.HandlerTimeout <= 0 {
-		return time.Time{}, false
-	}
-	if d.deadline.Load() == nil {
-		deadline := time.Now().Add(d.from.sub.cfg.HandlerTimeout)
-		d.deadline.CompareAndSwap(nil, &deadline)
-	}
-	return *d.deadline.Load(), true
-}
-
-// Done implements context.Context.
-func (d *delivery) Done() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.done == nil {
-		d.done = make(chan struct{})
-		if d.over {
-			close(d.done)
-		}
-	}
-	return d.done
-}
-
-// Err implements context.Context.
-func (d *delivery) Err() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch {
-	case !d.over:
-		return nil
-	case d.late:
-		return context.DeadlineExceeded
-	}
-	return context.Canceled
-}
-
-// Value implements context.Context.
-func (d *delivery) Value(key any) any {
-	if key == (deliveryKey{}) {
-		return d
-	}
-	return d.from.values.Value(key)
-}
-
-// end cancels the context when the attempt is over, and expire when it is late. The first of
-// them counts.
-func (d *delivery) end()    { d.endAs(false) }
-func (d *delivery) expire() { d.endAs(true) }
-
-func (d *delivery) endAs(late bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.over {
-		return
-	}
-	d.over, d.late = true, late
-	if d.done != nil {
-		close(d.done)
-	}
-}
-
-// taken stands for an item that somebody has taken from its delivery.
-var taken window.Item
-
-// take returns the item for the caller to see to, or nil if it is somebody else's.
-func (d *delivery) take() *window.Item {
-	if it := d.item.Swap(&taken); it != &taken {
-		return it
-	}
-	return nil
-}
-
-// deliveryOf returns the delivery of a message of a Reader. Not every one in its context is
-// that: a transport within the process may keep the context in which somebody handles the
-// message of another Reader, and publishes this one.
-func (f *feed) deliveryOf(msg *message.Message) *delivery {
-	d := deliveryFrom(msg.Context())
-	if d != nil && d.from.sub != nil && d.from.sub.feed != nil && d.from.sub.feed != f {
-		return nil
+// newDelivery returns the delivery of an attempt.
+func newDelivery[T any](a *source.Attempt, value T, metadata message.Metadata) Delivery[T] {
+	d := Delivery[T]{Value: value, ID: idOf(a), DeliveryCount: a.Count, Metadata: metadata, attempt: a}
+	if d.Time = time.Now(); !a.Entry.ID.IsZero() {
+		d.Time = timeOf(a.Entry.ID)
+	} else if id, err := stream.ParseID(a.ID); err == nil {
+		d.Time = timeOf(id)
 	}
 	return d
 }
 
-// ack acknowledges a message of a Reader. Nobody waits for that where nobody watches it.
-func (f *feed) ack(msg *message.Message) {
-	acked := msg.Ack()
-	d := f.deliveryOf(msg)
-	switch {
-	case d == nil:
-	case !acked:
-		d.watch(msg)
-	default:
-		if it := d.take(); it != nil {
-			d.from.sub.acknowledged(it, d)
-		}
-	}
-}
+func timeOf(id stream.ID) time.Time { return time.UnixMilli(int64(id.Ms)) }
 
-// nack refuses a message of a Reader.
-func (f *feed) nack(msg *message.Message) {
-	msg.Nack()
-	if d := f.deliveryOf(msg); d != nil {
-		d.watch(msg)
-	}
-}
-
-// handBack ends a delivery that nobody has used: it is not counted.
-func (f *feed) handBack(msg *message.Message) {
-	if d := f.deliveryOf(msg); d != nil {
-		d.verdict.Store(&verdict{handBack: true})
-	}
-	f.nack(msg)
-}
-
-// watch has the settlement of a message of a Reader awaited.
-func (d *delivery) watch(msg *message.Message) {
-	if it := d.take(); it != nil {
-		go func() { // one of the subscription's handlers since it was entrusted
-			sub := d.from.sub
-			defer sub.handlers.Done()
-			sub.started(it, d)
-			sub.watch(it, msg, d)
-		}()
-	}
-}
-
-// decoder turns entries into messages for one subscription.
-type decoder struct {
-	*entryDecoder
-	orderingKey func(*message.Message) string
-}
-
-func newDecoder(cfg SubscriberConfig, topic string) *decoder {
-	d := &decoder{entryDecoder: newEntryDecoder(topic, cfg.Unmarshaler, cfg.MaxPayload)}
-	if cfg.MaxInFlight > 1 {
-		d.orderingKey = cfg.OrderingKey
-	}
+// shownDelivery returns a delivery of which there is nothing to end.
+func shownDelivery[T any](msg *message.Message, value T) Delivery[T] {
+	a := source.Attempt{Message: msg}
+	a.ID, _ = EntryIDFromContext(msg.Context())
+	a.Count, _ = DeliveryCountFromContext(msg.Context())
+	d := newDelivery(&a, value, msg.Metadata)
+	d.ctx, d.attempt = msg.Context(), nil
 	return d
 }
 
-// decode returns the message of an entry, or a *DecodeError.
-func (d *decoder) decode(e *stream.Entry) (msg *message.Message, err error) { return d.message(e) }
-
-// prepare finds out the ordering key of an item. One that cannot be decoded has
-// no key; it fails again when it is handed over.
-func (d *decoder) prepare(it *window.Item) {
-	if d.orderingKey == nil {
-		return
+// idOf is the entry ID of an attempt, or the UUID of its message where the transport has none.
+func idOf(a *source.Attempt) string {
+	if a.ID == "" && a.Message != nil {
+		return a.Message.UUID
 	}
-	msg, err := d.decode(&it.Entry)
-	if err != nil {
-		return
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			it.Reason = fmt.Sprintf("OrderingKey panicked: %v", r)
-		}
-	}()
-	it.Key = d.orderingKey(msg)
-	it.Message = msg
+	return a.ID
 }
 
-// delay returns the back-off before delivery n+1, after n deliveries.
-func (b Backoff) delay(n int, random float64) time.Duration {
-	d := min(float64(b.Min)*math.Pow(b.Factor, float64(max(n, 1)-1)), float64(b.Max))
-	d += d * max(0, b.Jitter) * (2*random - 1)
-	return min(max(time.Duration(d), 0), b.Max)
+// Context ends when the delivery is ended, when another consumer has it by now, or when the
+// reader is closed and waits no longer.
+func (d Delivery[T]) Context() context.Context {
+	switch {
+	case d.ctx != nil:
+		return d.ctx
+	case d.attempt != nil:
+		return d.attempt
+	}
+	return context.Background()
 }
 
-var _ context.Context = (*delivery)(nil)
+// Ack acknowledges the value: it is handled. It returns at once; the acknowledgement is
+// written soon, with others, and before Close returns. In a batch with an ordering key it
+// returns [ErrOutOfOrder] behind a value of the same key that is to be redelivered, and then the
+// value is redelivered as well, without counting this delivery.
+func (d Delivery[T]) Ack() error {
+	return d.end("ack", source.Outcome{Kind: source.Ack})
+}
+
+// Nack has the value redelivered after NackBackoff. The delivery counts: after MaxDeliveries
+// the value becomes a dead letter, or is skipped without a group.
+func (d Delivery[T]) Nack() error {
+	return d.end("nack", source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay})
+}
+
+// NackAfter is Nack with this delay instead of NackBackoff. Where the transport has no
+// delays it returns [ErrNotSupported], and the delivery is still to be ended.
+func (d Delivery[T]) NackAfter(delay time.Duration) error {
+	if delay < 0 {
+		return invalidArgument("delay", fmt.Errorf("must not be negative, got %v", delay))
+	}
+	return d.end("nack", source.Outcome{Kind: source.Nack, Delay: delay})
+}
+
+// Reject gives the value up, because no retry can help: it becomes a dead letter with this
+// reason (at most 1,024 bytes of it are stored; it must not contain a secret), or is skipped
+// without a group. Where the transport has no dead letters it returns [ErrNotSupported], and
+// the delivery is still to be ended: a Nack would be redelivered without end.
+func (d Delivery[T]) Reject(reason string) error {
+	return d.end("reject", source.Outcome{Kind: source.Reject, Reason: reason})
+}
+
+// end ends the attempt.
+func (d Delivery[T]) end(verb string, o source.Outcome) error {
+	if d.attempt == nil {
+		return fmt.Errorf("redischannels: %s %s, of which there is nothing to end: %w", verb, d.ID, ErrNotSupported)
+	}
+	return endAttempt(d.attempt, verb, d.ID, o, d.unacked)
+}
+
+// endAttempt ends an attempt and takes it from those that are found by their IDs.
+func endAttempt(a *source.Attempt, verb, id string, o source.Outcome, unacked *unacked) error {
+	err := a.End(o)
+	if errors.Is(err, source.ErrOutOfOrder) {
+		_ = a.End(source.Outcome{Kind: source.Release}) // behind the one that is redelivered
+	}
+	if unacked != nil && !errors.Is(err, source.ErrNotSupported) {
+		unacked.remove(id, a)
+	}
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("redischannels: %s %s: %w", verb, id, endError(err))
+}
+
+// endError makes a public error of one of source.Attempt.End.
+func endError(err error) error {
+	switch {
+	case errors.Is(err, source.ErrNotPending):
+		return ErrNotPending
+	case errors.Is(err, source.ErrNotOwner):
+		return ErrNotOwner
+	case errors.Is(err, source.ErrNotSupported):
+		return ErrNotSupported
+	case errors.Is(err, source.ErrOutOfOrder):
+		return ErrOutOfOrder
+	}
+	return err
+}

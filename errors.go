@@ -69,6 +69,11 @@ var (
 	// this reader: it was settled before, or never belonged to it.
 	ErrNotPending = errors.New("not an unacknowledged delivery of this reader")
 
+	// ErrOutOfOrder is returned for the acknowledgement of a delivery of a batch behind one
+	// of the same order that is to be redelivered. It is redelivered as well, and this
+	// delivery does not count.
+	ErrOutOfOrder = errors.New("an earlier delivery of the order is to be redelivered")
+
 	// ErrUnknownEvent means that the name of an event, or on writing its type, is not
 	// in the Registry.
 	ErrUnknownEvent = errors.New("unknown event")

@@ -6,30 +6,15 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// unread is something that was taken and is to be given to the next reader.
-type unread struct {
-	msg *message.Message
-	err error
-}
-
 // gap is a GapError with its place.
 type gap struct {
-	*GapError
+	*source.GapError
 	asked  stream.ID // of the last entry before it
 	behind stream.ID // where reading has gone on, if it found nothing behind the gap
-}
-
-// received orders what was read from the subscription behind the gaps before it.
-func (f *feed) received(msg *message.Message) (*message.Message, error) {
-	if f.group != "" {
-		return msg, nil
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.ordered(msg)
 }
 
 // ordered returns a message, or a gap that comes before it: then the message is the next
@@ -44,7 +29,7 @@ func (f *feed) ordered(msg *message.Message) (*message.Message, error) {
 		return msg, nil
 	}
 	if len(f.gaps) > 0 && f.gaps[0].asked.Less(id) {
-		f.unread = slices.Insert(f.unread, 0, unread{msg: msg})
+		f.unread = slices.Insert(f.unread, 0, msg)
 		f.keepUnread()
 		return nil, f.tellGap()
 	}
@@ -59,7 +44,7 @@ func (f *feed) ordered(msg *message.Message) (*message.Message, error) {
 func (f *feed) gap(err *GapError, behind stream.ID) {
 	asked, _ := stream.ParseID(err.After)
 	f.mu.Lock()
-	f.gaps = append(f.gaps, gap{err, asked, behind})
+	f.gaps = append(f.gaps, gap{&source.GapError{Topic: err.Topic, After: err.After, FirstAvailable: err.FirstAvailable}, asked, behind})
 	f.mu.Unlock()
 	signal(f.gapReady)
 }
@@ -76,15 +61,15 @@ func (f *feed) tellGap() error {
 
 // putUnread gives a message to the next reader, behind those that were put before.
 func (f *feed) putUnread(msg *message.Message) {
-	f.putBack(func() { f.unread = append(f.unread, unread{msg: msg}) }, msg)
+	f.putBack(msg, func() { f.unread = append(f.unread, msg) })
 }
 
 // putNext gives what next has just returned to the next reader, before all else.
-func (f *feed) putNext(msg *message.Message, err error) {
-	f.putBack(func() { f.unread = slices.Insert(f.unread, 0, unread{msg, err}) }, msg)
+func (f *feed) putNext(msg *message.Message) {
+	f.putBack(msg, func() { f.unread = slices.Insert(f.unread, 0, msg) })
 }
 
-func (f *feed) putBack(put func(), msg *message.Message) {
+func (f *feed) putBack(msg *message.Message, put func()) {
 	f.mu.Lock()
 	closed := f.life.Err() != nil
 	if !closed {
@@ -92,7 +77,7 @@ func (f *feed) putBack(put func(), msg *message.Message) {
 		f.keepUnread()
 	}
 	f.mu.Unlock()
-	if closed && msg != nil {
+	if closed {
 		f.handBack(msg)
 	}
 }
@@ -125,25 +110,17 @@ func (f *feed) takeReady() (*message.Message, error) {
 		f.timer.Stop()
 		f.timer = nil
 	}
-	if first.msg != nil && len(f.gaps) > 0 {
-		return f.ordered(first.msg)
+	if len(f.gaps) > 0 {
+		return f.ordered(first)
 	}
-	return first.msg, first.err
+	return first, nil
 }
 
 // giveBack lets the subscription have what nobody has read.
 func (f *feed) giveBack() {
 	f.mu.Lock()
-	var back []*message.Message
-	rest := f.unread[:0]
-	for _, u := range f.unread {
-		if u.msg != nil {
-			back = append(back, u.msg)
-		} else {
-			rest = append(rest, u)
-		}
-	}
-	f.unread, f.timer = rest, nil
+	back := f.unread
+	f.unread, f.timer = nil, nil
 	f.mu.Unlock()
 	for _, msg := range back {
 		f.handBack(msg)

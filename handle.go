@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"runtime/debug"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/source"
 )
 
 // DefaultConcurrency is how many values Reader.Handle handles at a time.
@@ -28,24 +29,20 @@ type HandleConfig struct {
 }
 
 // Handle calls fn for each value until ctx ends or Close, which it returns as nil, when
-// all calls under way have come back. A value is acknowledged when fn returns nil and
+// all calls in progress have returned. A value is acknowledged when fn returns nil and
 // nacked when it returns an error or panics, which is logged; [RetryAfter] and [Reject]
 // work in a middleware. The context of fn is that of the delivery with the values of
-// ctx: it is not cancelled with ctx, so that a call under way can finish, but
+// ctx: it is not canceled with ctx, so that a call in progress can finish, but
 // DrainTimeout later.
 //
-// If the subscription cannot be opened at all Handle returns that error, which tells a
+// If the subscription cannot be opened at all Handle returns that error, which is that of a
 // wrong configuration; once it is open nothing else ends it, unless a subscriber of
 // [NewChannel] ends the subscription by itself, which is an error as well. Several calls
-// of Handle on one Reader share the values. Middleware does not see what is no message at
-// all, because the wire format does not fit.
+// of Handle on one Reader share the values. Middleware does not see an entry that makes no
+// message, because the wire format does not fit.
 func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) error, config HandleConfig) error {
 	v := validation{prefix: "HandleConfig"}
-	limit := r.feed.limit
-	if limit == 0 {
-		limit = maxInFlightLimit
-	}
-	v.intRange("Concurrency", config.Concurrency, 0, limit, "")
+	v.intRange("Concurrency", config.Concurrency, 0, orDefault(r.transport.limit, maxInFlightLimit), "")
 	for i, middleware := range config.Middleware {
 		if middleware == nil {
 			v.check(errNil, fmt.Sprintf("Middleware[%d]", i))
@@ -54,20 +51,22 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 	if err := errors.Join(missingFunction(fn == nil), v.err()); err != nil {
 		return err
 	}
-	if err := r.feed.open(ctx); err != nil {
-		if ctx.Err() != nil && r.feed.life.Err() == nil {
+	h := &handling[T]{reader: r, fn: fn, logger: r.transport.logger, wrapped: wrapped(r.code, fn, config.Middleware)}
+	return r.work(ctx, orDefault(config.Concurrency, DefaultConcurrency), h.work)
+}
+
+// work has workers read until ctx ends or Close, and waits for them. The context of a worker that
+// goes on is ended DrainTimeout after ctx.
+func (r *Reader[T]) work(ctx context.Context, concurrency int, work func(ctx context.Context, w *worker)) error {
+	if _, err := r.source.open(ctx); err != nil {
+		if ctx.Err() != nil && r.source.life.Err() == nil {
 			return nil
 		}
 		return err
 	}
-
-	handler := untyped(r.code, func(ctx context.Context, value T) ([]*message.Message, error) { return nil, fn(ctx, value) })
-	for i := len(config.Middleware) - 1; i >= 0; i-- {
-		handler = config.Middleware[i](handler)
-	}
-	w := &handling{feed: r.feed, logger: r.transport.logger, handler: handler, exposed: len(config.Middleware) > 0, running: make(map[*handled]*valuesContext)}
+	workers := make([]worker, concurrency)
 	finished := make(chan struct{})
-	var workers, patience sync.WaitGroup
+	var working, patience sync.WaitGroup
 	patience.Go(func() {
 		select {
 		case <-ctx.Done():
@@ -75,133 +74,150 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 			return
 		}
 		if pause(finished, r.transport.drain) {
-			w.cancel()
+			for i := range workers {
+				workers[i].stop()
+			}
 		}
 	})
-	for range orDefault(config.Concurrency, DefaultConcurrency) {
-		workers.Go(func() { w.work(ctx) })
+	for i := range workers {
+		working.Go(func() { work(ctx, &workers[i]) })
 	}
-	workers.Wait()
+	working.Wait()
 	close(finished)
 	patience.Wait()
-	if ctx.Err() == nil && r.feed.endedByTransport() {
-		return r.feed.closedError()
+	if ctx.Err() == nil && r.source.endedByTransport() {
+		return r.source.life.Err()
 	}
 	return nil
 }
 
-// handling is one call of Handle.
-type handling struct {
-	feed    *feed
-	logger  watermill.LoggerAdapter
-	handler message.HandlerFunc
-	exposed bool // to middleware, which may settle messages itself
-
-	mu        sync.Mutex
-	running   map[*handled]*valuesContext
-	cancelled bool
+// worker is a goroutine that calls the function of the application. The context of the call in
+// progress can be ended.
+type worker struct {
+	mu      sync.Mutex
+	attempt *source.Attempt    // whose context is that of the call, or
+	cancel  context.CancelFunc // what ends it; nil both between two calls
+	stopped bool
 }
 
-// work handles messages one after the other.
-func (w *handling) work(ctx context.Context) {
+// begin says what ends the context of the call that begins; end follows.
+func (w *worker) begin(a *source.Attempt, cancel context.CancelFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.attempt, w.cancel = a, cancel
+	if w.stopped {
+		w.cancelCall()
+	}
+}
+
+func (w *worker) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cancel != nil {
+		w.cancel()
+	}
+	w.attempt, w.cancel = nil, nil
+}
+
+// stop ends the context of the call in progress, and those of later ones.
+func (w *worker) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	w.cancelCall()
+}
+
+func (w *worker) cancelCall() {
+	if w.attempt != nil {
+		w.attempt.Cancel()
+	}
+	if w.cancel != nil {
+		w.cancel()
+	}
+}
+
+// handling is one call of Handle.
+type handling[T any] struct {
+	reader  *Reader[T]
+	logger  watermill.LoggerAdapter
+	fn      func(context.Context, T) error
+	wrapped message.HandlerFunc // fn within the middleware; nil without any
+}
+
+// work handles values one after the other.
+func (h *handling[T]) work(ctx context.Context, w *worker) {
+	buf := make([]*source.Attempt, 0, 1)
 	for {
-		msg, err := w.feed.next(ctx)
-		var gap *GapError
+		got, err := h.reader.source.next(ctx, buf, one)
 		switch {
+		case err == nil && h.wrapped == nil:
+			h.handle(ctx, w, got[0])
 		case err == nil:
-			w.handle(ctx, msg)
-		case errors.As(err, &gap):
-			w.logger.Error("Entries cannot be read", err, watermill.LogFields{"topic": w.feed.topic})
+			h.handleMessage(ctx, w, got[0])
+		case isReported(err):
+			h.logger.Error("Entries cannot be read", err, watermill.LogFields{"topic": h.reader.source.topic})
 		default:
 			return // ctx has ended, or the subscription
 		}
 	}
 }
 
-func (w *handling) handle(ctx context.Context, msg *message.Message) {
-	fields := watermill.LogFields{"topic": w.feed.topic, "id": idOf(msg)}
-	if failure := undecodable(msg); failure != nil {
-		// A middleware that publishes what fails, or drops what it has seen before, would
-		// take its empty payload for that of the entry.
-		w.logger.Error("A value was not handled", failure, fields)
-		w.feed.refuse(msg, failure)
+// handle calls fn with the value of an attempt.
+func (h *handling[T]) handle(ctx context.Context, w *worker, a *source.Attempt) {
+	value, _, err := h.reader.decode(a)
+	if err != nil {
+		if err != errSkip {
+			h.failed(a, err)
+		}
 		return
 	}
-	held := w.feed.lend(msg)
-	original := msg.Context()
-	d := w.feed.deliveryOf(msg)
-	if d != nil && w.exposed {
-		d.watch(msg)
-	}
-	delivered := newValuesContext(original, ctx, d)
-	if d == nil {
-		defer delivered.cancel()
-	}
-	w.mu.Lock()
-	w.running[held] = delivered
-	cancelled := w.cancelled
-	w.mu.Unlock()
-	if cancelled {
-		delivered.cancel()
-	}
-	msg.SetContext(delivered)
-	err := w.call(msg)
-	msg.SetContext(original) // middleware may have put another one there
-	w.mu.Lock()
-	delete(w.running, held)
-	cancelled = w.cancelled
-	w.mu.Unlock()
+	handling := h.begin(ctx, w, a)
+	err = safely(func() error { return h.fn(handling, value) })
+	w.end()
+	h.end(a, err)
+}
 
-	settle := held.ack
-	if err != nil {
-		w.logger.Error("A value was not handled", err, fields)
-		settle = held.nack
-		// The function may return the error of something else that it has read.
-		if refused := (*DecodeError)(nil); errors.As(err, &refused) && refused.EntryID == held.id {
-			settle = func() error { return held.release(func(f *feed, msg *message.Message) { f.refuse(msg, refused) }) }
-		}
+// begin returns the context of a call.
+func (h *handling[T]) begin(ctx context.Context, w *worker, a *source.Attempt) *valuesContext {
+	if of := h.reader.transport.decoding.context(a); of != nil {
+		handling, cancel := context.WithCancel(of)
+		w.begin(nil, cancel)
+		return &valuesContext{handling, ctx}
 	}
-	// A context that was ended here looks like that of a value which somebody else has.
-	if err := settle(); err != nil && !cancelled {
-		w.logger.Info("A value cannot be settled", fields.Add(watermill.LogFields{"err": err}))
+	w.begin(a, nil)
+	return &valuesContext{a, ctx}
+}
+
+// end ends an attempt by what the handler has returned.
+func (h *handling[T]) end(a *source.Attempt, err error) {
+	o := source.Outcome{Kind: source.Ack}
+	if err != nil {
+		h.failed(a, err)
+		o = a.Requested()
+	}
+	if err := a.End(o); err != nil {
+		h.logger.Info("The end of a delivery is ignored", watermill.LogFields{"topic": a.Topic, "id": idOf(a), "err": endError(err)})
 	}
 }
 
-// call runs the handler; a panic is an error.
-func (w *handling) call(msg *message.Message) (err error) {
+func (h *handling[T]) failed(a *source.Attempt, err error) {
+	h.logger.Error("A value was not handled", err, watermill.LogFields{"topic": a.Topic, "id": idOf(a)})
+}
+
+// safely calls a function of the application; a panic is an error.
+func safely(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	_, err = w.handler(msg)
-	return err
-}
-
-// cancel ends the contexts of the calls under way.
-func (w *handling) cancel() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.cancelled = true
-	for _, delivered := range w.running {
-		delivered.cancel()
-	}
+	return f()
 }
 
 // valuesContext is the context of a delivery with further values.
 type valuesContext struct {
 	context.Context
 	values context.Context
-	cancel func()
-}
-
-// newValuesContext makes one whose cancel ends the delivery, if there is one.
-func newValuesContext(delivered, values context.Context, d *delivery) *valuesContext {
-	if d != nil {
-		return &valuesContext{delivered, values, d.end}
-	}
-	ctx, cancel := context.WithCancel(delivered)
-	return &valuesContext{ctx, values, cancel}
 }
 
 // Value implements context.Context.
@@ -210,79 +226,4 @@ func (c *valuesContext) Value(key any) any {
 		return v
 	}
 	return c.values.Value(key)
-}
-
-// untyped makes a handler of messages of a function of values. What does not decode is
-// marked as rejected, so that its Nack makes a dead letter of it.
-func untyped[T any](code coder[T], fn func(context.Context, T) ([]*message.Message, error)) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		value, err := code.value(msg)
-		if err == errSkip {
-			return nil, nil
-		}
-		if err != nil {
-			var failure *DecodeError
-			errors.As(err, &failure)
-			Reject(msg, failure.Reason)
-			return nil, err
-		}
-		return fn(msg.Context(), value)
-	}
-}
-
-// HandlerFunc makes a handler for a Watermill router, for AddConsumerHandler, of a
-// function of values. A message that does not make a T is an error that wraps a
-// *[DecodeError], and from a Subscriber of this package a dead letter after its Nack.
-// A nil codec is JSON. The errors wrap [ErrInvalidArgument].
-func HandlerFunc[T any](codec Codec, fn func(context.Context, T) error) (message.NoPublishHandlerFunc, error) {
-	code, err := handlerCoder[T](codec, fn == nil)
-	if err != nil {
-		return nil, err
-	}
-	handler := untyped(code, func(ctx context.Context, value T) ([]*message.Message, error) { return nil, fn(ctx, value) })
-	return func(msg *message.Message) error {
-		_, err := handler(msg)
-		return err
-	}, nil
-}
-
-// ProducerHandlerFunc is HandlerFunc for AddHandler: the values that the function
-// returns are published by the router, in their order.
-func ProducerHandlerFunc[In, Out any](codec Codec, fn func(context.Context, In) ([]Out, error)) (message.HandlerFunc, error) {
-	in, err := handlerCoder[In](codec, fn == nil)
-	if err != nil {
-		return nil, err
-	}
-	out, err := handlerCoder[Out](codec, false)
-	if err != nil {
-		return nil, err
-	}
-	return untyped(in, func(ctx context.Context, value In) ([]*message.Message, error) {
-		values, err := fn(ctx, value)
-		if err != nil {
-			return nil, err
-		}
-		msgs := make([]*message.Message, len(values))
-		for i := range values {
-			if msgs[i], err = out.message(&values[i], nil); err != nil {
-				return nil, fmt.Errorf("value %d: %w", i, err)
-			}
-		}
-		return msgs, nil
-	}), nil
-}
-
-func handlerCoder[T any](codec Codec, noFunction bool) (coder[T], error) {
-	code, err := newCoder[T](codec)
-	if err != nil {
-		err = invalidArgument("codec for "+reflect.TypeFor[T]().String(), err)
-	}
-	return code, errors.Join(err, missingFunction(noFunction))
-}
-
-func missingFunction(missing bool) error {
-	if missing {
-		return invalidArgument("fn", errNil)
-	}
-	return nil
 }

@@ -6,88 +6,128 @@ import (
 	"fmt"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/source"
 )
 
 // Reader is the reading side of a [Channel]. Several goroutines may read at once and
-// share the values. Each method has one rule of settlement:
+// share the values. Each method has one rule of acknowledgement:
 //
-//	Read               acknowledges at once: at most once
-//	Receive, Deliveries  you settle each Delivery: at least once
-//	All                acknowledges a value when the loop asks for the next
-//	Handle             acknowledges when the function returns nil, nacks otherwise
-//	History, Follow    nothing to settle: they belong to no group
+//	Read                 acknowledges at once: at most once
+//	Receive, Deliveries  you end each Delivery: at least once
+//	All                  acknowledges a value when the loop asks for the next
+//	Handle               acknowledges when the function returns nil, nacks otherwise
+//	History, Follow      nothing to acknowledge: they belong to no group
 //
 // The first use subscribes, which joins the consumer group, and returns the error of
 // that; using it again tries again. From then on reading waits out every outage. A
-// value that cannot be decoded is a *[DecodeError], and moves to the dead letters in a
-// group, or is passed. Without a group a *[GapError] tells of entries that were
-// trimmed away before they were read. Reading goes on after both. After Close the
-// error is [ErrClosed].
+// value that cannot be decoded is a *[DecodeError], and becomes a dead letter in a
+// group, or is skipped. Without a group a *[GapError] reports entries that were
+// trimmed before they were read. Reading resumes after both. After Close the error is
+// [ErrClosed].
 //
-// Up to MaxInFlight deliveries may be unacknowledged, and come in stream order as far
+// Up to MaxInFlight deliveries may be unacknowledged, and come in stream order as long
 // as none is nacked. They, and what was read ahead, stay leased: however long they
-// take, nobody else gets them while this process lives.
+// take, no other consumer gets them while this process lives.
 type Reader[T any] struct {
-	feed      *feed
+	source    *lazySource
+	unacked   unacked
 	transport transport
 	code      coder[T]
 }
 
-// Receive returns the next delivery, which must be settled, and waits for it until ctx
+func newReader[T any](t transport, code coder[T]) *Reader[T] {
+	return &Reader[T]{source: newLazySource(t.topic, t.subscribe), transport: t, code: code}
+}
+
+// one is the limit of those who take one value after the other.
+var one = source.Limits{Max: 1}
+
+// Receive returns the next delivery, which must be ended, and waits for it until ctx
 // ends or Close.
 func (r *Reader[T]) Receive(ctx context.Context) (Delivery[T], error) {
-	msg, value, err := r.next(ctx)
-	if err != nil {
-		return Delivery[T]{}, err
+	var buf [1]*source.Attempt
+	for {
+		got, err := r.source.next(ctx, buf[:0], one)
+		if err != nil {
+			return Delivery[T]{}, err
+		}
+		if d, err := r.received(got[0]); err != errSkip {
+			return d, err
+		}
 	}
-	return newDelivery(msg, value, r.feed.hold(msg)), nil
 }
 
 // TryReceive is Receive without waiting for a value: ok is false if none is ready. The
 // first use subscribes and so waits for Redis. What was written just now may take a
 // moment to be ready.
 func (r *Reader[T]) TryReceive() (d Delivery[T], ok bool, err error) {
+	var buf [1]*source.Attempt
 	for {
-		msg, err := r.feed.tryNext()
-		if msg == nil || err != nil {
+		got, err := r.source.next(r.source.life.Context(), buf[:0], source.Limits{Max: 1, Try: true})
+		if err != nil || len(got) == 0 {
 			return Delivery[T]{}, false, err
 		}
-		value, err := r.decode(msg)
-		if err == errSkip {
-			continue
+		if d, err := r.received(got[0]); err != errSkip {
+			return d, err == nil, err
 		}
-		if err != nil {
-			return Delivery[T]{}, false, err
-		}
-		return newDelivery(msg, value, r.feed.hold(msg)), true, nil
 	}
+}
+
+// received makes a delivery of an attempt that the caller is to end.
+func (r *Reader[T]) received(a *source.Attempt) (Delivery[T], error) {
+	value, metadata, err := r.decode(a)
+	if err != nil {
+		return Delivery[T]{}, err
+	}
+	d := r.delivery(a, value, metadata)
+	d.unacked = &r.unacked
+	r.unacked.add(d.ID, a)
+	return d, nil
+}
+
+func (r *Reader[T]) delivery(a *source.Attempt, value T, metadata message.Metadata) Delivery[T] {
+	d := newDelivery(a, value, metadata)
+	d.ctx = r.transport.decoding.context(a)
+	return d
 }
 
 // Read returns the next value and acknowledges it at once, so a value is lost if the
 // process ends before it is handled: at most once. It waits until ctx ends or Close.
 func (r *Reader[T]) Read(ctx context.Context) (T, error) {
-	msg, value, err := r.next(ctx)
-	if err == nil {
-		r.feed.ack(msg)
+	var buf [1]*source.Attempt
+	for {
+		got, err := r.source.next(ctx, buf[:0], one)
+		if err != nil {
+			var zero T
+			return zero, err
+		}
+		value, _, err := r.decode(got[0])
+		if err == nil {
+			_ = got[0].End(source.Outcome{Kind: source.Ack}) // one that is lost is reported by an event
+		}
+		if err != errSkip {
+			return value, err
+		}
 	}
-	return value, err
 }
 
 // WaitToRead waits until there is something to read (a value or an error that the next
-// read returns) and reports true, or false when the reader is closed. It takes nothing,
+// read returns) and returns true, or false when the reader is closed. It takes nothing,
 // but another goroutine may: then the next read waits all the same. What is not read
 // within a second may go to another consumer.
 func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
+	var buf [1]*source.Attempt
 	for {
-		msg, err := r.feed.next(ctx)
-		var gap *GapError
+		got, err := r.source.next(ctx, buf[:0], source.Limits{Max: 1, Offer: true})
 		switch {
-		case err == nil && r.code.skips(msg):
-			r.feed.ack(msg)
-		case err == nil || errors.As(err, &gap):
-			r.feed.putNext(msg, err)
+		case err == nil && r.skips(got[0]):
+		case err == nil:
 			return true, nil
-		case r.feed.life.Err() != nil:
+		case isReported(err):
+			r.source.returnError(err)
+			return true, nil
+		case r.source.life.Err() != nil:
 			return false, nil
 		default:
 			return false, err
@@ -95,11 +135,28 @@ func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
 	}
 }
 
+// skips ends an attempt that is offered: by an acknowledgement if nothing is to be read of it,
+// which it reports, or as if it had never been taken.
+func (r *Reader[T]) skips(a *source.Attempt) (skip bool) {
+	if r.code.skip != nil {
+		_, metadata, err := r.transport.decoding.payload(a)
+		skip = err == nil && r.code.skip(metadata)
+	}
+	a.Entry.Release()
+	if !skip {
+		_ = a.End(source.Outcome{Kind: source.Withdraw})
+		return false
+	}
+	a.Start()
+	_ = a.End(source.Outcome{Kind: source.Ack})
+	return true
+}
+
 // Ack acknowledges deliveries of this Reader by their IDs and returns how many were
 // unacknowledged. The error joins one that wraps [ErrNotPending] for each ID that was
-// settled before or that belongs to somebody else, and [ErrNotOwner] for each that
-// the group has given to another consumer meanwhile. The acknowledgements are written
-// soon, together, and before Close returns.
+// ended before or that belongs to another reader, and [ErrNotOwner] for each that the group
+// has given to another consumer meanwhile. The acknowledgements are written soon,
+// together, and before Close returns.
 func (r *Reader[T]) Ack(ctx context.Context, ids ...string) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -107,11 +164,12 @@ func (r *Reader[T]) Ack(ctx context.Context, ids ...string) (int, error) {
 	n := 0
 	var errs []error
 	for _, id := range ids {
-		h, err := r.feed.find(id)
-		if err == nil {
-			err = h.ack()
+		a := r.unacked.find(id)
+		if a == nil {
+			errs = append(errs, fmt.Errorf("redischannels: ack %s: %w", id, ErrNotPending))
+			continue
 		}
-		if err != nil {
+		if err := endAttempt(a, "ack", id, source.Outcome{Kind: source.Ack}, &r.unacked); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -121,65 +179,49 @@ func (r *Reader[T]) Ack(ctx context.Context, ids ...string) (int, error) {
 }
 
 // Done is closed when the reader is closed and everything of it has ended.
-func (r *Reader[T]) Done() <-chan struct{} { return r.feed.done }
+func (r *Reader[T]) Done() <-chan struct{} { return r.source.done }
 
 // Err returns nil as long as values can be read, and an error that wraps [ErrClosed]
 // afterwards.
-func (r *Reader[T]) Err() error { return r.feed.closedError() }
+func (r *Reader[T]) Err() error { return r.source.life.Err() }
 
-// Close ends reading: what waits goes back to the group, calls that wait for a value
+// Close ends reading: what is buffered is released to the group, calls that wait for a value
 // return [ErrClosed], loops end. It waits up to Tuning.DrainTimeout for the deliveries
-// that are out to be settled, writes every acknowledgement and returns when nothing is
-// left behind; deliveries that are still out then stay pending for other consumers.
+// in flight to be ended, writes every acknowledgement and returns when nothing is
+// left behind; deliveries that are still in flight then stay pending for other consumers.
 // It may be called often and always returns nil.
 func (r *Reader[T]) Close() error {
-	r.feed.close()
+	r.source.close()
 	return nil
 }
 
-// next returns a message with its value.
-func (r *Reader[T]) next(ctx context.Context) (*message.Message, T, error) {
-	for {
-		msg, err := r.feed.next(ctx)
-		if err != nil {
-			var zero T
-			return nil, zero, err
-		}
-		if value, err := r.decode(msg); err != errSkip {
-			return msg, value, err
-		}
+// decode returns the value of an attempt, or ends the attempt and returns a *DecodeError or errSkip.
+func (r *Reader[T]) decode(a *source.Attempt) (value T, metadata message.Metadata, err error) {
+	payload, metadata, err := r.transport.decoding.payload(a)
+	if err == nil {
+		value, err = r.code.of(payload, metadata)
 	}
+	a.Entry.Release()
+	if err != nil {
+		err = r.refuse(a, err)
+	}
+	return value, metadata, err
 }
 
-// decode returns the value of a message, or ends the message.
-func (r *Reader[T]) decode(msg *message.Message) (T, error) {
-	value, err := r.code.value(msg)
-	switch {
-	case err == errSkip:
-		r.feed.ack(msg)
-	case err != nil:
-		r.feed.refuse(msg, err)
+// refuse ends an attempt that cannot be decoded, or that is to be skipped, and returns the error of
+// decode.
+func (r *Reader[T]) refuse(a *source.Attempt, err error) error {
+	if err == errSkip {
+		_ = a.End(source.Outcome{Kind: source.Ack})
+		return err
 	}
-	return value, err
-}
-
-// refuse ends a message that can never be handled: by a dead letter in a group, by
-// passing it elsewhere.
-func (f *feed) refuse(msg *message.Message, err error) {
-	var failure *DecodeError
-	reason := "undecodable"
-	if errors.As(err, &failure) {
-		reason = failure.Reason
-	}
-	if d := f.deliveryOf(msg); d != nil && d.from.group != "" && Reject(msg, reason) {
-		f.nack(msg)
-		return
-	}
-	f.report(Event{Kind: EventUndecodable, Topic: f.topic, EntryIDs: []string{idOf(msg)}, Err: err})
-	f.ack(msg)
+	failure := decodeError[T](err)
+	failure.EntryID, failure.Topic = idOf(a), a.Topic
+	_ = a.End(source.Outcome{Kind: source.Undecodable, Reason: failure.Reason, Err: failure})
+	return failure
 }
 
 // notSupported is the error of what the transport cannot do.
 func (r *Reader[T]) notSupported(what string) error {
-	return fmt.Errorf("redischannels: %s of %q: %w", what, r.feed.topic, ErrNotSupported)
+	return fmt.Errorf("redischannels: %s of %q: %w", what, r.source.topic, ErrNotSupported)
 }

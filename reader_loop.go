@@ -9,6 +9,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/flaminco/redischannels/internal/live"
+	"github.com/flaminco/redischannels/internal/source"
+	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // All yields values and acknowledges each when the loop comes back for the next. When
@@ -23,43 +25,49 @@ import (
 // subscription by itself is there nothing to go on with: that error is the last.
 func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
+		buf := make([]*source.Attempt, 0, 1)
 		for failed := 0; ; {
-			msg, value, err := r.next(ctx)
+			got, err := r.source.next(ctx, buf, one)
+			var value T
+			if err == nil {
+				if value, _, err = r.decode(got[0]); err == errSkip {
+					continue
+				}
+			}
 			if err != nil {
-				if r.feed.isEnd(ctx, err) || !yield(value, err) || r.feed.endedByTransport() {
+				if r.source.isEnd(ctx, err) || !yield(value, err) || r.source.endedByTransport() {
 					return
 				}
 				failed = r.rest(ctx, err, failed)
 				continue
 			}
 			failed = 0
-			if !r.lend(msg, value, yield) {
+			if !lend(got[0], value, yield) {
 				return
 			}
 		}
 	}
 }
 
-// lend gives a value to the body of a loop and settles it by how the body ends.
-func (r *Reader[T]) lend(msg *message.Message, value T, yield func(T, error) bool) (more bool) {
-	held := r.feed.lend(msg)
+// lend gives a value to the body of a loop and ends its attempt by how the body ends.
+func lend[T any](a *source.Attempt, value T, yield func(T, error) bool) (more bool) {
 	defer func() {
 		if more {
-			_ = held.ack() // one that another consumer has by now is reported by an event
+			_ = a.End(source.Outcome{Kind: source.Ack}) // one that is lost is reported by an event
 		} else {
-			held.unread()
+			_ = a.End(source.Outcome{Kind: source.Release})
 		}
 	}()
 	return yield(value, nil)
 }
 
-// Deliveries yields deliveries, which you settle, in the loop or after it. It ends, and
-// yields errors, as All does.
+// Deliveries yields deliveries, which you end, in the loop or after it. The loop ends, and
+// yields errors, as that of All does.
 func (r *Reader[T]) Deliveries(ctx context.Context) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
 		for failed := 0; ; {
 			d, err := r.Receive(ctx)
-			if err != nil && r.feed.isEnd(ctx, err) || !yield(d, err) || err != nil && r.feed.endedByTransport() {
+			if err != nil && r.source.isEnd(ctx, err) || !yield(d, err) || err != nil && r.source.endedByTransport() {
 				return
 			}
 			failed = r.rest(ctx, err, failed)
@@ -70,15 +78,13 @@ func (r *Reader[T]) Deliveries(ctx context.Context) iter.Seq2[Delivery[T], error
 // rest waits before a subscription that failed is tried again, and returns how often
 // that was needed in a row.
 func (r *Reader[T]) rest(ctx context.Context, err error, failed int) int {
-	var undecodable *DecodeError
-	var gap *GapError
-	if err == nil || errors.As(err, &undecodable) || errors.As(err, &gap) {
+	if err == nil || isReported(err) {
 		return 0
 	}
 	failed++
 	ending, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(r.feed.life, cancel)()
+	defer context.AfterFunc(r.source.life.Context(), cancel)()
 	pause(ending.Done(), retryDelay(failed))
 	return failed
 }
@@ -122,27 +128,25 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 // subscription every message (Pub/Sub does).
 func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
-		source, err := r.transport.follow(from)
+		reading, err := r.transport.follow(from)
 		if err != nil {
 			yield(Delivery[T]{}, err)
 			return
 		}
-		source.live = live.Told(ctx)
-		defer r.feed.disown(source)
-		if err := r.feed.adopt(source); err != nil {
+		if s, ok := reading.(*followedSource); ok {
+			s.live = live.Told(ctx)
+		}
+		defer r.source.disown(reading)
+		if err := r.source.adopt(reading); err != nil {
 			yield(Delivery[T]{}, err)
 			return
 		}
 		for failed := 0; ; {
-			msg, err := source.next(ctx)
-			if err != nil && source.isEnd(ctx, err) {
+			msg, err := reading.next(ctx)
+			if err != nil && reading.isEnd(ctx, err) {
 				return
 			}
-			if msg != nil {
-				msg.SetContext(context.WithoutCancel(msg.Context())) // what follows ends it
-				source.ack(msg)                                      // the cursor goes on
-			}
-			if !r.show(msg, err, yield) || err != nil && source.endedByTransport() {
+			if !r.show(msg, err, yield) || err != nil && reading.endedByTransport() {
 				return
 			}
 			failed = r.rest(ctx, err, failed)
@@ -163,15 +167,19 @@ func (r *Reader[T]) LastID(ctx context.Context) (string, error) {
 	}
 	id, err := r.transport.last(ctx)
 	if err != nil {
-		return "", fmt.Errorf("redischannels: last ID of %q: %w", r.feed.topic, err)
+		return "", fmt.Errorf("redischannels: last ID of %q: %w", r.source.topic, err)
 	}
 	return id, nil
 }
 
-// show yields a message of which there is nothing to settle.
+// show yields a message of which there is nothing to end.
 func (r *Reader[T]) show(msg *message.Message, err error, yield func(Delivery[T], error) bool) bool {
 	if err != nil {
 		return yield(Delivery[T]{}, err)
+	}
+	if failure := undecodable(msg); failure != nil {
+		failure.EntryID, failure.Topic = msg.UUID, r.source.topic
+		return yield(Delivery[T]{}, failure)
 	}
 	value, err := r.code.value(msg)
 	if err == errSkip {
@@ -180,5 +188,44 @@ func (r *Reader[T]) show(msg *message.Message, err error, yield func(Delivery[T]
 	if err != nil {
 		return yield(Delivery[T]{}, err)
 	}
-	return yield(newDelivery(msg, value, nil), nil)
+	return yield(shownDelivery(msg, value), nil)
+}
+
+// followedSource is a subscription that Reader.Follow reads.
+type followedSource struct {
+	*lazySource
+	decoding decoding
+	live     func(start stream.ID) // is told when it has begun; may be nil
+}
+
+// next implements followed.
+func (s *followedSource) next(ctx context.Context) (*message.Message, error) {
+	if s.live != nil {
+		src, err := s.open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var start stream.ID
+		if f, ok := src.(*feed); ok {
+			start = f.start
+		}
+		s.live(start)
+		s.live = nil
+	}
+	got, err := s.lazySource.next(ctx, nil, one)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := s.decoding.message(got[0])
+	if err != nil {
+		_ = got[0].End(source.Outcome{Kind: source.Ack})
+		var failure *DecodeError
+		if errors.As(err, &failure) {
+			failure.EntryID, failure.Topic = idOf(got[0]), got[0].Topic
+		}
+		return nil, err
+	}
+	msg.SetContext(context.WithoutCancel(s.decoding.context(got[0]))) // what follows ends it
+	_ = got[0].End(source.Outcome{Kind: source.Ack})                  // the place moves on
+	return msg, nil
 }

@@ -164,8 +164,8 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 			return coder[E]{}, fmt.Errorf("event %q: %w", name, err)
 		}
 	}
-	known := func(msg *message.Message) (kind eventKind[E], name string, ok bool) {
-		name = msg.Metadata[EventNameKey]
+	known := func(metadata message.Metadata) (kind eventKind[E], name string, ok bool) {
+		name = metadata[EventNameKey]
 		kind, ok = kinds[name]
 		return kind, name, ok
 	}
@@ -183,11 +183,11 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 			msg.Payload, err = codec.Encode(pointer.Interface())
 			return err
 		},
-		decode: func(msg *message.Message, v *E) (err error) {
-			kind, name, ok := known(msg)
+		decode: func(payload []byte, metadata message.Metadata, v *E) (err error) {
+			kind, name, ok := known(metadata)
 			switch {
 			case ok:
-				*v, err = kind.decode(codec, msg.Payload)
+				*v, err = kind.decode(codec, payload)
 				return err
 			case name == "":
 				return &DecodeError{Reason: "the metadata has no " + EventNameKey, Err: ErrUnknownEvent}
@@ -199,9 +199,9 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 		},
 	}
 	if r.unknown == SkipUnknown {
-		code.skip = func(msg *message.Message) bool {
-			_, name, ok := known(msg)
-			return !ok && name != "" && undecodable(msg) == nil
+		code.skip = func(metadata message.Metadata) bool {
+			_, name, ok := known(metadata)
+			return !ok && name != ""
 		}
 	}
 	return code, nil

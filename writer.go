@@ -104,7 +104,7 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 			return nil
 		}
 		if ok, err := w.transport.room(ctx); err != nil {
-			return fmt.Errorf("redischannels: wait to write to %q: %w", w.transport.feed.topic, err)
+			return fmt.Errorf("redischannels: wait to write to %q: %w", w.transport.topic, err)
 		} else if ok {
 			return nil
 		}
@@ -122,7 +122,7 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 // nobody else is concerned, not even the Reader of this channel. Only the first call
 // has an effect; it reports whether this one was that.
 func (w *Writer[T]) Complete(err error) bool {
-	topic := w.transport.feed.topic
+	topic := w.transport.topic
 	completed := fmt.Errorf("redischannels: write to %q: %w", topic, ErrCompleted)
 	if err != nil {
 		completed = fmt.Errorf("redischannels: write to %q: %w: %w", topic, ErrCompleted, err)

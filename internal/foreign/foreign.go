@@ -1,5 +1,5 @@
-// Package adapter makes a source.Source of any Watermill subscriber.
-package adapter
+// Package foreign makes a source.Source of any Watermill subscriber.
+package foreign
 
 import (
 	"context"

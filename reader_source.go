@@ -1,0 +1,206 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/lifecycle"
+	"github.com/flaminco/redischannels/internal/source"
+)
+
+// subscribeFunc opens a subscription. ctx bounds the opening.
+type subscribeFunc func(ctx context.Context) (source.Source, error)
+
+// lazySource is the subscription of a Reader, which is opened at the first use. It is safe for
+// concurrent use.
+type lazySource struct {
+	topic     string
+	subscribe subscribeFunc
+	life      *lifecycle.State
+	opened    atomic.Pointer[source.Source] // nil before
+	opening   chan struct{}                 // held while the subscription is opened, and by close
+	done      chan struct{}                 // closed when close has ended
+
+	errs     atomic.Int64 // length of returned
+	mu       sync.Mutex
+	returned []error               // for the next reads
+	children map[followed]struct{} // closed with this one
+}
+
+func newLazySource(topic string, subscribe subscribeFunc) *lazySource {
+	return &lazySource{
+		topic:     topic,
+		subscribe: subscribe,
+		life:      lifecycle.New(fmt.Errorf("redischannels: read %q: reader: %w", topic, ErrClosed)),
+		opening:   make(chan struct{}, 1),
+		done:      make(chan struct{}),
+		children:  make(map[followed]struct{}),
+	}
+}
+
+// next is NextBatch of the subscription. The error is one that was returned for the next read, that
+// of ctx, of subscribing, wraps ErrClosed, or is a *GapError.
+func (s *lazySource) next(ctx context.Context, dst []*source.Attempt, limits source.Limits) ([]*source.Attempt, error) {
+	src, err := s.open(ctx)
+	if err != nil {
+		return dst, err
+	}
+	if s.errs.Load() > 0 {
+		if err := s.takeError(); err != nil {
+			return dst, err
+		}
+	}
+	if dst, err = src.NextBatch(ctx, dst, limits); err != nil {
+		err = s.readError(err)
+	}
+	return dst, err
+}
+
+// readError makes a public error of one of a source.
+func (s *lazySource) readError(err error) error {
+	var gap *source.GapError
+	switch {
+	case errors.As(err, &gap):
+		return &GapError{Topic: gap.Topic, After: gap.After, FirstAvailable: gap.FirstAvailable}
+	case errors.Is(err, source.ErrEnded):
+		s.life.End(fmt.Errorf("redischannels: read %q: %w: %w", s.topic, source.ErrEnded, ErrClosed))
+		return s.life.Err()
+	case errors.Is(err, source.ErrClosed):
+		s.life.End(nil)
+		return s.life.Err()
+	}
+	return err
+}
+
+// open subscribes unless that was done.
+func (s *lazySource) open(ctx context.Context) (source.Source, error) {
+	if err := s.life.Err(); err != nil {
+		return nil, err
+	}
+	if opened := s.opened.Load(); opened != nil {
+		return *opened, ctx.Err()
+	}
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.life.Context().Done():
+		return nil, s.life.Err()
+	}
+	if err := s.life.Err(); err != nil {
+		return nil, err
+	}
+	if opened := s.opened.Load(); opened != nil {
+		return *opened, ctx.Err()
+	}
+	opening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life.Context(), cancel)()
+	src, err := s.subscribe(opening)
+	if err != nil {
+		if closed := s.life.Err(); closed != nil {
+			return nil, closed
+		}
+		return nil, err
+	}
+	s.opened.Store(&src)
+	return src, nil
+}
+
+// returnError has an error returned by the next read, before those that wait already.
+func (s *lazySource) returnError(errs ...error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.returned = slices.Insert(s.returned, 0, errs...)
+	s.errs.Store(int64(len(s.returned)))
+}
+
+func (s *lazySource) takeError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.returned) == 0 {
+		return nil
+	}
+	err := s.returned[0]
+	s.returned = slices.Delete(s.returned, 0, 1)
+	s.errs.Store(int64(len(s.returned)))
+	return err
+}
+
+// close ends the subscription. It waits for the deliveries that the application has, as long
+// as the subscription does.
+func (s *lazySource) close() {
+	_ = s.life.Close(func() error {
+		defer close(s.done)
+		s.opening <- struct{}{}
+		defer func() { <-s.opening }()
+		s.mu.Lock()
+		children := make([]followed, 0, len(s.children))
+		for child := range s.children {
+			children = append(children, child)
+		}
+		s.mu.Unlock()
+		for _, child := range children {
+			child.close()
+		}
+		if opened := s.opened.Load(); opened != nil {
+			return (*opened).Close(context.Background())
+		}
+		return nil
+	})
+}
+
+// adopt makes close close what a loop over Follow reads.
+func (s *lazySource) adopt(child followed) error {
+	s.mu.Lock()
+	s.children[child] = struct{}{}
+	s.mu.Unlock()
+	return s.life.Err() // if close has begun it may have missed the child
+}
+
+// disown closes what was adopted.
+func (s *lazySource) disown(child followed) {
+	child.close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.children, child)
+}
+
+// isEnd reports whether an error of next ends a loop without being yielded: that of ctx and that of
+// close do. That of a subscription which its transport has ended does not.
+func (s *lazySource) isEnd(ctx context.Context, err error) bool {
+	if isReported(err) {
+		return false // it would be lost
+	}
+	return ctx.Err() != nil || s.life.Err() != nil && !s.endedByTransport()
+}
+
+// endedByTransport reports whether nothing comes any more although nobody has closed it.
+func (s *lazySource) endedByTransport() bool { return errors.Is(s.life.Err(), source.ErrEnded) }
+
+// isReported reports whether an error is about entries, after which reading goes on.
+func isReported(err error) bool {
+	var gap *GapError
+	var undecodable *DecodeError
+	return errors.As(err, &gap) || errors.As(err, &undecodable)
+}
+
+// followed is what Follow reads. One goroutine calls its methods but close.
+type followed interface {
+	// next returns the next message, of which there is nothing to acknowledge, or an error.
+	// The first call subscribes.
+	next(ctx context.Context) (*message.Message, error)
+	// isEnd reports whether an error of next ends the loop without being yielded.
+	isEnd(ctx context.Context, err error) bool
+	// endedByTransport reports whether nothing comes any more although nobody has closed it.
+	endedByTransport() bool
+	// close ends next and returns when nothing is left.
+	close()
+}
