@@ -97,11 +97,15 @@ func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, 
 
 // NewChannel makes a channel over any Watermill publisher and subscriber, such as
 // gochannel in unit tests. Either may be nil for a channel that only reads or only
-// writes; the other direction answers [ErrNotSupported]. What only Redis Streams can
-// do (History, LastID, Follow from elsewhere than Latest, Reject, NackAfter, the bounds of
-// WaitToWrite) does so as well.
-// IDs are the UUIDs of the messages, but those of deliveries from a [Subscriber] the entry
-// IDs.
+// writes; the other direction returns [ErrNotSupported]. So does what only Redis Streams
+// can do: History, LastID, Follow from elsewhere than Latest, Reject, NackAfter, the bounds
+// of WaitToWrite. IDs are the UUIDs of the messages, but those of deliveries from a
+// [Subscriber] are entry IDs, and these can be rejected and delayed too.
+//
+// Most transports redeliver a nacked message at once and without end. So the Nack of a
+// message whose handling failed reaches the transport after 10 ms, and after twice as long
+// each time, up to a second; until then the message counts as being handled. A value that
+// cannot be decoded is acknowledged and logged.
 //
 // Publisher and subscriber stay the caller's: Close ends only the subscription.
 func NewChannel[T any](publisher message.Publisher, subscriber message.Subscriber, topic string, config ChannelConfig[T]) (*Channel[T], error) {
