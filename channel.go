@@ -11,6 +11,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/flaminco/redischannels/internal/lifecycle"
+
+	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // Channel is a stream of values of T that some write and others read, in this process
@@ -35,7 +37,7 @@ type transport struct {
 	// Latest there.
 	history func(ctx context.Context, from Position) iter.Seq2[*message.Message, error]
 	last    func(ctx context.Context) (string, error)
-	follow  func(from Position) (followed, error)
+	follow  func(from Position, live func(start stream.ID)) (followed, error)
 	drain   time.Duration
 	logger  watermill.LoggerAdapter
 	// deadLetters is nil where the transport has none.

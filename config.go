@@ -3,6 +3,7 @@ package redischannels
 import (
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"time"
 
@@ -75,6 +76,13 @@ func (b Backoff) withDefaults() Backoff {
 }
 
 // validate reports a problem of a Backoff with its defaults filled in.
+// delay returns the back-off before delivery n+1, after n deliveries.
+func (b Backoff) delay(n int, random float64) time.Duration {
+	d := min(float64(b.Min)*math.Pow(b.Factor, float64(max(n, 1)-1)), float64(b.Max))
+	d += d * max(0, b.Jitter) * (2*random - 1)
+	return min(max(time.Duration(d), 0), b.Max)
+}
+
 func (b Backoff) validate() error {
 	switch {
 	case b.Min < 0 || b.Min > maxDuration:

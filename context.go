@@ -15,11 +15,8 @@ import (
 
 // EntryIDFromContext returns the ID of the stream entry; ok is false for Pub/Sub.
 func EntryIDFromContext(ctx context.Context) (id string, ok bool) {
-	if d := deliveryFrom(ctx); d != nil {
-		return d.id, d.id != ""
-	}
 	a := source.FromContext(ctx)
-	if a == nil || a.ID == "" {
+	if a == nil || !a.From.Entries {
 		return "", false
 	}
 	return a.ID, true
@@ -28,9 +25,6 @@ func EntryIDFromContext(ctx context.Context) (id string, ok bool) {
 // DeliveryCountFromContext returns how often the message was handed to a
 // handler of this group, this time included: 1 on the first delivery.
 func DeliveryCountFromContext(ctx context.Context) (count int, ok bool) {
-	if d := deliveryFrom(ctx); d != nil {
-		return d.count, true
-	}
 	a := source.FromContext(ctx)
 	if a == nil || a.Count == 0 {
 		return 0, false
@@ -41,9 +35,6 @@ func DeliveryCountFromContext(ctx context.Context) (count int, ok bool) {
 // TopicFromContext returns the topic that the message came from; for a message that
 // a Pub/Sub pattern has matched it is the channel that it was published to.
 func TopicFromContext(ctx context.Context) (topic string, ok bool) {
-	if d := deliveryFrom(ctx); d != nil {
-		return d.from.topic, true
-	}
 	a := source.FromContext(ctx)
 	if a == nil {
 		return "", false
@@ -54,9 +45,6 @@ func TopicFromContext(ctx context.Context) (topic string, ok bool) {
 // ConsumerGroupFromContext returns the consumer group in which the message was
 // delivered; ok is false outside of a group.
 func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
-	if d := deliveryFrom(ctx); d != nil {
-		return d.from.group, d.from.group != ""
-	}
 	a := source.FromContext(ctx)
 	if a == nil || a.From.Group == "" {
 		return "", false
@@ -69,10 +57,6 @@ func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
 // handler calls it and returns an error. It reports false for a message that no
 // Subscriber of this package handed out, and for a negative delay.
 func RetryAfter(msg *message.Message, delay time.Duration) bool {
-	if d := deliveryFrom(msg.Context()); d != nil && delay >= 0 {
-		d.verdict.Store(&verdict{delay: delay, retryAfter: true})
-		return true
-	}
 	return delay >= 0 && request(msg, source.Outcome{Kind: source.Nack, Delay: delay})
 }
 
@@ -81,10 +65,6 @@ func RetryAfter(msg *message.Message, delay time.Duration) bool {
 // reason is stored in Redis (at most 1,024 bytes of it) and must hold no secret.
 // It reports false for a message that no Subscriber of this package handed out.
 func Reject(msg *message.Message, reason string) bool {
-	if d := deliveryFrom(msg.Context()); d != nil {
-		d.verdict.Store(&verdict{reject: true, reason: reason})
-		return true
-	}
 	return request(msg, source.Outcome{Kind: source.Reject, Reason: reason})
 }
 
@@ -96,20 +76,4 @@ func request(msg *message.Message, o source.Outcome) bool {
 	}
 	a.Request(o)
 	return true
-}
-
-// verdict is what RetryAfter or Reject asks for; the last call counts.
-type verdict struct {
-	retryAfter bool
-	delay      time.Duration
-	reject     bool
-	reason     string
-	handBack   bool // the delivery is to count as if it had not happened
-}
-
-type deliveryKey struct{}
-
-func deliveryFrom(ctx context.Context) *delivery {
-	d, _ := ctx.Value(deliveryKey{}).(*delivery)
-	return d
 }

@@ -37,3 +37,43 @@ func (messageDecoding) context(a *source.Attempt) context.Context {
 	ctx := a.Message.Context()
 	return source.NewContext(ctx, source.FromContext(ctx))
 }
+
+// entryDecoding is that of attempts at entries of a stream.
+type entryDecoding struct{ *entryDecoder }
+
+func (s *Subscriber) decoding(topic string) entryDecoding {
+	return entryDecoding{newEntryDecoder(topic, s.cfg.Unmarshaler, s.cfg.MaxPayload)}
+}
+
+func (d entryDecoding) payload(a *source.Attempt) ([]byte, message.Metadata, error) {
+	if a.Message != nil { // made for the ordering key
+		return a.Message.Payload, a.Message.Metadata, nil
+	}
+	return d.entryDecoder.payload(&a.Entry)
+}
+
+func (d entryDecoding) message(a *source.Attempt) (*message.Message, error) {
+	if a.Message != nil {
+		return a.Message, nil
+	}
+	return d.entryDecoder.message(&a.Entry)
+}
+
+func (entryDecoding) context(*source.Attempt) context.Context { return nil }
+
+// pubSubDecoding is that of attempts at messages of Pub/Sub.
+type pubSubDecoding struct{ subscriber *PubSubSubscriber }
+
+func (d pubSubDecoding) payload(a *source.Attempt) ([]byte, message.Metadata, error) {
+	msg, err := d.message(a)
+	if err != nil {
+		return nil, nil, err
+	}
+	return msg.Payload, msg.Metadata, nil
+}
+
+func (d pubSubDecoding) message(a *source.Attempt) (*message.Message, error) {
+	return d.subscriber.message(a)
+}
+
+func (pubSubDecoding) context(*source.Attempt) context.Context { return nil }

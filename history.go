@@ -1,21 +1,20 @@
 package redischannels
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
+	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
-)
-
-// History reads pages of this many entries at most, and of this many bytes as far
-// as the sizes seen so far tell.
-const (
-	historyPage  = 1000
-	historyBytes = 4 << 20
+	"github.com/flaminco/redischannels/internal/tail"
 )
 
 // History yields the messages of a topic after from, up to and including to, in
@@ -46,48 +45,199 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 			return fmt.Errorf("%s: %w: %w", name, ErrInvalidArgument, err)
 		}
 	}
-	if err := s.isClosed(); err != nil {
+	if err := s.life.Err(); err != nil {
 		return err
 	}
-	sub := &subscription{origin: origin{topic: topic, values: context.WithoutCancel(ctx)}, decoder: newDecoder(s.cfg.SubscriberConfig, topic)}
-	info, err := stream.Stat(ctx, s.cfg.Client, topic)
+	h, err := tail.OpenHistory(ctx, s.cfg.Client, topic, from.cursor, to.cursor)
 	if err != nil {
 		return err
 	}
-	cursor, last := from.cursor(info), to.cursor(info).ID
-	page := 10
-	for cursor.ID.Less(last) {
-		if err := errors.Join(ctx.Err(), s.isClosed()); err != nil {
+	messages := newEntryMessages(ctx, s.cfg.SubscriberConfig, topic)
+	for h.More() {
+		if err := errors.Join(ctx.Err(), s.life.Err()); err != nil {
 			return err
 		}
-		asked := cursor.ID
-		entries, err := stream.Range(ctx, s.cfg.Client, topic, asked, last, page)
+		page, err := h.Next(ctx)
 		if err != nil {
 			return err
 		}
-		if info, err = stream.Stat(ctx, s.cfg.Client, topic); err != nil {
-			return err
-		}
-		missed, rewound := cursor.Check(entries, info)
-		if missed && !yield(nil, newGapError(topic, asked, entries, info)) {
+		if page.Gap != nil && !yield(nil, newGapError(topic, *page.Gap)) {
 			return nil
 		}
-		largest := 1
-		for i := range entries {
-			largest = max(largest, entries[i].Size)
-			e := &entries[i]
-			msg, err := sub.decoder.decode(e)
+		for i := range page.Entries {
+			msg, err := messages.of(&page.Entries[i])
 			if msg != nil {
-				msg.SetContext(context.WithValue(ctx, deliveryKey{}, &delivery{from: &sub.origin, id: e.Text, count: 1}))
+				msg.SetContext(source.NewContext(ctx, source.FromContext(msg.Context())))
 			}
 			if !yield(msg, err) {
 				return nil
 			}
 		}
-		if rewound || len(entries) < page {
-			return nil
-		}
-		page = min(max(1, historyBytes/largest), historyPage, 4*page)
+		stream.Recycle(page.Entries)
 	}
 	return nil
+}
+
+// entryMessages makes messages of which there is nothing to acknowledge.
+type entryMessages struct {
+	from    source.Origin
+	decoder *entryDecoder
+}
+
+func newEntryMessages(ctx context.Context, cfg SubscriberConfig, topic string) *entryMessages {
+	return &entryMessages{
+		from:    source.Origin{Topic: topic, Entries: true, Values: context.WithoutCancel(ctx)},
+		decoder: newEntryDecoder(topic, cfg.Unmarshaler, cfg.MaxPayload),
+	}
+}
+
+// of returns the message of an entry, or a *DecodeError.
+func (m *entryMessages) of(e *stream.Entry) (*message.Message, error) {
+	msg, err := m.decoder.message(e)
+	if msg != nil {
+		msg.SetContext(&source.Attempt{From: &m.from, Topic: m.from.Topic, ID: e.Text, Count: 1})
+	}
+	return msg, err
+}
+
+// pages opens a pager of a topic, which Close ends.
+func (s *Subscriber) pages(ctx context.Context, topic string, from Position) (*tail.Pager, error) {
+	log := s.logger.With(watermill.LogFields{"topic": topic})
+	report := func(e Event) {
+		e.Topic = topic
+		logEvent(log, s.cfg.OnEvent, e)
+	}
+	pager, err := s.readers.Open(ctx, topic, from.cursor, max(0, s.cfg.Tuning.Prefetch)+s.cfg.MaxInFlight,
+		s.cfg.Tuning.PrefetchBytes, pagerObserver{report, topic})
+	if errors.Is(err, tail.ErrClosed) {
+		err = fmt.Errorf("subscriber: %w", ErrClosed)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, redisError(err))
+	}
+	return pager, nil
+}
+
+// pagerObserver makes events of what a pager reports.
+type pagerObserver struct {
+	report func(Event)
+	topic  string
+}
+
+// Read implements tail.Observer.
+func (o pagerObserver) Read() {}
+
+// Disconnected implements tail.Observer.
+func (o pagerObserver) Disconnected(err error) {
+	o.report(Event{Kind: EventDisconnected, Err: redisError(err)})
+}
+
+// Reconnected implements tail.Observer.
+func (o pagerObserver) Reconnected(outage time.Duration) {
+	o.report(Event{Kind: EventReconnected, Duration: outage})
+}
+
+// Gap implements tail.PagerObserver.
+func (o pagerObserver) Gap(gap tail.Gap) {
+	o.report(Event{Kind: EventGap, Err: newGapError(o.topic, gap)})
+}
+
+// Rewound implements tail.PagerObserver.
+func (o pagerObserver) Rewound(rewind tail.Rewind) {
+	o.report(Event{Kind: EventRewound, Position: rewind.Last.String()})
+}
+
+// followedStream is a stream that Reader.Follow reads.
+type followedStream struct {
+	subscriber *Subscriber
+	topic      string
+	from       Position
+	live       func(start stream.ID) // see Reader.follow; may be nil
+	life       context.Context       // until close
+	stop       context.CancelFunc
+
+	opening sync.Mutex  // held while the pager is opened, and by close
+	pager   *tail.Pager // nil before
+
+	// Of the goroutine that calls next.
+	messages *entryMessages
+	page     tail.Page
+	read     int // entries of the page that were returned
+}
+
+func (s *Subscriber) follow(topic string, from Position, live func(start stream.ID)) *followedStream {
+	f := &followedStream{subscriber: s, topic: topic, from: from, live: live}
+	f.life, f.stop = context.WithCancel(context.Background())
+	return f
+}
+
+// next implements followed.
+func (f *followedStream) next(ctx context.Context) (*message.Message, error) {
+	if err := cmp.Or(ctx.Err(), f.life.Err()); err != nil { // also in the middle of a page
+		return nil, err
+	}
+	if f.messages == nil {
+		if err := f.open(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for f.read == len(f.page.Entries) {
+		stream.Recycle(f.page.Entries)
+		page, err := f.pager.Next(ctx)
+		f.page, f.read = page, 0
+		switch {
+		case errors.Is(err, tail.ErrClosed):
+			return nil, fmt.Errorf("redischannels: read %q: subscriber: %w", f.topic, ErrClosed)
+		case err != nil:
+			return nil, err
+		case page.Gap != nil:
+			return nil, newGapError(f.topic, *page.Gap)
+		}
+	}
+	f.read++
+	return f.messages.of(&f.page.Entries[f.read-1])
+}
+
+// open finds the place at which reading begins.
+func (f *followedStream) open(ctx context.Context) error {
+	f.opening.Lock()
+	defer f.opening.Unlock()
+	opening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(f.life, cancel)()
+	pager, err := f.subscriber.pages(opening, f.topic, f.from)
+	if err != nil {
+		return err
+	}
+	f.pager, f.messages = pager, newEntryMessages(ctx, f.subscriber.cfg.SubscriberConfig, f.topic)
+	if f.live != nil {
+		f.live(pager.At())
+	}
+	return nil
+}
+
+// isEnd implements followed.
+func (f *followedStream) isEnd(ctx context.Context, err error) bool {
+	return !isReported(err) && (ctx.Err() != nil || f.life.Err() != nil)
+}
+
+// endedByTransport implements followed.
+func (f *followedStream) endedByTransport() bool { return f.subscriber.life.Err() != nil }
+
+// close implements followed.
+func (f *followedStream) close() {
+	f.stop()
+	f.opening.Lock()
+	defer f.opening.Unlock()
+	if f.pager != nil {
+		f.pager.Close()
+	}
+}
+
+func newGapError(topic string, gap tail.Gap) *GapError {
+	err := &GapError{Topic: topic, After: gap.After.String()}
+	if !gap.First.IsZero() {
+		err.FirstAvailable = gap.First.String()
+	}
+	return err
 }

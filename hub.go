@@ -52,8 +52,9 @@ type HubConfig struct {
 	// that). A panic in it is recovered. Defaults to none: events are only logged.
 	OnEvent func(Event)
 
-	// OnReadClient receives every client that is opened for blocking reads before it
-	// is used, so that hooks for tracing or metrics can be added. Defaults to none.
+	// OnReadClient receives every client that is opened for blocking reads, and for other
+	// commands that must not wait for connections of the hub's client, before it is used, so
+	// that hooks for tracing or metrics can be added. Defaults to none.
 	OnReadClient func(*redis.Client)
 
 	// Logger receives the log. Defaults to slog.Default() for errors and for one Info line

@@ -97,7 +97,7 @@ func (h *Hub) pubsub(config PubSubChannelConfig) (pubSub, func() error, error) {
 		writing, reading := config.Publisher, config.Subscriber
 		writing.Client, reading.Client = h.client, h.client
 		reading.OnEvent, reading.OnReadClient = h.config.OnEvent, h.config.OnReadClient
-		reading.Unmarshaler = tellingPubSubUnmarshaler{reading.Unmarshaler}
+
 		if p.publisher, err = NewPubSubPublisher(writing, h.config.Logger); err != nil {
 			return p, err
 		}

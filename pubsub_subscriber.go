@@ -1,6 +1,7 @@
 package redischannels
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,39 +97,62 @@ func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (
 	}
 	defer s.life.Leave()
 
-	sub := newPubSubSubscription(ctx, s, label)
+	sub := s.newSubscription(ctx, label)
 	if err := s.open(ctx, sub, s.names(topics)); err != nil {
-		sub.abort()
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", label, err)
 	}
-	detach := context.AfterFunc(ctx, sub.stop)
+	p := &pump{src: sub, decode: s.message, strict: s.cfg.MaxInFlight == 1, out: make(chan *message.Message)}
+	detach := context.AfterFunc(ctx, sub.Stop)
 	s.life.Go(func() {
-		sub.run()
+		p.run()
+		<-sub.Done()
+		sub.detach()
 		detach()
-		close(sub.out)
+		close(p.out)
 	})
-	return sub.out, nil
+	return p.out, nil
 }
 
-// open makes a subscription live. Close ends the wait.
+// source is Subscribe for a Reader: the subscription lives until it is closed, or until Close of
+// the PubSubSubscriber.
+func (s *PubSubSubscriber) source(ctx context.Context, topic string) (*pubSubSubscription, error) {
+	if err := s.life.Enter(); err != nil {
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", topic, err)
+	}
+	defer s.life.Leave()
+	sub := s.newSubscription(ctx, topic)
+	if err := s.open(ctx, sub, s.names([]string{topic})); err != nil {
+		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, err)
+	}
+	s.life.Go(func() {
+		<-sub.Done()
+		sub.detach()
+	})
+	return sub, nil
+}
+
+// open makes a subscription live, or releases it. Close ends the wait, and the subscription.
 func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, names []pubsub.Name) error {
 	if err := ctx.Err(); err != nil {
+		sub.Abort()
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, s.cfg.SubscribeTimeout)
 	defer cancel()
-	defer context.AfterFunc(sub.fetch, cancel)()
-	err := s.mux.Subscribe(wait, sub.sink, names)
+	defer context.AfterFunc(s.life.Context(), cancel)()
+	err := sub.Open(wait, names)
 	if err == nil {
-		err = ctx.Err()
+		if err = cmp.Or(ctx.Err(), s.life.Err()); err != nil {
+			_ = sub.Close(context.Background()) // it has delivered nothing
+		}
 	}
-	if sub.fetch.Err() != nil || errors.Is(err, pubsub.ErrClosed) {
-		err = fmt.Errorf("subscriber: %w", ErrClosed)
-	}
-	if err == nil {
+	switch {
+	case err == nil:
+		sub.detach = context.AfterFunc(s.life.Context(), sub.Stop)
 		return nil
-	}
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+	case s.life.Err() != nil, errors.Is(err, pubsub.ErrClosed):
+		return fmt.Errorf("subscriber: %w", ErrClosed)
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return fmt.Errorf("redis has not confirmed within %v: %w", s.cfg.SubscribeTimeout, err)
 	}
 	if err = redisError(err); s.cfg.Sharded && errors.Is(err, ErrUnsupportedServer) {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/flaminco/redischannels/internal/live"
+	"github.com/flaminco/redischannels/internal/bridge"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 )
@@ -127,14 +127,18 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 // subscription of its own, and sees what others see, as far as the transport gives every
 // subscription every message (Pub/Sub does).
 func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
+	return r.follow(ctx, from, nil)
+}
+
+// follow is Follow that calls live, if it is not nil, before the first delivery, when what is
+// written from then on will come. start is the ID after which the loop begins, zero where the
+// transport has none.
+func (r *Reader[T]) follow(ctx context.Context, from Position, live func(start stream.ID)) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
-		reading, err := r.transport.follow(from)
+		reading, err := r.transport.follow(from, live)
 		if err != nil {
 			yield(Delivery[T]{}, err)
 			return
-		}
-		if s, ok := reading.(*followedSource); ok {
-			s.live = live.Told(ctx)
 		}
 		defer r.source.disown(reading)
 		if err := r.source.adopt(reading); err != nil {
@@ -151,6 +155,19 @@ func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Deliver
 			}
 			failed = r.rest(ctx, err, failed)
 		}
+	}
+}
+
+// followLatest is Follow from Latest for internal/bridge.
+func (r *Reader[T]) followLatest(ctx context.Context, live func(start stream.ID)) any {
+	return r.follow(ctx, Latest, live)
+}
+
+func init() {
+	bridge.Follow = func(ctx context.Context, reader any, live func(start stream.ID)) any {
+		return reader.(interface {
+			followLatest(context.Context, func(stream.ID)) any
+		}).followLatest(ctx, live)
 	}
 }
 
@@ -177,10 +194,6 @@ func (r *Reader[T]) show(msg *message.Message, err error, yield func(Delivery[T]
 	if err != nil {
 		return yield(Delivery[T]{}, err)
 	}
-	if failure := undecodable(msg); failure != nil {
-		failure.EntryID, failure.Topic = msg.UUID, r.source.topic
-		return yield(Delivery[T]{}, failure)
-	}
 	value, err := r.code.value(msg)
 	if err == errSkip {
 		return true
@@ -201,15 +214,10 @@ type followedSource struct {
 // next implements followed.
 func (s *followedSource) next(ctx context.Context) (*message.Message, error) {
 	if s.live != nil {
-		src, err := s.open(ctx)
-		if err != nil {
+		if _, err := s.open(ctx); err != nil {
 			return nil, err
 		}
-		var start stream.ID
-		if f, ok := src.(*feed); ok {
-			start = f.start
-		}
-		s.live(start)
+		s.live(stream.ID{})
 		s.live = nil
 	}
 	got, err := s.lazySource.next(ctx, nil, one)
@@ -225,7 +233,11 @@ func (s *followedSource) next(ctx context.Context) (*message.Message, error) {
 		}
 		return nil, err
 	}
-	msg.SetContext(context.WithoutCancel(s.decoding.context(got[0]))) // what follows ends it
-	_ = got[0].End(source.Outcome{Kind: source.Ack})                  // the place moves on
+	shown := s.decoding.context(got[0])
+	if shown == nil {
+		shown = got[0]
+	}
+	msg.SetContext(context.WithoutCancel(shown))     // what follows ends it
+	_ = got[0].End(source.Outcome{Kind: source.Ack}) // the place moves on
 	return msg, nil
 }

@@ -126,10 +126,10 @@ func (s *Subscriber) GroupStats(ctx context.Context, topic string) (GroupStats, 
 	if s.cfg.ConsumerGroup == "" {
 		return GroupStats{}, fmt.Errorf("redischannels: stats of topic %q: %w: without a ConsumerGroup", topic, ErrInvalidConfig)
 	}
-	if err := s.enter(); err != nil {
-		return GroupStats{}, err
+	if err := s.life.Enter(); err != nil {
+		return GroupStats{}, fmt.Errorf("redischannels: %w", err)
 	}
-	defer s.wg.Done()
+	defer s.life.Leave()
 	group := &stream.Group{Client: s.cfg.Client, Key: topic, Name: s.cfg.ConsumerGroup}
 	found, err := group.Lag(ctx)
 	if err != nil {
@@ -150,7 +150,7 @@ type counters struct {
 
 func (c *counters) read() { c.lastRead.Store(time.Now().UnixNano()) }
 
-func (c *counters) handedOver(count int) {
+func (c *counters) delivery(count int) {
 	c.delivered.Add(1)
 	if count > 1 {
 		c.redelivered.Add(1)
@@ -162,16 +162,16 @@ func (c *counters) event(e Event) { c.events[e.Kind].Add(uint64(max(1, e.Count))
 func (s *subscription) snapshot() SubscriptionStats {
 	state := StateLive // looked at first: a subscription that is live again has read
 	switch {
-	case s.fetch.Err() != nil:
+	case s.Closing():
 		state = StateClosing
-	case s.outage.open():
+	case s.Down():
 		state = StateDisconnected
 	}
-	sizes := s.win.Sizes()
+	sizes := s.Sizes()
 	of := func(kind EventKind) uint64 { return s.counters.events[kind].Load() }
 	stats := SubscriptionStats{
-		Topic: s.topic, Group: s.group, State: state,
-		InFlight: sizes.Active, Buffered: sizes.Waiting, BackingOff: sizes.Backoff, Acking: sizes.Settling,
+		Topic: s.topic, Group: s.group, Consumer: s.ConsumerName(), State: state,
+		InFlight: sizes.InFlight, Buffered: sizes.Buffered, BackingOff: sizes.BackingOff, Acking: sizes.Acking,
 		Bytes:     sizes.Bytes,
 		Delivered: s.counters.delivered.Load(), Redelivered: s.counters.redelivered.Load(),
 		DeadLettered: of(EventDeadLettered),
@@ -180,9 +180,6 @@ func (s *subscription) snapshot() SubscriptionStats {
 		Recovered:    of(EventRecovered),
 		Trimmed:      of(EventTrimmed) + of(EventGap),
 		Reconnects:   of(EventReconnected),
-	}
-	if s.grp != nil {
-		stats.Consumer = s.grp.Consumer
 	}
 	if at := s.counters.lastRead.Load(); at != 0 {
 		stats.LastRead = time.Unix(0, at)

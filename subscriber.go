@@ -4,16 +4,17 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/lifecycle"
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/tail"
 )
 
 var (
@@ -23,19 +24,17 @@ var (
 
 // Subscriber reads topics from Redis Streams, in a consumer group or, without
 // one, as fan-out. It implements Watermill's message.Subscriber. It is safe for
-// concurrent use. Each subscription in a group opens at most one connection; those
-// without a group share one per 256 topics, in Redis Cluster per hash slot.
+// concurrent use. Each subscription in a group opens at most one connection for reading, and
+// one for renewing leases while it holds messages; those without a group share one per 256
+// topics, in Redis Cluster per hash slot.
 type Subscriber struct {
-	cfg    subscriberSettings
-	logger watermill.LoggerAdapter
-	shared *sharedReaders // of fan-out
-	life   context.Context
-	end    context.CancelFunc // by Close
+	cfg     subscriberSettings
+	logger  watermill.LoggerAdapter
+	readers *tail.Readers // of fan-out
+	life    *lifecycle.State
 
-	mu     sync.Mutex
-	closed bool
-	subs   map[*subscription]struct{}
-	wg     sync.WaitGroup // Subscribe calls under way and running subscriptions
+	mu   sync.Mutex
+	subs map[*subscription]struct{}
 }
 
 // NewSubscriber checks the configuration and returns a subscriber. It does not
@@ -50,14 +49,16 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 }
 
 func newSubscriber(settings subscriberSettings, logger watermill.LoggerAdapter) *Subscriber {
-	s := &Subscriber{
+	return &Subscriber{
 		cfg:    settings,
 		logger: loggerOrDefault(logger),
-		shared: newSharedReaders(settings.SubscriberConfig),
-		subs:   make(map[*subscription]struct{}),
+		readers: tail.NewReaders(tail.Config{
+			Client: settings.Client, BlockTime: settings.Tuning.BlockTime, PageBytes: settings.Tuning.PrefetchBytes,
+			OnReadClient: settings.OnReadClient,
+		}),
+		life: lifecycle.New(fmt.Errorf("subscriber: %w", ErrClosed)),
+		subs: make(map[*subscription]struct{}),
 	}
-	s.life, s.end = context.WithCancel(context.Background())
-	return s
 }
 
 // Subscribe starts to consume a topic and returns the channel of its messages.
@@ -85,67 +86,98 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 // consumer group it matters only if the group does not exist yet. Without a group
 // a position that was trimmed away is reported by EventGap.
 func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Position) (<-chan *message.Message, error) {
-	return s.subscribe(ctx, topic, from, nil)
+	sub, err := s.open(ctx, topic, from, sourceOptions{})
+	if err != nil {
+		return nil, err
+	}
+	p := &pump{
+		src: sub, decode: sub.message, strict: s.cfg.MaxInFlight == 1,
+		out: make(chan *message.Message),
+	}
+	detach := context.AfterFunc(ctx, sub.Stop)
+	go func() {
+		defer s.life.Leave()
+		p.run()
+		s.finish(sub)
+		detach()
+		close(p.out)
+	}()
+	return p.out, nil
 }
 
-// subscribe is SubscribeFrom for a feed, or for nil.
-func (s *Subscriber) subscribe(ctx context.Context, topic string, from Position, reader *feed) (<-chan *message.Message, error) {
+// source is Subscribe for a Reader: the source lives until it is closed, or until Close of the
+// Subscriber.
+func (s *Subscriber) source(ctx context.Context, topic string, from Position, options sourceOptions) (source.Source, error) {
+	sub, err := s.open(ctx, topic, from, options)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer s.life.Leave()
+		s.finish(sub)
+	}()
+	return sub, nil
+}
+
+// finish waits for the end of a subscription.
+func (s *Subscriber) finish(sub *subscription) {
+	<-sub.Done()
+	sub.detach()
+	sub.finish()
+	s.mu.Lock()
+	delete(s.subs, sub)
+	s.mu.Unlock()
+	close(sub.finished)
+}
+
+// open opens a subscription, for which life.Leave must be called when it has ended.
+func (s *Subscriber) open(ctx context.Context, topic string, from Position, options sourceOptions) (*subscription, error) {
 	if err := validateTopic(topic); err != nil {
 		return nil, err
 	}
 	if err := from.validate(); err != nil {
-		return nil, invalidArgument("from", err)
+		return nil, fmt.Errorf("redischannels: from: %w: %w", ErrInvalidArgument, err)
 	}
-	if err := s.enter(); err != nil {
-		return nil, err
+	if err := s.life.Enter(); err != nil {
+		return nil, fmt.Errorf("redischannels: %w", err)
 	}
-	sub, err := s.newSubscription(ctx, topic)
-	if err == nil {
-		sub.feed = reader
-		opening, cancel := context.WithCancel(ctx)
-		detach := context.AfterFunc(s.life, cancel) // Close waits for this
-		err = sub.open(opening, from.or(s.cfg.StartFrom))
-		detach()
-		cancel()
-	}
-	if err == nil {
-		err = ctx.Err()
-	}
+	sub, err := s.start(ctx, topic, from.or(s.cfg.StartFrom), options)
 	if err != nil {
-		if closed := s.isClosed(); closed != nil {
+		if closed := s.life.Err(); closed != nil {
 			err = closed
 		}
-		if sub != nil {
-			sub.abort()
-		}
-		s.wg.Done()
+		s.life.Leave()
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, redisError(err))
 	}
+	return sub, nil
+}
 
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		sub.abort()
-		s.wg.Done()
-		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", topic, ErrClosed)
+// start is open within a call.
+func (s *Subscriber) start(ctx context.Context, topic string, from Position, options sourceOptions) (*subscription, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
+	sub, err := s.newSubscription(ctx, topic, from, options)
+	if err != nil {
+		return nil, err
+	}
+	opening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life.Context(), cancel)()
+	if err := sub.start(opening, from); err != nil {
+		sub.finish()
+		return nil, err
+	}
+	s.mu.Lock()
 	s.subs[sub] = struct{}{}
 	s.mu.Unlock()
-	if reader != nil {
-		reader.start = sub.cursor.ID // until run moves it
+	sub.detach = context.AfterFunc(s.life.Context(), sub.Stop)
+	if err := ctx.Err(); err != nil {
+		sub.Stop()
+		s.finish(sub)
+		return nil, err
 	}
-
-	detach := context.AfterFunc(ctx, sub.stop)
-	go func() {
-		defer s.wg.Done()
-		sub.run()
-		detach()
-		s.mu.Lock()
-		delete(s.subs, sub)
-		s.mu.Unlock()
-		close(sub.out)
-	}()
-	return sub.out, nil
+	return sub, nil
 }
 
 // SubscribeInitialize creates the consumer group, and the stream, so that it sees
@@ -154,25 +186,25 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 	if err := validateTopic(topic); err != nil {
 		return err
 	}
-	if err := s.enter(); err != nil {
-		return err
+	if err := s.life.Enter(); err != nil {
+		return fmt.Errorf("redischannels: %w", err)
 	}
-	defer s.wg.Done()
+	defer s.life.Leave()
 	if s.cfg.ConsumerGroup == "" {
 		return nil
 	}
 	group := &stream.Group{Client: s.cfg.Client, Key: topic, Name: s.cfg.ConsumerGroup}
-	if _, err := group.Ensure(s.life, s.cfg.StartFrom.groupStart()); err != nil {
-		if closed := s.isClosed(); closed != nil {
-			return closed
+	if _, err := group.Ensure(s.life.Context(), s.cfg.StartFrom.groupStart()); err != nil {
+		if closed := s.life.Err(); closed != nil {
+			return fmt.Errorf("redischannels: %w", closed)
 		}
 		return fmt.Errorf("redischannels: create group %q of topic %q: %w", s.cfg.ConsumerGroup, topic, redisError(err))
 	}
 	return nil
 }
 
-// Close ends all subscriptions: it stops fetching, gives messages that nobody
-// handles back to their groups, waits up to DrainTimeout for those in flight,
+// Close ends all subscriptions: it stops reading, releases messages that are not
+// delivered to their groups, waits up to DrainTimeout for those in flight,
 // writes every acknowledgement, and closes the channels. Messages in flight after
 // that stay pending for other consumers. It returns when everything is released,
 // whether or not the application still receives; the Redis client stays open. On a
@@ -180,53 +212,10 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 // timeouts of the client later (see SubscriberConfig.Client). It may be called often
 // and from anywhere but OnEvent, and always returns nil.
 func (s *Subscriber) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	s.end()
-	for sub := range s.subs {
-		sub.stop()
-	}
-	s.mu.Unlock()
-	s.wg.Wait()
-	return nil
-}
-
-func (s *Subscriber) isClosed() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return fmt.Errorf("subscriber: %w", ErrClosed)
-	}
-	return nil
-}
-
-// enter counts a call that Close waits for.
-func (s *Subscriber) enter() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return fmt.Errorf("redischannels: subscriber: %w", ErrClosed)
-	}
-	s.wg.Add(1)
-	return nil
-}
-
-func (s *Subscriber) newSubscription(ctx context.Context, topic string) (*subscription, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	sub := newSubscription(ctx, s.cfg, s.logger, topic)
-	if sub.grp == nil {
-		sub.shared = s.shared
-		return sub, nil
-	}
-	name, err := consumerName(s.cfg.Consumer)
-	if err != nil {
-		return sub, err
-	}
-	sub.grp.Consumer = name
-	sub.log = sub.log.With(watermill.LogFields{"consumer": name})
-	return sub, nil
+	return s.life.Close(func() error {
+		s.readers.Close()
+		return nil
+	})
 }
 
 // consumerName makes a name that no other subscription has. Two readers under one
@@ -243,21 +232,4 @@ func consumerName(base string) (string, error) {
 		return "", fmt.Errorf("make a consumer name: %w", err)
 	}
 	return base + "-" + hex.EncodeToString(suffix[:]), nil
-}
-
-// pause waits for d or until stop is closed; it reports false when stopped.
-func pause(stop <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-stop:
-		return false
-	}
-}
-
-// isCanceled reports whether an error is that of a context.
-func isCanceled(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

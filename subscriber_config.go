@@ -91,8 +91,9 @@ type SubscriberConfig struct {
 	// channel uses the one of its hub.
 	OnEvent func(Event)
 
-	// OnReadClient receives every client that is opened for blocking reads before
-	// it is used, so that hooks for tracing or metrics can be added. Defaults to none. A
+	// OnReadClient receives every client that is opened for blocking reads, and for other
+	// commands that must not wait for connections of Client, before it is used, so that hooks
+	// for tracing or metrics can be added. A hook must not change keys. Defaults to none. A
 	// channel uses the one of its hub.
 	OnReadClient func(*redis.Client)
 

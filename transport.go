@@ -23,34 +23,31 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 		return transport{}, err
 	}
 	reading := config.Subscriber
-	// What is too large is told to readers too, which the subscriber would not do.
-	reading.Unmarshaler = tellingUnmarshaler{reading.Unmarshaler, reading.MaxPayload}
-	reading.MaxPayload = UnlimitedPayload
 	together, releaseTogether, err := h.fanOut(reading)
 	if err != nil {
 		return transport{}, errors.Join(err, releasePublisher())
 	}
-	subscriber := together
-	subscribe := h.sharedFeed(together, key, reading.StartFrom)
+	subscriber, release := together, releaseTogether
 	if reading.ConsumerGroup != "" {
-		subscribe, subscriber = h.groupFeed(key, reading)
+		subscriber = h.subscriber(reading)
+		release = func() error { return errors.Join(subscriber.Close(), releaseTogether()) }
 	}
 	t := transport{
 		topic:     key,
 		limit:     subscriber.cfg.MaxInFlight,
-		subscribe: subscribe,
-		decoding:  markedDecoding{},
+		subscribe: subscriber.subscribeFunc(key, reading.StartFrom),
+		decoding:  subscriber.decoding(key),
 		publish: func(ctx context.Context, msgs []*message.Message) ([]string, error) {
 			return publisher.Append(ctx, key, msgs...)
 		},
 		history: func(ctx context.Context, from Position) iter.Seq2[*message.Message, error] {
 			return subscriber.History(ctx, key, from, Latest)
 		},
-		follow: func(from Position) (followed, error) {
+		follow: func(from Position, live func(start stream.ID)) (followed, error) {
 			if err := from.validate(); err != nil { // trying it again does not help
 				return nil, invalidArgument("from", err)
 			}
-			return &followedSource{newLazySource(key, h.sharedFeed(together, key, from.or(Oldest))), markedDecoding{}, nil}, nil
+			return together.follow(key, from.or(Oldest), live), nil
 		},
 		last: func(ctx context.Context) (string, error) {
 			info, err := stream.Stat(ctx, together.cfg.Client, key)
@@ -66,7 +63,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			group:       reading.ConsumerGroup,
 			unmarshaler: config.Subscriber.Unmarshaler,
 		},
-		release: func() error { return errors.Join(releasePublisher(), releaseTogether()) },
+		release: func() error { return errors.Join(releasePublisher(), release()) },
 	}
 	if config.MaxLag > 0 || config.MaxLen > 0 {
 		bound := stream.Bound{Client: h.client, Key: key, Group: reading.ConsumerGroup, MaxLag: config.MaxLag, MaxLen: config.MaxLen}
@@ -78,73 +75,10 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 	return t, nil
 }
 
-// groupFeed returns what opens a feed from a stream with a subscriber of its own.
-func (h *Hub) groupFeed(key string, config SubscriberConfig) (subscribeFunc, *Subscriber) {
-	subscriber := h.subscriber(config)
-	source := h.streamFeed(subscriber, key)
-	source.group = config.ConsumerGroup
-	source.shut = func() { _ = subscriber.Close() } // always nil
-	return openFeed(source, func(ctx context.Context, f *feed) (<-chan *message.Message, error) {
-		return subscriber.subscribe(ctx, key, config.StartFrom, f)
-	}), subscriber
-}
-
-// sharedFeed returns what opens a feed from a stream with a subscription of a subscriber that
-// the groupless readers of the hub share.
-func (h *Hub) sharedFeed(subscriber *Subscriber, key string, from Position) subscribeFunc {
-	return ownSubscription(h.streamFeed(subscriber, key), subscriber.cfg.Tuning.DrainTimeout+drainGrace, h.config.Logger,
-		func(ctx context.Context, f *feed) (<-chan *message.Message, error) {
-			return subscriber.subscribe(ctx, key, from, f)
-		})
-}
-
-func (h *Hub) streamFeed(subscriber *Subscriber, key string) feedConfig {
-	return feedConfig{
-		topic:      key,
-		limit:      subscriber.cfg.MaxInFlight,
-		stallAfter: subscriber.cfg.Tuning.BlockTime,
-		report:     h.report,
-	}
-}
-
-// openFeed returns what opens a feed.
-func openFeed(config feedConfig, subscribe func(context.Context, *feed) (<-chan *message.Message, error)) subscribeFunc {
+// subscribeFunc returns what opens a subscription for a Reader.
+func (s *Subscriber) subscribeFunc(topic string, from Position) subscribeFunc {
 	return func(ctx context.Context) (source.Source, error) {
-		f := newFeed(config)
-		if err := f.open(ctx, subscribe); err != nil {
-			return nil, err
-		}
-		return f, nil
-	}
-}
-
-// ownSubscription returns what opens a feed that has one subscription of a subscriber which
-// others use as well: it ends with its context, and what still comes is refused.
-func ownSubscription(config feedConfig, patience time.Duration, logger watermill.LoggerAdapter, subscribe func(context.Context, *feed) (<-chan *message.Message, error)) subscribeFunc {
-	return func(ctx context.Context) (source.Source, error) {
-		own := config
-		var f *feed
-		own.shut = func() {
-			timer := time.NewTimer(patience)
-			defer timer.Stop()
-			for {
-				select {
-				case msg, open := <-f.in:
-					if !open {
-						return
-					}
-					f.handBack(msg)
-				case <-timer.C:
-					leftBehind(logger, own.topic, patience)
-					return
-				}
-			}
-		}
-		f = newFeed(own)
-		if err := f.open(ctx, subscribe); err != nil {
-			return nil, err
-		}
-		return f, nil
+		return s.source(ctx, topic, from, sourceOptions{reader: true})
 	}
 }
 
@@ -171,7 +105,11 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 		}
 		return ids, err
 	}
-	t.live(genericSubscribe(subscriber, topic, drain, logger))
+	subscribe := genericSubscribe(subscriber, topic, drain, logger)
+	if own, ok := subscriber.(*Subscriber); ok && own != nil {
+		subscribe, t.decoding = own.subscribeFunc(topic, ""), own.decoding(topic)
+	}
+	t.live(subscribe)
 	return t
 }
 
@@ -184,11 +122,6 @@ func genericSubscribe(subscriber message.Subscriber, topic string, drain time.Du
 			logger.Error("A message that cannot be decoded is skipped", err, watermill.LogFields{"topic": topic, "id": id})
 		},
 		Left: func() { leftBehind(logger, topic, drain) },
-	}
-	if own, ok := subscriber.(*Subscriber); ok {
-		return ownSubscription(feedConfig{topic: topic, report: func(Event) {}}, drain, logger, func(ctx context.Context, _ *feed) (<-chan *message.Message, error) {
-			return own.Subscribe(ctx, topic)
-		})
 	}
 	return func(ctx context.Context) (source.Source, error) {
 		if subscriber == nil {
@@ -207,11 +140,11 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 		return transport{}, err
 	}
 	drain := shared.subscriber.cfg.DrainTimeout
-	t := transport{topic: name, limit: shared.subscriber.cfg.MaxInFlight, decoding: markedDecoding{}, drain: drain, logger: h.config.Logger, release: release}
-	source := feedConfig{topic: name, limit: shared.subscriber.cfg.MaxInFlight, report: h.report}
-	t.live(ownSubscription(source, drain+drainGrace, t.logger, func(ctx context.Context, _ *feed) (<-chan *message.Message, error) {
-		return shared.subscriber.Subscribe(ctx, name)
-	}))
+	t := transport{
+		topic: name, limit: shared.subscriber.cfg.MaxInFlight, decoding: pubSubDecoding{shared.subscriber},
+		drain: drain, logger: h.config.Logger, release: release,
+	}
+	t.live(func(ctx context.Context) (source.Source, error) { return shared.subscriber.source(ctx, name) })
 	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
 		if config.Subscriber.Patterns && strings.ContainsAny(name, globCharacters) {
 			return nil, fmt.Errorf("redischannels: write to the pattern %q: %w", name, ErrNotSupported)
@@ -232,10 +165,10 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 // of its own.
 func (t *transport) live(subscribe subscribeFunc) {
 	t.subscribe = subscribe
-	t.follow = func(from Position) (followed, error) {
+	t.follow = func(from Position, live func(start stream.ID)) (followed, error) {
 		if from != Latest {
 			return nil, fmt.Errorf("redischannels: follow %q, of which nothing is kept, from elsewhere than Latest: %w", t.topic, ErrNotSupported)
 		}
-		return &followedSource{newLazySource(t.topic, subscribe), t.decoding, nil}, nil
+		return &followedSource{newLazySource(t.topic, subscribe), t.decoding, live}, nil
 	}
 }

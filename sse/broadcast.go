@@ -3,12 +3,13 @@ package sse
 import (
 	"context"
 	"errors"
+	"iter"
 	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/flaminco/redischannels"
-	"github.com/flaminco/redischannels/internal/live"
+	"github.com/flaminco/redischannels/internal/bridge"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -43,12 +44,12 @@ func newBroadcast[T any](h *Handler[T]) *broadcast[T] {
 func (b *broadcast[T]) run() {
 	defer close(b.done)
 	defer b.stop()
-	ctx := live.Tell(b.ctx, func(start stream.ID) {
+	follow := bridge.Follow(b.ctx, b.handler.channel.Reader(), func(start stream.ID) {
 		b.ring.floor, b.ring.end = start, start
 		close(b.live)
 	})
 	failed := false
-	for d, err := range b.handler.channel.Reader().Follow(ctx, redischannels.Latest) {
+	for d, err := range follow.(iter.Seq2[redischannels.Delivery[T], error]) {
 		e, err := b.handler.event(d, err)
 		if err == nil {
 			b.add(e)

@@ -305,3 +305,30 @@ func TestChannel_FollowPubSub(t *testing.T) {
 	f.stop()
 	<-f.done
 }
+
+// The end of the context, or of the reader, ends a loop also where more was read already: the
+// rest of a page came all the same.
+func TestChannel_FollowEndsInsideAPage(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"context", "reader"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			hub, key := newHubOf(t), redistest.Key(t)
+			numbers := streamOf[int](t, hub, key)
+			write(t, numbers, 1, 2, 3)
+			ctx, cancel := context.WithCancel(soonCtx(t))
+			defer cancel()
+			var seen []int
+			for d, err := range numbers.Reader().Follow(ctx, redischannels.Oldest) {
+				require.NoError(t, err)
+				seen = append(seen, d.Value)
+				if end == "context" {
+					cancel()
+				} else {
+					require.NoError(t, numbers.Close())
+				}
+			}
+			require.Equal(t, []int{1}, seen)
+		})
+	}
+}

@@ -68,7 +68,7 @@ func TestCluster_EveryFeature(t *testing.T) {
 				messages := sub.subscribe(t, topic)
 				msg := receive(t, messages)
 				require.Equal(t, stream[0], entryIDOf(t, msg))
-				require.Equal(t, 2, countOf(t, msg))
+				require.Equal(t, 1, countOf(t, msg), "it may only have been buffered there")
 				msg.Ack()
 				eventuallyPending(t, masters, topic, 0)
 				stats, err := sub.GroupStats(t.Context(), topic)

@@ -139,9 +139,10 @@ func TestReader_DoUsesItsConnection(t *testing.T) {
 			return err
 		}))
 		require.NoError(t, server.Client(t).XAdd(t.Context(), &redis.XAddArgs{Stream: key, Values: []string{"f", "v"}}).Err())
-		entries, err := reader.ReadGroup(t.Context(), "g", "c", 10)
+		pages, err := reader.ReadGroup(t.Context(), "g", "c", []string{key}, 10)
 		require.NoError(t, err)
-		require.Len(t, entries, 1)
+		require.Len(t, pages, 1)
+		require.Len(t, pages[0].Entries, 1)
 	}
 	require.Equal(t, 1, proxy.Accepted())
 }

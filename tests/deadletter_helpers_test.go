@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func readAs(t *testing.T, client *redis.Client, topic, group, consumer string) {
 
 func (d *deadMove) run(t *testing.T) (stream.DeadLetterResult, error) {
 	t.Helper()
-	return stream.MoveToDeadLetter(t.Context(), d.client, d.DeadLetterMove)
+	return moveDeadLetter(t.Context(), d.client, d.DeadLetterMove)
 }
 
 // block is what the dead letter must have after the fields of the entry.
@@ -175,7 +176,7 @@ func (d *deadTopic) die(t *testing.T, group, id string, fields ...string) (entry
 		}
 		require.NoError(t, d.client.XAck(t.Context(), d.name, group, got[0].Messages[0].ID).Err())
 	}
-	res, err := stream.MoveToDeadLetter(t.Context(), d.client, stream.DeadLetterMove{
+	res, err := moveDeadLetter(t.Context(), d.client, stream.DeadLetterMove{
 		Topic: d.name, DeadTopic: d.dead, Group: group, Consumer: "me", EntryID: entryID, Reason: "because", Count: 20, Time: deadTime,
 	})
 	require.NoError(t, err)
@@ -198,4 +199,10 @@ func listIDs(t *testing.T, d *redischannels.DeadLetters, topic string, query red
 		ids = append(ids, l.ID)
 	}
 	return ids
+}
+
+// moveDeadLetter moves one entry.
+func moveDeadLetter(ctx context.Context, client redis.UniversalClient, m stream.DeadLetterMove) (stream.DeadLetterResult, error) {
+	results, errs := stream.MoveToDeadLetters(ctx, client, []stream.DeadLetterMove{m})
+	return results[0], errs[0]
 }

@@ -266,7 +266,7 @@ func TestDeadLetterMove_NoPermission(t *testing.T) {
 			for _, fields := range [][]string{{"a", "1"}, manyFields(10_000)} {
 				d := newDeadMove(t, server.Admin(t), fields...)
 				for range 3 {
-					_, err := stream.MoveToDeadLetter(t.Context(), mover, d.DeadLetterMove)
+					_, err := moveDeadLetter(t.Context(), mover, d.DeadLetterMove)
 					require.Equal(t, redisconn.KindNoPerm, redisconn.Classify(err), "%v", err)
 				}
 				d.requirePending(t, "me")
@@ -312,11 +312,11 @@ func TestDeadLetterMove_LostReply(t *testing.T) {
 			client := server.Client(t, redistest.Via(proxy))
 			lost := proxy.DropReplyIf(1, match, func(reply []byte) bool { return reply[0] != '-' })
 
-			res, err := stream.MoveToDeadLetter(t.Context(), client, d.DeadLetterMove)
+			res, err := moveDeadLetter(t.Context(), client, d.DeadLetterMove)
 			if err != nil {
 				// go-redis does not repeat a transaction; the engine tries again.
 				require.Equal(t, redisconn.KindNetwork, redisconn.Classify(err), "%v", err)
-				res, err = stream.MoveToDeadLetter(t.Context(), client, d.DeadLetterMove)
+				res, err = moveDeadLetter(t.Context(), client, d.DeadLetterMove)
 			}
 			require.NoError(t, err)
 			require.Equal(t, 1, lost.Count())
@@ -348,7 +348,7 @@ func TestDeadLetterMove_LosesLeaseBeforeTransaction(t *testing.T) {
 			d := newDeadMove(t, server.Client(t), manyFields(5000)...)
 			client := server.Client(t)
 			client.AddHook(redistest.NewHook().BeforeOnce("xadd", func(ctx context.Context, _ redis.Cmder) error { return steal(ctx, d) }))
-			res, err := stream.MoveToDeadLetter(t.Context(), client, d.DeadLetterMove)
+			res, err := moveDeadLetter(t.Context(), client, d.DeadLetterMove)
 			d.requireNoDead(t)
 			switch name {
 			case "other owner":
@@ -375,7 +375,7 @@ func TestDeadLetterMove_RenewsBeforeTransaction(t *testing.T) {
 	client := server.Client(t)
 	stop := errors.New("stop")
 	client.AddHook(redistest.Before("xadd", func(context.Context, redis.Cmder) error { return stop }))
-	_, err := stream.MoveToDeadLetter(t.Context(), client, d.DeadLetterMove)
+	_, err := moveDeadLetter(t.Context(), client, d.DeadLetterMove)
 	require.ErrorIs(t, err, stop)
 	pending, err := d.client.XPendingExt(t.Context(), &redis.XPendingExtArgs{Stream: d.Topic, Group: "g", Start: "-", End: "+", Count: 1}).Result()
 	require.NoError(t, err)

@@ -291,7 +291,7 @@ func TestDeadLetters_Cluster(t *testing.T) {
 	for _, fields := range [][]string{{"a", "1"}, manyFields(10_000)} {
 		d := newDeadMove(t, node, fields...)
 		for i := range 2 {
-			res, err := stream.MoveToDeadLetter(t.Context(), cluster, d.DeadLetterMove)
+			res, err := moveDeadLetter(t.Context(), cluster, d.DeadLetterMove)
 			require.NoError(t, err)
 			require.Equal(t, stream.DeadLetterMoved, res.Outcome)
 			if i == 0 {

@@ -253,7 +253,7 @@ func TestFanOut_SinceAheadOfTheStream(t *testing.T) {
 	looks := redistest.NewHook()
 	client := redistest.Shared(t).Client(t, redistest.Via(proxy))
 	client.AddHook(looks)
-	sub := newSub(t, client, fanOut)
+	sub := newSub(t, client, fanOut, onReads(looks))
 	messages, err := sub.SubscribeFrom(t.Context(), topic, redischannels.Since(time.Now().Add(200*time.Millisecond)))
 	require.NoError(t, err)
 	before := looks.Count("evalsha")

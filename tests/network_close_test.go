@@ -36,7 +36,7 @@ func TestNetwork_SubscribeEndsWhilePacketsVanish(t *testing.T) {
 					return new(net.Dialer).DialContext(ctx, network, addr)
 				}
 			})
-			rule := proxy.BeforeReply(1, redistest.Command("XAUTOCLAIM"), func() {
+			rule := proxy.BeforeReply(1, scriptOf(t, "scan"), func() {
 				vanish.Store(true)
 				proxy.Cut()
 			})

@@ -171,20 +171,21 @@ func TestSubscriber_AckAfterLeaseLost(t *testing.T) {
 			// A cannot renew: its scripts do not reach the server.
 			var cut atomic.Bool
 			slow := server.Client(t)
-			slow.AddHook(redistest.Before("evalsha", func(context.Context, redis.Cmder) error {
+			hook := redistest.Before("evalsha", func(context.Context, redis.Cmder) error {
 				if cut.Load() {
 					return errors.New("cut off")
 				}
 				return nil
-			}))
-			a := newSub(t, slow)
+			})
+			slow.AddHook(hook)
+			a := newSub(t, slow, onReads(hook))
 			messages := a.subscribe(t, topic)
 			ids := publish(t, client, topic, "hold")
 			msg := receive(t, messages)
 			cut.Store(true)
 
 			b := startGroupChild(t, server, topic)
-			require.Equal(t, "hold 2", b.WaitLine("got ", soon))
+			require.Equal(t, "hold 1", b.WaitLine("got ", soon))
 			owner := pendingOf(t, client, topic)[0].Consumer
 			cut.Store(false)
 			outcome(msg)

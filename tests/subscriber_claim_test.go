@@ -117,7 +117,7 @@ func TestSubscriber_ClaimScanPassesABusyHead(t *testing.T) {
 			for range 30 {
 				msg := receive(t, messages)
 				claimed = append(claimed, entryIDOf(t, msg))
-				require.Equal(t, 2, countOf(t, msg))
+				require.Equal(t, 1, countOf(t, msg), "it may only have been buffered there")
 				msg.Ack()
 			}
 			require.Equal(t, ids[120:], claimed, "in their order")
@@ -161,7 +161,7 @@ func TestSubscriber_ClaimsFromACrashedConsumer(t *testing.T) {
 	var recovered []string
 	for range ids {
 		msg := receive(t, messages)
-		require.Equal(t, 2, countOf(t, msg))
+		require.Equal(t, 1, countOf(t, msg), "the child may only have buffered it")
 		recovered = append(recovered, entryIDOf(t, msg))
 		msg.Ack()
 	}
@@ -251,13 +251,13 @@ func TestSubscriber_CrashDuringRecovery(t *testing.T) {
 	publish(t, client, topic, "m")
 	deliverTo(t, client, topic, "dead", 1, time.Hour)
 	child := startConsumer(t, server, topic, "MIN_IDLE=300")
-	require.Equal(t, 2, child.got(t).count)
+	require.Equal(t, 1, child.got(t).count)
 	child.Kill()
 	keys, err := client.Keys(t.Context(), "*"+topic+"*").Result()
 	require.NoError(t, err)
 	require.Equal(t, []string{topic}, keys, "there is no lock to be left behind")
 	msg := receive(t, newSub(t, client, minIdle(shortIdle)).subscribe(t, topic))
-	require.Equal(t, 3, countOf(t, msg))
+	require.Equal(t, 3, countOf(t, msg), "two consumers have crashed with it")
 	msg.Ack()
 	eventuallyPending(t, client, topic, 0)
 }

@@ -76,7 +76,7 @@ func TestSubscriber_HandlerOfAStoppedProcess(t *testing.T) {
 	})
 	messages := sub.subscribe(t, topic)
 	msg := receive(t, messages)
-	require.Equal(t, 2, countOf(t, msg))
+	require.Equal(t, 1, countOf(t, msg), "it may only have been buffered there")
 	mine := pendingOf(t, client, topic)[0].Consumer
 
 	child.Resume()
@@ -88,7 +88,7 @@ func TestSubscriber_HandlerOfAStoppedProcess(t *testing.T) {
 
 	msg.Nack() // the new owner fails: the message is still there
 	again := receive(t, messages)
-	require.Equal(t, 3, countOf(t, again))
+	require.Equal(t, 2, countOf(t, again))
 	again.Ack()
 	eventuallyPending(t, client, topic, 0)
 }

@@ -43,7 +43,7 @@ func TestSubscriber_DrainsAServerOutOfMemory(t *testing.T) {
 		msg.Ack()
 	}
 	require.ElementsMatch(t, []string{"a", "b", "c", "claimed"}, payloads)
-	require.ElementsMatch(t, []int{1, 1, 2, 2}, counts)
+	require.ElementsMatch(t, []int{1, 1, 1, 2}, counts)
 	require.Equal(t, []string{"bad", "claimed", "a", "b", "c"}, receiveAcked(t, all, 5))
 	require.ErrorIs(t, sub.events.wait(t, redischannels.EventDeadLetterFailed).Err, redischannels.ErrOutOfMemory)
 	eventuallyPending(t, client, topic, 1)

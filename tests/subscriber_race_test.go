@@ -101,7 +101,7 @@ func TestSubscriber_ConcurrentUse(t *testing.T) {
 func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 	t.Parallel()
 	for command, call := range map[string]func(t *testing.T, sub *testSub, topic string) error{
-		"xautoclaim": func(t *testing.T, sub *testSub, topic string) error {
+		"scan": func(t *testing.T, sub *testSub, topic string) error {
 			_, err := sub.Subscribe(t.Context(), topic)
 			return err
 		},
@@ -113,7 +113,7 @@ func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 			client, topic := server.Client(t), redistest.Key(t)
 			var sub *testSub
 			closed := make(chan struct{})
-			client.AddHook(redistest.NewHook().BeforeOnce(command, func(context.Context, redis.Cmder) error {
+			whileClosing := func(context.Context, redis.Cmder) error {
 				go func() {
 					defer close(closed)
 					_ = sub.Close()
@@ -125,7 +125,14 @@ func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 					return false
 				}, "Close has begun")
 				return nil
-			}))
+			}
+			hook := redistest.NewHook()
+			if command == "scan" {
+				beforeScriptOnce(t, hook, command, topic, whileClosing)
+			} else {
+				hook.BeforeOnce(command, whileClosing)
+			}
+			client.AddHook(hook)
 			sub = newSub(t, client)
 			require.ErrorIs(t, call(t, sub, topic), redischannels.ErrClosed)
 			select {
@@ -133,7 +140,7 @@ func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 			case <-time.After(soon):
 				t.Fatal("Close does not return")
 			}
-			if command == "xautoclaim" {
+			if command == "scan" {
 				require.Empty(t, consumersOf(t, client, topic), "nothing is left behind")
 			}
 		})

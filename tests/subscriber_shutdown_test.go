@@ -3,7 +3,6 @@ package tests
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -267,18 +266,13 @@ func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 	server := redistest.Shared(t)
 	client, topic := server.Client(t), redistest.Key(t)
 	const idle = 3 * time.Second
-	sub := newSub(t, client, inFlight(4), minIdle(idle))
+	hook := redistest.NewHook()
+	client.AddHook(hook)
+	sub := newSub(t, client, inFlight(4), minIdle(idle), onReads(hook))
 	var armed atomic.Bool
 	closed, handed := make(chan error, 1), make(chan struct{}, 8)
-	idleOf := func(cmd redis.Cmder) string { // of hold.lua
-		if args := cmd.Args(); len(args) > 6 && args[3] == topic {
-			return fmt.Sprint(args[6])
-		}
-		return ""
-	}
-	back := strconv.Itoa(int(idle.Milliseconds()))
-	client.AddHook(redistest.NewHook().Before("evalsha", func(_ context.Context, cmd redis.Cmder) error {
-		if idleOf(cmd) == "-1" && armed.CompareAndSwap(true, false) {
+	hook.Before("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if isScript(t, cmd, "hold", topic) && armed.CompareAndSwap(true, false) {
 			go func() { closed <- sub.Close() }()
 			select {
 			case <-handed:
@@ -287,11 +281,11 @@ func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 		}
 		return nil
 	}).After("evalsha", func(_ context.Context, cmd redis.Cmder) error {
-		if idleOf(cmd) == back {
+		if isScript(t, cmd, "release", topic) {
 			handed <- struct{}{}
 		}
 		return nil
-	}))
+	})
 	sub.subscribe(t, topic)
 	publish(t, client, topic, numbered(4)...)
 	eventuallyPending(t, client, topic, 4)
@@ -315,12 +309,14 @@ func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	publish(t, admin, topic, "m")
 	ids := deliverTo(t, admin, topic, "dead", 1, 0)
 
-	settling := redistest.Goroutines(t, "(*subscription).settle(")
 	client := server.Client(t)
 	var claimed atomic.Bool
 	ended := make(chan struct{})
-	hook := redistest.After("xautoclaim", func(_ context.Context, cmd redis.Cmder) error {
-		reply, err := cmd.(interface{ Result() ([]any, error) }).Result()
+	hook := redistest.After("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if !isScript(t, cmd, "scan", topic) {
+			return nil
+		}
+		reply, err := cmd.(interface{ Slice() ([]any, error) }).Slice()
 		if err == nil && len(reply[1].([]any)) > 0 {
 			claimed.Store(true)
 		}
@@ -328,15 +324,18 @@ func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	})
 	client.AddHook(hook)
 	sub := newSub(t, client, minIdle(time.Minute))
-	hook.After("evalsha", func(context.Context, redis.Cmder) error {
-		if !claimed.CompareAndSwap(true, false) {
+	hook.After("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if isScript(t, cmd, "scan", topic) || !claimed.CompareAndSwap(true, false) {
 			return nil
 		}
 		go func() {
 			defer close(ended)
 			sub.closeSoon(t)
 		}()
-		settling.Wait(soon) // the last ack is written behind the last release
+		redistest.Eventually(t, soon, func() bool {
+			stats := sub.Stats()
+			return len(stats) == 1 && stats[0].State == redischannels.StateClosing
+		}, "Close has begun")
 		return nil
 	})
 	sub.subscribe(t, topic)
@@ -349,7 +348,7 @@ func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	pending := pendingOf(t, admin, topic)
 	require.Len(t, pending, 1)
 	require.GreaterOrEqual(t, pending[0].Idle, time.Minute, "no other consumer can claim it")
-	require.EqualValues(t, 1, pending[0].RetryCount, "it was handed to nobody")
+	require.Zero(t, pending[0].RetryCount, "it was delivered to no handler")
 }
 
 // A subscription that was cancelled takes messages that are published afterwards with it.

@@ -189,7 +189,7 @@ func TestSubscriber_EveryReadIsBounded(t *testing.T) {
 		}
 		return nil
 	}
-	counted.Before("xread", check).Before("xreadgroup", check).Before("xautoclaim", check)
+	counted.Before("xread", check).Before("xreadgroup", check)
 	for name, read := range map[string]func(t *testing.T) (done func()){
 		"fan-out": func(t *testing.T) func() {
 			sub := newSub(t, client, fanOut, from(redischannels.Oldest), onReads(counted))

@@ -144,7 +144,8 @@ func TestStats_WaitingMessages(t *testing.T) {
 	server := redistest.Shared(t)
 	direct, client, topic := server.Client(t), server.Client(t), redistest.Key(t)
 	publish(t, direct, topic, "a", "b", "c")
-	deliverTo(t, direct, topic, "dead", 3, time.Hour)
+	ids := deliverTo(t, direct, topic, "dead", 3, time.Hour)
+	require.NoError(t, direct.Do(t.Context(), "XCLAIM", topic, "g", "dead", 0, ids[0], "IDLE", time.Hour.Milliseconds(), "RETRYCOUNT", 2, "JUSTID").Err())
 	sub := newSub(t, client, inFlight(3), func(c *redischannels.SubscriberConfig) {
 		c.OrderingKey = func(*message.Message) string { return "one" }
 	})

@@ -162,7 +162,7 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 		through := redistest.Shared(t).Client(t, redistest.Via(proxy))
 		looks := redistest.NewHook()
 		through.AddHook(looks)
-		sub := newSub(t, through, fanOut)
+		sub := newSub(t, through, fanOut, onReads(looks))
 		messages := sub.subscribe(t, topic)
 		for _, n := range numbered(20) { // each is all that is left, so the last one read is always gone
 			publish(t, client, topic, n)

@@ -66,12 +66,16 @@ func (c *Control) Client(ctx context.Context) (*redis.Client, error) {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		err = c.open(ctx)
-		<-c.opening
-		if err != nil {
+		if err := c.openAlone(ctx); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// openAlone is open with the token in opening, which it takes out even if onClient panics.
+func (c *Control) openAlone(ctx context.Context) error {
+	defer func() { <-c.opening }()
+	return c.open(ctx)
 }
 
 func (c *Control) current() (client *redis.Client, resets int, err error) {

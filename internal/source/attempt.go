@@ -45,15 +45,18 @@ type Outcome struct {
 type Owner interface {
 	// Started is called once for an attempt that was offered, when it starts.
 	Started(a *Attempt)
-	// Ended is called once, for the first end. An error takes it back.
+	// Ended is called once, for the first end, and again for Abandon after Expire. An error takes
+	// the end back; Expire and Abandon cannot be refused.
 	Ended(a *Attempt, o Outcome) error
 	// Late is called for the first end after Expire.
+	// It follows the call of Ended for Expire, whenever the end comes.
 	Late(a *Attempt, o Outcome)
 }
 
 // Origin is what the attempts of one subscription have in common.
 type Origin struct {
 	Topic, Group string
+	Entries      bool            // the IDs of attempts are those of stream entries
 	Values       context.Context // gives attempts its values; never canceled
 	Timeout      time.Duration   // of one attempt, 0 for none
 	Owner        Owner
@@ -102,6 +105,9 @@ type Attempt struct {
 	done  chan struct{}
 	err   error       // of the context, nil as long as it has not ended
 	timer *time.Timer // of the timeout
+
+	expiring bool     // the owner is being told of Expire
+	next     *Outcome // of the end that came meanwhile
 }
 
 // Start says that the application has the attempt.
@@ -123,6 +129,7 @@ func (a *Attempt) StartNow() {
 	a.state = started
 	if a.From.Timeout > 0 {
 		a.mu.Lock()
+		a.Deadline()
 		a.timer = time.AfterFunc(a.From.Timeout, func() { _ = a.End(Outcome{Kind: Expire}) })
 		a.mu.Unlock()
 	}
@@ -138,35 +145,67 @@ func (a *Attempt) End(o Outcome) error {
 		a.mu.Unlock()
 		return ErrNotPending
 	case o.Kind == Expire:
-		a.state = expired
+		a.state, a.expiring = expired, true
 	case o.Kind == Abandon:
 		a.state = abandoned
 	default:
 		a.state = ended
+	}
+	behind := before == expired && a.expiring
+	if behind {
+		next := o // a copy, so that other ends need no memory
+		a.next = &next
 	}
 	a.mu.Unlock()
 
 	switch {
 	case before == abandoned:
 		return ErrNotOwner
-	case before == expired && o.Kind != Abandon:
-		a.From.Owner.Late(a, o)
+	case before == expired:
+		if !behind {
+			a.endExpired(o)
+		}
+		if o.Kind == Abandon {
+			return nil
+		}
 		return ErrNotOwner
 	case o.Kind == Expire:
-		a.cancel(context.DeadlineExceeded)
+		a.expire(o)
 	default:
 		a.cancel(context.Canceled) // before the next delivery
-	}
-	if err := a.From.Owner.Ended(a, o); err != nil {
-		a.mu.Lock()
-		a.state = before
-		a.mu.Unlock()
-		return err
+		if err := a.From.Owner.Ended(a, o); err != nil {
+			a.mu.Lock()
+			a.state = before
+			a.mu.Unlock()
+			return err
+		}
 	}
 	if lost {
 		return ErrNotOwner
 	}
 	return nil
+}
+
+// expire ends the attempt for the owner, and after that in the way in which it has ended meanwhile.
+func (a *Attempt) expire(o Outcome) {
+	a.cancel(context.DeadlineExceeded)
+	_ = a.From.Owner.Ended(a, o)
+	a.mu.Lock()
+	a.expiring = false
+	next := a.next
+	a.mu.Unlock()
+	if next != nil {
+		a.endExpired(*next)
+	}
+}
+
+// endExpired is the first end after Expire.
+func (a *Attempt) endExpired(o Outcome) {
+	if o.Kind == Abandon {
+		_ = a.From.Owner.Ended(a, o)
+		return
+	}
+	a.From.Owner.Late(a, o)
 }
 
 // Lose says that the entry belongs to another consumer: the context ends, the attempt does not.
@@ -177,7 +216,7 @@ func (a *Attempt) Lose() {
 	a.cancel(context.Canceled)
 }
 
-// Cancel ends the context; the attempt can still be ended.
+// Cancel ends the context, and the timeout with it; the attempt can still be ended.
 func (a *Attempt) Cancel() { a.cancel(context.Canceled) }
 
 // Request says how a Nack of the message is meant. The last call counts.

@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // The fields that a dead letter has after those of the entry, in this order. An
@@ -99,27 +101,52 @@ type DeadLetterResult struct {
 	Owner   string // the other consumer, with DeadLetterOtherOwner
 }
 
-// MoveToDeadLetter appends the entry to the dead-letter stream and acknowledges
-// it, in one atomic step and only while the consumer owns it. The fields are
-// copied inside of Redis, in their order and with duplicates. After an error the
-// entry is still pending, unless the reply was lost: then it is not known. Either
-// way the same call can be made, with Again, and at most one dead letter comes of it.
+// MoveToDeadLetters appends each entry to the dead-letter stream and acknowledges it, in one
+// atomic step and only while the consumer owns it. The moves are sent in one pipeline; each has a
+// result or an error of its own. The fields are copied inside of Redis, in their order and with
+// duplicates. After an error the entry is still pending, unless the reply was lost: then it is
+// not known. Either way the same move can be made again, with Again, and at most one dead letter
+// comes of it.
 //
 // With Fields the entry may have left the pending entries list, because Redis
 // sweeps trimmed entries out of it. It is written then all the same, unless one
 // of the newest 100 dead letters is this entry's.
-func MoveToDeadLetter(ctx context.Context, client redis.UniversalClient, m DeadLetterMove) (DeadLetterResult, error) {
-	if m.Fields != nil && (len(m.Fields) == 0 || len(m.Fields)%2 != 0) {
-		return DeadLetterResult{}, fmt.Errorf("dead letter of entry %s: %d names and values in memory make no entry", m.EntryID, len(m.Fields))
+func MoveToDeadLetters(ctx context.Context, client redis.UniversalClient, moves []DeadLetterMove) ([]DeadLetterResult, []error) {
+	results, errs := make([]DeadLetterResult, len(moves)), make([]error, len(moves))
+	cmds := make([]*redis.Cmd, len(moves))
+	pipe := client.Pipeline()
+	for i := range moves {
+		m := &moves[i]
+		if m.Time.IsZero() {
+			m.Time = time.Now()
+		}
+		m.Reason = capReason(m.Reason)
+		if m.Fields != nil && (len(m.Fields) == 0 || len(m.Fields)%2 != 0) {
+			errs[i] = fmt.Errorf("dead letter of entry %s: %d names and values in memory make no entry", m.EntryID, len(m.Fields))
+		} else if len(m.Fields) <= maxScriptFields {
+			cmds[i] = deadLetterScript.EvalSha(ctx, pipe, []string{m.Topic, m.DeadTopic}, m.scriptArgs()...)
+		}
 	}
-	if m.Time.IsZero() {
-		m.Time = time.Now()
+	if pipe.Len() > 0 {
+		_, _ = pipe.Exec(ctx) // each command has its error
 	}
-	m.Reason = capReason(m.Reason)
-	if len(m.Fields) > maxScriptFields {
+	for i := range moves {
+		if errs[i] == nil {
+			results[i], errs[i] = moves[i].finish(ctx, client, cmds[i])
+		}
+	}
+	return results, errs
+}
+
+// finish completes a move whose script was run, or is too large for one.
+func (m *DeadLetterMove) finish(ctx context.Context, client redis.UniversalClient, cmd *redis.Cmd) (DeadLetterResult, error) {
+	if cmd == nil {
 		return m.transaction(ctx, client, m.Fields, "memory")
 	}
-	reply, err := deadLetterScript.Run(ctx, client, []string{m.Topic, m.DeadTopic}, m.scriptArgs()...).StringSlice()
+	if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
+		cmd = deadLetterScript.Eval(ctx, client, []string{m.Topic, m.DeadTopic}, m.scriptArgs()...)
+	}
+	reply, err := cmd.StringSlice()
 	if err != nil {
 		return DeadLetterResult{}, err
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// RequeueConsumer holds requeued entries until a consumer claims them.
+	// RequeueConsumer holds requeued and released entries until a consumer claims them. It is
+	// never alive, and the delivery counts of what it holds are exact.
 	RequeueConsumer = "requeue"
 
 	// requeueBatch bounds how long one script keeps Redis from other work.

@@ -19,6 +19,15 @@ var holdSource string
 //go:embed lua/ack.lua
 var ackSource string
 
+//go:embed lua/release.lua
+var releaseSource string
+
+//go:embed lua/scan.lua
+var scanSource string
+
+//go:embed lua/reclaim.lua
+var reclaimSource string
+
 //go:embed lua/own.lua
 var ownSource string
 
@@ -39,6 +48,9 @@ var restoreSource string
 
 var (
 	holdScript    = redis.NewScript(holdSource)
+	releaseScript = redis.NewScript(releaseSource)
+	scanScript    = redis.NewScript(scanSource)
+	reclaimScript = redis.NewScript(reclaimSource)
 	ackScript     = redis.NewScript(ackSource)
 	ownScript     = redis.NewScript(ownSource)
 	fetchScript   = redis.NewScript(fetchSource)
@@ -66,9 +78,6 @@ const (
 // KeepCount leaves the delivery count as it is.
 const KeepCount = -1
 
-// KeepIdle starts the idle time of entries anew.
-const KeepIdle time.Duration = -1
-
 // Group is one consumer of one group of one stream. It is safe for concurrent use.
 // Every command is bounded by the client's own timeouts. The client retries those that say
 // nothing of it here: they may be executed twice without harm.
@@ -95,7 +104,8 @@ const probeID = "0-1"
 // Probe fails where one of the commands that a consumer needs would be refused,
 // that of appending to the stream deadKey of its dead letters included.
 func (g *Group) Probe(ctx context.Context, deadKey string) error {
-	if _, err := g.hold(ctx, KeepIdle, []any{probeID, KeepCount}); err != nil {
+	probe := []Pending{{Text: probeID, Count: KeepCount}}
+	if _, err := g.Hold(ctx, probe); err != nil {
 		return err
 	}
 	if _, _, err := g.AckOwned(ctx, []string{probeID}); err != nil {
@@ -150,27 +160,27 @@ func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost
 	for i, id := range ids {
 		args[i] = id
 	}
-	cmd, lost := g.runTwice(ctx, ackScript, ackSource, args...)
+	cmd, lost := g.run(ctx, 2, ackScript, ackSource, args...)
 	found, err = states(cmd, len(ids))
 	return found, lost, err
 }
 
-// runTwice runs a script with the group and the consumer as its first arguments, and once
-// more where the connection fails. The client does not repeat it unseen: lost says that a
-// reply did not come.
-func (g *Group) runTwice(ctx context.Context, script *redis.Script, source string, args ...any) (cmd *redis.Cmd, lost bool) {
+// run runs a script with the group and the consumer as its first arguments, up to so many times
+// while the connection fails. The client does not repeat it unseen: lost says that a reply did
+// not come.
+func (g *Group) run(ctx context.Context, times int, script *redis.Script, source string, args ...any) (cmd *redis.Cmd, lost bool) {
 	sent := false
-	run := func(command, text string) {
+	send := func(command, text string) {
 		name := &redisconn.TrackedArg{Text: g.Name}
 		cmd = redis.NewCmd(ctx, append([]any{command, text, 1, g.Key, name, g.Consumer}, args...)...)
 		cmd.SetFirstKeyPos(3)
 		_ = g.Client.Process(ctx, redisconn.OnceCmd{Cmd: cmd})
 		sent = name.Sent()
 	}
-	for range 2 {
-		run("evalsha", script.Hash())
+	for range times {
+		send("evalsha", script.Hash())
 		if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
-			run("eval", source)
+			send("eval", source)
 		}
 		if redisconn.Classify(cmd.Err()) != redisconn.KindNetwork {
 			break
@@ -180,28 +190,66 @@ func (g *Group) runTwice(ctx context.Context, script *redis.Script, source strin
 	return cmd, lost
 }
 
-// Hold starts the idle time of owned entries anew, or sets it to idle, and sets
-// the delivery count of each unless it is KeepCount. The count is never raised by
-// it. (XCLAIM ... IDLE ms RETRYCOUNT n JUSTID, after XPENDING)
-func (g *Group) Hold(ctx context.Context, idle time.Duration, ids []string, counts []int) ([]State, error) {
-	pairs := make([]any, 0, 2*len(ids))
-	for i, id := range ids {
-		count := KeepCount
-		if counts != nil {
-			count = counts[i]
-		}
-		pairs = append(pairs, id, count)
-	}
-	return g.hold(ctx, idle, pairs)
+// scriptBatch is how many entries one script renews or releases.
+const scriptBatch = 200
+
+// Hold renews the claims of entries that are still owned, and sets the delivery count of each
+// unless it is KeepCount. It sends one pipeline, however many they are. The count is never
+// raised by it. (XCLAIM ... RETRYCOUNT n JUSTID, after XPENDING)
+func (g *Group) Hold(ctx context.Context, entries []Pending) ([]State, error) {
+	return g.each(ctx, holdScript, len(entries), func(i int, args []any) []any {
+		return append(args, entries[i].Text, entries[i].Count)
+	}, g.Name, g.Consumer)
 }
 
-func (g *Group) hold(ctx context.Context, idle time.Duration, pairs []any) ([]State, error) {
-	ms := int64(-1)
-	if idle >= 0 {
-		ms = idle.Milliseconds()
+// Released is an entry to release.
+type Released struct {
+	Pending
+	Idle time.Duration // from which its idle time is to count
+}
+
+// Release returns entries that are still owned to the group, and sets their delivery counts and
+// idle times: any consumer claims them when they are idle for long enough.
+// (XCLAIM key group requeue 0 id IDLE ms RETRYCOUNT n JUSTID, after XPENDING)
+func (g *Group) Release(ctx context.Context, entries []Released) ([]State, error) {
+	return g.each(ctx, releaseScript, len(entries), func(i int, args []any) []any {
+		e := &entries[i]
+		return append(args, e.Text, max(0, e.Idle.Milliseconds()), e.Count)
+	}, g.Name, g.Consumer, RequeueConsumer)
+}
+
+// each runs a script for n entries, scriptBatch of them at a time, in one pipeline. The client may
+// repeat it: the scripts may be executed twice without harm.
+func (g *Group) each(ctx context.Context, script *redis.Script, n int, add func(i int, args []any) []any, head ...any) ([]State, error) {
+	var batches [][]any
+	for at := 0; at < n; at += scriptBatch {
+		args := append(make([]any, 0, len(head)+3*scriptBatch), head...)
+		for i := at; i < min(n, at+scriptBatch); i++ {
+			args = add(i, args)
+		}
+		batches = append(batches, args)
 	}
-	args := append([]any{g.Name, g.Consumer, ms}, pairs...)
-	return states(holdScript.Run(ctx, g.Client, []string{g.Key}, args...), len(pairs)/2)
+	found := make([]State, 0, n)
+	if len(batches) == 1 {
+		return states(script.Run(ctx, g.Client, []string{g.Key}, batches[0]...), n)
+	}
+	cmds := make([]*redis.Cmd, len(batches))
+	pipe := g.Client.Pipeline()
+	for i, args := range batches {
+		cmds[i] = script.EvalSha(ctx, pipe, []string{g.Key}, args...)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its error
+	for i, cmd := range cmds {
+		if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
+			cmd = script.Eval(ctx, g.Client, []string{g.Key}, batches[i]...)
+		}
+		some, err := states(cmd, min(scriptBatch, n-len(found)))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, some...)
+	}
+	return found, nil
 }
 
 // Pending is an entry of the PEL.
@@ -284,62 +332,94 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 	return out, nil
 }
 
-// Claim takes over up to count entries that nobody has touched for minIdle, from
-// cursor on, without counting it as a delivery. deleted names entries that were
-// trimmed from the stream and have left the group (Redis 7; older servers return
-// them as claimed). next is where to go on, zero at the end.
+// Scanned is what one step of a claim scan has found.
+type Scanned struct {
+	Next     ID       // where to continue, zero at the end
+	IDs      []string // that were claimed
+	Released []string // those of them that were released by a consumer, not left by one
+	Trimmed  []string // that were trimmed from the stream and have left the group
+	Lost     bool     // beside an error: the reply was lost, and with it what it named
+}
+
+// Scan takes over up to count entries that nobody has touched for minIdle, from cursor on,
+// without counting it as a delivery. With a count of 0 it only shows others that this consumer
+// is alive. Before Redis 7 trimmed entries are among those that were claimed.
 // After an error entries may have been claimed unseen; the client does not repeat it, since
 // the second one would not return what the first one took.
-// (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID)
-func (g *Group) Claim(ctx context.Context, minIdle time.Duration, cursor ID, count int) (ids, deleted []string, next ID, err error) {
-	claim := redisconn.OnceSlice{SliceCmd: redis.NewSliceCmd(ctx, "XAUTOCLAIM", g.Key, g.Name, g.Consumer,
-		minIdle.Milliseconds(), cursor.String(), "COUNT", count, "JUSTID")}
-	_ = g.Client.Process(ctx, claim)
-	reply, err := claim.Result()
+// (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID, XPENDING, XREADGROUP)
+func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, count int) (Scanned, error) {
+	cmd, lost := g.run(ctx, 1, scanScript, scanSource, RequeueConsumer, minIdle.Milliseconds(), cursor.String(), count)
+	reply, err := cmd.Slice()
 	if err != nil {
-		return nil, nil, ID{}, err
+		return Scanned{Lost: lost}, err
 	}
-	if len(reply) < 2 {
-		return nil, nil, ID{}, redisconn.ErrMalformed
+	if len(reply) != 4 {
+		return Scanned{}, redisconn.ErrMalformed
 	}
 	text, _ := reply[0].(string)
-	if next, err = ParseID(text); err != nil {
-		return nil, nil, ID{}, redisconn.ErrMalformed
+	next, err := ParseID(text)
+	if err != nil {
+		return Scanned{}, redisconn.ErrMalformed
 	}
-	ids = toStrings(reply[1])
-	if len(reply) > 2 {
-		deleted = toStrings(reply[2])
+	return Scanned{Next: next, IDs: toStrings(reply[1]), Released: toStrings(reply[2]), Trimmed: toStrings(reply[3])}, nil
+}
+
+// Reclaim takes over up to limit released entries whose back-off is over, the oldest first. After
+// an error it is as with Scan. (XPENDING ... IDLE, XCLAIM ... JUSTID)
+func (g *Group) Reclaim(ctx context.Context, minIdle time.Duration, limit int) (ids, trimmed []string, err error) {
+	cmd, _ := g.run(ctx, 1, reclaimScript, reclaimSource, RequeueConsumer, minIdle.Milliseconds(), limit)
+	reply, err := cmd.Slice()
+	if err != nil {
+		return nil, nil, err
 	}
-	return ids, deleted, next, nil
+	if len(reply) != 2 {
+		return nil, nil, redisconn.ErrMalformed
+	}
+	return toStrings(reply[0]), toStrings(reply[1]), nil
 }
 
 // Standing is where a group stands, and how much it has lost.
 type Standing struct {
-	Others        int   // other consumers that were active of late
-	LastDelivered ID    // of the group
-	Lost          int64 // see lua/reap.lua; 0 for none, -1 for an unknown number
-	LostUntilNow  int64 // see lua/reap.lua; -1 unless the group has read everything
+	LastDelivered ID        // of the group
+	Oldest        ID        // pending entry, zero without one
+	Removed       ID        // the stream may have lost entries before this ID
+	Lost          int64     // see lua/reap.lua; 0 for none, -1 for an unknown number
+	LostUntilNow  int64     // see lua/reap.lua; -1 unless the group has read everything
+	Others        []Idle    // consumers that may be alive
+	Sent          time.Time // when it was asked for
 }
 
-// Reap removes consumers that were idle for timeout and have nothing pending, and
-// returns where the group stands.
-// (XINFO CONSUMERS, XINFO GROUPS, XINFO STREAM, XGROUP DELCONSUMER)
-func (g *Group) Reap(ctx context.Context, timeout time.Duration) (Standing, error) {
-	reply, err := reapScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer, timeout.Milliseconds()).Slice()
+// Idle is for how long a consumer has not been seen.
+type Idle struct {
+	Name string
+	Idle time.Duration
+}
+
+// Reap removes consumers that were idle for timeout and have nothing pending, and returns where
+// the group stands, with its consumers that were idle for less than alive.
+// (XINFO CONSUMERS, XINFO GROUPS, XINFO STREAM, XPENDING, XGROUP DELCONSUMER)
+func (g *Group) Reap(ctx context.Context, timeout, alive time.Duration) (Standing, error) {
+	standing := Standing{Sent: time.Now()}
+	reply, err := reapScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer,
+		timeout.Milliseconds(), alive.Milliseconds(), RequeueConsumer).Slice()
 	if err != nil {
 		return Standing{}, err
 	}
-	if len(reply) < 4 {
+	if len(reply) < 5 || len(reply)%2 != 1 {
 		return Standing{}, redisconn.ErrMalformed
 	}
-	text, _ := reply[1].(string)
-	last, err := ParseID(text)
-	if err != nil {
-		return Standing{}, redisconn.ErrMalformed
+	for i, id := range []*ID{&standing.LastDelivered, &standing.Oldest, &standing.Removed} {
+		text, _ := reply[i].(string)
+		if *id, err = ParseID(text); err != nil {
+			return Standing{}, redisconn.ErrMalformed
+		}
 	}
-	return Standing{
-		Others: int(toInt(reply[0])), LastDelivered: last, Lost: toInt(reply[2]), LostUntilNow: toInt(reply[3]),
-	}, nil
+	standing.Lost, standing.LostUntilNow = toInt(reply[3]), toInt(reply[4])
+	for i := 5; i < len(reply); i += 2 {
+		name, _ := reply[i].(string)
+		standing.Others = append(standing.Others, Idle{name, time.Duration(toInt(reply[i+1])) * time.Millisecond})
+	}
+	return standing, nil
 }
 
 // Leave removes this consumer from the group if it has nothing pending.
@@ -365,7 +445,7 @@ func (g *Group) Restore(ctx context.Context, first, last ID, held []Pending) (Re
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}
-	cmd, lost := g.runTwice(ctx, restoreScript, lessSource+restoreSource, args...)
+	cmd, lost := g.run(ctx, 2, restoreScript, lessSource+restoreSource, args...)
 	done := Restored{Lost: lost}
 	reply, err := cmd.Slice()
 	if err != nil {

@@ -3,7 +3,9 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -109,27 +111,37 @@ type readCmd struct {
 // Val returns the reply to hooks, which must neither change nor keep it.
 func (c readCmd) Val() []byte { return c.r.reply }
 
-// ReadGroup reads up to count new entries for a consumer, waiting up to the
+// ReadGroup reads up to count new entries of each stream for a consumer, waiting up to the
 // block time for the first. No entries and no error means that there are none.
 // After an error entries may have been assigned to the consumer unseen.
-// (XREADGROUP GROUP group consumer COUNT count BLOCK ms STREAMS key >)
-func (r *Reader) ReadGroup(ctx context.Context, group, consumer string, count int) ([]Entry, error) {
-	return entriesOf(r.read(ctx, "XREADGROUP", "GROUP", group, consumer, "COUNT", count,
-		"BLOCK", r.blockTime(), "STREAMS", r.key, ">"))
+// (XREADGROUP GROUP group consumer COUNT count BLOCK ms STREAMS key ... > ...)
+func (r *Reader) ReadGroup(ctx context.Context, group, consumer string, keys []string, count int) ([]Page, error) {
+	args := append(make([]any, 0, 9+2*len(keys)), "XREADGROUP", "GROUP", group, consumer, "COUNT", count,
+		"BLOCK", r.blockTime(), "STREAMS")
+	for _, key := range keys {
+		args = append(args, key)
+	}
+	for range keys {
+		args = append(args, ">")
+	}
+	pages, err := r.read(ctx, args...)
+	part(pages)
+	return pages, err
 }
 
-// ProbeGroup fails where reading in the group would fail for want of rights or of
-// the group. It takes nothing: a new consumer has no history to read. (Redis
-// creates the consumer by it.)
-func (r *Reader) ProbeGroup(ctx context.Context, group, consumer string) error {
-	_, err := r.read(ctx, "XREADGROUP", "GROUP", group, consumer, "COUNT", 1, "STREAMS", r.key, "0")
+// ProbeGroup fails where reading a stream in the group would fail: a permission or the group is
+// missing. It takes nothing: a new consumer has no history to read. (Redis creates the consumer
+// by it.)
+func (r *Reader) ProbeGroup(ctx context.Context, key, group, consumer string) error {
+	_, err := r.read(ctx, "XREADGROUP", "GROUP", group, consumer, "COUNT", 1, "STREAMS", key, "0")
 	return err
 }
 
 // Read reads up to count entries of each stream after the ID in after, waiting up to
 // the block time for the first. (XREAD COUNT count BLOCK ms STREAMS key ... id ...)
 func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int) ([]Page, error) {
-	args := make([]any, 0, 6+2*len(keys))
+	const streamsAt = 6 // in args
+	args := make([]any, 0, streamsAt+2*len(keys))
 	args = append(args, "XREAD", "COUNT", count, "BLOCK", r.blockTime(), "STREAMS")
 	for _, key := range keys {
 		args = append(args, key)
@@ -138,8 +150,33 @@ func (r *Reader) Read(ctx context.Context, keys []string, after []ID, count int)
 		args = append(args, id.String())
 	}
 	pages, err := r.read(ctx, args...)
+	if err == nil {
+		if err = asked(args[streamsAt:], keys, pages); err != nil {
+			r.failed(err)
+			return nil, err
+		}
+	}
 	part(pages)
 	return pages, err
+}
+
+// asked returns an error unless a read was sent with the keys and every page is of one of them,
+// in their order. A hook that changes the keys of commands reads other streams than those that
+// were asked for.
+func asked(sent []any, keys []string, pages []Page) error {
+	for i, key := range keys {
+		if sent[i] != key {
+			return fmt.Errorf("%w: a hook has changed the key %q to %q", redisconn.ErrMalformed, key, sent[i])
+		}
+	}
+	for i := range pages {
+		at := slices.Index(keys, pages[i].Key)
+		if at < 0 {
+			return fmt.Errorf("%w: entries of the key %q, which was not asked for", redisconn.ErrMalformed, pages[i].Key)
+		}
+		keys = keys[at+1:]
+	}
+	return nil
 }
 
 // ReadAfter reads up to count entries after an ID from the stream's master, without
@@ -150,11 +187,17 @@ func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, af
 	if err != nil {
 		return nil, err
 	}
-	raw := redisconn.OnceRaw{RawCmd: redis.NewRawCmd(ctx, "XREAD", "COUNT", count, "STREAMS", key, after.String())}
+	const streamsAt = 4 // in args
+	args := []any{"XREAD", "COUNT", count, "STREAMS", key, after.String()}
+	raw := redisconn.OnceRaw{RawCmd: redis.NewRawCmd(ctx, args...)}
 	if err := node.Process(ctx, raw); err != nil {
 		return nil, err
 	}
-	return entriesOf(parseReply(raw.Val(), nil))
+	pages, err := parseReply(raw.Val(), nil)
+	if err == nil {
+		err = asked(args[streamsAt:], []string{key}, pages)
+	}
+	return entriesOf(pages, err)
 }
 
 func entriesOf(pages []Page, err error) ([]Entry, error) {
@@ -211,6 +254,47 @@ func (r *Reader) Wake(ctx context.Context) {
 func (r *Reader) Drop() {
 	if conn := r.current(); conn != nil {
 		conn.Cut()
+	}
+}
+
+const (
+	// wakeInterval is the time between two attempts at waking a blocked read, and wakeLimit is
+	// when its connection is closed instead.
+	wakeInterval = 5 * time.Millisecond
+	wakeLimit    = 100 * time.Millisecond
+)
+
+// End ends a blocked read: it asks the server until the reading goroutine has left.
+// A closed connection would leave the server with a client that it may still send an
+// entry to, so that comes only at wakeLimit.
+func (r *Reader) End(ctx context.Context, left <-chan struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var dropping sync.WaitGroup
+	dropping.Go(func() {
+		defer cancel() // Wake may wait for a connection of the pool
+		for pause(left, wakeLimit) {
+			r.Drop()
+		}
+	})
+	for {
+		r.Wake(ctx)
+		if !pause(left, wakeInterval) {
+			break
+		}
+	}
+	dropping.Wait()
+}
+
+// pause waits for d or until stop is closed; it reports false when stopped.
+func pause(stop <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-stop:
+		return false
 	}
 }
 

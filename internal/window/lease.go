@@ -3,94 +3,228 @@ package window
 import (
 	"time"
 
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Expiring returns the items whose lease is older than age or void. Those that are
-// gone or lost have none.
-func (w *Window) Expiring(age time.Duration) []*Item {
+// Leases are what is known about who owns the held entries. All of it is guarded by the lock
+// of the window.
+type Leases struct {
+	w *Window
+
+	// Prepare has a token when there may be Wanted items.
+	Prepare chan struct{}
+
+	voided instant
+}
+
+// valid reports whether nobody else can own the entry: until the end of its lease, which is
+// computed here and nowhere else.
+func (l *Leases) valid(it *Item, now instant) bool {
+	return it.owner == ownerSelf && it.leased > l.voided && l.unexpired(it, now)
+}
+
+// unexpired is valid for an item whose lease may be void.
+func (l *Leases) unexpired(it *Item, now instant) bool {
+	return l.w.cfg.LeaseTime == 0 || now-it.leased < instant(l.w.cfg.LeaseTime)
+}
+
+// prepared reports whether an item can be delivered: Redis has counted the delivery and the
+// lease is valid, or the stream has it no more.
+func (l *Leases) prepared(it *Item, now instant) bool {
+	return l.w.cfg.LeaseTime == 0 || it.owner == ownerTrimmed || it.Counted && l.valid(it, now)
+}
+
+// triedFor is for how long a caller that did not wait counts as waiting.
+const triedFor = time.Second
+
+// Wanted returns the items that are next and cannot be delivered before Prepared: as many as
+// callers wait for.
+func (l *Leases) Wanted() []*Item {
+	w := l.w
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || w.resting(now) || w.cfg.Ordered && (w.active.n > 0 || w.backoff.n > 0) {
+		return nil
+	}
+	wanted := w.wanted
+	if w.tried > 0 && now-w.tried < instant(triedFor) {
+		wanted = max(wanted, 1)
+	}
+	room := min(wanted, w.cfg.MaxInFlight-w.active.n)
+	var items []*Item
+	for it := w.waiting.head; it != nil && len(items) < room; it = it.next {
+		if it.Alone && w.active.n > 0 {
+			break
+		}
+		if !l.prepared(it, now) {
+			items = append(items, it)
+		}
+	}
+	return items
+}
+
+// Prepared says that a command sent then has renewed the leases of items and counted their next
+// deliveries.
+func (l *Leases) Prepared(sent time.Time, items ...*Item) {
+	l.renew(sent, items, func(it *Item) { it.Counted = true })
+}
+
+// NextCount is the count that Redis must have before the next delivery of an item. Of one that may
+// have been delivered once already it is 2 then: else each process that it kills would leave it with
+// a count of 1, for ever.
+func (it *Item) NextCount() int {
+	if it.Suspect && it.Delivered == 0 {
+		return 2
+	}
+	return it.Delivered + 1
+}
+
+// Renewed says that a command sent then has renewed the leases of items. One that was delivered
+// gets memory of its own: its handler may take long, and a small entry would keep its whole reply.
+func (l *Leases) Renewed(sent time.Time, items ...*Item) {
+	buffered := false
+	l.renew(sent, items, func(it *Item) {
+		switch it.in {
+		case &l.w.active:
+			it.detach()
+		case &l.w.waiting:
+			buffered = true
+		}
+	})
+	if buffered {
+		signal(l.w.Ready) // a caller may have found it without a lease
+	}
+}
+
+func (l *Leases) renew(sent time.Time, items []*Item, also func(*Item)) {
+	leased := l.w.instant(sent)
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	for _, it := range items {
+		if it.in != nil {
+			it.leased = leased
+			also(it)
+		}
+		if it.in == &l.w.waiting { // it can be delivered, also if only its lease was over
+			signal(l.w.Ready)
+		}
+	}
+}
+
+// Void ends all leases: what a server knew before a reconnect may be lost.
+func (l *Leases) Void() {
+	now := l.w.now()
+	l.w.mu.Lock()
+	l.voided = now
+	l.w.mu.Unlock()
+}
+
+// Expiring returns the items whose lease is older than age or void. Those that are trimmed or
+// lost have none.
+func (l *Leases) Expiring(age time.Duration) []*Item {
+	w := l.w
 	before := w.now() - instant(age)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var items []*Item
 	w.each(func(it *Item) {
-		if !it.gone && !it.lost && (it.leased < before || it.leased <= w.voided) {
+		if it.owner == ownerSelf && (it.leased < before || it.leased <= l.voided) {
 			items = append(items, it)
 		}
 	})
 	return items
 }
 
-// Held returns those of the items that are held still.
-func (w *Window) Held(items []*Item) []*Item {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	held := make([]*Item, 0, len(items))
+// Held returns those of the items that are held and whose end is not being written.
+func (l *Leases) Held(items []*Item) []*Item {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	var held []*Item
 	for _, it := range items {
-		if it.in != nil {
+		if it.in != nil && !l.w.Acks.has(it) {
 			held = append(held, it)
 		}
 	}
 	return held
 }
 
-// Unsettled returns those of the items that are held and not being settled.
-func (w *Window) Unsettled(items []*Item) []*Item {
+// Unexpired parts items by whether nobody else can have taken them since their leases were
+// renewed: those that are neither ended nor lost and whose lease has not run out.
+func (l *Leases) Unexpired(items []*Item) (yes, no []*Item) {
+	w := l.w
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var unsettled []*Item
 	for _, it := range items {
-		if it.in != nil && it.in != &w.settling {
-			unsettled = append(unsettled, it)
+		if it.in != nil && !w.Acks.has(it) && it.owner == ownerSelf && l.unexpired(it, now) {
+			yes = append(yes, it)
+		} else {
+			no = append(no, it)
 		}
 	}
-	return unsettled
+	return yes, no
 }
 
-// Pending returns the held entries with the delivery counts that Redis should have.
-func (w *Window) Pending() []stream.Pending {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	pending := make([]stream.Pending, 0, w.held())
-	w.each(func(it *Item) {
-		if it.gone || it.lost {
-			return
-		}
+// Counts returns the delivery counts that Redis should have of items.
+func (l *Leases) Counts(items []*Item) []stream.Pending {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	pending := make([]stream.Pending, 0, len(items))
+	for _, it := range items {
 		pending = append(pending, it.pending())
-	})
+	}
 	return pending
 }
 
 func (it *Item) pending() stream.Pending {
-	count := it.Handed
+	count := it.Delivered
 	if it.Counted {
 		count++
 	}
 	return stream.Pending{ID: it.ID, Text: it.Text, Count: count}
 }
 
-// IDs returns the IDs of all held items that Redis has.
-func (w *Window) IDs() map[stream.ID]struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	ids := make(map[stream.ID]struct{}, w.held())
-	w.each(func(it *Item) {
-		if !it.gone {
-			ids[it.ID] = struct{}{}
+// Owned returns the held items of a stream that Redis has and that are ours.
+func (l *Leases) Owned(of int) []*Item {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	var items []*Item
+	l.w.each(func(it *Item) {
+		if it.Stream == of && it.owner == ownerSelf {
+			items = append(items, it)
+		}
+	})
+	return items
+}
+
+// IDs returns the identities of all held items that Redis has.
+func (l *Leases) IDs() map[Identity]struct{} {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	ids := make(map[Identity]struct{}, l.w.held())
+	l.w.each(func(it *Item) {
+		if it.owner != ownerTrimmed {
+			ids[it.Identity()] = struct{}{}
 		}
 	})
 	return ids
 }
 
-// Find returns the held items among these IDs, and the IDs of which none is held.
-func (w *Window) Find(ids []string) (items []*Item, rest []string) {
+// Find returns the held items among these entries of a stream, and the IDs of which none is held.
+func (l *Leases) Find(of int, ids []string) (items []*Item, rest []string) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	held := make(map[string]*Item, w.held())
-	w.each(func(it *Item) { held[it.Text] = it })
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	held := make(map[string]*Item, l.w.held())
+	l.w.each(func(it *Item) {
+		if it.Stream == of {
+			held[it.Text] = it
+		}
+	})
 	for _, id := range ids {
 		if it := held[id]; it != nil {
 			items = append(items, it)
@@ -101,86 +235,45 @@ func (w *Window) Find(ids []string) (items []*Item, rest []string) {
 	return items, rest
 }
 
-// leased reports whether the lease of the item holds.
-func (w *Window) leased(it *Item, now instant) bool {
-	return !it.lost && !it.gone && it.leased > w.voided && now-it.leased < instant(w.cfg.LeaseTime)
-}
-
-// Unexpired parts items by whether nobody else can have taken them since their leases
-// were renewed: those that are neither settled nor lost and whose lease has not run out.
-// pending are these with the delivery counts that Redis should have.
-func (w *Window) Unexpired(items []*Item) (yes []*Item, pending []stream.Pending, no []*Item) {
-	now := w.now()
+// Lose says, once, that an item belongs to another consumer, or to none: one that is not in
+// flight is removed. For one that is it returns the attempt. vanished says that it belongs to
+// none: of an item whose end is being written that is what its acknowledgement looks like.
+func (l *Leases) Lose(it *Item, vanished bool) (a *source.Attempt, first bool) {
+	w := l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, it := range items {
-		if it.in != nil && it.in != &w.settling && !it.lost && !it.gone && now-it.leased < instant(w.cfg.LeaseTime) {
-			yes, pending = append(yes, it), append(pending, it.pending())
-		} else {
-			no = append(no, it)
-		}
-	}
-	return yes, pending, no
-}
-
-// Renewed starts the leases anew from the sending of the command that did it.
-func (w *Window) Renewed(sent time.Time, items ...*Item) {
-	leased := w.instant(sent)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, it := range items {
-		it.leased = leased
-	}
-}
-
-// Void ends all leases: what a server knew before a reconnect may be gone.
-func (w *Window) Void() {
-	now := w.now()
-	w.mu.Lock()
-	w.voided = now
-	w.mu.Unlock()
-}
-
-// Lose marks an item as not owned any more, once. One that nobody handles is
-// forgotten. For one that is offered or handled it returns the value of Offer.
-// vanished says that nobody owns it: for an item that is being settled that is
-// just what its settlement looks like, so it is left alone.
-func (w *Window) Lose(it *Item, vanished bool) (value any, first bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if it.in == nil || it.lost || vanished && it.in == &w.settling {
+	if it.in == nil || it.owner != ownerSelf || vanished && w.Acks.has(it) {
 		return nil, false
 	}
-	it.lost = true
-	if it.in == &w.active {
-		return it.value, true
-	}
-	if it.in != &w.settling {
+	it.owner = ownerOther
+	switch {
+	case it.in == &w.active:
+		return it.attempt, true
+	case !w.Acks.has(it):
 		w.remove(it)
-		w.wakeAll()
+		w.changed()
 	}
 	return nil, true
 }
 
-// Lost reports whether the item is owned by somebody else.
-func (w *Window) Lost(it *Item) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return it.lost
-}
-
-// SetGone marks an item whose entry Redis no longer has. It lives on in memory.
-func (w *Window) SetGone(it *Item) (first bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	first = !it.gone
-	it.gone = true
+// Trim says, once, that the stream has the entry of an item no more. It lives on in memory.
+func (l *Leases) Trim(it *Item) (first bool) {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	first = it.owner != ownerTrimmed
+	it.owner = ownerTrimmed
+	signal(l.w.Ready)
 	return first
 }
 
-// Gone reports whether Redis no longer has the entry.
-func (w *Window) Gone(it *Item) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return it.gone
+// Lost reports whether an item belongs to another consumer.
+func (l *Leases) Lost(it *Item) bool { return l.is(it, ownerOther) }
+
+// Trimmed reports whether the stream has the entry of an item no more.
+func (l *Leases) Trimmed(it *Item) bool { return l.is(it, ownerTrimmed) }
+
+func (l *Leases) is(it *Item, who owner) bool {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	return it.owner == who
 }

@@ -25,15 +25,24 @@ func (l *list) insertBefore(it, at *Item) {
 
 func (l *list) push(it *Item) { l.insertBefore(it, nil) }
 
+// before reports whether an item comes before another: by entry ID, which is the order within
+// a stream, and for equal IDs of two streams by stream.
+func (it *Item) before(other *Item) bool {
+	if it.ID == other.ID {
+		return it.Stream < other.Stream
+	}
+	return it.ID.Less(other.ID)
+}
+
 // insertByID keeps the list in stream order. New entries belong at the end and
 // redelivered ones near the beginning, so both ends are tried first.
 func (l *list) insertByID(it *Item) {
-	if l.head != nil && it.ID.Less(l.head.ID) {
+	if l.head != nil && it.before(l.head) {
 		l.insertBefore(it, l.head)
 		return
 	}
 	after := l.tail
-	for after != nil && it.ID.Less(after.ID) {
+	for after != nil && it.before(after) {
 		after = after.prev
 	}
 	if after == nil {

@@ -1,7 +1,9 @@
 package window
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,57 +11,62 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/source"
 )
 
-// model knows which items a window must have.
-type model struct {
-	w        *Window
-	cfg      Config
-	last     int          // greatest entry that was read
-	claimed  int          // entries below it are claimed, the newest first
-	granted  int          // of the read that is under way
-	held     map[int]bool // every item that was admitted and not taken out
-	handled  []*Item      // started and not settled
-	offered  *Item
-	settling []*Item
-	keys     map[string]bool // of items that are offered, handled or in back-off
-	order    map[string]int  // per key, or "" in strict order: the entry that was settled last
-	finished map[int]bool
-}
-
-// firstRead is the first entry that is read; those before it are claimed.
-const firstRead = 1000
-
-// TestWindow lets a reader, a dispatcher, handlers and a keeper do what they may do in any
-// order, on a clock of its own, and compares.
-func TestWindow(t *testing.T) {
+// TestWindow_Model lets a reader, callers, handlers and the others do what they may do in any order,
+// on a clock of its own, and compares.
+func TestWindow_Model(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		cfg := Config{
-			MaxInFlight:   rapid.SampledFrom([]int{1, 2, 5}).Draw(rt, "MaxInFlight"),
-			Prefetch:      rapid.SampledFrom([]int{0, 3, 20}).Draw(rt, "Prefetch"),
-			PrefetchBytes: rapid.SampledFrom([]int{1, 500, 1 << 20}).Draw(rt, "PrefetchBytes"),
-			LeaseTime:     time.Second,
+		cfg := config(rapid.SampledFrom([]int{1, 2, 5, 8}).Draw(rt, "MaxInFlight"))
+		cfg.Prefetch = rapid.SampledFrom([]int{0, 3, 20, 50}).Draw(rt, "Prefetch")
+		cfg.PrefetchBytes = rapid.SampledFrom([]int{1, 500, 1 << 20}).Draw(rt, "PrefetchBytes")
+		cfg.MaxDeliveries = rapid.SampledFrom([]int{0, 0, 3}).Draw(rt, "MaxDeliveries")
+		cfg.OnDemand = rapid.Bool().Draw(rt, "OnDemand")
+		cfg.LeaseTime = time.Second
+		cfg.Ordered, cfg.Keyed = false, false
+		switch rapid.SampledFrom([]string{"", "ordered", "keyed", "keyed"}).Draw(rt, "order") {
+		case "ordered":
+			cfg.Ordered = true
+		case "keyed":
+			cfg.Keyed = true
 		}
-		cfg.Keyed = cfg.MaxInFlight > 1 && rapid.Bool().Draw(rt, "Keyed")
+		bound := rapid.SampledFrom([]int{0, 2, 5}).Draw(rt, "bound of a key")
 		seed := rapid.Uint64().Draw(rt, "seed")
-		steps := rapid.IntRange(1, 300).Draw(rt, "steps")
-		synctest.Test(t, func(t *testing.T) { newModel(cfg).run(t, seed, steps) })
+		steps := rapid.IntRange(1, 400).Draw(rt, "steps")
+		pump := rapid.Bool().Draw(rt, "pump")
+		inBubble(t, rt, func(t require.TestingT) { newModel(cfg, bound, pump).run(t, seed, steps) })
 	})
 }
 
-func newModel(cfg Config) *model {
-	return &model{
-		w: New(cfg), cfg: cfg, last: firstRead, claimed: firstRead, held: make(map[int]bool),
-		keys: make(map[string]bool), order: make(map[string]int), finished: make(map[int]bool),
+// inBubble runs a property on a clock of its own. A failure is one of rt, which finds a smaller case.
+func inBubble(t *testing.T, rt *rapid.T, property func(require.TestingT)) {
+	var f failure
+	synctest.Test(t, func(*testing.T) {
+		defer func() {
+			if r := recover(); r != nil && r != any(&f) {
+				panic(r)
+			}
+		}()
+		property(&f)
+	})
+	if f.text != "" {
+		rt.Fatal(f.text)
 	}
 }
+
+// failure is a require.TestingT that keeps what has failed.
+type failure struct{ text string }
+
+func (f *failure) Errorf(format string, args ...any) { f.text += fmt.Sprintf(format, args...) }
+
+func (f *failure) FailNow() { panic(f) }
 
 func (m *model) run(t require.TestingT, seed uint64, steps int) {
 	random := rand.New(rand.NewPCG(seed, seed))
 	actions := []func(require.TestingT, *rand.Rand){
-		m.read, m.read, m.claim, m.next, m.next, m.next, m.settle, m.settle, m.settle, m.done, m.done,
-		m.lose, m.stale, m.sleep,
+		m.read, m.read, m.read, m.claim, m.call, m.call, m.call, m.call, m.call, m.call, m.receive, m.end, m.end, m.end,
+		m.write, m.keep, m.keep, m.lose, m.trim, m.stale, m.hold, m.adjust, m.sleep,
 	}
 	for range steps {
 		actions[random.IntN(len(actions))](t, random)
@@ -68,233 +75,298 @@ func (m *model) run(t require.TestingT, seed uint64, steps int) {
 	m.drain(t, random)
 }
 
-func (m *model) key(n int) string {
-	if !m.cfg.Keyed {
-		return ""
-	}
-	return string(rune('a' + n%4))
-}
-
-func (m *model) admit(random *rand.Rand, ids ...int) {
-	var items []Item
-	for _, n := range ids {
-		it := Item{
-			Entry:   stream.NewEntry(stream.ID{Ms: uint64(n)}, []string{string(make([]byte, 1+random.IntN(100)))}),
-			Counted: true, Key: m.key(n), Alone: n < firstRead && random.IntN(3) == 0,
-		}
-		items = append(items, it)
-		m.held[n] = true
-	}
-	m.w.Admit(items, time.Now())
-}
-
-// read begins or ends a read. While it is under way other things happen.
-func (m *model) read(t require.TestingT, random *rand.Rand) {
-	if m.granted == 0 {
-		m.granted = m.w.BeginRead()
+// call does what one of the callers does next.
+func (m *model) call(t require.TestingT, random *rand.Rand) {
+	c := m.callers[random.IntN(len(m.callers))]
+	if c.batch == nil && !m.begin(c, random) {
 		return
 	}
-	n := random.IntN(m.granted + 1)
-	m.granted = 0
-	m.w.EndRead(n)
-	var ids []int
-	for range n {
-		m.last++
-		ids = append(ids, m.last)
+	due := m.w.Due()
+	switch {
+	case c.asleep && random.IntN(20) == 0:
+		m.leave(c) // the batch has begun and its time is over, or the context has ended
+		return
+	case c.asleep && !signalled(m.w.Ready) && due != 1:
+		if m.ordered() && len(c.taken) > 0 {
+			return // another caller may have had the token
+		}
+		before := len(c.taken)
+		m.take(t, c)
+		require.Len(t, c.taken, before, "an item was ready, and nothing woke the caller")
+		return
 	}
-	m.admit(random, ids...)
+	m.take(t, c)
+	if !c.asleep {
+		m.leave(c)
+	}
 }
 
-func (m *model) claim(_ require.TestingT, random *rand.Rand) {
-	for range min(m.w.ClaimRoom(), random.IntN(4)) {
-		m.claimed--
-		m.admit(random, m.claimed)
+// begin begins a call of NextBatch. Who sends on a channel has one offer at a time.
+func (m *model) begin(c *caller, random *rand.Rand) bool {
+	limits := source.Limits{Max: 1 + random.IntN(4), Bytes: []int{0, 0, 50, 200}[random.IntN(4)]}
+	if m.pump {
+		limits = source.Limits{Max: 1, Offer: true}
+		if m.pick(random, func(e *entry) bool { return e.offered }) != nil {
+			return false
+		}
+	}
+	m.batches++
+	*c = caller{batch: &Batch{}, number: m.batches, limits: limits}
+	m.want(limits.Max)
+	return true
+}
+
+func (m *model) want(n int) {
+	m.wanted += n
+	m.w.Want(n)
+}
+
+// leave ends a call of NextBatch.
+func (m *model) leave(c *caller) {
+	m.want(len(c.taken) - c.limits.Max)
+	for _, e := range c.taken {
+		e.caller = nil
+	}
+	c.batch = nil
+	m.w.Pass()
+}
+
+// take takes what there is for a caller. It does not sleep then if the batch is complete.
+func (m *model) take(t require.TestingT, c *caller) {
+	attempts := m.w.Take(nil, c.limits, c.batch)
+	for _, e := range m.all(func(e *entry) bool { return e.place == backing && e.item.due == 0 }) {
+		require.False(t, time.Now().Before(e.due))
+		e.place = buffered
+	}
+	for _, a := range attempts {
+		it := a.Held.(*Item)
+		e := m.entries[it.Identity()]
+		require.NotNil(t, e, "an item that is not held")
+		require.Equal(t, buffered, e.place)
+		m.mayTake(t, c, e, a)
+		require.Equal(t, e.count+1, a.Count)
+		e.place, e.batch, e.caller, e.offered = flying, c.number, c, c.limits.Offer
+		if !e.offered {
+			e.count++
+		}
+		require.Equal(t, e.count, it.Delivered)
+		c.taken = append(c.taken, e)
+		m.want(-1)
+	}
+	c.asleep = len(c.taken) < c.limits.Max && !(len(c.taken) > 0 && c.batch.Full)
+}
+
+// mayTake asserts that an entry may be delivered to a caller.
+func (m *model) mayTake(t require.TestingT, c *caller, e *entry, a *source.Attempt) {
+	require.Less(t, len(c.taken), c.limits.Max)
+	require.False(t, time.Now().Before(m.rest))
+	if m.bar != nil {
+		require.False(t, m.bar.Less(e.id.ID))
+	}
+	size := e.item.Size
+	for _, other := range c.taken {
+		require.Equal(t, a.Split, other.item.attempt.Split)
+		require.NotEqual(t, source.Single, a.Split)
+		size += other.item.Size
+	}
+	if c.limits.Bytes > 0 && len(c.taken) > 0 {
+		require.LessOrEqual(t, size, c.limits.Bytes)
+	}
+	if last := m.cfg.MaxDeliveries > 1 && e.count+1 >= m.cfg.MaxDeliveries; last || e.item.Alone {
+		require.Equal(t, source.Single, a.Split)
+	}
+	for _, other := range m.entries {
+		if other == e {
+			continue
+		}
+		m.mayBeside(t, c, e, other)
 	}
 }
 
-// next hands the next item over, or only offers it.
-func (m *model) next(t require.TestingT, random *rand.Rand) {
-	it := m.offered
-	if it == nil {
-		if it, _ = m.w.Next(); it == nil {
+// mayBeside asserts that an entry may be delivered while there is another one.
+func (m *model) mayBeside(t require.TestingT, c *caller, e, other *entry) {
+	together := other.place == flying && other.caller == c
+	if other.place == flying {
+		require.False(t, e.item.Alone || other.item.Alone, "not alone")
+		require.True(t, !m.ordered() || together, "beside another batch")
+		require.True(t, !m.cfg.Keyed || other.key != e.key || together, "two batches of one key")
+	}
+	require.False(t, m.ordered() && other.place == backing, "one that backs off holds back all others")
+	// Entries that were read are delivered in order. Those that were claimed come when they come, and
+	// one that was trimmed does not leave the window, whatever is released.
+	if e.id.Stream != other.id.Stream || e.key != other.key || e.trimmed || e.id.ID.Ms <= firstRead {
+		return
+	}
+	if (m.ordered() || m.cfg.Keyed) && other.id.ID.Ms > firstRead && other.id.ID.Less(e.id.ID) && other.place < acking {
+		require.True(t, together, "%v overtakes %v", e.id, other.id)
+	}
+}
+
+// receive starts or withdraws an offer.
+func (m *model) receive(t require.TestingT, random *rand.Rand) {
+	e := m.pick(random, func(e *entry) bool { return e.offered && e.caller == nil })
+	if e == nil {
+		return
+	}
+	recalled := m.w.Recalled(e.item)
+	require.True(t, recalled || !e.lost)
+	switch random.IntN(3) {
+	case 0:
+		e.offered = false
+		switch {
+		case e.lost:
+			m.w.Remove(e.item)
+			delete(m.entries, e.id)
+		case recalled:
+			m.rest = time.Now().Add(20 * time.Millisecond)
+			m.w.Rest(20 * time.Millisecond)
+			m.w.Remove(e.item)
+			m.released(e.item, random.IntN(3) == 0)
+		default:
+			m.w.Return(e.item)
+			e.place = buffered
+		}
+	case 1:
+		m.w.Start(e.item)
+		m.w.Start(e.item)
+		e.offered = false
+		e.count++
+		require.Equal(t, e.count, e.item.Delivered)
+		require.False(t, m.w.Room.Paused())
+	}
+}
+
+// end ends a delivery in one of the ways there are.
+func (m *model) end(t require.TestingT, random *rand.Rand) {
+	e := m.pick(random, func(e *entry) bool { return e.place == flying && e.caller == nil && !e.offered })
+	if e == nil {
+		return
+	}
+	delay := time.Duration(random.IntN(200)) * time.Millisecond
+	refused := m.w.OutOfOrder(e.item)
+	require.Equal(t, m.outOfOrder(e), refused)
+	switch kind := random.IntN(8); {
+	case e.lost:
+		m.w.Finish(e.item)
+		delete(m.entries, e.id)
+	case kind == 0:
+		m.w.Backoff(e.item, delay, []int{0, 0, 7, 8, source.Single}[random.IntN(5)])
+		m.postponed(t, e, delay)
+	case kind == 1:
+		m.w.Uncount(e.item, delay)
+		e.count--
+		m.postponed(t, e, delay)
+	case kind == 2:
+		m.w.Acks.Move(e.item, "no use")
+		e.place = moving
+		m.moves = append(m.moves, e)
+	case refused:
+		m.w.Uncount(e.item, 0)
+		e.count--
+		m.postponed(t, e, 0)
+	default:
+		require.False(t, m.w.Acks.Ack(e.item))
+		e.place = acking
+		if e.trimmed {
+			delete(m.entries, e.id)
 			return
 		}
-		n := int(it.ID.Ms)
-		require.True(t, m.held[n], "an item that is not held")
-		if m.cfg.Keyed {
-			require.False(t, m.keys[it.Key], "two of one key")
-		}
-		if m.w.strict() {
-			require.Empty(t, m.handled)
-			require.Zero(t, m.w.backoff.n, "a nacked item holds back all others")
-			if waiting := m.w.waiting.head; waiting != nil {
-				require.True(t, it.ID.Less(waiting.ID), "not the first in stream order")
-			}
-		}
-		if m.cfg.Keyed || m.w.strict() {
-			// Claimed ones come when they come; those that were read come in order.
-			if n > firstRead && it.Handed == 0 {
-				require.Greater(t, n, m.order[it.Key], "out of order")
-			}
-		}
-		if it.Alone {
-			require.Empty(t, m.handled)
-		}
-		for _, other := range m.handled {
-			require.False(t, other.Alone, "beside one that is to be alone")
-		}
-		if m.cfg.Keyed {
-			m.keys[it.Key] = true
-		}
-		m.w.Offer(it, n)
-		m.offered = it
+		m.acks = append(m.acks, e)
 	}
-	if random.IntN(4) == 0 {
-		return // nobody receives it yet
+}
+
+// outOfOrder reports whether another one of the batch comes before an entry and is to be redelivered.
+func (m *model) outOfOrder(e *entry) bool {
+	return slices.ContainsFunc(m.all(func(other *entry) bool {
+		redelivery := other.place == backing || other.place == buffered
+		return redelivery && other.batch == e.batch && (m.ordered() || m.cfg.Keyed && other.key == e.key)
+	}), func(other *entry) bool { return other.item.before(e.item) })
+}
+
+// postponed notes that an item backs off, and that others of its key may have left the window.
+func (m *model) postponed(t require.TestingT, e *entry, delay time.Duration) {
+	e.place, e.due = backing, time.Now().Add(delay)
+	left := m.all(func(other *entry) bool { return other.place == buffered && other.item.in == nil })
+	for _, other := range left {
+		require.True(t, m.cfg.Keyed && other.key == e.key)
+		require.False(t, other.trimmed, "one that is in memory only")
+		other.place, other.item = unseen, nil
 	}
-	m.offered = nil
-	if m.w.Recalled(it) {
-		m.forget(it)
-		m.w.Done(it)
+	if len(left) > 0 {
+		require.True(t, m.w.keys.states[e.key].overflow)
+	}
+	if k := m.w.keys.states[e.key]; m.cfg.Keyed {
+		excess := m.all(func(other *entry) bool {
+			return other.place == buffered && other.key == e.key && !other.item.ownsKey && !other.trimmed
+		})
+		require.True(t, k.held <= m.w.keys.bound || len(excess) == 0, "a key holds more than it may")
+	}
+}
+
+// write writes the ends of entries.
+func (m *model) write(t require.TestingT, random *rand.Rand) {
+	written := func(ended []*entry, pending []*Item) []*entry {
+		require.Len(t, pending, len(ended))
+		for i, it := range pending {
+			require.Same(t, ended[i].item, it, "in the order in which they ended")
+		}
+		n := random.IntN(len(ended) + 1)
+		for _, e := range ended[:n] {
+			m.w.Remove(e.item)
+			delete(m.entries, e.id)
+		}
+		return ended[n:]
+	}
+	m.acks = written(m.acks, m.w.Acks.Pending(nil))
+	m.moves = written(m.moves, m.w.Acks.PendingMoves(nil))
+}
+
+// adjust has everything delivered in order from now on, as the first call for ordered batches does.
+func (m *model) adjust(_ require.TestingT, random *rand.Rand) {
+	released := m.pick(random, func(e *entry) bool { return e.place == unseen })
+	if m.cfg.Keyed || released != nil || random.IntN(20) != 0 {
 		return
 	}
-	m.w.Started(it)
-	m.handled = append(m.handled, it)
+	m.w.Adjust(m.cfg.MaxInFlight+random.IntN(3), random.IntN(3) == 0)
+	m.cfg.MaxInFlight = m.w.cfg.MaxInFlight
 }
 
-// settle ends the handling of one item in one of the ways there are.
-func (m *model) settle(t require.TestingT, random *rand.Rand) {
-	if len(m.handled) == 0 {
-		return
-	}
-	i := random.IntN(len(m.handled))
-	it := m.handled[i]
-	m.handled = append(m.handled[:i], m.handled[i+1:]...)
-	n := int(it.ID.Ms)
-	switch {
-	case m.w.Lost(it):
-		m.forget(it)
-		m.w.Finish(it)
-	case random.IntN(3) == 0:
-		m.w.Backoff(it, time.Duration(random.IntN(200))*time.Millisecond)
-		// The key stays taken, but this item may come again.
-		delete(m.keys, it.Key)
-	default:
-		if n > firstRead {
-			m.order[it.Key] = max(n, m.order[it.Key])
-		}
-		delete(m.keys, it.Key)
-		m.w.Settle(it)
-		m.settling = append(m.settling, it)
-	}
-}
-
-func (m *model) done(t require.TestingT, _ *rand.Rand) {
-	require.Equal(t, len(m.settling), len(m.w.Settling(nil)))
-	for i, it := range m.w.Settling(nil) {
-		require.Same(t, m.settling[i], it, "settlements in their order")
-		m.forget(it)
-	}
-	m.w.Done(m.settling...)
-	m.settling = nil
-}
-
-// lose lets another consumer take an item.
-func (m *model) lose(_ require.TestingT, random *rand.Rand) {
-	if random.IntN(4) != 0 {
-		return
-	}
-	time.Sleep(time.Millisecond)
-	items := m.w.Expiring(0)
-	if len(items) == 0 {
-		return
-	}
-	it := items[random.IntN(len(items))]
-	active := it.in == &m.w.active || it.in == &m.w.settling
-	if _, first := m.w.Lose(it, false); first && !active {
-		m.forget(it)
-	}
-}
-
-// stale hands back what has waited.
-func (m *model) stale(_ require.TestingT, random *rand.Rand) {
-	if random.IntN(4) != 0 {
-		return
-	}
-	items, _ := m.w.TakeStale(50*time.Millisecond, 200*time.Millisecond)
-	for _, it := range items {
-		m.forget(it)
-	}
-}
-
-func (m *model) sleep(_ require.TestingT, random *rand.Rand) {
-	time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
-}
-
-func (m *model) forget(it *Item) {
-	delete(m.held, int(it.ID.Ms))
-	if it == m.offered || m.keys[it.Key] && it.ownsKey {
-		delete(m.keys, it.Key)
-	}
-}
-
-// check compares the window with the model.
-func (m *model) check(t require.TestingT) {
-	w := m.w
-	require.Equal(t, len(m.held), w.Len(), "something was lost or is there twice")
-	ids := w.IDs()
-	size := 0
-	w.each(func(it *Item) { size += it.Size })
-	require.Len(t, ids, len(m.held))
-	for n := range m.held {
-		require.Contains(t, ids, stream.ID{Ms: uint64(n)})
-	}
-	require.Equal(t, size, w.bytes)
-	require.LessOrEqual(t, w.active.n, m.cfg.MaxInFlight)
-	// Claims do not wait for the room that a blocked read has reserved.
-	require.LessOrEqual(t, w.Len(), 2*(m.cfg.Prefetch+m.cfg.MaxInFlight))
-	queued := 0
-	for _, k := range w.keys {
-		queued += k.queue.n
-	}
-	require.Equal(t, queued, w.blocked)
-	require.Len(t, w.Pending(), w.Len()-m.lost())
-}
-
-// lost is the number of items that are lost and still handled.
-func (m *model) lost() (n int) {
-	m.w.each(func(it *Item) {
-		if it.lost {
-			n++
-		}
-	})
-	return n
-}
-
-// drain handles everything that is left: nothing may be stuck.
+// drain handles everything that is left: nothing may be stuck. Nobody acts without being woken.
 func (m *model) drain(t require.TestingT, random *rand.Rand) {
-	if m.granted > 0 {
-		m.w.EndRead(0)
-		m.granted = 0
-	}
-	for range 10_000 {
-		if len(m.held) == 0 {
+	m.bar = nil
+	m.w.Unbar()
+	for range 20_000 {
+		if len(m.entries) == 0 {
 			break
 		}
-		m.next(t, random)
-		m.settle(t, random)
-		m.done(t, random)
-		time.Sleep(10 * time.Millisecond)
+		m.readNext(t, random, false)
+		m.call(t, random)
+		m.receive(t, random)
+		m.end(t, random)
+		m.write(t, random)
+		m.prepare(t)
+		if random.IntN(5) == 0 {
+			m.w.Leases.Renewed(time.Now(), m.w.Leases.Expiring(300*time.Millisecond)...)
+			time.Sleep(10 * time.Millisecond)
+		}
 		m.check(t)
 	}
-	require.Empty(t, m.held, "stuck")
-	w := m.w
-	require.Zero(t, w.bytes)
-	require.Zero(t, w.blocked)
-	require.Empty(t, w.keys)
-	require.False(t, w.alone)
-	_, _ = w.Next() // the application receives
-	require.NotZero(t, w.BeginRead(), "an empty window that fetches nothing")
-	w.EndRead(0)
-	require.Empty(t, w.Close())
+	require.Empty(t, m.entries, "stuck")
+	if m.pass != nil {
+		m.w.EndPass(false)
+	}
+	m.w.BeginPass() // nothing is pending
+	m.w.EndPass(true)
+	for _, c := range m.callers {
+		if c.batch != nil {
+			m.leave(c)
+		}
+	}
+	m.w.Room.EndRead(0)
+	time.Sleep(time.Second)
+	require.Empty(t, m.w.Take(nil, source.Limits{Max: 1}, &Batch{})) // the application receives
+	empty(t, m.w)
+	require.Zero(t, m.w.Due())
+	require.NotZero(t, m.w.Room.BeginRead(), "an empty window that reads nothing")
+	require.Empty(t, m.w.Close())
 }

@@ -1,141 +1,165 @@
 package window
 
 import (
+	"errors"
+	"math"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-func (w *Window) limit() int { return w.cfg.Prefetch + w.cfg.MaxInFlight }
+const (
+	// ahead is for how long the buffered items should keep the handlers busy.
+	ahead = 100 * time.Millisecond
+	// firstClaim is how many entries are claimed while their size is not known.
+	firstClaim = 8
+)
 
-// target is how many items should be waiting now: those that free handlers can
-// take at once, and what is finished within `ahead`.
-func (w *Window) target() int {
+// Room decides how much may be read. All of it is guarded by the lock of the window.
+type Room struct {
+	w *Window
+
+	// Changed has a token when more may be read, or pending entries again (see keyring).
+	Changed chan struct{}
+
+	bytes    int     // of all held items
+	reserved int     // by the read in progress
+	paused   bool    // reading waits until the application receives
+	released instant // when TakeStale has taken what was in order: what was asked for before overtakes it
+
+	// What the adaptive prefetch knows.
+	lastRead int           // entries of the last read
+	largest  int           // size of the largest recent entry
+	interval time.Duration // moving average of the time between two completions
+	mark     instant       // last completion, or when work arrived after a lull
+	finished int           // completions so far, counted up to Prefetch
+}
+
+func (r *Room) limit() int { return r.w.cfg.Prefetch + r.w.cfg.MaxInFlight }
+
+// target is how many items should be buffered now: those that free handlers can take at
+// once, and what is finished within `ahead`.
+func (r *Room) target() int {
+	w := r.w
 	free := w.cfg.MaxInFlight - w.active.n
-	if w.strict() && w.backoff.n > 0 {
+	if w.cfg.Ordered && w.backoff.n > 0 {
 		free = 0
 	}
 	if w.cfg.OnDemand {
-		free = min(free, 1)
+		free = min(free, max(1, w.wanted))
 	}
-	return max(0, free) + w.prefetch()
+	return max(0, free) + r.prefetch()
 }
 
-func (w *Window) prefetch() int {
-	if w.interval <= 0 {
+func (r *Room) prefetch() int {
+	if r.interval <= 0 {
 		return 0 // nothing was finished yet
 	}
 	// A few quick completions say little: the first must not fill the window.
-	return min(w.cfg.Prefetch, int(ahead/w.interval), 2*w.finished)
+	return min(r.w.cfg.Prefetch, int(ahead/r.interval), 2*r.finished)
 }
 
-// BeginRead returns how many entries may be read now and reserves room for them
-// until EndRead. Zero means that none may: wait for Room.
-func (w *Window) BeginRead() int {
+// BeginRead returns how many entries may be read now and reserves room for them until
+// EndRead. Zero means that none may: wait for Changed.
+func (r *Room) BeginRead() int {
+	w := r.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
-		return 0
-	}
-	room := min(w.target()-w.waiting.n, w.limit()-w.held())
+	room := r.room()
 	// Few large reads instead of many small ones: wait until half is used up. That
 	// much may never become free while nacked items fill the window.
-	if room <= 0 || room < w.prefetch()/2 && w.waiting.n+w.settling.n > 0 {
+	if room <= 0 || room < r.prefetch()/2 && w.waiting.n+w.Acks.acks.n > 0 {
 		return 0
 	}
-	room = min(room, 2*max(1, w.lastRead))
-	if w.largest > 0 {
-		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest), stream.Fitting(w.largest))
+	room = min(room, 2*max(1, r.lastRead))
+	if r.largest > 0 {
+		room = min(room, r.fitting(), stream.Fitting(r.largest))
 	}
-	w.reserved = room
+	r.reserved = room
 	return room
 }
 
+// room is how many entries the window can take now, whatever their size.
+func (r *Room) room() int {
+	w := r.w
+	if w.closed || r.paused || r.bytes >= w.cfg.PrefetchBytes {
+		return 0
+	}
+	return min(r.target()-w.waiting.n, r.limit()-w.held())
+}
+
+// fitting is how many entries of the usual size fit into PrefetchBytes.
+func (r *Room) fitting() int { return max(1, (r.w.cfg.PrefetchBytes-r.bytes)/r.largest) }
+
 // Spare returns how many entries, and how many bytes of them, the window can hold beyond
 // those that it has, whatever the handlers finish.
-func (w *Window) Spare() (entries, bytes int) {
+func (r *Room) Spare() (entries, bytes int) {
+	w := r.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return 0, 0
 	}
-	return max(0, w.limit()-w.held()), max(0, w.cfg.PrefetchBytes-w.bytes)
+	return max(0, r.limit()-w.held()), max(0, w.cfg.PrefetchBytes-r.bytes)
 }
 
 // EndRead ends the reservation. n is how many entries were read.
-func (w *Window) EndRead(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.reserved = 0
+func (r *Room) EndRead(n int) {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	r.reserved = 0
 	if n > 0 {
-		w.lastRead = n
-		w.largest -= w.largest / 8
+		r.lastRead = n
+		r.largest -= r.largest / 8
 	}
 }
 
-// ClaimRoom returns how many entries may be taken over from elsewhere now. The
-// reservation of a blocked read does not count: recovery must not wait for it.
-func (w *Window) ClaimRoom() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed || w.paused || w.bytes >= w.cfg.PrefetchBytes {
-		return 0
-	}
-	room := min(w.target()-w.waiting.n, w.limit()-w.held())
-	if w.largest > 0 {
-		room = min(room, max(1, (w.cfg.PrefetchBytes-w.bytes)/w.largest))
+// Claim returns how many entries may be claimed now. The reservation of a blocked read
+// does not count: recovery must not wait for it.
+func (r *Room) Claim() int {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	room := r.room()
+	if r.largest > 0 {
+		room = min(room, r.fitting())
 	} else {
 		room = min(room, firstClaim)
 	}
 	return max(0, room)
 }
 
-// resume allows fetching again.
-func (w *Window) resume() {
-	if w.paused {
-		w.paused = false
-		signal(w.Room)
+// resume allows reading again.
+func (r *Room) resume() {
+	if r.paused {
+		r.paused = false
+		signal(r.Changed)
 	}
 }
 
-// Rest hands out nothing for d.
-func (w *Window) Rest(d time.Duration) {
-	w.mu.Lock()
-	w.rest = w.now().after(d)
-	w.mu.Unlock()
+// guess is a cheap guess whether BeginRead would grant something.
+func (r *Room) guess() bool {
+	return r.reserved == 0 && r.target()-r.w.waiting.n > r.prefetch()/2
 }
 
-// wakeAll signals that room or a slot became free.
-func (w *Window) wakeAll() {
-	signal(w.Ready)
-	if w.room() {
-		signal(w.Room)
-	}
-}
-
-// room is a cheap guess whether BeginRead would grant something.
-func (w *Window) room() bool {
-	return w.reserved == 0 && w.target()-w.waiting.n > w.prefetch()/2
-}
-
-// completed feeds the average that the adaptive prefetch rests on: the time
-// between two completions while there was work.
-func (w *Window) completed(now instant) {
-	d := time.Duration(max(1, now-w.mark))
-	w.mark = now
-	if w.interval == 0 {
-		w.interval = d
+// completed feeds the average that the adaptive prefetch rests on: the time between two
+// completions while there was work.
+func (r *Room) completed(now instant) {
+	d := time.Duration(max(1, now-r.mark))
+	r.mark = now
+	if r.interval == 0 {
+		r.interval = d
 	} else {
-		w.interval += (d - w.interval) / 8
+		r.interval += (d - r.interval) / 8
 	}
-	w.interval = max(1, w.interval)
-	if w.finished < w.cfg.Prefetch {
-		w.finished++
+	r.interval = max(1, r.interval)
+	if r.finished < r.w.cfg.Prefetch {
+		r.finished++
 	}
 }
 
-// Oldest returns for how long the item that waits longest has done so, 0 if none does.
-func (w *Window) Oldest() time.Duration {
+// Oldest returns for how long the item that is buffered longest has been so, 0 without one.
+func (r *Room) Oldest() time.Duration {
+	w := r.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
@@ -149,49 +173,123 @@ func (w *Window) Oldest() time.Duration {
 	return time.Duration(now - first)
 }
 
-// TakeStale removes and returns the items that have waited for longer than stale, and
-// stops fetching until the application receives again. Items of a key that is busy
-// stay: taking them would let later ones of the key overtake them. An item that
-// is offered and was admitted longer ago than recall is marked as recalled.
-func (w *Window) TakeStale(stale, recall time.Duration) (items []*Item, recalled bool) {
+// TakeStale removes and returns the items that were buffered for longer than stale, and stops
+// reading until the application receives again. An offered item that was admitted longer ago than
+// recall is recalled. Where there is an order, all later ones are taken as well: they must not overtake
+// those that are released. Nor must what a command in progress brings, which Admit leaves out.
+func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled bool) {
+	w := r.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
-	if w.offered != nil && now-w.offered.admitted > instant(recall) && !w.offered.gone {
-		w.offered.recalled, recalled = true, true
+	if o := w.offered; o != nil && now-o.admitted > instant(recall) && o.owner != ownerTrimmed {
+		o.recalled, recalled = true, true
 	}
-	for it := w.waiting.head; it != nil; {
-		next := it.next
-		if now-it.admitted > instant(stale) && !it.ownsKey && !it.gone {
-			w.remove(it)
+	buffered := w.releasable()
+	for _, it := range buffered {
+		if it.in == &w.waiting && now-it.admitted > instant(stale) {
 			items = append(items, it)
 		}
-		it = next
 	}
-	if len(items) > 0 || recalled {
-		w.paused = true
+	if len(items) == 0 && !recalled {
+		return nil, false
 	}
+	r.paused = true
+	if w.cfg.Ordered || w.cfg.Keyed {
+		items = buffered
+		r.released = now
+		w.behind = w.behind || w.keys.pass // which has been past them
+	}
+	for _, it := range items {
+		w.remove(it)
+	}
+	signal(w.Ready) // those that are left may have waited behind one that was not prepared
 	return items, recalled
 }
 
-// Paused reports whether fetching waits for the application.
-func (w *Window) Paused() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.paused
-}
-
-// Sizes are the numbers of held items by what they wait for, and their bytes.
-type Sizes struct {
-	Waiting, Backoff, Active, Settling, Bytes int
-}
-
-// Sizes returns them.
-func (w *Window) Sizes() Sizes {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return Sizes{
-		Waiting: w.waiting.n + w.blocked, Backoff: w.backoff.n, Active: w.active.n, Settling: w.settling.n,
-		Bytes: w.bytes,
+// releasable returns the items that are buffered and can be released: those that are not in memory
+// only, and, where there is an order, come behind all of it that are in flight or back off. (One
+// that does not is to be redelivered before these.)
+func (w *Window) releasable() []*Item {
+	type order struct {
+		stream int
+		key    string
 	}
+	of := func(it *Item) order {
+		if w.cfg.Ordered {
+			return order{stream: it.Stream}
+		}
+		return order{it.Stream, it.Key}
+	}
+	last := make(map[order]stream.ID)
+	var buffered []*Item
+	w.each(func(it *Item) {
+		switch o := of(it); {
+		case w.Acks.has(it):
+		case it.in != &w.active && it.in != &w.backoff:
+			buffered = append(buffered, it)
+		case (w.cfg.Ordered || w.cfg.Keyed) && last[o].Less(it.ID):
+			last[o] = it.ID
+		}
+	})
+	items := buffered[:0]
+	for _, it := range buffered {
+		if it.owner != ownerTrimmed && last[of(it)].Less(it.ID) {
+			items = append(items, it)
+		}
+	}
+	return items
+}
+
+// Recalled reports whether an offered item is to be withdrawn, because it was recalled or lost. One
+// that was trimmed since is in memory only, and stays.
+func (w *Window) Recalled(it *Item) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return it.recalled && it.owner != ownerTrimmed || it.owner == ownerOther
+}
+
+// Paused reports whether reading waits for the application.
+func (r *Room) Paused() bool {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	return r.paused
+}
+
+// Stalled describes why callers wait although there is work: nothing has started or ended for a
+// time, and what is held is unacknowledged or backing off.
+type Stalled struct {
+	InFlight, BackingOff int
+	Alone                bool // an entry is delivered alone
+}
+
+var (
+	errUnacknowledged = errors.New("the handlers have not acknowledged what they have, and no more may be in flight")
+	errBackingOff     = errors.New("all that may be held is waiting for its retry or unacknowledged")
+	errAlone          = errors.New("an entry of a crashed consumer is delivered alone and is not acknowledged yet")
+)
+
+// Reason says why in words.
+func (s Stalled) Reason() error {
+	switch {
+	case s.Alone:
+		return errAlone
+	case s.BackingOff > 0:
+		return errBackingOff
+	}
+	return errUnacknowledged
+}
+
+// Stalled reports, once, whether callers have waited for d without anything starting or ending, while
+// something is in flight or backing off and no more may be delivered.
+func (w *Window) Stalled(d time.Duration) (s Stalled, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	full := w.active.n >= w.cfg.MaxInFlight || w.alone && w.waiting.n > 0 ||
+		w.held() >= w.Room.limit() && w.waiting.n == 0
+	if w.closed || w.wanted <= 0 || !full || w.now()-w.moved < instant(d) {
+		return Stalled{}, false
+	}
+	w.moved = math.MaxInt64 // until something moves
+	return Stalled{InFlight: w.active.n, BackingOff: w.backoff.n, Alone: w.alone}, true
 }

@@ -1,9 +1,12 @@
-// Package window holds the entries that one subscription has taken from Redis and
-// not yet settled: it decides what is handed out next, how much may be fetched,
-// and whose lease still holds. It knows nothing of Redis, channels or messages.
+// Package window holds the entries that one subscription has read and not yet ended: it
+// decides what is delivered next, how much may be read, and whose lease is valid. It knows
+// nothing of Redis and of channels.
 //
-// An item is admitted (waiting), taken by Next (offered), Started (handled), and
-// then either Settled and Done, or sent to Backoff and waiting again.
+// An item is buffered by Admit, in flight from Take on, and then ended: removed, waiting for its
+// acknowledgement to be written (Acks), or backing off and buffered again.
+//
+// One lock guards all of it. Room, Leases and Acks are parts of a Window with a state of their
+// own under that lock.
 package window
 
 import (
@@ -11,105 +14,118 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// ahead is for how long the waiting items should keep the handlers busy.
-const ahead = 100 * time.Millisecond
-
-// firstClaim is how many entries are claimed while their size is not known.
-const firstClaim = 8
-
 // Config is fixed for the life of a window.
 type Config struct {
+	From          *source.Origin // of the attempts
 	MaxInFlight   int
-	Prefetch      int // items that may wait beyond those in flight
+	Ordered       bool // nothing is delivered while something is in flight or backing off
+	Keyed         bool // the same for each Item.Key, instead of Ordered
+	Prefetch      int  // items that may be buffered beyond those in flight
 	PrefetchBytes int
-	OnDemand      bool          // do not fetch for every free slot, only for one and the prefetch
-	Keyed         bool          // at most one item in flight per Item.Key
-	LeaseTime     time.Duration // how long a lease holds from the sending of its command
+	OnDemand      bool          // free slots alone are no reason to read more than one entry
+	LeaseTime     time.Duration // how long a lease is valid; 0: items need no lease and no count
+	MaxDeliveries int           // the last delivery of an item is alone in its batch; 0 for no last one
 }
 
-// Item is one entry in the window. Exported fields are set before Admit and are
-// changed afterwards only by the goroutine that took the item with Next, except
-// those that a method of Window is documented to set.
+// Item is one entry in the window. Exported fields are set before Admit. Those that are said to
+// be set by a method are guarded by the lock of the window.
 type Item struct {
 	stream.Entry
-	Handed  int // times the entry was handed to a handler, in this process or before; set by Started
-	Key     string
-	Message any    // decoded already
-	Reason  string // why the entry goes to the dead-letter stream; empty for an ack
+	Stream    int    // which stream of the subscription it is from
+	Delivered int    // deliveries that count, here or before; set by methods
+	Key       string // ordering key
+	Message   *message.Message
+	Counted   bool // the count in Redis includes the next delivery already; set by methods
+	Suspect   bool // claimed with a count of 1: it may have been delivered once, which does not count
+	Alone     bool // delivered while nothing else is in flight: it may kill the process
 
-	// For the goroutine that writes settlements.
+	// For the goroutine that writes the end of the item.
+	Reason   string // of its dead letter; empty for an ack
 	Attempts int
 	Retry    time.Time
-	Sent     bool // an acknowledgement was, whose reply did not come
+	Sent     bool // an acknowledgement was, whose reply was lost
 
-	Counted bool // Redis' delivery count includes the next hand-over already; set by Started and SetCounted
-	Alone   bool // to be handled while nothing else is: it may kill the process
-
-	// Set by Window methods, under its lock.
-	gone, lost bool
-	offered    bool // and not Started
-	recalled   bool
-	ownsKey    bool
-	value      any     // of Offer
-	leased     instant // when the command that obtained or renewed the lease was sent
-	admitted   instant
-	due        instant
+	owner    owner
+	offered  bool // and not started
+	recalled bool
+	ownsKey  bool
+	detached bool
+	batch    int // of its last delivery
+	split    int // sub-batch that it belongs to, 0 for none
+	attempt  *source.Attempt
+	leased   instant // when the command that obtained or renewed the lease was sent
+	admitted instant
+	due      instant
+	delay    time.Duration // see Delay
 
 	in         *list
 	prev, next *Item
 }
 
+// Identity is the stream and the ID of an item.
+type Identity struct {
+	Stream int
+	ID     stream.ID
+}
+
+// Identity returns that of the item.
+func (it *Item) Identity() Identity { return Identity{it.Stream, it.ID} }
+
+// owner is what is known about who owns the entry of an item.
+type owner uint8
+
+const (
+	ownerSelf    owner = iota // as far as the lease is valid
+	ownerOther                // another consumer, or none
+	ownerTrimmed              // the stream has it no more
+)
+
 // Window is safe for concurrent use.
 type Window struct {
+	Room   Room
+	Leases Leases
+	Acks   Acks
+
+	// Ready has a token when Take may have something. Who takes the token and leaves
+	// something calls Pass.
+	Ready chan struct{}
+
 	cfg  Config
 	made time.Time
 
-	// Room is signalled when ReadRoom may have grown, Ready when Next may have
-	// something, Flush when there are settled items.
-	Room, Ready, Flush chan struct{}
-
-	mu       sync.Mutex
-	waiting  list // in stream order
-	backoff  list // by due time
-	active   list // offered and handled
-	settling list // settled, not yet Done
-	keys     map[string]*keyState
-	blocked  int // items in the queues of keys
-	bytes    int
-	reserved int
-	alone    bool // an Alone item is active
-	paused   bool // fetching waits until the application receives
-	offered  *Item
-	rest     instant // nothing is handed out before
-	closed   bool
-	voided   instant
-
-	// What the adaptive prefetch knows.
-	lastRead int           // entries of the last read
-	largest  int           // size of the largest recent entry
-	interval time.Duration // moving average of the time between two completions
-	mark     instant       // last completion, or when work arrived after a lull
-	finished int           // completions so far, counted up to Prefetch
-}
-
-type keyState struct {
-	busy  bool
-	queue list // in stream order
+	mu      sync.Mutex
+	waiting list // buffered, in stream order
+	backoff list // by due time
+	active  list // in flight
+	keys    keyring
+	wanted  int     // attempts that callers wait for
+	tried   instant // last time that a caller went without one
+	alone   bool
+	batches int     // number of the last batch
+	rest    instant // nothing is delivered before
+	offered *Item   // the one that was offered last
+	moved   instant // last time that something started or ended
+	behind  bool    // nothing is admitted before the next pass: what was released comes first
+	passing bool    // the same, before the pass that is under way (see BeginPass)
+	barred  bool
+	bar     stream.ID // nothing behind it is delivered while barred
+	closed  bool
 }
 
 // New returns an empty window.
 func New(cfg Config) *Window {
-	return &Window{
-		cfg:   cfg,
-		made:  time.Now(),
-		Room:  make(chan struct{}, 1),
-		Ready: make(chan struct{}, 1),
-		Flush: make(chan struct{}, 1),
-		keys:  make(map[string]*keyState),
-	}
+	w := &Window{cfg: cfg, made: time.Now(), Ready: make(chan struct{}, 1)}
+	w.keys.init(cfg)
+	w.Room = Room{w: w, Changed: make(chan struct{}, 1)}
+	w.Leases = Leases{w: w, Prepare: make(chan struct{}, 1)}
+	w.Acks = Acks{w: w, Flush: make(chan struct{}, 1), Moves: make(chan struct{}, 1)}
+	return w
 }
 
 // instant is a point in time as nanoseconds since the window was made. It takes a third of
@@ -130,256 +146,365 @@ func signal(c chan struct{}) {
 	}
 }
 
-func (w *Window) strict() bool { return w.cfg.MaxInFlight == 1 && !w.cfg.Keyed }
-
 func (w *Window) held() int {
-	return w.waiting.n + w.blocked + w.backoff.n + w.active.n + w.settling.n
+	return w.waiting.n + w.keys.queued + w.backoff.n + w.active.n + w.Acks.acks.n + w.Acks.moves.n
 }
 
-// Admit puts entries into the window whose lease runs from leased. None of them may be
-// held already.
+// Admit buffers items whose lease runs from leased. None of them may be held already. One with a
+// Reason waits to be moved to the dead letters. Left out are those whose ordering key has as many as
+// it may (see keyring), and those that would overtake what was released (see Room.TakeStale): until
+// the pending entries are read again (see Drained).
 func (w *Window) Admit(items []Item, leased time.Time) {
 	if len(items) == 0 {
 		return
 	}
 	now := w.now()
 	w.mu.Lock()
-	if w.held() == w.settling.n {
-		w.mark = now
+	defer w.mu.Unlock()
+	if w.closed {
+		return
+	}
+	if w.held() == w.Acks.acks.n+w.Acks.moves.n {
+		w.Room.mark = now
 	}
 	since := w.instant(leased)
 	for i := range items {
 		it := &items[i]
+		if w.behind || since <= w.Room.released {
+			w.behind = true
+			signal(w.Room.Changed)
+			it.Release()
+			continue
+		}
+		if w.cfg.Keyed && !w.keys.admit(it) {
+			it.Release()
+			continue
+		}
 		it.leased, it.admitted = since, now
-		w.bytes += it.Size
-		w.largest = max(w.largest, it.Size)
+		w.Room.bytes += it.Size
+		w.Room.largest = max(w.Room.largest, it.Size)
+		w.waiting.insertByID(it)
+		if it.Reason != "" {
+			w.Acks.push(it, &w.Acks.moves)
+			signal(w.Acks.Moves)
+		}
+	}
+	signal(w.Ready)
+}
+
+// resting reports whether nothing is delivered for the time being.
+func (w *Window) resting(now instant) bool { return now < w.rest }
+
+// Start says that the application has an item that was offered.
+func (w *Window) Start(it *Item) {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !it.offered {
+		return
+	}
+	w.start(it, now)
+	w.Room.resume()
+}
+
+func (w *Window) start(it *Item, now instant) {
+	it.offered = false
+	if w.offered == it {
+		w.offered = nil
+	}
+	it.Delivered++
+	it.Counted = false
+	w.moved = now
+}
+
+// wake moves what is due from back-off to waiting.
+func (w *Window) wake(now instant) {
+	for it := w.backoff.head; it != nil && it.due <= now; it = w.backoff.head {
+		it.leave()
+		it.due = 0
+		it.admitted = now
 		w.waiting.insertByID(it)
 	}
+}
+
+// Due returns the time after which Ready is to be signalled, because a back-off or a rest is
+// over, or 0.
+func (w *Window) Due() time.Duration {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	due := w.rest
+	if due == 0 && w.backoff.n > 0 {
+		due = w.backoff.head.due
+	}
+	if due == 0 {
+		return 0
+	}
+	return time.Duration(max(1, due-now))
+}
+
+// Bar delivers nothing behind an entry until Unbar.
+func (w *Window) Bar(after stream.ID) {
+	w.mu.Lock()
+	w.barred, w.bar = true, after
+	w.mu.Unlock()
+	signal(w.Ready) // it may have been at an earlier entry
+}
+
+// Unbar ends Bar.
+func (w *Window) Unbar() {
+	w.mu.Lock()
+	w.barred = false
 	w.mu.Unlock()
 	signal(w.Ready)
 }
 
-// Next takes the next item that may be handed out. Without one, wait is the time
-// after which the first item in back-off is due, or 0 if there is none: wait for
-// Ready as well.
-func (w *Window) Next() (it *Item, wait time.Duration) {
+// AtBar reports whether everything up to the entry of Bar was delivered.
+func (w *Window) AtBar() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
-		return nil, 0
-	}
-	if w.rest != 0 {
-		if d := w.rest - w.now(); d > 0 {
-			return nil, time.Duration(d)
-		}
-		w.rest = 0
-	}
-	if w.backoff.n > 0 {
-		wait = w.wake()
-	}
-	if w.active.n >= w.cfg.MaxInFlight || w.alone || w.strict() && w.backoff.n > 0 {
-		return nil, wait
-	}
-	for it := w.waiting.head; it != nil; it = w.waiting.head {
-		if it.Alone && w.active.n > 0 {
-			return nil, wait
-		}
-		it.leave()
-		if w.cfg.Keyed && !w.takeKey(it) {
-			continue
-		}
-		w.active.push(it)
-		w.alone = it.Alone
-		return it, 0
-	}
-	w.resume() // the application is waiting for more
-	if w.room() {
-		signal(w.Room)
-	}
-	return nil, wait
+	return w.atBar()
 }
 
-// Offer says that the item taken with Next is offered to the application now.
-// value is what Lose returns for it.
-func (w *Window) Offer(it *Item, value any) {
+func (w *Window) atBar() bool {
+	return w.barred && (w.waiting.n == 0 || w.bar.Less(w.waiting.head.ID)) && !w.keys.queuedBefore(w.bar)
+}
+
+// Want adds to the number of attempts that callers wait for.
+func (w *Window) Want(n int) {
 	w.mu.Lock()
-	w.offer(it, value)
+	w.wanted += n
+	more := w.wanted > 0
+	if more && w.cfg.OnDemand && w.Room.guess() {
+		signal(w.Room.Changed)
+	}
 	w.mu.Unlock()
 }
 
-func (w *Window) offer(it *Item, value any) {
-	w.offered, it.offered, it.recalled, it.value = it, true, false, value
-}
-
-// OfferLeased is Offer where that is allowed: Redis no longer has the entry, or has
-// counted the delivery of it and its lease holds. Otherwise it does nothing.
-func (w *Window) OfferLeased(it *Item, value any) (offered bool) {
-	now := w.now()
+// Tried says that a caller has found nothing and does not wait: it may come again soon.
+func (w *Window) Tried() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !it.gone && !(it.Counted && w.leased(it, now)) {
-		return false
-	}
-	w.offer(it, value)
-	return true
-}
-
-// SetCounted says that Redis' delivery count includes the next hand-over.
-func (w *Window) SetCounted(it *Item) {
-	w.mu.Lock()
-	it.Counted = true
+	w.tried = w.now()
+	prepare := w.waiting.n > 0
 	w.mu.Unlock()
-}
-
-// wake moves what is due from back-off to waiting and returns the time until the
-// next is.
-func (w *Window) wake() time.Duration {
-	now := w.now()
-	for it := w.backoff.head; it != nil; it = w.backoff.head {
-		if d := it.due - now; d > 0 {
-			return time.Duration(d)
-		}
-		it.leave()
-		it.admitted = now
-		w.waiting.insertByID(it)
-	}
-	return 0
-}
-
-// takeKey makes the item the one of its key, or queues it behind that.
-func (w *Window) takeKey(it *Item) bool {
-	if it.ownsKey {
-		return true
-	}
-	k := w.keys[it.Key]
-	if k == nil {
-		k = &keyState{}
-		w.keys[it.Key] = k
-	}
-	if k.busy {
-		k.queue.insertByID(it)
-		w.blocked++
-		return false
-	}
-	k.busy, it.ownsKey = true, true
-	return true
-}
-
-// freeKey lets the next item of the key go on.
-func (w *Window) freeKey(it *Item) {
-	if !it.ownsKey {
-		return
-	}
-	it.ownsKey = false
-	k := w.keys[it.Key]
-	k.busy = false
-	if next := k.queue.head; next != nil {
-		next.leave()
-		w.blocked--
-		// Taken for it now, so that nothing admitted meanwhile overtakes it.
-		k.busy, next.ownsKey = true, true
-		w.waiting.insertByID(next)
-	} else {
-		delete(w.keys, it.Key)
+	if prepare {
+		signal(w.Leases.Prepare)
 	}
 }
 
-// Started says that the application has received the item, once or more often. It reports
-// whether the lease was lost in the meantime.
-func (w *Window) Started(it *Item) (lost bool) {
+// Adjust lets at least maxInFlight items be in flight, and from now on delivers in order if
+// ordered says so: see Config.
+func (w *Window) Adjust(maxInFlight int, ordered bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !it.offered {
-		return it.lost
-	}
-	it.offered = false
-	it.Handed++
-	it.Counted = false
-	it.Message = nil
-	w.offered = nil
-	w.resume()
-	return it.lost
+	w.cfg.MaxInFlight = max(w.cfg.MaxInFlight, maxInFlight)
+	w.cfg.Ordered = w.cfg.Ordered || ordered
+	w.changed()
 }
 
-// Recalled reports whether the item is to be taken back from the application, to
-// which it is offered, because it was recalled or lost.
-func (w *Window) Recalled(it *Item) bool {
+// Ordered reports whether nothing is delivered while something is in flight or backing off.
+func (w *Window) Ordered() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return it.recalled || it.lost
+	return w.cfg.Ordered
 }
 
-// Return puts an offered item that nobody received back to where it was.
-func (w *Window) Return(it *Item) {
+// Pass lets the next caller look.
+func (w *Window) Pass() { signal(w.Ready) }
+
+// Rest delivers nothing for d.
+func (w *Window) Rest(d time.Duration) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.deactivate(it)
-	w.waiting.insertByID(it)
+	w.rest = w.now().after(d)
+	w.mu.Unlock()
+	signal(w.Ready)
 }
 
-// Unhand puts a started item back to where it was: the hand-over counts as if it had
-// not happened, here and in Redis, whose count includes the next one again.
-func (w *Window) Unhand(it *Item) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	it.Handed--
-	it.Counted = true
-	it.admitted, it.value = w.now(), nil
-	w.deactivate(it)
-	w.waiting.insertByID(it)
-}
-
-// deactivate takes an item out of the active ones.
-func (w *Window) deactivate(it *Item) {
+// land takes an item out of those in flight.
+func (w *Window) land(it *Item) {
 	it.leave()
+	it.attempt = nil
+	it.offered = false
 	if w.offered == it {
 		w.offered = nil
 	}
 	if it.Alone {
 		w.alone = false
 	}
-	w.wakeAll()
+	if w.cfg.Keyed {
+		w.advance(w.keys.land(it))
+	}
 }
 
-// Backoff makes a nacked item wait for delay.
-func (w *Window) Backoff(it *Item, delay time.Duration) {
+// advance buffers the next item of a key.
+func (w *Window) advance(next *Item) {
+	if next != nil {
+		w.waiting.insertByID(next)
+	}
+}
+
+// Return buffers an offered item again that nobody has received.
+func (w *Window) Return(it *Item) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.land(it)
+	w.waiting.insertByID(it)
+	w.changed()
+}
+
+// Backoff makes an item wait for delay before it is delivered again, in the sub-batch split.
+func (w *Window) Backoff(it *Item, delay time.Duration, split int) {
 	now := w.now()
-	it.Detach() // it may outlive the rest of its batch by far
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.completed(now)
-	w.deactivate(it)
-	it.due, it.value = now.after(delay), nil
-	w.backoff.insertByDue(it)
+	it.split = split
+	w.postpone(it, now.after(delay))
 }
 
-// Done forgets items: settled, lost, or handed back.
-func (w *Window) Done(items ...*Item) {
+// Uncount is Backoff for a delivery that is not counted, here and in Redis, whose count
+// includes the next one again.
+func (w *Window) Uncount(it *Item, delay time.Duration) {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	it.Delivered--
+	it.Counted = true
+	w.postpone(it, now.after(delay))
+}
+
+func (w *Window) postpone(it *Item, due instant) {
+	it.detach() // it may outlive the rest of its reply by far
+	w.land(it)
+	it.due = due
+	w.backoff.insertByDue(it)
+	w.block(it)
+	w.changed()
+}
+
+// detach gives an item memory of its own.
+func (it *Item) detach() {
+	if !it.detached {
+		it.detached = true
+		it.Detach()
+	}
+}
+
+// Finish removes an item in flight that needs no acknowledgement.
+func (w *Window) Finish(it *Item) {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.completed(now)
+	w.remove(it)
+	w.changed()
+}
+
+// Remove forgets items.
+func (w *Window) Remove(items ...*Item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, it := range items {
 		w.remove(it)
 	}
-	w.wakeAll()
+	w.changed()
 }
 
 func (w *Window) remove(it *Item) {
 	if it.in == nil {
 		return
 	}
-	if it.in == &w.active && it.Alone {
-		w.alone = false
+	counted := w.cfg.Keyed && !w.Acks.has(it)
+	if it.in == &w.active {
+		w.land(it)
+	} else {
+		w.keys.leave(it)
 	}
-	if w.offered == it {
-		w.offered = nil
+	it.Release() // the items of a page are one piece of memory, and so is their reply
+	w.Room.bytes -= it.Size
+	if counted {
+		w.exitKey(it)
 	}
-	if k := w.keys[it.Key]; w.cfg.Keyed && k != nil && it.in == &k.queue {
-		w.blocked--
+}
+
+// exitKey lets the next item of a key go on.
+func (w *Window) exitKey(it *Item) {
+	if it.ownsKey {
+		w.advance(w.keys.free(it))
 	}
-	it.leave()
-	it.Release() // the items of a batch are one piece of memory, and so is their reply
-	w.bytes -= it.Size
-	w.freeKey(it)
+	if w.keys.exit(it) {
+		signal(w.Room.Changed)
+	}
+}
+
+// block bounds what the key of an item holds that does not get on: its last items leave.
+func (w *Window) block(it *Item) {
+	if !w.cfg.Keyed || !it.ownsKey {
+		return
+	}
+	queue := &w.keys.states[it.Key].queue
+	excess := w.keys.block(it)
+	buffered, queued := w.waiting.tail, queue.tail
+	for ; excess > 0; excess-- {
+		for buffered != nil && (buffered.Key != it.Key || !buffered.sheds()) {
+			buffered = buffered.prev
+		}
+		for queued != nil && !queued.sheds() {
+			queued = queued.prev
+		}
+		var last *Item
+		switch {
+		case queued != nil && (buffered == nil || buffered.before(queued)):
+			last, queued = queued, queued.prev
+		case buffered != nil:
+			last, buffered = buffered, buffered.prev
+		default:
+			return
+		}
+		w.remove(last)
+	}
+}
+
+// sheds reports whether an item may leave the window so that its key has less: it is neither next,
+// nor in memory only.
+func (it *Item) sheds() bool { return !it.ownsKey && it.owner == ownerSelf }
+
+// Drained reports whether pending entries that were left out are to be read again.
+func (w *Window) Drained() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.closed && (w.behind || w.keys.drained())
+}
+
+// BeginPass says that the pending entries that are not held will be offered to Admit in stream
+// order, until EndPass.
+func (w *Window) BeginPass() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys.begin()
+	w.passing, w.behind = w.behind, false
+}
+
+// EndPass ends BeginPass. complete says that all of them were offered.
+func (w *Window) EndPass(complete bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys.end(complete)
+	w.behind = w.behind || w.passing && !complete
+}
+
+// completed notes that a delivery has ended.
+func (w *Window) completed(now instant) {
+	w.moved = now
+	w.Room.completed(now)
+}
+
+// changed signals that room or a slot became free.
+func (w *Window) changed() {
+	signal(w.Ready)
+	if w.Room.guess() {
+		signal(w.Room.Changed)
+	}
 }
 
 // each calls f with every held item.
@@ -394,67 +519,93 @@ func (w *Window) each(f func(*Item)) {
 	walk(&w.active)
 	walk(&w.waiting)
 	walk(&w.backoff)
-	walk(&w.settling)
-	for _, k := range w.keys {
+	walk(&w.Acks.acks)
+	walk(&w.Acks.moves)
+	for _, k := range w.keys.states {
 		walk(&k.queue)
 	}
 }
 
-// Len returns the number of held items.
-func (w *Window) Len() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.held()
-}
+// Delay returns what was left of the back-off of an item when Close has returned it.
+func (it *Item) Delay() time.Duration { return it.delay }
 
-// Active returns the items that are offered or handled.
-func (w *Window) Active() []*Item {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	items := make([]*Item, 0, w.active.n)
-	for it := w.active.head; it != nil; it = it.next {
-		items = append(items, it)
-	}
-	return items
-}
-
-// Values returns what Offer was given for the items that are offered or handled.
-func (w *Window) Values() []any {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	values := make([]any, 0, w.active.n)
-	for it := w.active.head; it != nil; it = it.next {
-		values = append(values, it.value)
-	}
-	return values
-}
-
-// Due returns the time that a nacked item has still to wait.
-func (w *Window) Due(it *Item) time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if it.due == 0 {
-		return 0
-	}
-	return time.Duration(max(0, it.due-w.now()))
-}
-
-// Close ends fetching and handing out, and returns the items that nobody handles,
-// which are no longer held.
+// Close ends reading and delivering, and returns the items that are not in flight, which are
+// no longer held.
 func (w *Window) Close() []*Item {
+	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
+	for it := w.backoff.head; it != nil; it = it.next {
+		it.delay = time.Duration(max(0, it.due-now))
+	}
+	items := w.undelivered()
+	signal(w.Ready)
+	signal(w.Room.Changed)
+	return items
+}
+
+// undelivered removes and returns the items that are neither in flight nor ended.
+func (w *Window) undelivered() []*Item {
 	var items []*Item
 	w.each(func(it *Item) {
-		if it.in != &w.active && it.in != &w.settling {
+		if it.in != &w.active && it.in != &w.Acks.acks && it.in != &w.Acks.moves {
 			items = append(items, it)
 		}
 	})
 	for _, it := range items {
 		w.remove(it)
 	}
-	signal(w.Ready)
-	signal(w.Room)
 	return items
+}
+
+// Abandon removes and returns the items in flight, of which nobody will tell how they end. Their
+// Delay is that given.
+func (w *Window) Abandon(delay time.Duration) []*Item {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var items []*Item
+	for it := w.active.head; it != nil; it = it.next {
+		if it.owner == ownerSelf {
+			it.delay = delay
+			items = append(items, it)
+		}
+	}
+	for _, it := range items {
+		w.remove(it)
+	}
+	return items
+}
+
+// InFlight reports whether an item is in flight by this attempt.
+func (w *Window) InFlight(a *source.Attempt) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return a.Held.(*Item).attempt == a
+}
+
+// Attempts returns the attempts that are in flight.
+func (w *Window) Attempts() []*source.Attempt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	attempts := make([]*source.Attempt, 0, w.active.n)
+	for it := w.active.head; it != nil; it = it.next {
+		attempts = append(attempts, it.attempt)
+	}
+	return attempts
+}
+
+// Sizes are the numbers of held items, and their bytes.
+type Sizes struct {
+	Buffered, BackingOff, InFlight, Acking, Bytes int
+}
+
+// Sizes returns them.
+func (w *Window) Sizes() Sizes {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return Sizes{
+		Buffered: w.waiting.n + w.keys.queued, BackingOff: w.backoff.n, InFlight: w.active.n,
+		Acking: w.Acks.acks.n + w.Acks.moves.n, Bytes: w.Room.bytes,
+	}
 }

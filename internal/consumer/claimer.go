@@ -1,0 +1,342 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/outage"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+const (
+	// claimBatch is how many entries one step of a scan claims at most.
+	claimBatch = 100
+	// reapEvery is after how many scans idle consumers are looked for, and where the group
+	// stands: a few commands, which idle subscriptions should not cost each time.
+	reapEvery = 4
+)
+
+// claimer searches for entries that their consumers have left alone: a cursor goes through the
+// group's pending entries, in steps as there is room. Its goroutine is upkeep; the reader takes part
+// in the first scan.
+type claimer struct {
+	c    *Consumer
+	turn chan struct{} // for one more step
+	slot *scanSlot
+
+	mu      sync.Mutex
+	running bool
+	of      int // stream that is being scanned
+	cursor  stream.ID
+	found   bool // something, in the step before
+
+	// The goroutine's own.
+	scans  int
+	reaped time.Time
+	groups []groupSeen // by stream
+}
+
+// groupSeen is what is known of the group in one stream.
+type groupSeen struct {
+	losses losses
+	peers  peers
+	base   stream.ID // no entry that is pending was older at the last look
+}
+
+func newClaimer(c *Consumer) *claimer {
+	return &claimer{c: c, turn: make(chan struct{}, 1), groups: make([]groupSeen, len(c.cfg.Keys))}
+}
+
+// open looks where the group stands and begins the first scan, so that its errors have a caller.
+func (k *claimer) open(ctx context.Context) error {
+	k.slot = acquireSlot(slotKey{k.c.cfg.Shared, k.c.cfg.Keys[0], k.c.cfg.Group})
+	if err := k.reap(ctx); err != nil {
+		return err
+	}
+	k.start()
+	_, err := k.step(ctx)
+	if redisconn.Classify(err) == redisconn.KindNetwork {
+		_, err = k.step(ctx) // the client does not repeat it; the reader finds what the first one took
+	}
+	return err
+}
+
+func (k *claimer) close() { k.slot.release() }
+
+// delay is the time until the next scan.
+func (k *claimer) delay() time.Duration {
+	d := k.c.cfg.ClaimInterval
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
+
+// begin begins a scan where it is this consumer's turn; else it only shows that it is alive.
+func (k *claimer) begin(ctx context.Context) {
+	if k.c.gate.wait() == nil && (k.c.win.Room.Claim() == 0 || k.slot.due(k.c.cfg.ClaimInterval)) {
+		// Without room the scan waits for some; until then the turn is a sibling's that has it.
+		k.start()
+		signal(k.turn)
+	}
+	if !k.active() || k.c.win.Room.Claim() == 0 {
+		k.touch(ctx)
+	}
+	if k.scans++; k.scans%reapEvery == 0 {
+		if err := k.reap(ctx); err != nil {
+			k.c.failed(outage.Control, 0, err)
+		}
+	}
+}
+
+// touch shows other consumers that this one is alive.
+func (k *claimer) touch(ctx context.Context) {
+	if _, err := k.c.id.on(k.c.cfg.Client, 0).Scan(ctx, k.c.cfg.MinIdle, stream.ID{}, 0); err != nil {
+		k.c.failed(outage.Control, 0, err)
+		return
+	}
+	k.c.outage.Over(outage.Control)
+}
+
+// next continues the scan as far as there is room.
+func (k *claimer) next(ctx context.Context) {
+	if !k.active() || k.c.win.Room.Claim() == 0 || ctx.Err() != nil || k.c.gate.wait() != nil {
+		return
+	}
+	if _, err := k.step(ctx); err != nil {
+		k.end()
+		k.c.failed(outage.Control, 0, err)
+		return
+	}
+	k.c.outage.Over(outage.Control)
+	signal(k.turn)
+}
+
+func (k *claimer) start() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.running {
+		k.running, k.of, k.cursor = true, 0, stream.ID{}
+	}
+}
+
+// restart has a scan that is in progress begin anew.
+func (k *claimer) restart() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.of, k.cursor = 0, stream.ID{}
+}
+
+func (k *claimer) end() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.running = false
+}
+
+func (k *claimer) active() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.running
+}
+
+// position returns where the scan is.
+func (k *claimer) position() (of int, cursor stream.ID, running bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.of, k.cursor, k.running
+}
+
+// move moves the scan on, unless it was restarted.
+func (k *claimer) move(of int, from, next stream.ID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.of != of || k.cursor != from {
+		return
+	}
+	k.cursor = next
+	if next.IsZero() {
+		k.of++
+		k.running = k.of < len(k.c.cfg.Keys)
+	}
+}
+
+// step claims the next entries of the scan and reports whether it has found some.
+func (k *claimer) step(ctx context.Context) (found bool, err error) {
+	o := k.c.obtain
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	of, cursor, running := k.position()
+	count := min(k.c.win.Room.Claim(), claimBatch)
+	if !running || count == 0 {
+		return false, nil
+	}
+	group := k.c.id.on(k.c.cfg.Client, of)
+	sent := time.Now()
+	scanned, err := group.Scan(ctx, k.c.cfg.MinIdle, cursor, count)
+	if err != nil {
+		o.lost.Store(true)
+		if scanned.Lost {
+			o.unknown.Store(true)
+		}
+		return false, err
+	}
+	k.move(of, cursor, scanned.Next)
+	o.trimmed(of, scanned.Trimmed)
+	released := make(map[string]bool, len(scanned.Released))
+	for _, id := range scanned.Released {
+		released[id] = true
+	}
+	err = o.fetch(ctx, group, of, scanned.IDs, sent, provenance{released: released})
+	return len(scanned.IDs) > 0, err
+}
+
+// company reports whether another consumer of the group is alive. It asks once a second at most.
+func (k *claimer) company(ctx context.Context) bool {
+	if time.Since(k.reaped) > staleAfter {
+		if err := k.reap(ctx); err != nil {
+			k.c.failed(outage.Control, 0, err)
+			return false
+		}
+	}
+	return k.groups[0].peers.alive > 0
+}
+
+// reap removes idle consumers, and remembers where the group stands.
+func (k *claimer) reap(ctx context.Context) error {
+	k.reaped = time.Now()
+	unknown := k.c.obtain.unknown.Swap(false)
+	for of := range k.groups {
+		seen := &k.groups[of]
+		standing, err := k.c.id.on(k.c.cfg.Client, of).Reap(ctx, k.c.cfg.ConsumerTimeout, 2*k.c.cfg.ClaimInterval)
+		if err != nil {
+			return err
+		}
+		seen.peers.see(standing.Others, standing.Sent, time.Now())
+		k.c.restorer.saw(of, stream.ID{}, standing.LastDelivered)
+		if n, lost := seen.losses.see(standing); lost {
+			k.c.cfg.Observer.Trimmed(nil, n)
+		}
+		if unknown && seen.base.Less(standing.Removed) {
+			// Some that were pending can have been trimmed, and the reply that named them was lost.
+			k.c.cfg.Observer.Trimmed(nil, 0)
+		}
+		if seen.base = standing.Oldest; seen.base.IsZero() {
+			seen.base = standing.LastDelivered.Next()
+		}
+	}
+	return nil
+}
+
+// peers are the other consumers of a group. One is alive that was seen after it was looked at
+// the first time, or has come since the first look: a name that a crashed process has left is not.
+type peers struct {
+	looked bool
+	first  map[string]time.Time // when a name was looked at first; zero if it has come later
+	alive  int
+}
+
+func (p *peers) see(others []stream.Idle, sent, received time.Time) {
+	first := make(map[string]time.Time, len(others))
+	p.alive = 0
+	for _, other := range others {
+		since, known := p.first[other.Name]
+		if !known && !p.looked {
+			since = received
+		}
+		if since.IsZero() || other.Idle+time.Millisecond < sent.Sub(since) {
+			since = time.Time{}
+			p.alive++
+		}
+		first[other.Name] = since
+	}
+	p.first, p.looked = first, true
+}
+
+// losses are the entries that a group has lost before they were delivered, as far as one of its
+// consumers knows.
+type losses struct {
+	known bool
+	base  int64     // lost when the group had last read everything
+	seen  int64     // lost since then, and reported
+	at    stream.ID // where the group stood when an unknown number was reported
+}
+
+// see returns how many entries were lost since it was called last, 0 for an unknown number.
+func (l *losses) see(group stream.Standing) (n int, lost bool) {
+	switch {
+	case group.LostUntilNow >= 0:
+		n := group.LostUntilNow - l.base - l.seen
+		lost = l.known && n > 0 // what was lost before this subscription is not its news
+		l.known, l.base, l.seen = true, group.LostUntilNow, 0
+		return int(n), lost
+	case group.Lost < 0:
+		lost = l.at != group.LastDelivered
+		l.at = group.LastDelivered
+		return 0, lost
+	case group.Lost == 0:
+		return 0, false
+	}
+	if group.Lost < l.base+l.seen {
+		l.base, l.seen = 0, 0 // another stream, or the server counts the lost ones as read
+	}
+	total := group.Lost - l.base
+	l.known, n, l.seen = true, int(total-l.seen), total
+	return n, n > 0
+}
+
+// slotKey names the scans of one group; consumers of one process share them.
+type slotKey struct {
+	client       any
+	topic, group string
+}
+
+// scanSlot sees to it that of all consumers of a group in this process only one scans per
+// ClaimInterval.
+type scanSlot struct {
+	key  slotKey
+	refs int
+	last time.Time
+}
+
+var slots = struct {
+	sync.Mutex
+	all map[slotKey]*scanSlot
+}{all: make(map[slotKey]*scanSlot)}
+
+func acquireSlot(key slotKey) *scanSlot {
+	slots.Lock()
+	defer slots.Unlock()
+	slot := slots.all[key]
+	if slot == nil {
+		slot = &scanSlot{key: key}
+		slots.all[key] = slot
+	}
+	slot.refs++
+	slot.last = time.Now()
+	return slot
+}
+
+// due reports whether it is time for a scan and takes the turn.
+func (s *scanSlot) due(interval time.Duration) bool {
+	slots.Lock()
+	defer slots.Unlock()
+	if time.Since(s.last) < interval/2 {
+		return false
+	}
+	s.last = time.Now()
+	return true
+}
+
+func (s *scanSlot) release() {
+	if s == nil {
+		return
+	}
+	slots.Lock()
+	defer slots.Unlock()
+	if s.refs--; s.refs == 0 {
+		delete(slots.all, s.key)
+	}
+}
+
+func exhausted(n int) string { return fmt.Sprintf("delivered %d times without success", n) }

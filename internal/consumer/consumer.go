@@ -1,0 +1,399 @@
+// Package consumer is a subscription in a consumer group: it reads the entries of one or more
+// streams of a hash slot, claims those of crashed consumers, keeps the leases of what it holds,
+// and writes how deliveries end.
+//
+// Each duty is a type with a state of its own:
+//
+//	reader     what is read next
+//	obtainer   entries that are pending already: claimed ones, and own ones whose reply was lost
+//	claimer    claim scans, and what is known about the other consumers
+//	releases   returns to the group what waits too long
+//	keeper     renews leases, and prepares deliveries that are not counted yet
+//	acker      writes acknowledgements
+//	mover      moves entries to the dead letters
+//	restorer   re-creates a lost group
+//
+// What is delivered next is decided by a dispatch.Dispatcher on the window.
+package consumer
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/dispatch"
+	"github.com/flaminco/redischannels/internal/outage"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/source"
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// drainGrace is what writing the last acknowledgements and dead letters may take after the
+// handlers are done, and undoing what an Open that fails has made.
+const drainGrace = 5 * time.Second
+
+// Config configures [New]. All of it is required but where a field says otherwise.
+type Config struct {
+	Client redis.UniversalClient // of the caller; never closed
+	Shared any                   // what consumers of one process have in common: they scan in turn
+
+	Keys  []string // of the streams, all in one hash slot; the topic is the first
+	Group string
+	Name  func() (string, error) // makes a name that no other consumer has
+	Start string                 // ID after which a group begins that does not exist
+
+	MinIdle         time.Duration
+	ClaimInterval   time.Duration
+	BlockTime       time.Duration
+	ConsumerTimeout time.Duration
+	DrainTimeout    time.Duration
+	StallAfter      time.Duration // after which callers that wait although there is work are reported
+
+	Origin        *source.Origin // of the attempts; New sets its Owner
+	Window        window.Config  // New sets From, LeaseTime and MaxDeliveries
+	MaxDeliveries int            // 0 for no bound
+	Backoff       func(delivered int, random float64) time.Duration
+
+	// Prepare sets what is known of an item before it is delivered: its ordering key, or a
+	// Reason for which it is dead-lettered. nil where there is nothing to prepare.
+	Prepare func(it *window.Item)
+
+	DeadTopic string
+	DeadTrim  func() stream.Trim
+
+	OnClient func(*redis.Client) // sees each client that is opened; may be nil
+	Observer Observer
+}
+
+// Consumer is one subscription. It implements source.Source.
+type Consumer struct {
+	*dispatch.Dispatcher
+	cfg    Config
+	id     *identity
+	win    *window.Window
+	gate   *gate
+	outage *outage.Outage
+
+	reader   *reader
+	obtain   *obtainer
+	claimer  *claimer
+	releases *releases
+	keeper   *keeper
+	acker    *acker
+	mover    *mover
+	restorer *restorer
+
+	// reading ends first, by stop; then working, when everything is written.
+	reading context.Context
+	stop    context.CancelFunc
+	working context.Context
+	quit    context.CancelFunc
+	done    chan struct{} // closed when nothing is left
+	joined  bool          // the consumer may exist in Redis
+}
+
+// New returns a consumer. It does not talk to Redis.
+func New(cfg Config) *Consumer {
+	c := &Consumer{cfg: cfg, gate: newGate(), done: make(chan struct{})}
+	c.reading, c.stop = context.WithCancel(context.Background())
+	c.working, c.quit = context.WithCancel(context.Background())
+	cfg.Window.From = cfg.Origin
+	cfg.Window.LeaseTime = cfg.MinIdle - cfg.MinIdle/6
+	cfg.Window.MaxDeliveries = cfg.MaxDeliveries
+	c.win = window.New(cfg.Window)
+	c.outage = &outage.Outage{
+		Down: func(err error, _ []string) { cfg.Observer.Disconnected(err) },
+		Up:   cfg.Observer.Reconnected,
+	}
+	c.id = &identity{keys: cfg.Keys, group: cfg.Group}
+	// The reader's connection: a lease runs from the sending of the read, and one that blocks
+	// for long would return entries whose lease is over.
+	block := max(min(cfg.BlockTime, cfg.MinIdle/3), time.Millisecond)
+	connection := stream.NewReader(cfg.Client, cfg.Keys[0], block, cfg.OnClient, c.connected)
+
+	c.restorer = newRestorer(c)
+	c.obtain = newObtainer(c)
+	c.claimer = newClaimer(c)
+	c.releases = &releases{id: c.id, client: cfg.Client, win: c.win, minIdle: cfg.MinIdle,
+		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, outage: c.outage, failed: c.failed}
+	c.keeper = newKeeper(c, redisconn.NewControl(cfg.Client, cfg.Keys[0], cfg.MinIdle/6, cfg.OnClient))
+	c.acker = newAcker(c)
+	c.mover = newMover(c)
+	c.reader = newReader(c, connection)
+	c.Dispatcher = dispatch.New(dispatch.Config{
+		Window: c.win, Policy: (*policy)(c), MaxDeliveries: cfg.MaxDeliveries, Backoff: cfg.Backoff,
+	})
+	cfg.Origin.Owner = c.Dispatcher
+	return c
+}
+
+// connected ends all leases: another connection may mean another server, which may not know
+// what the old one gave us. The reader can wait for long in its first read by it.
+func (c *Consumer) connected() {
+	c.win.Leases.Void()
+	c.keeper.reconnected()
+}
+
+// Open makes the consumer live, or fails for what the caller can mend. existed says that the
+// group did.
+func (c *Consumer) Open(ctx context.Context) (existed bool, err error) {
+	name, err := c.cfg.Name()
+	if err != nil {
+		return false, err
+	}
+	c.id.name.Store(&name)
+	if existed, err = c.open(ctx); err != nil {
+		c.abort()
+		return false, err
+	}
+	go c.run()
+	return existed, nil
+}
+
+func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
+	for i := range c.cfg.Keys {
+		group := c.id.on(c.cfg.Client, i)
+		start := c.cfg.Start
+		if i > 0 {
+			start = stream.ID{}.String() // what returns to the group is all for it
+		}
+		there, err := group.Ensure(ctx, start)
+		if err != nil {
+			return false, err
+		}
+		existed = existed || there && i == 0
+		err = redisconn.Follow(ctx, c.cfg.Client, func() error { return c.reader.probe(ctx, i) })
+		// Where its reply was lost the probe may have created the consumer.
+		c.joined = c.joined || err == nil || redisconn.Classify(err) == redisconn.KindNetwork
+		if err != nil {
+			return false, err
+		}
+		if err := group.Probe(ctx, c.cfg.DeadTopic); err != nil {
+			return false, err
+		}
+	}
+	return existed, c.claimer.open(ctx)
+}
+
+// abort releases what Open has made.
+func (c *Consumer) abort() {
+	bound := time.AfterFunc(drainGrace, c.quit)
+	defer bound.Stop()
+	c.Dispatcher.Stop()
+	c.stop()
+	c.releases.atEnd(c.working, c.win.Close())
+	c.leave()
+	c.quit()
+	close(c.done)
+}
+
+// run works until stop and then ends everything in order: what is not delivered returns to the
+// group; the deliveries in progress end, or are abandoned; their ends are written, acknowledgements
+// before dead letters; and the consumer leaves the group.
+func (c *Consumer) run() {
+	defer close(c.done)
+	defer c.quit()
+	var reading, writing, keeping sync.WaitGroup
+	reading.Go(func() { c.reader.run(c.reading) })
+	reading.Go(func() { c.upkeep(c.reading) })
+	writing.Go(func() { c.acker.run(c.working) })
+	writing.Go(func() { c.mover.run(c.working) })
+	keeping.Go(func() { c.keeper.run(c.working) })
+
+	<-c.reading.Done()
+	c.Dispatcher.Stop()
+	left := make(chan struct{})
+	var waking sync.WaitGroup
+	waking.Go(func() { c.reader.stream.End(c.working, left) })
+	reading.Wait()
+	close(left)
+	waking.Wait()
+	c.releases.atEnd(c.working, c.win.Close())
+	if abandoned := c.Drain(c.cfg.DrainTimeout); len(abandoned) > 0 {
+		c.cfg.Observer.Abandoned(abandoned, nil)
+		// Others get them when they have been left alone for MinIdle, with their counts.
+		c.releases.atEnd(c.working, c.win.Abandon(c.cfg.MinIdle))
+	}
+	c.releases.atEnd(c.working, c.win.Close()) // nacked while draining
+
+	bound := time.AfterFunc(drainGrace, c.quit)
+	defer bound.Stop()
+	close(c.acker.flushing)
+	close(c.mover.flushing)
+	writing.Wait()
+	close(c.keeper.ending)
+	keeping.Wait()
+	c.leave()
+}
+
+// upkeep looks for entries of crashed consumers, and releases what waits too long. It is not for
+// the keeper to do: a command may take long, and leases must be renewed meanwhile.
+func (c *Consumer) upkeep(ctx context.Context) {
+	scan := time.NewTimer(c.claimer.delay())
+	defer scan.Stop()
+	look := time.NewTicker(staleCheck)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			c.releaseStale(ctx)
+			c.stalled()
+		case <-scan.C:
+			scan.Reset(c.claimer.delay())
+			c.claimer.begin(ctx)
+		case <-c.claimer.turn:
+			c.claimer.next(ctx)
+		}
+	}
+}
+
+// releaseStale gives entries that wait for a busy application to the group's other consumers, if
+// one is alive.
+func (c *Consumer) releaseStale(ctx context.Context) {
+	if c.obtain.unknown.Load() {
+		c.claimer.company(ctx) // it looks what the lost reply may have named
+	}
+	if c.win.Room.Oldest() < staleAfter || !c.claimer.company(ctx) {
+		return
+	}
+	items, recalled := c.win.Room.TakeStale(staleAfter, c.cfg.MinIdle)
+	if recalled {
+		c.Ask()
+	}
+	if len(items) > 0 {
+		c.release(items)
+	}
+}
+
+// release gives entries to other consumers. Where there is an order those that nobody else takes
+// come back before anything new is read.
+func (c *Consumer) release(items []*window.Item) {
+	if c.cfg.Window.Keyed || c.win.Ordered() {
+		c.claimer.restart()
+		c.reader.away.Store(true)
+	}
+	c.releases.release(c.working, items)
+	c.cfg.Observer.Released(texts(items))
+}
+
+// stalled reports callers that wait although there is work, once.
+func (c *Consumer) stalled() {
+	if s, ok := c.win.Stalled(c.cfg.StallAfter); ok {
+		c.cfg.Observer.Stalled(s.InFlight+s.BackingOff, s.Reason())
+	}
+}
+
+// leave releases what was assigned to this consumer unseen, removes it if nothing of it is
+// pending, and closes its connections.
+func (c *Consumer) leave() {
+	defer c.claimer.close()
+	defer c.reader.stream.Close()
+	defer c.keeper.control.Close()
+	if !c.joined {
+		return
+	}
+	if c.obtain.lost.Load() {
+		_ = c.obtain.releaseUnseen(c.working) // else they are claimed when MinIdle is over
+	}
+	for i := range c.cfg.Keys {
+		_ = c.id.on(c.cfg.Client, i).Leave(c.working) // else others remove it
+	}
+}
+
+// failed handles an error of a duty that comes again by itself.
+func (c *Consumer) failed(d outage.Duty, of int, err error) {
+	if c.reading.Err() != nil {
+		return
+	}
+	switch kind := redisconn.Classify(err); {
+	case c.restorer.missing(of, err):
+	case kind.Retryable(), kind == redisconn.KindCanceled, kind == redisconn.KindWrongType:
+		c.fail(d, err)
+	default:
+		c.cfg.Observer.Failed(err)
+	}
+}
+
+// fail notes a failure and returns how often the duty has failed in a row.
+func (c *Consumer) fail(d outage.Duty, err error) int {
+	attempts := c.outage.Failed(d, err)
+	redisconn.Relocate(c.cfg.Client)
+	return attempts
+}
+
+// Close implements source.Source.
+func (c *Consumer) Close(ctx context.Context) error {
+	c.stop()
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Stop begins to close, and Done is closed when that is done.
+func (c *Consumer) Stop()                 { c.stop() }
+func (c *Consumer) Done() <-chan struct{} { return c.done }
+
+// Sizes are those of the window; Down and Closing say how it stands besides.
+func (c *Consumer) Sizes() window.Sizes { return c.win.Sizes() }
+func (c *Consumer) Down() bool          { return c.outage.Open() }
+func (c *Consumer) Closing() bool       { return c.reading.Err() != nil }
+
+// ConsumerName returns the name of the consumer in Redis.
+func (c *Consumer) ConsumerName() string { return c.id.consumer() }
+
+// policy is what a consumer does with deliveries. It implements dispatch.Policy.
+type policy Consumer
+
+func (p *policy) Delivered(count int) { p.cfg.Observer.Delivered(count) }
+
+func (p *policy) Acked(it *window.Item) (late bool) { return p.win.Acks.Ack(it) }
+
+func (p *policy) GiveUp(it *window.Item, o source.Outcome) {
+	reason := o.Reason
+	if reason == "" {
+		reason = "rejected"
+	}
+	p.win.Acks.Move(it, reason)
+}
+
+func (p *policy) Recalled(it *window.Item) {
+	c := (*Consumer)(p)
+	// Other consumers get the time of a claim scan before something is offered here again.
+	p.win.Rest(p.cfg.ClaimInterval + p.cfg.ClaimInterval/5)
+	p.win.Remove(it)
+	c.release([]*window.Item{it})
+}
+
+func (p *policy) AckIgnored(id string, err error) { p.cfg.Observer.AckIgnored([]string{id}, 1, err) }
+
+func (p *policy) TimedOut(id string) { p.cfg.Observer.HandlerTimeout(id) }
+
+// retryDelay is the back-off of everything that talks to Redis in the background.
+func retryDelay(attempt int) time.Duration {
+	d := min(time.Second, 50*time.Millisecond<<min(attempt-1, 10))
+	return d - time.Duration(rand.Float64()*0.2*float64(d))
+}
+
+func texts(items []*window.Item) []string {
+	ids := make([]string, len(items))
+	for i, it := range items {
+		ids[i] = it.Text
+	}
+	return ids
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,145 @@
+package consumer
+
+import (
+	"context"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/outage"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// keeper renews the leases of everything that is held, and prepares deliveries that Redis has
+// not counted or whose lease is over. Its commands go over a connection of its own: in the
+// caller's pool each connection that has died unnoticed would cost a timeout.
+type keeper struct {
+	c       *Consumer
+	control *redisconn.Control
+	renew   chan struct{} // leases were voided
+	ending  chan struct{} // closed: nothing is held any more
+}
+
+func newKeeper(c *Consumer, control *redisconn.Control) *keeper {
+	return &keeper{c: c, control: control, renew: make(chan struct{}, 1), ending: make(chan struct{})}
+}
+
+// reconnected has all leases renewed, over a new connection.
+func (k *keeper) reconnected() {
+	k.control.Reset()
+	signal(k.renew)
+}
+
+func (k *keeper) run(ctx context.Context) {
+	tick := time.NewTicker(k.c.cfg.MinIdle / 3)
+	defer tick.Stop()
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	failures := 0
+	for {
+		again := false
+		select {
+		case <-k.ending:
+			return
+		case <-tick.C:
+			again = k.renewAll(ctx)
+		case <-k.renew:
+			again = k.renewAll(ctx)
+		case <-retry.C:
+			again = k.renewAll(ctx) || k.prepare(ctx)
+		case <-k.c.win.Leases.Prepare:
+			if failures > 0 {
+				continue // it is tried again soon
+			}
+			again = k.prepare(ctx)
+		}
+		if !again {
+			failures = 0
+			continue
+		}
+		failures++
+		retry.Reset(retryDelay(failures))
+	}
+}
+
+// prepare sees to it that the entries that are next are ours for the time being, and that Redis
+// counts the deliveries that are about to happen. It reports whether it is to be tried again.
+func (k *keeper) prepare(ctx context.Context) (again bool) {
+	items := k.c.win.Leases.Wanted()
+	of, err := k.hold(ctx, items, (*window.Item).NextCount, k.c.win.Leases.Prepared)
+	if err == nil {
+		return false
+	}
+	if !k.c.restorer.missing(of, err) && ctx.Err() == nil {
+		k.c.fail(outage.Lease, err)
+	}
+	return true
+}
+
+// renewAll extends the leases of everything that is held. It reports whether it is to be tried
+// again before the next time.
+func (k *keeper) renewAll(ctx context.Context) (again bool) {
+	items := k.c.win.Leases.Expiring(k.c.cfg.MinIdle / 6)
+	of, err := k.hold(ctx, items, func(*window.Item) int { return stream.KeepCount }, k.c.win.Leases.Renewed)
+	if err == nil {
+		return false
+	}
+	k.c.failed(outage.Lease, of, err)
+	return redisconn.Classify(err).Retryable()
+}
+
+// hold renews the claims of items and sets their counts; those that are ours still are given to
+// done. The error is about one of the streams.
+func (k *keeper) hold(ctx context.Context, items []*window.Item, count func(*window.Item) int, done func(sent time.Time, items ...*window.Item)) (of int, err error) {
+	if len(items) == 0 {
+		return 0, nil
+	}
+	err = k.c.id.each(items, func(which int, items []*window.Item) error {
+		of = which
+		client, err := k.control.Client(ctx)
+		if err != nil {
+			return err
+		}
+		entries := make([]stream.Pending, len(items))
+		for i, it := range items {
+			entries[i] = stream.Pending{ID: it.ID, Text: it.Text, Count: count(it)}
+		}
+		sent := time.Now()
+		states, err := k.c.id.on(client, of).Hold(ctx, entries)
+		if err != nil {
+			return err
+		}
+		done(sent, k.owned(ctx, items, states)...)
+		return nil
+	})
+	if err != nil {
+		k.control.Reset()
+		return of, err
+	}
+	k.c.outage.Over(outage.Lease)
+	return of, nil
+}
+
+// owned returns the items that are ours still, and handles the others.
+func (k *keeper) owned(ctx context.Context, items []*window.Item, states []stream.State) (owned []*window.Item) {
+	owned = make([]*window.Item, 0, len(items))
+	var vanished []*window.Item
+	for i, it := range items {
+		switch states[i] {
+		case stream.Owned:
+			owned = append(owned, it)
+		case stream.Trimmed:
+			k.c.restorer.trimmed(it)
+		case stream.OtherOwner:
+			k.c.restorer.lost(it, stream.OtherOwner)
+		case stream.NotPending:
+			vanished = append(vanished, it)
+		}
+	}
+	// Of one whose end is being written that is what its acknowledgement looks like, and to wait
+	// for the reply to it would hold up the next renewal.
+	if vanished = k.c.win.Leases.Held(vanished); len(vanished) > 0 {
+		k.c.restorer.vanished(ctx, vanished)
+	}
+	return owned
+}

@@ -1,0 +1,112 @@
+package consumer
+
+import (
+	"context"
+
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// moveBatch is how many moves one pipeline has at most.
+const moveBatch = 100
+
+// mover moves entries to the dead-letter stream.
+type mover struct {
+	writing
+	c *Consumer
+}
+
+func newMover(c *Consumer) *mover {
+	m := &mover{c: c}
+	m.writing = writing{ready: c.win.Acks.Moves, flushing: make(chan struct{}), pending: c.win.Acks.PendingMoves, write: m.move, given: m.given}
+	return m
+}
+
+func (m *mover) given(items []*window.Item) {
+	m.c.cfg.Observer.Abandoned(texts(items), errNotWritten)
+}
+
+func (m *mover) move(ctx context.Context, items []*window.Item) {
+	for len(items) > 0 && ctx.Err() == nil {
+		n := min(len(items), moveBatch)
+		m.batch(ctx, items[:n])
+		items = items[n:]
+	}
+}
+
+// batch moves entries. Of those that the stream has no more the fields are sent from memory.
+func (m *mover) batch(ctx context.Context, items []*window.Item) {
+	m.c.restorer.writing.RLock()
+	defer m.c.restorer.writing.RUnlock()
+	var here []*window.Item
+	var lost []string
+	standings := m.c.win.Acks.Standings(items, make([]window.Standing, 0, len(items)))
+	for i, it := range items {
+		if standings[i] == window.Lost {
+			lost = append(lost, it.Text)
+			m.c.win.Remove(it)
+		} else {
+			here = append(here, it)
+		}
+	}
+	if len(lost) > 0 {
+		m.c.acker.late(lost)
+	}
+	trimmed := m.send(ctx, here)
+	for _, it := range trimmed {
+		m.c.restorer.trimmed(it)
+	}
+	m.send(ctx, trimmed)
+}
+
+// send moves entries and returns those of which the fields must be sent from memory.
+func (m *mover) send(ctx context.Context, items []*window.Item) (trimmed []*window.Item) {
+	if len(items) == 0 {
+		return nil
+	}
+	moves := make([]stream.DeadLetterMove, len(items))
+	for i, it := range items {
+		moves[i] = m.describe(it)
+	}
+	results, errs := stream.MoveToDeadLetters(ctx, m.c.cfg.Client, moves)
+	for i, it := range items {
+		switch {
+		case errs[i] != nil:
+			m.failed(it, errs[i])
+		case results[i].Outcome == stream.DeadLetterGone && moves[i].Fields == nil:
+			trimmed = append(trimmed, it)
+		case results[i].Outcome == stream.DeadLetterMoved:
+			m.c.win.Remove(it)
+			m.c.cfg.Observer.DeadLettered(it.Text, it.Reason)
+		default:
+			m.c.win.Remove(it)
+			m.c.acker.late([]string{it.Text})
+		}
+	}
+	return trimmed
+}
+
+func (m *mover) describe(it *window.Item) stream.DeadLetterMove {
+	move := stream.DeadLetterMove{
+		Topic:     m.c.cfg.Keys[it.Stream],
+		DeadTopic: m.c.cfg.DeadTopic,
+		Group:     m.c.cfg.Group,
+		Consumer:  m.c.id.consumer(),
+		EntryID:   it.Text,
+		Reason:    it.Reason,
+		Count:     it.Delivered,
+		Again:     it.Attempts > 0,
+		Trim:      m.c.cfg.DeadTrim(),
+	}
+	if m.c.win.Leases.Trimmed(it) {
+		it.Fields(func(name, value []byte) { move.Fields = append(move.Fields, string(name), string(value)) })
+	}
+	return move
+}
+
+func (m *mover) failed(it *window.Item, err error) {
+	retryLater(it)
+	if it.Attempts == 1 {
+		m.c.cfg.Observer.DeadLetterFailed(it.Text, err)
+	}
+}

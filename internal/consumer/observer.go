@@ -1,0 +1,34 @@
+package consumer
+
+import "time"
+
+// Observer is told what a consumer lives through. Its methods may be called under locks of the
+// consumer: they must return soon and must not call it.
+type Observer interface {
+	Disconnected(err error)
+	Reconnected(lasted time.Duration)
+	// GroupLost: the group was lost and re-created at position, or by another consumer if that
+	// is empty; the entries were put back into it.
+	GroupLost(position string, entries []string, err error)
+	// Trimmed: entries left the group because the stream has them no more. n is their number,
+	// 0 if it is not known.
+	Trimmed(entries []string, n int)
+	LeaseLost(entries []string, err error)
+	// AckIgnored: n acknowledgements had no effect.
+	AckIgnored(entries []string, n int, err error)
+	AckFailed(entries []string, err error)
+	DeadLettered(entry, reason string)
+	DeadLetterFailed(entry string, err error)
+	HandlerTimeout(entry string)
+	Released(entries []string)
+	Recovered(entries []string)
+	Abandoned(entries []string, err error)
+	// Stalled: callers wait although there is work. n is the number of entries in flight and
+	// backing off.
+	Stalled(n int, why error)
+	// Failed: a background duty failed for a reason that a retry may not mend.
+	Failed(err error)
+
+	Read()               // Redis has answered a read
+	Delivered(count int) // the application has received a message
+}

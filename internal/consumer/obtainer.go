@@ -1,0 +1,261 @@
+package consumer
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// ownPage is how many own pending entries are listed at once.
+const ownPage = 100
+
+// obtainer brings entries into the window that are pending already: those that are assigned to
+// this consumer and not held, because the reply that brought them was lost or their ordering key
+// had too many, and those that were claimed or reclaimed.
+type obtainer struct {
+	c *Consumer
+
+	lost    atomic.Bool // entries may be assigned to us unseen
+	unknown atomic.Bool // a reply that may have named trimmed entries was lost
+
+	// mu is held over the commands that obtain entries, so that what was claimed and is not yet
+	// admitted is not taken for one that is unseen.
+	mu sync.Mutex
+}
+
+func newObtainer(c *Consumer) *obtainer { return &obtainer{c: c} }
+
+// provenance is where pending entries come from, which tells what their delivery counts in Redis
+// mean. Those of released entries are exact. Of others a count of 1 says nothing, since a read
+// counts 1 in advance, also for what is only buffered: a delivery that is not certain does not
+// count.
+type provenance struct {
+	own      bool            // they were assigned to this consumer before
+	released map[string]bool // these were released
+	all      bool            // all of them were
+}
+
+func (p provenance) exact(id string) bool { return p.all || p.released[id] }
+
+// describe completes an item whose count in Redis is that.
+func (p provenance) describe(it *window.Item, count int) {
+	exact := p.exact(it.Text)
+	if it.Delivered = count; count == 1 && !exact {
+		it.Delivered = 0
+	}
+	it.Counted = count == it.Delivered+1 && p.own
+	it.Suspect = count > it.Delivered && !p.own
+	it.Alone = it.Delivered >= 2 && !exact
+}
+
+// own fetches the entries that are pending for this consumer and not held.
+func (o *obtainer) own(ctx context.Context, client redis.UniversalClient) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lost.Store(false)
+	o.c.win.BeginPass()
+	complete := false
+	defer func() { o.c.win.EndPass(complete) }()
+	for of := range o.c.cfg.Keys {
+		group := o.c.id.on(client, of)
+		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
+			sent := time.Now()
+			held, err := o.hold(ctx, group, page)
+			if err != nil {
+				return err
+			}
+			return o.fetch(ctx, group, of, held, sent, provenance{own: true})
+		})
+		if err != nil {
+			o.lost.Store(true)
+			return err
+		}
+	}
+	complete = true
+	return nil
+}
+
+// eachUnseen calls f with pages of the entries that are pending for this consumer and not held.
+func (o *obtainer) eachUnseen(ctx context.Context, group *stream.Group, of int, f func([]stream.Pending) error) error {
+	var after stream.ID
+	for {
+		page, err := group.Own(ctx, after, ownPage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		after = page[len(page)-1].ID
+		full := len(page) == ownPage
+		held := o.c.win.Leases.IDs()
+		unseen := page[:0]
+		for _, p := range page {
+			if _, ok := held[window.Identity{Stream: of, ID: p.ID}]; !ok {
+				unseen = append(unseen, p)
+			}
+		}
+		if len(unseen) > 0 {
+			if err := f(unseen); err != nil {
+				return err
+			}
+		}
+		if !full {
+			return nil
+		}
+	}
+}
+
+// hold renews the claims of own entries that are not held, and returns the IDs of those that
+// the stream has. The others leave the group by it.
+func (o *obtainer) hold(ctx context.Context, group *stream.Group, page []stream.Pending) ([]string, error) {
+	for i := range page {
+		page[i].Count = stream.KeepCount
+	}
+	states, err := group.Hold(ctx, page)
+	if err != nil {
+		o.unknown.Store(true)
+		return nil, err
+	}
+	var ids, trimmed []string
+	for i, state := range states {
+		switch state {
+		case stream.Owned:
+			ids = append(ids, page[i].Text)
+		case stream.Trimmed:
+			trimmed = append(trimmed, page[i].Text)
+		}
+	}
+	if len(trimmed) > 0 {
+		o.c.cfg.Observer.Trimmed(trimmed, len(trimmed))
+	}
+	return ids, nil
+}
+
+// released takes back up to limit entries that were released and that nobody else has claimed.
+// more says that there may be others.
+func (o *obtainer) released(ctx context.Context, client redis.UniversalClient, limit int) (more bool, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for of := range o.c.cfg.Keys {
+		group := o.c.id.on(client, of)
+		sent := time.Now()
+		ids, trimmed, err := group.Reclaim(ctx, o.c.cfg.MinIdle, limit)
+		if err != nil {
+			o.unknown.Store(true)
+			return true, err
+		}
+		o.trimmed(of, trimmed)
+		if err := o.fetch(ctx, group, of, ids, sent, provenance{all: true}); err != nil {
+			return true, err
+		}
+		more = more || len(ids)+len(trimmed) == limit
+	}
+	return more, nil
+}
+
+// trimmed reports entries that have left the group because the stream has them no more. Redis 7
+// looks for them before it looks at idle times, so some may be held, here or elsewhere.
+func (o *obtainer) trimmed(of int, ids []string) {
+	held, rest := o.c.win.Leases.Find(of, ids)
+	for _, it := range held {
+		o.c.restorer.trimmed(it)
+	}
+	if len(rest) > 0 {
+		o.c.cfg.Observer.Trimmed(rest, len(rest))
+	}
+}
+
+// fetch reads the fields of entries that are assigned to this consumer since leased, and admits
+// them.
+func (o *obtainer) fetch(ctx context.Context, group *stream.Group, of int, ids []string, leased time.Time, from provenance) error {
+	// A scan also claims what is held here, where the server was away for longer than MinIdle.
+	// Looked at afterwards only, such an entry is one that was fetched, then acknowledged and
+	// forgotten: it would be put back into the group.
+	before := o.c.win.Leases.IDs()
+	for len(ids) > 0 {
+		fetched, err := group.Fetch(ctx, ids)
+		if err != nil {
+			o.lost.Store(true)
+			o.unknown.Store(true)
+			return err
+		}
+		ids = ids[len(fetched):]
+		held := o.c.win.Leases.IDs() // what the reader has admitted meanwhile
+		maps.Copy(held, before)
+		o.admit(of, fetched, held, leased, from)
+	}
+	return nil
+}
+
+// admit is the second half of fetch.
+func (o *obtainer) admit(of int, fetched []stream.Fetched, held map[window.Identity]struct{}, leased time.Time, from provenance) {
+	var trimmed, recovered []string
+	items := make([]window.Item, 0, len(fetched))
+	for _, f := range fetched {
+		switch f.State {
+		case stream.Owned:
+			if _, ok := held[window.Identity{Stream: of, ID: f.Entry.ID}]; ok {
+				continue
+			}
+			it := window.Item{Entry: f.Entry, Stream: of}
+			from.describe(&it, f.Count)
+			o.prepare(&it)
+			items = append(items, it)
+			recovered = append(recovered, f.Entry.Text)
+			o.c.restorer.saw(of, stream.ID{}, f.Entry.ID)
+		case stream.Trimmed:
+			trimmed = append(trimmed, f.Entry.Text)
+		case stream.OtherOwner, stream.NotPending:
+			// Another consumer was faster; nothing of it is here.
+		}
+	}
+	o.c.win.Admit(items, leased)
+	if len(recovered) > 0 {
+		o.c.cfg.Observer.Recovered(recovered)
+	}
+	if len(trimmed) > 0 {
+		o.c.cfg.Observer.Trimmed(trimmed, len(trimmed))
+	}
+}
+
+// prepare completes an item that was delivered before.
+func (o *obtainer) prepare(it *window.Item) {
+	if o.c.cfg.Prepare != nil {
+		o.c.cfg.Prepare(it)
+	}
+	if most := o.c.cfg.MaxDeliveries; most > 0 && it.Delivered >= most {
+		it.Reason = exhausted(it.Delivered)
+	}
+}
+
+// releaseUnseen releases what is pending for this consumer and not held.
+func (o *obtainer) releaseUnseen(ctx context.Context) error {
+	for of := range o.c.cfg.Keys {
+		group := o.c.id.on(o.c.cfg.Client, of)
+		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
+			entries := make([]stream.Released, len(page))
+			for i, p := range page {
+				if p.Count == 1 {
+					p.Count = 0 // see provenance
+				}
+				entries[i] = stream.Released{Pending: p, Idle: o.c.cfg.MinIdle}
+			}
+			states, err := group.Release(ctx, entries)
+			for i, state := range states {
+				if state == stream.Trimmed {
+					o.c.cfg.Observer.Trimmed([]string{page[i].Text}, 1)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

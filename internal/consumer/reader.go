@@ -1,0 +1,261 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/outage"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+const (
+	// admitBlock is how many items have their memory together: few enough for one of them not
+	// to keep many others.
+	admitBlock = 16
+	// scanFirst is for how long the first claim scan may find nothing before new entries are read
+	// beside it.
+	scanFirst = 300 * time.Millisecond
+)
+
+// reader decides what is fetched next. Before new entries, for the sake of order, come those that
+// are pending for this consumer already, those that it has released, and those that the first
+// claim scan finds. Its fields but away belong to its goroutine.
+type reader struct {
+	c      *Consumer
+	stream *stream.Reader
+
+	away     atomic.Bool // entries were released, and none may overtake them
+	restores int         // of the group since the last read
+	cut      bool        // the connection was why the last read failed
+	scanned  bool        // the first claim scan is over, or takes too long
+	vain     time.Time   // since when it finds nothing
+}
+
+func newReader(c *Consumer, connection *stream.Reader) *reader {
+	return &reader{c: c, stream: connection}
+}
+
+// probe fails where reading a stream in the group would fail. (Redis creates the consumer by it.)
+func (r *reader) probe(ctx context.Context, of int) error {
+	return r.stream.ProbeGroup(ctx, r.c.cfg.Keys[of], r.c.cfg.Group, r.c.id.consumer())
+}
+
+// run fetches entries into the window until ctx ends.
+func (r *reader) run(ctx context.Context) {
+	r.vain = time.Now()
+	for ctx.Err() == nil {
+		if r.before(ctx) {
+			r.read(ctx)
+		}
+	}
+}
+
+func (r *reader) read(ctx context.Context) {
+	count := r.c.win.Room.BeginRead()
+	if count == 0 {
+		r.awaitRoom(ctx)
+		return
+	}
+	keys := r.c.cfg.Keys
+	pages, err := r.stream.ReadGroup(ctx, r.c.cfg.Group, r.c.id.consumer(), keys, max(1, count/len(keys)))
+	n := 0
+	for i := range pages {
+		n += len(pages[i].Entries)
+	}
+	r.c.win.Room.EndRead(n)
+	if err != nil {
+		r.failed(ctx, err)
+		return
+	}
+	r.c.cfg.Observer.Read()
+	r.c.outage.Over(outage.Read)
+	r.restores = 0
+	for i := range pages {
+		if of := slices.Index(keys, pages[i].Key); of >= 0 {
+			r.admit(of, pages[i].Entries, r.stream.Sent())
+		} else { // a hook has changed the key
+			r.c.cfg.Observer.Failed(errors.New("redis has answered with entries of a stream that was not asked for"))
+		}
+		stream.Recycle(pages[i].Entries)
+	}
+}
+
+// before does what comes before reading new entries, and reports whether they may be read.
+func (r *reader) before(ctx context.Context) bool {
+	if opened := r.c.gate.wait(); opened != nil {
+		select {
+		case <-opened:
+		case <-ctx.Done():
+		}
+		return false
+	}
+	if of, cause := r.c.restorer.next(); cause != nil {
+		r.failedOf(ctx, of, cause)
+		return false
+	}
+	if err := r.pending(ctx); err != nil {
+		r.failed(ctx, err)
+		return false
+	}
+	return r.scanned || r.firstScan(ctx)
+}
+
+// pending fetches entries that are pending already and come before new ones.
+func (r *reader) pending(ctx context.Context) error {
+	if r.c.win.Room.Paused() {
+		return nil
+	}
+	if r.c.obtain.lost.Load() || r.c.win.Drained() {
+		err := r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.own(ctx, client) })
+		if err != nil {
+			return err
+		}
+	}
+	for r.away.Load() && ctx.Err() == nil {
+		room := r.c.win.Room.Claim()
+		if room == 0 {
+			return nil // the new ones have none either
+		}
+		r.away.Store(false)
+		more := true
+		err := r.stream.Do(ctx, func(client *redis.Client) (err error) {
+			more, err = r.c.obtain.released(ctx, client, room)
+			return err
+		})
+		if more {
+			r.away.Store(true)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// firstScan takes part in the first claim scan, and reports whether new entries may be read.
+func (r *reader) firstScan(ctx context.Context) bool {
+	if !r.c.claimer.active() || time.Since(r.vain) > scanFirst {
+		r.scanned = true
+		signal(r.c.claimer.turn)
+		return true
+	}
+	if r.c.win.Room.Claim() == 0 {
+		r.awaitRoom(ctx)
+		r.vain = time.Now()
+		return false
+	}
+	found, err := r.c.claimer.step(ctx)
+	if err != nil {
+		r.c.claimer.end()
+		r.failed(ctx, err)
+	}
+	if found {
+		r.vain = time.Now()
+	}
+	return false
+}
+
+// awaitRoom waits until there may be room for entries. An outage of the connection is over then
+// if our own entries could be looked at since: until the application has finished something there
+// is no read that would show it.
+func (r *reader) awaitRoom(ctx context.Context) {
+	if r.cut && !r.c.obtain.lost.Load() {
+		r.cut = false
+		r.c.outage.Over(outage.Read)
+	}
+	select {
+	case <-r.c.win.Room.Changed:
+		if r.scanned {
+			signal(r.c.claimer.turn) // there may be room for what a scan finds
+		}
+	case <-ctx.Done():
+	}
+}
+
+// admit puts new entries into the window.
+func (r *reader) admit(of int, entries []stream.Entry, sent time.Time) {
+	if len(entries) == 0 {
+		return
+	}
+	var held map[window.Identity]struct{}
+	if !r.c.restorer.seen(of).Less(entries[0].ID) {
+		// Delivered a second time: the group was re-created where it stood for another
+		// consumer, which did not know of what we have.
+		held = r.c.win.Leases.IDs()
+	}
+	r.c.restorer.saw(of, entries[0].ID, entries[len(entries)-1].ID)
+	for block := range slices.Chunk(entries, admitBlock) {
+		items := make([]window.Item, 0, len(block))
+		for i := range block {
+			if _, ok := held[window.Identity{Stream: of, ID: block[i].ID}]; !ok {
+				it := window.Item{Entry: block[i].Share(), Stream: of, Counted: true}
+				if r.c.cfg.Prepare != nil {
+					r.c.cfg.Prepare(&it)
+				}
+				items = append(items, it)
+			}
+		}
+		r.c.win.Admit(items, sent)
+	}
+}
+
+// failed decides how reading continues after an error. Whatever the error, the server may have
+// assigned entries to us that we have not seen.
+func (r *reader) failed(ctx context.Context, err error) {
+	r.failedOf(ctx, -1, err)
+}
+
+// failedOf is failed for one stream, or -1 for those that the error names.
+func (r *reader) failedOf(ctx context.Context, of int, err error) {
+	r.c.obtain.lost.Store(true)
+	if ctx.Err() != nil {
+		return
+	}
+	if timedOut(err) {
+		r.c.keeper.control.Reset() // what is silent to us may be so to the renewals
+		if r.c.outage.Quiet() {
+			// Redis starts BLOCK anew when another consumer was faster, so one timeout is
+			// not an outage yet. The connection is replaced by the next read.
+			return
+		}
+	}
+	switch redisconn.Classify(err) {
+	case redisconn.KindNoGroup, redisconn.KindWrongType:
+		cause := err
+		err = r.stream.Do(ctx, func(client *redis.Client) error {
+			return r.c.restorer.restore(ctx, client, of, cause)
+		})
+		if err == nil {
+			// Something that removes the group again and again must not make this a hot loop.
+			if r.restores++; r.restores > 1 {
+				pause(ctx, retryDelay(r.restores))
+			}
+			return
+		}
+	}
+	r.cut = redisconn.Classify(err).Retryable()
+	pause(ctx, retryDelay(r.c.fail(outage.Read, err)))
+}
+
+// timedOut reports a read that had no answer in time.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout() && redisconn.Classify(err) != redisconn.KindCanceled
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

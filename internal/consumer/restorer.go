@@ -1,0 +1,245 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/outage"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/source"
+	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// restorer re-creates a group that was lost where it stood, and puts what is held back into it.
+// It knows how far each stream was delivered. The reader restores; others leave word.
+type restorer struct {
+	c *Consumer
+
+	// writing is held for reading while acknowledgements and moves are written, and locked while a
+	// group is restored. Without it an entry is acknowledged between the look at what is held and
+	// the script, which then puts it back, and it is handled again.
+	writing sync.RWMutex
+
+	mu    sync.Mutex
+	spans []span
+	cause []error // why the group is missing in a stream, for the reader
+}
+
+// span is what was delivered of a stream.
+type span struct {
+	first stream.ID // entry that was delivered here first, zero before
+	last  stream.ID // the greatest ID that is known to be delivered to the group
+}
+
+func newRestorer(c *Consumer) *restorer {
+	n := len(c.cfg.Keys)
+	return &restorer{c: c, spans: make([]span, n), cause: make([]error, n)}
+}
+
+// saw remembers what was delivered. A zero first says nothing about it.
+func (r *restorer) saw(of int, first, last stream.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := &r.spans[of]
+	if s.first.IsZero() {
+		s.first = first
+	}
+	if s.last.Less(last) {
+		s.last = last
+	}
+}
+
+// seen returns the greatest ID that is known to be delivered to the group.
+func (r *restorer) seen(of int) stream.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.spans[of].last
+}
+
+// missing has the reader re-create the group if the error says that it is lost, and reports
+// whether it does. The reader may be waiting for room and so not notice: a nacked message that
+// holds back all others can itself not be delivered without the group.
+func (r *restorer) missing(of int, err error) bool {
+	if redisconn.Classify(err) != redisconn.KindNoGroup {
+		return false
+	}
+	r.mu.Lock()
+	r.cause[of] = err
+	r.mu.Unlock()
+	signal(r.c.win.Room.Changed)
+	return true
+}
+
+// next returns a stream in which the group is missing, and why.
+func (r *restorer) next() (of int, cause error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for of, cause := range r.cause {
+		if cause != nil {
+			r.cause[of] = nil
+			return of, cause
+		}
+	}
+	return -1, nil
+}
+
+// restore re-creates the group in a stream, or with -1 in those that the cause may be about.
+func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of int, cause error) error {
+	if of >= 0 {
+		return r.restoreIn(ctx, client, of, cause)
+	}
+	named := r.named(cause)
+	for i := range r.c.cfg.Keys {
+		if named < 0 || named == i {
+			if err := r.restoreIn(ctx, client, i, cause); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// named returns the stream that an error of a read names, or -1.
+func (r *restorer) named(err error) int {
+	for i, key := range r.c.cfg.Keys {
+		if len(r.c.cfg.Keys) > 1 && strings.Contains(err.Error(), "'"+key+"'") {
+			return i
+		}
+	}
+	return -1
+}
+
+func (r *restorer) restoreIn(ctx context.Context, client redis.UniversalClient, of int, cause error) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	owned := r.c.win.Leases.Owned(of)
+	done, err := r.put(ctx, client, of, r.c.win.Leases.Counts(owned))
+	if done.Created || done.Lost || len(done.Entries) > 0 {
+		position := done.Start
+		if !done.Created {
+			position = "" // another consumer has created it, or we have and this is an echo
+		}
+		r.c.cfg.Observer.GroupLost(position, done.Entries, cause)
+	}
+	if err != nil {
+		return err
+	}
+	if done.Start == "0-0" {
+		// Another stream, which may use the IDs of the entries that are held again.
+		r.mu.Lock()
+		r.spans[of] = span{}
+		r.mu.Unlock()
+		for _, it := range owned {
+			r.trimmed(it)
+		}
+	}
+	r.mu.Lock()
+	r.cause[of] = nil
+	r.mu.Unlock()
+	r.c.win.Leases.Void()
+	signal(r.c.keeper.renew)
+	return nil
+}
+
+// put runs the script.
+func (r *restorer) put(ctx context.Context, client redis.UniversalClient, of int, held []stream.Pending) (stream.Restored, error) {
+	r.mu.Lock()
+	s := r.spans[of]
+	r.mu.Unlock()
+	if s.first.IsZero() {
+		s.first = s.last
+	}
+	return r.c.id.on(client, of).Restore(ctx, s.first, s.last, held)
+}
+
+var errForgotten = errors.New("the group was re-created without entries that are held here")
+
+// vanished handles entries that are held but not pending in the group. While a lease is valid
+// nobody can have claimed and ended its entry. So either another consumer has re-created a lost
+// group and did not know of it: it is put back. Or it was trimmed, and another consumer's scan
+// was the first to see that.
+func (r *restorer) vanished(ctx context.Context, items []*window.Item) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	items, expired := r.c.win.Leases.Unexpired(items)
+	for _, it := range expired {
+		r.lost(it, stream.NotPending)
+	}
+	_ = r.c.id.each(items, func(of int, items []*window.Item) error {
+		if err := r.putBack(ctx, of, items); err != nil {
+			r.c.failed(outage.Lease, of, err) // they are found again
+		}
+		return nil
+	})
+}
+
+func (r *restorer) putBack(ctx context.Context, of int, items []*window.Item) error {
+	sent := time.Now()
+	held := r.c.win.Leases.Counts(items)
+	client, err := r.c.keeper.control.Client(ctx)
+	if err != nil {
+		return err
+	}
+	done, err := r.put(ctx, client, of, held)
+	if err != nil {
+		return err
+	}
+	for i := range held {
+		held[i].Count = stream.KeepCount
+	}
+	states, err := r.c.id.on(client, of).Hold(ctx, held)
+	for i, state := range states {
+		switch it := items[i]; state {
+		case stream.Owned:
+			r.c.win.Leases.Renewed(sent, it)
+			if !slices.Contains(done.Entries, it.Text) { // the reply that said so was lost
+				done.Entries = append(done.Entries, it.Text)
+			}
+		case stream.OtherOwner:
+			r.lost(it, stream.OtherOwner)
+		case stream.NotPending, stream.Trimmed:
+			r.trimmed(it)
+		}
+	}
+	if len(done.Entries) > 0 {
+		r.c.cfg.Observer.GroupLost("", done.Entries, errForgotten)
+	}
+	return err
+}
+
+var (
+	errClaimed    = fmt.Errorf("%w: another consumer has claimed it", source.ErrNotOwner)
+	errNotPending = fmt.Errorf("%w: it is not pending in the group", source.ErrNotOwner)
+)
+
+// lost handles an entry that a script found to belong to another consumer, or to none.
+func (r *restorer) lost(it *window.Item, state stream.State) {
+	attempt, first := r.c.win.Leases.Lose(it, state == stream.NotPending)
+	if !first {
+		return
+	}
+	err := errClaimed
+	if state == stream.NotPending {
+		err = errNotPending
+	}
+	r.c.cfg.Observer.LeaseLost([]string{it.Text}, err)
+	if attempt != nil {
+		attempt.Lose()
+		r.c.Ask()
+	}
+}
+
+// trimmed handles an entry that the stream has no more. It lives on in memory.
+func (r *restorer) trimmed(it *window.Item) {
+	if r.c.win.Leases.Trim(it) {
+		r.c.cfg.Observer.Trimmed([]string{it.Text}, 1)
+	}
+}

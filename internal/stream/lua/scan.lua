@@ -1,0 +1,43 @@
+-- One step of a claim scan: takes over entries that nobody has touched for a time, without
+-- counting it as a delivery. It also keeps the consumer's idle time low, by which others see
+-- that it is alive: before Redis 7.2 a blocked or empty read does not. The history read is behind
+-- all entries and takes nothing.
+-- KEYS[1] stream
+-- ARGV[1] group, ARGV[2] consumer, ARGV[3] consumer that holds released entries
+-- ARGV[4] min idle time in ms, ARGV[5] cursor, ARGV[6] how many to claim at most, 0 for none
+-- Returns {cursor to continue with, {claimed IDs}, {those of them that were released},
+-- {IDs that were trimmed and have left the group}}.
+local key, group, consumer, holder = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local cursor, left = ARGV[5], tonumber(ARGV[6])
+
+-- XAUTOCLAIM looks at ten entries for each that it may claim. A step looks at this many.
+local looks = 1000
+
+redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', key, '18446744073709551614-0')
+local claimed, returned, trimmed = {}, {}, {}
+if left == 0 then
+  return {cursor, claimed, returned, trimmed}
+end
+local released = {}
+for _, p in ipairs(redis.call('XPENDING', key, group, cursor, '+', looks + 10 * left, holder)) do
+  released[p[1]] = true
+end
+repeat
+  local reply = redis.call('XAUTOCLAIM', key, group, consumer, ARGV[4], cursor, 'COUNT', left, 'JUSTID')
+  cursor = reply[1]
+  looks = looks - 10 * left
+  for _, id in ipairs(reply[2]) do
+    if id then
+      left = left - 1
+      claimed[#claimed + 1] = id
+      if released[id] then returned[#returned + 1] = id end
+    end
+  end
+  for _, id in ipairs(reply[3] or {}) do
+    trimmed[#trimmed + 1] = id
+  end
+until left <= 0 or looks <= 0 or cursor == '0-0'
+if #returned > 0 and #redis.call('XPENDING', key, group, '-', '+', 1, holder) == 0 then
+  redis.call('XGROUP', 'DELCONSUMER', key, group, holder)
+end
+return {cursor, claimed, returned, trimmed}

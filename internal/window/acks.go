@@ -1,0 +1,110 @@
+package window
+
+// Acks are the items that have ended and whose end is to be written to Redis. All of it is
+// guarded by the lock of the window.
+type Acks struct {
+	w *Window
+
+	Flush chan struct{} // there are items to acknowledge
+	Moves chan struct{} // there are items to move to the dead letters
+
+	acks  list
+	moves list
+}
+
+func (a *Acks) has(it *Item) bool { return it.in == &a.acks || it.in == &a.moves }
+
+// Ack ends an item in flight that was acknowledged: one that is still in Redis and ours waits
+// for its acknowledgement to be written, any other is removed. It reports whether the item
+// belongs to another consumer.
+func (a *Acks) Ack(it *Item) (lost bool) {
+	w := a.w
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.completed(now)
+	if it.owner != ownerSelf {
+		w.remove(it)
+		w.changed()
+		return it.owner == ownerOther
+	}
+	a.push(it, &a.acks)
+	signal(a.Flush)
+	return false
+}
+
+// Move ends an item, in flight or buffered, that is to become a dead letter for a reason.
+func (a *Acks) Move(it *Item, reason string) {
+	w := a.w
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if it.in == &w.active {
+		w.completed(now)
+	}
+	it.Reason = reason
+	a.push(it, &a.moves)
+	signal(a.Moves)
+}
+
+func (a *Acks) push(it *Item, to *list) {
+	w := a.w
+	if it.in == &w.active {
+		w.land(it)
+	} else {
+		w.keys.leave(it)
+	}
+	it.Message = nil
+	if w.cfg.Keyed {
+		w.exitKey(it)
+	}
+	to.push(it)
+	w.changed()
+}
+
+// Pending appends the items to acknowledge, in the order in which they ended.
+func (a *Acks) Pending(buf []*Item) []*Item { return a.list(&a.acks, buf) }
+
+// PendingMoves appends the items to move.
+func (a *Acks) PendingMoves(buf []*Item) []*Item { return a.list(&a.moves, buf) }
+
+func (a *Acks) list(l *list, buf []*Item) []*Item {
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	for it := l.head; it != nil; it = it.next {
+		buf = append(buf, it)
+	}
+	return buf
+}
+
+// Standing is who has the entry of an item, as far as is known.
+type Standing uint8
+
+// The standings.
+const (
+	Leased  Standing = iota // nobody else can own it
+	Unknown                 // its lease is over
+	Trimmed                 // the stream has it no more
+	Lost                    // another consumer owns it, or none
+)
+
+// Standings appends the standing of each item.
+func (a *Acks) Standings(items []*Item, buf []Standing) []Standing {
+	w := a.w
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, it := range items {
+		standing := Unknown
+		switch {
+		case it.owner == ownerOther:
+			standing = Lost
+		case it.owner == ownerTrimmed:
+			standing = Trimmed
+		case w.Leases.valid(it, now):
+			standing = Leased
+		}
+		buf = append(buf, standing)
+	}
+	return buf
+}
