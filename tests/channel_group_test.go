@@ -135,6 +135,6 @@ func TestChannel_CrashRecovery(t *testing.T) {
 			break
 		}
 	}
-	require.Equal(t, map[int]int{1: 2, 2: 2, 3: 2}, got)
+	require.Equal(t, map[int]int{1: 1, 2: 1, 3: 1}, got, "they may only have been buffered there")
 	eventuallyPending(t, hub.client, "numbers", 0)
 }

@@ -36,6 +36,9 @@ import (
 // handlers are done, and undoing what an Open that fails has made.
 const drainGrace = 5 * time.Second
 
+// leastTimeout is what a renewal may take at least, also where MinIdle is short.
+const leastTimeout = 250 * time.Millisecond
+
 // Config configures [New]. All of it is required but where a field says otherwise.
 type Config struct {
 	Client redis.UniversalClient // of the caller; never closed
@@ -120,7 +123,7 @@ func New(cfg Config) *Consumer {
 	c.claimer = newClaimer(c)
 	c.releases = &releases{id: c.id, client: cfg.Client, win: c.win, minIdle: cfg.MinIdle,
 		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, outage: c.outage, failed: c.failed}
-	c.keeper = newKeeper(c, redisconn.NewControl(cfg.Client, cfg.Keys[0], cfg.MinIdle/6, cfg.OnClient))
+	c.keeper = newKeeper(c, redisconn.NewControl(cfg.Client, cfg.Keys[0], max(cfg.MinIdle/6, leastTimeout), cfg.OnClient))
 	c.acker = newAcker(c)
 	c.mover = newMover(c)
 	c.reader = newReader(c, connection)

@@ -69,7 +69,7 @@ func (o *Outage) Over(d Duty) {
 	o.attempts[d] = 0
 	if d == Read && time.Since(o.last) > controlMemory {
 		// Duties that come seldom would keep a past outage open.
-		o.attempts[Control] = 0
+		o.attempts[Control], o.attempts[Lease] = 0, 0
 	}
 	ended := failing && !o.failing()
 	if !o.failing() {

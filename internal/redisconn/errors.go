@@ -64,6 +64,7 @@ var replyKinds = []struct {
 	{"NOSCRIPT", KindNoScript},
 	{"ERR unknown command", KindUnknownCommand},
 	{"ERR unknown subcommand", KindUnknownCommand},
+	{"ERR Unknown Redis command", KindUnknownCommand}, // in a script
 	{"ERR Unknown subcommand", KindUnknownCommand},
 	{"ERR Protocol error", KindProtocol},
 	{"LOADING", KindUnavailable},

@@ -163,6 +163,7 @@ func (r *Room) Oldest() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
+	w.wake(now)
 	first := now
 	if w.offered != nil {
 		first = w.offered.admitted
@@ -182,6 +183,7 @@ func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled b
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
+	w.wake(now)
 	if o := w.offered; o != nil && now-o.admitted > instant(recall) && o.owner != ownerTrimmed {
 		o.recalled, recalled = true, true
 	}
