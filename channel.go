@@ -40,6 +40,8 @@ type transport struct {
 	follow  func(from Position, live func(start stream.ID)) (followed, error)
 	drain   time.Duration
 	logger  watermill.LoggerAdapter
+	// groupStats is nil where the transport has no groups.
+	groupStats func(ctx context.Context, topic string) (GroupStats, error)
 	// deadLetters is nil where the transport has none.
 	deadLetters *deadLetterSource
 	// release ends the use of what channels of a hub share; nil without a hub.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -25,10 +24,16 @@ type Hub struct {
 	life *lifecycle.State // calls are the constructors of channels
 
 	mu         sync.Mutex
-	channels   map[io.Closer]struct{}
+	channels   map[hubChannel]struct{}
 	publishers adapters[PublisherConfig, *Publisher]
 	fanOuts    adapters[SubscriberConfig, *Subscriber]
 	pubsubs    adapters[PubSubChannelConfig, pubSub]
+}
+
+// hubChannel is a Channel of any type.
+type hubChannel interface {
+	Close() error
+	Stats() []SubscriptionStats
 }
 
 // HubConfig configures [Open] and [NewHub]: what its channels have in common. The zero
@@ -111,7 +116,7 @@ func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
 		client:     client,
 		config:     config,
 		life:       lifecycle.New(fmt.Errorf("redischannels: hub: %w", ErrClosed)),
-		channels:   make(map[io.Closer]struct{}),
+		channels:   make(map[hubChannel]struct{}),
 		publishers: make(adapters[PublisherConfig, *Publisher]),
 		fanOuts:    make(adapters[SubscriberConfig, *Subscriber]),
 		pubsubs:    make(adapters[PubSubChannelConfig, pubSub]),
@@ -155,13 +160,13 @@ func (h *Hub) stop() error {
 }
 
 // add makes Close close a channel.
-func (h *Hub) add(channel io.Closer) {
+func (h *Hub) add(channel hubChannel) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.channels[channel] = struct{}{}
 }
 
-func (h *Hub) remove(channel io.Closer) {
+func (h *Hub) remove(channel hubChannel) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.channels, channel)

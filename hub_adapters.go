@@ -73,9 +73,7 @@ func (h *Hub) fanOut(config SubscriberConfig) (*Subscriber, func() error, error)
 // subscriber returns a subscriber on the hub's client.
 func (h *Hub) subscriber(config SubscriberConfig) *Subscriber {
 	config.Client, config.OnEvent, config.OnReadClient = h.client, h.config.OnEvent, h.config.OnReadClient
-	settings := config.settings()
-	settings.onDemand = true
-	return newSubscriber(settings, h.config.Logger)
+	return newSubscriber(config.settings(), h.config.Logger)
 }
 
 // pubSub serves all Pub/Sub channels that differ only in what they carry: their

@@ -5,7 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -30,6 +34,12 @@ type PubSubSubscriber struct {
 	mux     *pubsub.Mux
 	reports *reporter
 	life    *lifecycle.State // Subscribe calls, and subscriptions
+
+	down       atomic.Bool   // the connection is lost
+	reconnects atomic.Uint64 // outages that are over
+
+	mu   sync.Mutex
+	subs map[*pubSubSubscription]struct{}
 }
 
 // NewPubSubSubscriber checks the configuration and returns a subscriber. It does not
@@ -44,6 +54,7 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 		cfg:    config.withDefaults(),
 		logger: loggerOrDefault(logger),
 		life:   lifecycle.New(ErrClosed),
+		subs:   make(map[*pubSubSubscription]struct{}),
 	}
 	s.reports = newReporter(s.tell, untoldEvents, true)
 	s.mux = pubsub.New(pubsub.Config{
@@ -105,8 +116,7 @@ func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (
 	detach := context.AfterFunc(ctx, sub.Stop)
 	s.life.Go(func() {
 		p.run()
-		<-sub.Done()
-		sub.detach()
+		s.finish(sub)
 		detach()
 		close(p.out)
 	})
@@ -124,11 +134,26 @@ func (s *PubSubSubscriber) source(ctx context.Context, topic string) (*pubSubSub
 	if err := s.open(ctx, sub, s.names([]string{topic})); err != nil {
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, err)
 	}
-	s.life.Go(func() {
-		<-sub.Done()
-		sub.detach()
-	})
+	s.life.Go(func() { s.finish(sub) })
 	return sub, nil
+}
+
+// finish waits for the end of a subscription.
+func (s *PubSubSubscriber) finish(sub *pubSubSubscription) {
+	<-sub.Done()
+	sub.detach()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.subs, sub)
+}
+
+// Stats describes the subscriptions that have not ended, by topic. It talks to no server: see
+// [Subscriber.Stats].
+func (s *PubSubSubscriber) Stats() []SubscriptionStats {
+	s.mu.Lock()
+	subs := slices.Collect(maps.Keys(s.subs))
+	s.mu.Unlock()
+	return statsOf(subs)
 }
 
 // open makes a subscription live, or releases it. Close ends the wait, and the subscription.
@@ -149,6 +174,9 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 	switch {
 	case err == nil:
 		sub.detach = context.AfterFunc(s.life.Context(), sub.Stop)
+		s.mu.Lock()
+		s.subs[sub] = struct{}{}
+		s.mu.Unlock()
 		return nil
 	case s.life.Err() != nil, errors.Is(err, pubsub.ErrClosed):
 		return fmt.Errorf("subscriber: %w", ErrClosed)
@@ -222,8 +250,11 @@ func (s *PubSubSubscriber) topic(name pubsub.Name) string {
 func (s *PubSubSubscriber) notice(n pubsub.Notice) {
 	switch n.Kind {
 	case pubsub.Down:
+		s.down.Store(true)
 		s.reports.post(Event{Kind: EventDisconnected, Err: redisError(n.Err)})
 	case pubsub.Up:
+		s.down.Store(false)
+		s.reconnects.Add(1)
 		s.reports.post(Event{Kind: EventReconnected, Duration: n.Duration})
 	case pubsub.Gap:
 		s.reports.post(Event{Kind: EventInterrupted, Topic: s.topic(n.Name), Duration: n.Duration})

@@ -18,12 +18,20 @@ type pubSubSubscription struct {
 	reports *reporter
 	detach  func() bool // from the end of the PubSubSubscriber
 
+	owner    *PubSubSubscriber
+	topic    string
+	began    uint64 // outages of the owner that were over before
+	counters counters
+
 	dropped, undecodable, skipped, abandoned tally
 }
 
 func (s *PubSubSubscriber) newSubscription(ctx context.Context, label string) *pubSubSubscription {
 	sub := &pubSubSubscription{
 		reports:     s.reports,
+		owner:       s,
+		topic:       label,
+		began:       s.reconnects.Load(),
 		dropped:     tally{subject: subject{EventDropped, label}},
 		undecodable: tally{subject: subject{EventUndecodable, label}},
 		skipped:     tally{subject: subject{EventSkipped, label}},
@@ -42,11 +50,41 @@ func (s *PubSubSubscriber) newSubscription(ctx context.Context, label string) *p
 
 // The methods of pubsub.SubscriptionObserver.
 
-func (s *pubSubSubscription) Dropped(n int)         { s.reports.count(&s.dropped, n, nil) }
-func (s *pubSubSubscription) Undecodable(err error) { s.reports.count(&s.undecodable, 1, err) }
-func (s *pubSubSubscription) Skipped(err error)     { s.reports.count(&s.skipped, 1, err) }
-func (s *pubSubSubscription) Abandoned(n int, err error) {
-	s.reports.count(&s.abandoned, n, err)
+func (s *pubSubSubscription) Delivered(count int)        { s.counters.delivery(count) }
+func (s *pubSubSubscription) Dropped(n int)              { s.count(&s.dropped, n, nil) }
+func (s *pubSubSubscription) Undecodable(err error)      { s.count(&s.undecodable, 1, err) }
+func (s *pubSubSubscription) Skipped(err error)          { s.count(&s.skipped, 1, err) }
+func (s *pubSubSubscription) Abandoned(n int, err error) { s.count(&s.abandoned, n, err) }
+
+func (s *pubSubSubscription) count(t *tally, n int, err error) {
+	s.counters.event(Event{Kind: t.kind, Count: n})
+	s.reports.count(t, n, err)
+}
+
+// snapshot implements snapshotter.
+func (s *pubSubSubscription) snapshot() (stats SubscriptionStats, ok bool) {
+	select {
+	case <-s.Done():
+		return stats, false
+	default:
+	}
+	state := StateLive
+	switch {
+	case s.Reading().Err() != nil:
+		state = StateClosing
+	case s.owner.down.Load():
+		state = StateDisconnected
+	}
+	sizes := s.Sizes()
+	of := func(kind EventKind) uint64 { return s.counters.events[kind].Load() }
+	return SubscriptionStats{
+		Topic: s.topic, State: state,
+		InFlight: sizes.InFlight, Buffered: sizes.Buffered, BackingOff: sizes.BackingOff, Bytes: sizes.Bytes,
+		Delivered: s.counters.delivered.Load(), Redelivered: s.counters.redelivered.Load(),
+		Skipped:    of(EventSkipped) + of(EventUndecodable),
+		Dropped:    of(EventDropped),
+		Reconnects: s.owner.reconnects.Load() - s.began,
+	}, true
 }
 
 // message returns the message of an attempt, or a *DecodeError. Its UUID stays the same when it

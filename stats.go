@@ -54,7 +54,7 @@ type SubscriptionStats struct {
 	// LastRead is when Redis has answered a read the last time, with entries or
 	// without; zero before the first. A live and idle subscription reads every
 	// BlockTime, and in a group at least every third of MinIdle. One whose
-	// application takes no messages does not read.
+	// application takes no messages does not read. Pub/Sub has no reads.
 	LastRead time.Time
 
 	InFlight   int // offered to the application, or handled by it
@@ -67,6 +67,7 @@ type SubscriptionStats struct {
 	Redelivered  uint64 // those with a delivery count of 2 or more
 	DeadLettered uint64 // EventDeadLettered
 	Skipped      uint64 // without a group: EventSkipped and EventUndecodable
+	Dropped      uint64 // Pub/Sub: EventDropped
 	LostLeases   uint64 // entries that another consumer has taken over: EventLeaseLost
 	Recovered    uint64 // entries taken over, or found again: EventRecovered
 	Trimmed      uint64 // entries lost by trimming, at least: EventTrimmed and EventGap
@@ -85,10 +86,20 @@ func (s *Subscriber) Stats() []SubscriptionStats {
 	}
 	s.mu.Unlock()
 
-	all := make([]SubscriptionStats, len(subs))
-	for i, sub := range subs {
-		all[i] = sub.snapshot()
+	return statsOf(subs)
+}
+
+func statsOf[S snapshotter](subs []S) []SubscriptionStats {
+	all := make([]SubscriptionStats, 0, len(subs))
+	for _, sub := range subs {
+		if stats, ok := sub.snapshot(); ok {
+			all = append(all, stats)
+		}
 	}
+	return sortStats(all)
+}
+
+func sortStats(all []SubscriptionStats) []SubscriptionStats {
 	slices.SortFunc(all, func(a, b SubscriptionStats) int {
 		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Consumer, b.Consumer))
 	})
@@ -159,7 +170,13 @@ func (c *counters) delivery(count int) {
 
 func (c *counters) event(e Event) { c.events[e.Kind].Add(uint64(max(1, e.Count))) }
 
-func (s *subscription) snapshot() SubscriptionStats {
+// snapshot implements snapshotter.
+func (s *subscription) snapshot() (stats SubscriptionStats, ok bool) {
+	select {
+	case <-s.finished:
+		return stats, false
+	default:
+	}
 	state := StateLive // looked at first: a subscription that is live again has read
 	switch {
 	case s.Closing():
@@ -169,7 +186,7 @@ func (s *subscription) snapshot() SubscriptionStats {
 	}
 	sizes := s.Sizes()
 	of := func(kind EventKind) uint64 { return s.counters.events[kind].Load() }
-	stats := SubscriptionStats{
+	stats = SubscriptionStats{
 		Topic: s.topic, Group: s.group, Consumer: s.ConsumerName(), State: state,
 		InFlight: sizes.InFlight, Buffered: sizes.Buffered, BackingOff: sizes.BackingOff, Acking: sizes.Acking,
 		Bytes:     sizes.Bytes,
@@ -184,5 +201,5 @@ func (s *subscription) snapshot() SubscriptionStats {
 	if at := s.counters.lastRead.Load(); at != 0 {
 		stats.LastRead = time.Unix(0, at)
 	}
-	return stats
+	return stats, true
 }

@@ -136,7 +136,7 @@ func (s *Subscriber) open(ctx context.Context, topic string, from Position, opti
 		return nil, err
 	}
 	if err := from.validate(); err != nil {
-		return nil, fmt.Errorf("redischannels: from: %w: %w", ErrInvalidArgument, err)
+		return nil, invalidArgument("from", err)
 	}
 	if err := s.life.Enter(); err != nil {
 		return nil, fmt.Errorf("redischannels: %w", err)

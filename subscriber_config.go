@@ -211,13 +211,7 @@ func (t Tuning) validate(v *validation) {
 type subscriberSettings struct {
 	SubscriberConfig // its Client is bounded
 
-	// caller is Client as it was given.
-	caller redis.UniversalClient
-
-	// onDemand is for readers that may hold MaxInFlight messages but usually ask
-	// for one at a time: free slots alone are no reason to take entries from other
-	// consumers.
-	onDemand bool
+	caller redis.UniversalClient // Client as it was given
 }
 
 func (c SubscriberConfig) settings() subscriberSettings {

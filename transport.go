@@ -53,8 +53,9 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			info, err := stream.Stat(ctx, together.cfg.Client, key)
 			return info.Last.String(), redisError(err)
 		},
-		drain:  subscriber.cfg.Tuning.DrainTimeout,
-		logger: h.config.Logger,
+		drain:      subscriber.cfg.Tuning.DrainTimeout,
+		logger:     h.config.Logger,
+		groupStats: subscriber.GroupStats,
 		deadLetters: &deadLetterSource{
 			letters: &DeadLetters{
 				config: DeadLettersConfig{Client: h.client, DeadLetterTopic: reading.DeadLetterTopic},

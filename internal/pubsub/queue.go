@@ -98,6 +98,13 @@ func (q *Queue) Pop() (Message, bool) {
 	return m, true
 }
 
+// Size returns the number of messages that wait, and what they take up.
+func (q *Queue) Size() (messages, bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.length, q.bytes
+}
+
 // Close drops what is left, from now on everything, and returns the number of
 // messages that were left.
 func (q *Queue) Close() int {

@@ -15,6 +15,7 @@ import (
 // SubscriptionObserver is told what becomes of the messages of a subscription. Its methods must
 // not wait.
 type SubscriptionObserver interface {
+	Delivered(count int)        // the application has received a message
 	Dropped(n int)              // because the buffer was full
 	Undecodable(err error)      // one could not be decoded
 	Skipped(err error)          // one was given up
@@ -245,6 +246,7 @@ func (s *Subscription) next(offer bool) (*source.Attempt, time.Duration) {
 	d.attempt = a
 	if !offer {
 		a.StartNow()
+		s.cfg.Observer.Delivered(a.Count)
 	}
 	return a, due
 }
@@ -253,7 +255,7 @@ func (s *Subscription) next(offer bool) (*source.Attempt, time.Duration) {
 func MessageOf(a *source.Attempt) Message { return a.Held.(*delivery).message }
 
 // Started implements source.Owner.
-func (s *Subscription) Started(*source.Attempt) {}
+func (s *Subscription) Started(a *source.Attempt) { s.cfg.Observer.Delivered(a.Count) }
 
 // Late implements source.Owner. There is no timeout.
 func (s *Subscription) Late(*source.Attempt, source.Outcome) {}
@@ -336,6 +338,26 @@ func (s *Subscription) Recalled(*source.Attempt) bool { return s.reading.Err() !
 
 // Drained is closed when nobody waits for the end of an attempt any more.
 func (s *Subscription) Drained() <-chan struct{} { return s.drained }
+
+// Sizes are how many messages a subscription has, and their bytes together.
+type Sizes struct {
+	InFlight, Buffered, BackingOff int
+	Bytes                          int
+}
+
+// Sizes returns what the subscription has at this moment.
+func (s *Subscription) Sizes() Sizes {
+	s.mu.Lock()
+	sizes := Sizes{InFlight: len(s.held) - len(s.waiting), BackingOff: len(s.waiting)}
+	for d := range s.held {
+		sizes.Bytes += d.message.cost()
+	}
+	s.mu.Unlock()
+	buffered, bytes := s.sink.Queue.Size()
+	sizes.Buffered = buffered
+	sizes.Bytes += bytes
+	return sizes
+}
 
 // Reading ends when the subscription begins to close.
 func (s *Subscription) Reading() context.Context { return s.reading }
