@@ -11,7 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/flaminco/redischannels/internal/lifecycle"
-
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -35,7 +35,7 @@ type transport struct {
 	room func(ctx context.Context) (bool, error)
 	// history and last are nil where the transport keeps nothing; follow knows only
 	// Latest there.
-	history func(ctx context.Context, from Position) iter.Seq2[*message.Message, error]
+	history func(ctx context.Context, from Position) iter.Seq2[*source.Attempt, error]
 	last    func(ctx context.Context) (string, error)
 	follow  func(from Position, live func(start stream.ID)) (followed, error)
 	drain   time.Duration

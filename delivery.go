@@ -42,13 +42,10 @@ func newDelivery[T any](a *source.Attempt, value T, metadata message.Metadata) D
 
 func timeOf(id stream.ID) time.Time { return time.UnixMilli(int64(id.Ms)) }
 
-// shownDelivery returns a delivery of which there is nothing to end.
-func shownDelivery[T any](msg *message.Message, value T) Delivery[T] {
-	a := source.Attempt{Message: msg}
-	a.ID, _ = EntryIDFromContext(msg.Context())
-	a.Count, _ = DeliveryCountFromContext(msg.Context())
-	d := newDelivery(&a, value, msg.Metadata)
-	d.ctx, d.attempt = msg.Context(), nil
+// shownDelivery returns a delivery of an attempt of which there is nothing to end.
+func shownDelivery[T any](ctx context.Context, a *source.Attempt, value T, metadata message.Metadata) Delivery[T] {
+	d := newDelivery(a, value, metadata)
+	d.ctx, d.attempt = ctx, nil
 	return d
 }
 

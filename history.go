@@ -28,15 +28,34 @@ import (
 // other error is the last thing yielded.
 func (s *Subscriber) History(ctx context.Context, topic string, from, to Position) iter.Seq2[*message.Message, error] {
 	return func(yield func(*message.Message, error) bool) {
-		if err := s.history(ctx, topic, from.or(Oldest), to.or(Latest), yield); err != nil {
+		decoding := s.decoding(topic)
+		for a, err := range s.history(ctx, topic, from, to) {
+			var msg *message.Message
+			if err == nil {
+				if msg, err = decoding.message(a); err == nil {
+					msg.SetContext(source.NewContext(ctx, a))
+				}
+				a.Entry.Release()
+			}
+			if !yield(msg, err) {
+				return
+			}
+		}
+	}
+}
+
+// history yields attempts at the entries of a topic, of which there is nothing to end.
+func (s *Subscriber) history(ctx context.Context, topic string, from, to Position) iter.Seq2[*source.Attempt, error] {
+	return func(yield func(*source.Attempt, error) bool) {
+		if err := s.historyPages(ctx, topic, from.or(Oldest), to.or(Latest), yield); err != nil {
 			yield(nil, fmt.Errorf("redischannels: history of topic %q: %w", topic, redisError(err)))
 		}
 	}
 }
 
-// history returns the error that ends the iteration, or nil when the loop's body
-// has ended it or nothing is left.
-func (s *Subscriber) history(ctx context.Context, topic string, from, to Position, yield func(*message.Message, error) bool) error {
+// historyPages returns the error that ends the iteration, or nil when the loop's body has ended
+// it or nothing is left.
+func (s *Subscriber) historyPages(ctx context.Context, topic string, from, to Position, yield func(*source.Attempt, error) bool) error {
 	if err := validateTopic(topic); err != nil {
 		return err
 	}
@@ -52,7 +71,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	if err != nil {
 		return err
 	}
-	messages := newEntryMessages(ctx, s.cfg.SubscriberConfig, topic)
+	origin := entryOrigin(ctx, topic)
 	for h.More() {
 		if err := errors.Join(ctx.Err(), s.life.Err()); err != nil {
 			return err
@@ -65,11 +84,7 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 			return nil
 		}
 		for i := range page.Entries {
-			msg, err := messages.of(&page.Entries[i])
-			if msg != nil {
-				msg.SetContext(source.NewContext(ctx, source.FromContext(msg.Context())))
-			}
-			if !yield(msg, err) {
+			if !yield(shownAttempt(origin, &page.Entries[i]), nil) {
 				return nil
 			}
 		}
@@ -78,26 +93,15 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	return nil
 }
 
-// entryMessages makes messages of which there is nothing to acknowledge.
-type entryMessages struct {
-	from    source.Origin
-	decoder *entryDecoder
+// entryOrigin is that of attempts at entries of which there is nothing to end.
+func entryOrigin(ctx context.Context, topic string) *source.Origin {
+	return &source.Origin{Topic: topic, Entries: true, Values: context.WithoutCancel(ctx)}
 }
 
-func newEntryMessages(ctx context.Context, cfg SubscriberConfig, topic string) *entryMessages {
-	return &entryMessages{
-		from:    source.Origin{Topic: topic, Entries: true, Values: context.WithoutCancel(ctx)},
-		decoder: newEntryDecoder(topic, cfg.Unmarshaler, cfg.MaxPayload),
-	}
-}
-
-// of returns the message of an entry, or a *DecodeError.
-func (m *entryMessages) of(e *stream.Entry) (*message.Message, error) {
-	msg, err := m.decoder.message(e)
-	if msg != nil {
-		msg.SetContext(&source.Attempt{From: &m.from, Topic: m.from.Topic, ID: e.Text, Count: 1})
-	}
-	return msg, err
+// shownAttempt stands for an entry of which there is nothing to end. Its entry is released by who
+// gets it.
+func shownAttempt(from *source.Origin, e *stream.Entry) *source.Attempt {
+	return &source.Attempt{From: from, Topic: from.Topic, ID: e.Text, Count: 1, Entry: e.Share()}
 }
 
 // pages opens a pager of a topic, which Close ends.
@@ -160,9 +164,9 @@ type followedStream struct {
 	pager   *tail.Pager // nil before
 
 	// Of the goroutine that calls next.
-	messages *entryMessages
-	page     tail.Page
-	read     int // entries of the page that were returned
+	origin *source.Origin // nil before the pager is open
+	page   tail.Page
+	read   int // entries of the page that were returned
 }
 
 func (s *Subscriber) follow(topic string, from Position, live func(start stream.ID)) *followedStream {
@@ -172,11 +176,11 @@ func (s *Subscriber) follow(topic string, from Position, live func(start stream.
 }
 
 // next implements followed.
-func (f *followedStream) next(ctx context.Context) (*message.Message, error) {
+func (f *followedStream) next(ctx context.Context) (*source.Attempt, error) {
 	if err := cmp.Or(ctx.Err(), f.life.Err()); err != nil { // also in the middle of a page
 		return nil, err
 	}
-	if f.messages == nil {
+	if f.origin == nil {
 		if err := f.open(ctx); err != nil {
 			return nil, err
 		}
@@ -195,8 +199,11 @@ func (f *followedStream) next(ctx context.Context) (*message.Message, error) {
 		}
 	}
 	f.read++
-	return f.messages.of(&f.page.Entries[f.read-1])
+	return shownAttempt(f.origin, &f.page.Entries[f.read-1]), nil
 }
+
+// context implements followed.
+func (f *followedStream) context(a *source.Attempt) context.Context { return a }
 
 // open finds the place at which reading begins.
 func (f *followedStream) open(ctx context.Context) error {
@@ -209,7 +216,7 @@ func (f *followedStream) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.pager, f.messages = pager, newEntryMessages(ctx, f.subscriber.cfg.SubscriberConfig, f.topic)
+	f.pager, f.origin = pager, entryOrigin(ctx, f.topic)
 	if f.live != nil {
 		f.live(pager.At())
 	}

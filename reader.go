@@ -197,14 +197,19 @@ func (r *Reader[T]) Close() error {
 
 // decode returns the value of an attempt, or ends the attempt and returns a *DecodeError or errSkip.
 func (r *Reader[T]) decode(a *source.Attempt) (value T, metadata message.Metadata, err error) {
+	if value, metadata, err = r.value(a); err != nil {
+		err = r.refuse(a, err)
+	}
+	return value, metadata, err
+}
+
+// value returns the value of an attempt, whose entry is released.
+func (r *Reader[T]) value(a *source.Attempt) (value T, metadata message.Metadata, err error) {
 	payload, metadata, err := r.transport.decoding.payload(a)
 	if err == nil {
 		value, err = r.code.of(payload, metadata)
 	}
 	a.Entry.Release()
-	if err != nil {
-		err = r.refuse(a, err)
-	}
 	return value, metadata, err
 }
 
@@ -215,9 +220,15 @@ func (r *Reader[T]) refuse(a *source.Attempt, err error) error {
 		_ = a.End(source.Outcome{Kind: source.Ack})
 		return err
 	}
+	failure := decodeFailure[T](a, err)
+	_ = a.End(source.Outcome{Kind: source.Undecodable, Reason: failure.Reason, Err: failure})
+	return failure
+}
+
+// decodeFailure is decodeError that names the entry.
+func decodeFailure[T any](a *source.Attempt, err error) *DecodeError {
 	failure := decodeError[T](err)
 	failure.EntryID, failure.Topic = idOf(a), a.Topic
-	_ = a.End(source.Outcome{Kind: source.Undecodable, Reason: failure.Reason, Err: failure})
 	return failure
 }
 

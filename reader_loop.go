@@ -2,11 +2,8 @@ package redischannels
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
-
-	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/flaminco/redischannels/internal/bridge"
 	"github.com/flaminco/redischannels/internal/source"
@@ -104,12 +101,16 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 			yield(Delivery[T]{}, err)
 			return
 		}
-		for msg, err := range r.transport.history(ctx, from) {
+		for a, err := range r.transport.history(ctx, from) {
 			if closed := r.Err(); closed != nil {
 				yield(Delivery[T]{}, closed)
 				return
 			}
-			if !r.show(msg, err, yield) {
+			if err != nil {
+				if !yield(Delivery[T]{}, err) {
+					return
+				}
+			} else if !r.show(source.NewContext(ctx, a), a, yield) {
 				return
 			}
 		}
@@ -146,11 +147,14 @@ func (r *Reader[T]) follow(ctx context.Context, from Position, live func(start s
 			return
 		}
 		for failed := 0; ; {
-			msg, err := reading.next(ctx)
-			if err != nil && reading.isEnd(ctx, err) {
-				return
+			a, err := reading.next(ctx)
+			if err == nil {
+				if failed = 0; !r.show(reading.context(a), a, yield) {
+					return
+				}
+				continue
 			}
-			if !r.show(msg, err, yield) || err != nil && reading.endedByTransport() {
+			if reading.isEnd(ctx, err) || !yield(Delivery[T]{}, err) || reading.endedByTransport() {
 				return
 			}
 			failed = r.rest(ctx, err, failed)
@@ -189,19 +193,17 @@ func (r *Reader[T]) LastID(ctx context.Context) (string, error) {
 	return id, nil
 }
 
-// show yields a message of which there is nothing to end.
-func (r *Reader[T]) show(msg *message.Message, err error, yield func(Delivery[T], error) bool) bool {
-	if err != nil {
-		return yield(Delivery[T]{}, err)
-	}
-	value, err := r.code.value(msg)
-	if err == errSkip {
+// show yields the value of an attempt of which there is nothing to end. ctx is that of the
+// delivery.
+func (r *Reader[T]) show(ctx context.Context, a *source.Attempt, yield func(Delivery[T], error) bool) bool {
+	value, metadata, err := r.value(a)
+	switch {
+	case err == errSkip:
 		return true
+	case err != nil:
+		return yield(Delivery[T]{}, decodeFailure[T](a, err))
 	}
-	if err != nil {
-		return yield(Delivery[T]{}, err)
-	}
-	return yield(shownDelivery(msg, value), nil)
+	return yield(shownDelivery(ctx, a, value, metadata), nil)
 }
 
 // followedSource is a subscription that Reader.Follow reads.
@@ -212,7 +214,7 @@ type followedSource struct {
 }
 
 // next implements followed.
-func (s *followedSource) next(ctx context.Context) (*message.Message, error) {
+func (s *followedSource) next(ctx context.Context) (*source.Attempt, error) {
 	if s.live != nil {
 		if _, err := s.open(ctx); err != nil {
 			return nil, err
@@ -224,20 +226,15 @@ func (s *followedSource) next(ctx context.Context) (*message.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	msg, err := s.decoding.message(got[0])
-	if err != nil {
-		_ = got[0].End(source.Outcome{Kind: source.Ack})
-		var failure *DecodeError
-		if errors.As(err, &failure) {
-			failure.EntryID, failure.Topic = idOf(got[0]), got[0].Topic
-		}
-		return nil, err
-	}
-	shown := s.decoding.context(got[0])
-	if shown == nil {
-		shown = got[0]
-	}
-	msg.SetContext(context.WithoutCancel(shown))     // what follows ends it
 	_ = got[0].End(source.Outcome{Kind: source.Ack}) // the place moves on
-	return msg, nil
+	return got[0], nil
+}
+
+// context implements followed.
+func (s *followedSource) context(a *source.Attempt) context.Context {
+	ctx := s.decoding.context(a)
+	if ctx == nil {
+		ctx = a
+	}
+	return context.WithoutCancel(ctx) // what follows ends it
 }

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/ThreeDotsLabs/watermill/message"
-
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/source"
 )
@@ -194,9 +192,11 @@ func isReported(err error) bool {
 
 // followed is what Follow reads. One goroutine calls its methods but close.
 type followed interface {
-	// next returns the next message, of which there is nothing to acknowledge, or an error.
-	// The first call subscribes.
-	next(ctx context.Context) (*message.Message, error)
+	// next returns the next attempt, of which there is nothing to end, or an error. The first
+	// call subscribes.
+	next(ctx context.Context) (*source.Attempt, error)
+	// context returns the context of a delivery of the attempt, which does not end with it.
+	context(a *source.Attempt) context.Context
 	// isEnd reports whether an error of next ends the loop without being yielded.
 	isEnd(ctx context.Context, err error) bool
 	// endedByTransport reports whether nothing comes any more although nobody has closed it.

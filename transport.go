@@ -40,8 +40,8 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 		publish: func(ctx context.Context, msgs []*message.Message) ([]string, error) {
 			return publisher.Append(ctx, key, msgs...)
 		},
-		history: func(ctx context.Context, from Position) iter.Seq2[*message.Message, error] {
-			return subscriber.History(ctx, key, from, Latest)
+		history: func(ctx context.Context, from Position) iter.Seq2[*source.Attempt, error] {
+			return subscriber.history(ctx, key, from, Latest)
 		},
 		follow: func(from Position, live func(start stream.ID)) (followed, error) {
 			if err := from.validate(); err != nil { // trying it again does not help
