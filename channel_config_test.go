@@ -287,3 +287,20 @@ func TestChannelConfig_Defaults(t *testing.T) {
 	hub.streamConfig(&v, own)
 	require.ErrorContains(t, v.err(), "MaxLag")
 }
+
+// A field that only this package can set makes two configurations differ that look the same.
+func TestConfigs_HaveNoHiddenFields(t *testing.T) {
+	t.Parallel()
+	var check func(typ reflect.Type)
+	check = func(typ reflect.Type) {
+		for field := range typ.Fields() {
+			require.True(t, field.IsExported(), "%s.%s", typ, field.Name)
+			if field.Type.Kind() == reflect.Struct {
+				check(field.Type)
+			}
+		}
+	}
+	for _, config := range []any{HubConfig{}, ChannelConfig[int]{}, HandleConfig{}, RegistryConfig{}, DeadLettersConfig{}} {
+		check(reflect.TypeOf(config))
+	}
+}
