@@ -109,7 +109,8 @@ func (s *Subscriber) pages(ctx context.Context, topic string, from Position) (*t
 	log := s.logger.With(watermill.LogFields{"topic": topic})
 	report := func(e Event) {
 		e.Topic = topic
-		logEvent(log, s.cfg.OnEvent, e)
+		logEvent(log, e)
+		tellEvent(s.cfg.OnEvent, log, e)
 	}
 	pager, err := s.readers.Open(ctx, topic, from.cursor, max(0, s.cfg.Tuning.Prefetch)+s.cfg.MaxInFlight,
 		s.cfg.Tuning.PrefetchBytes, pagerObserver{report, topic})

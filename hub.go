@@ -54,7 +54,9 @@ type HubConfig struct {
 
 	// OnEvent receives the events of all channels of the hub, from several goroutines at
 	// once: it should return soon and must not close anything (start a goroutine for
-	// that). A panic in it is recovered. Defaults to none: events are only logged.
+	// that). The end of each subscription waits at most 5 s for it: what OnEvent has not
+	// received by then is only logged. A panic in it is recovered. Defaults to none: events
+	// are only logged.
 	OnEvent func(Event)
 
 	// OnReadClient receives every client that is opened for blocking reads, and for other

@@ -180,7 +180,8 @@ type PubSubSubscriberConfig struct {
 	// after the other. It must not call Close (start a goroutine for that). A panic
 	// in it is recovered. While it does not return up to 1,000 events wait; beyond that
 	// those of one kind and topic become one, which has their number in Count and the
-	// sum of their Durations. Defaults to none: events are only logged. A channel uses the
+	// sum of their Durations. Close waits at most 5 s for it: what OnEvent has not received
+	// by then is only logged. Defaults to none: events are only logged. A channel uses the
 	// one of its hub.
 	OnEvent func(Event)
 

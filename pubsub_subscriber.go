@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -32,7 +31,7 @@ type PubSubSubscriber struct {
 	cfg     PubSubSubscriberConfig
 	logger  watermill.LoggerAdapter
 	mux     *pubsub.Mux
-	reports *reporter
+	reports *eventQueue
 	life    *lifecycle.State // Subscribe calls, and subscriptions
 
 	down       atomic.Bool   // the connection is lost
@@ -56,7 +55,7 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 		life:   lifecycle.New(ErrClosed),
 		subs:   make(map[*pubSubSubscription]struct{}),
 	}
-	s.reports = newReporter(s.tell, untoldEvents, true)
+	s.reports = newEventQueue(s.log, s.cfg.OnEvent, s.logger, true)
 	s.mux = pubsub.New(pubsub.Config{
 		Client:         s.cfg.Client,
 		HealthInterval: s.cfg.HealthInterval,
@@ -191,14 +190,15 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 
 // Close ends all subscriptions: it stops receiving, waits up to DrainTimeout for the
 // messages in flight and closes the Go channels. It returns when every connection
-// and goroutine is gone and every event was told, whether or not the application
-// still receives; the Redis client stays open. It may be called often and from
-// anywhere but OnEvent, and always returns nil.
+// and goroutine is gone and every event was reported, whether or not the application
+// still receives; for an OnEvent that does not return it waits 5 s at most. The Redis
+// client stays open. It may be called often and from anywhere but OnEvent, and always
+// returns nil.
 func (s *PubSubSubscriber) Close() error {
 	return s.life.Close(func() error {
 		<-s.life.Idle()
 		s.mux.Close()
-		s.reports.close()
+		s.reports.Close()
 		return nil
 	})
 }
@@ -251,20 +251,20 @@ func (s *PubSubSubscriber) notice(n pubsub.Notice) {
 	switch n.Kind {
 	case pubsub.Down:
 		s.down.Store(true)
-		s.reports.post(Event{Kind: EventDisconnected, Err: redisError(n.Err)})
+		s.reports.Post(Event{Kind: EventDisconnected, Err: redisError(n.Err)})
 	case pubsub.Up:
 		s.down.Store(false)
 		s.reconnects.Add(1)
-		s.reports.post(Event{Kind: EventReconnected, Duration: n.Duration})
+		s.reports.Post(Event{Kind: EventReconnected, Duration: n.Duration})
 	case pubsub.Gap:
-		s.reports.post(Event{Kind: EventInterrupted, Topic: s.topic(n.Name), Duration: n.Duration})
+		s.reports.Post(Event{Kind: EventInterrupted, Topic: s.topic(n.Name), Duration: n.Duration})
 	case pubsub.Refused:
-		s.reports.post(Event{Kind: EventError, Topic: s.topic(n.Name), Err: redisError(n.Err)})
+		s.reports.Post(Event{Kind: EventError, Topic: s.topic(n.Name), Err: redisError(n.Err)})
 	}
 }
 
-// tell tells the logger and OnEvent.
-func (s *PubSubSubscriber) tell(e Event) {
+// log writes an event to the logger.
+func (s *PubSubSubscriber) log(e Event) {
 	fields := watermill.LogFields{}
 	if e.Topic != "" {
 		fields["topic"] = e.Topic
@@ -282,9 +282,4 @@ func (s *PubSubSubscriber) tell(e Event) {
 	default:
 		s.logger.Error(text, e.Err, fields)
 	}
-	tellEvent(s.cfg.OnEvent, s.logger, e)
 }
-
-// tallyInterval is the least time between two events of one kind about messages of
-// one subscription.
-const tallyInterval = time.Second

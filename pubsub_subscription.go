@@ -15,28 +15,17 @@ import (
 // observer of the source.
 type pubSubSubscription struct {
 	*pubsub.Subscription
-	reports *reporter
+	reports *eventQueue
 	detach  func() bool // from the end of the PubSubSubscriber
 
 	owner    *PubSubSubscriber
 	topic    string
 	began    uint64 // outages of the owner that were over before
 	counters counters
-
-	dropped, undecodable, skipped, abandoned tally
 }
 
 func (s *PubSubSubscriber) newSubscription(ctx context.Context, label string) *pubSubSubscription {
-	sub := &pubSubSubscription{
-		reports:     s.reports,
-		owner:       s,
-		topic:       label,
-		began:       s.reconnects.Load(),
-		dropped:     tally{subject: subject{EventDropped, label}},
-		undecodable: tally{subject: subject{EventUndecodable, label}},
-		skipped:     tally{subject: subject{EventSkipped, label}},
-		abandoned:   tally{subject: subject{EventAbandoned, label}},
-	}
+	sub := &pubSubSubscription{reports: s.reports, owner: s, topic: label, began: s.reconnects.Load()}
 	sub.Subscription = pubsub.NewSubscription(pubsub.SubscriptionConfig{
 		Mux:    s.mux,
 		Topic:  func(channel string) string { return strings.TrimPrefix(channel, s.cfg.ChannelPrefix) },
@@ -51,14 +40,15 @@ func (s *PubSubSubscriber) newSubscription(ctx context.Context, label string) *p
 // The methods of pubsub.SubscriptionObserver.
 
 func (s *pubSubSubscription) Delivered(count int)        { s.counters.delivery(count) }
-func (s *pubSubSubscription) Dropped(n int)              { s.count(&s.dropped, n, nil) }
-func (s *pubSubSubscription) Undecodable(err error)      { s.count(&s.undecodable, 1, err) }
-func (s *pubSubSubscription) Skipped(err error)          { s.count(&s.skipped, 1, err) }
-func (s *pubSubSubscription) Abandoned(n int, err error) { s.count(&s.abandoned, n, err) }
+func (s *pubSubSubscription) Dropped(n int)              { s.count(EventDropped, n, nil) }
+func (s *pubSubSubscription) Undecodable(err error)      { s.count(EventUndecodable, 1, err) }
+func (s *pubSubSubscription) Skipped(err error)          { s.count(EventSkipped, 1, err) }
+func (s *pubSubSubscription) Abandoned(n int, err error) { s.count(EventAbandoned, n, err) }
 
-func (s *pubSubSubscription) count(t *tally, n int, err error) {
-	s.counters.event(Event{Kind: t.kind, Count: n})
-	s.reports.count(t, n, err)
+func (s *pubSubSubscription) count(kind EventKind, n int, err error) {
+	e := Event{Kind: kind, Topic: s.topic, Count: n, Err: err}
+	s.counters.event(e)
+	s.reports.Tally(e)
 }
 
 // snapshot implements snapshotter.

@@ -123,7 +123,7 @@ func (s *Subscriber) source(ctx context.Context, topic string, from Position, op
 func (s *Subscriber) finish(sub *subscription) {
 	<-sub.Done()
 	sub.detach()
-	sub.finish()
+	sub.reports.Close()
 	s.mu.Lock()
 	delete(s.subs, sub)
 	s.mu.Unlock()
@@ -165,7 +165,7 @@ func (s *Subscriber) start(ctx context.Context, topic string, from Position, opt
 	defer cancel()
 	defer context.AfterFunc(s.life.Context(), cancel)()
 	if err := sub.start(opening, from); err != nil {
-		sub.finish()
+		sub.reports.Close()
 		return nil, err
 	}
 	s.mu.Lock()
@@ -209,8 +209,9 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 // that stay pending for other consumers. It returns when everything is released,
 // whether or not the application still receives; the Redis client stays open. On a
 // server that cannot be reached it gives up 5 s after the handlers are done, or a few
-// timeouts of the client later (see SubscriberConfig.Client). It may be called often
-// and from anywhere but OnEvent, and always returns nil.
+// timeouts of the client later (see SubscriberConfig.Client); it waits 5 s at most for an
+// OnEvent that does not return. It may be called often and from anywhere but OnEvent, and
+// always returns nil.
 func (s *Subscriber) Close() error {
 	return s.life.Close(func() error {
 		s.readers.Close()

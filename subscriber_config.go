@@ -83,12 +83,13 @@ type SubscriberConfig struct {
 	// DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// OnEvent receives the events of the subscriptions: in a group from one goroutine
-	// per subscription, one event after the other, so that a slow OnEvent delays
-	// nothing until 1,000 events wait; without a group from the goroutines that read and
-	// deliver, which wait for it. It must not call Close (start a goroutine for
-	// that). A panic in it is recovered. Defaults to none: events are only logged. A
-	// channel uses the one of its hub.
+	// OnEvent receives the events of the subscriptions, those of one subscription one after
+	// the other, from several goroutines. In a group a slow OnEvent delays nothing until
+	// 1,000 events wait; without a group, reading and delivering wait for it. The end of a
+	// subscription waits at most 5 s for OnEvent: what it has not received by then is only
+	// logged. It must not call Close (start a goroutine for that). A panic in it is
+	// recovered. Defaults to none: events are only logged. A channel uses the one of its
+	// hub.
 	OnEvent func(Event)
 
 	// OnReadClient receives every client that is opened for blocking reads, and for other

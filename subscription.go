@@ -17,11 +17,6 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// untoldEvents is how many events wait for OnEvent at most. Beyond it what those of a
-// group are about waits as well, and those of Pub/Sub are merged: memory is bounded,
-// and nothing goes unreported.
-const untoldEvents = 1000
-
 // engine is a source of this library: a consumer, or a fan-out subscription.
 type engine interface {
 	offerer
@@ -42,10 +37,9 @@ type subscription struct {
 	detach       func() bool   // from the end of the Subscriber
 	finished     chan struct{} // closed when nothing is left, events included
 	decoder      *entryDecoder
-	onEvent      func(Event)
 	log          watermill.LoggerAdapter
 	counters     counters
-	reports      *reporter // of a group; nil for fan-out, whose gaps are reported before what comes behind them
+	reports      *eventQueue
 }
 
 // sourceOptions are what a source is opened with beside the configuration.
@@ -60,8 +54,10 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 		fields["consumer_group"] = s.cfg.ConsumerGroup
 	}
 	sub := &subscription{
-		topic: topic, group: s.cfg.ConsumerGroup, finished: make(chan struct{}), decoder: newEntryDecoder(topic, s.cfg.Unmarshaler, s.cfg.MaxPayload), onEvent: s.cfg.OnEvent, log: s.logger.With(fields),
+		topic: topic, group: s.cfg.ConsumerGroup, finished: make(chan struct{}),
+		decoder: newEntryDecoder(topic, s.cfg.Unmarshaler, s.cfg.MaxPayload), log: s.logger.With(fields),
 	}
+	sub.reports = newEventQueue(func(e Event) { logEvent(sub.log, e) }, s.cfg.OnEvent, sub.log, false)
 	origin := &source.Origin{
 		Topic: topic, Group: s.cfg.ConsumerGroup, Entries: true, Values: context.WithoutCancel(ctx), Timeout: s.cfg.HandlerTimeout,
 	}
@@ -73,7 +69,6 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 	if err != nil {
 		return nil, err
 	}
-	sub.reports = newReporter(sub.tell, untoldEvents, false)
 	sub.engine = s.newConsumer(sub, origin, from, dead, options)
 	return sub, nil
 }
@@ -169,27 +164,24 @@ func (s *subscription) start(ctx context.Context, from Position) error {
 	return nil
 }
 
-// report counts an event and has the logger and OnEvent told. In a group that is left to the
-// reporter: what has happened may hold a lock, and leases are to be renewed and acks written
-// meanwhile. Without a group it is done at once, since a gap is reported before what comes behind
-// it.
+// report counts an event and leaves it to the event queue. In a group nothing waits for that:
+// what has happened may hold a lock, and leases are to be renewed and acks written meanwhile.
+// Without a group the caller waits, since a gap is reported before what comes behind it.
 func (s *subscription) report(e Event) {
 	e.Topic, e.Group, e.Consumer = s.topic, s.group, s.ConsumerName()
 	if e.Count == 0 {
 		e.Count = len(e.EntryIDs)
 	}
 	s.counters.event(e)
-	if s.reports == nil {
-		s.tell(e)
+	if s.group == "" {
+		s.reports.PostAndWait(e)
 		return
 	}
-	s.reports.post(e)
+	s.reports.Post(e)
 }
 
-func (s *subscription) tell(e Event) { logEvent(s.log, s.onEvent, e) }
-
-// logEvent gives an event of a stream to the logger and OnEvent.
-func logEvent(log watermill.LoggerAdapter, onEvent func(Event), e Event) {
+// logEvent writes an event of a stream to the logger.
+func logEvent(log watermill.LoggerAdapter, e Event) {
 	fields := watermill.LogFields{}
 	if len(e.EntryIDs) > 0 {
 		fields["entries"] = e.Count
@@ -208,7 +200,12 @@ func logEvent(log watermill.LoggerAdapter, onEvent func(Event), e Event) {
 	default:
 		log.Error(text, e.Err, fields)
 	}
-	tellEvent(onEvent, log, e)
+}
+
+// Stop begins the end. It does not wait, and nothing waits for OnEvent any more.
+func (s *subscription) Stop() {
+	s.reports.End()
+	s.engine.Stop()
 }
 
 // Close implements source.Source. It returns when every event was reported as well.
@@ -219,13 +216,6 @@ func (s *subscription) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	}
-}
-
-// finish returns when every event was reported.
-func (s *subscription) finish() {
-	if s.reports != nil {
-		s.reports.close()
 	}
 }
 
