@@ -153,11 +153,9 @@ func (s *subscription) start(ctx context.Context, from Position) error {
 		return e.Open(ctx, from.cursor)
 	case *consumer.Consumer:
 		existed, err := e.Open(ctx)
-		if err == nil {
-			s.log = s.log.With(watermill.LogFields{"consumer": e.ConsumerName()})
-			if existed && from != Oldest {
-				s.log.Info("The consumer group exists: it resumes where it is, StartFrom is ignored", nil)
-			}
+		if err == nil && existed && from != Oldest {
+			s.log.Info("The consumer group exists: it resumes where it is, StartFrom is ignored",
+				watermill.LogFields{"consumer": e.ConsumerName()})
 		}
 		return err
 	}
@@ -183,6 +181,9 @@ func (s *subscription) report(e Event) {
 // logEvent writes an event of a stream to the logger.
 func logEvent(log watermill.LoggerAdapter, e Event) {
 	fields := watermill.LogFields{}
+	if e.Consumer != "" {
+		fields["consumer"] = e.Consumer
+	}
 	if len(e.EntryIDs) > 0 {
 		fields["entries"] = e.Count
 		fields["first_entry"] = e.EntryIDs[0]
