@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Option changes how [Start] runs a server.
@@ -17,7 +18,8 @@ type config struct {
 	users    []string
 	lines    []string
 	tls      bool
-	sentinel string // what a sentinel watches; empty for a server of data
+	clock    time.Duration // offset of the server's
+	sentinel string        // what a sentinel watches; empty for a server of data
 }
 
 // AOF makes the server keep its data in an append-only file that is written to disk before

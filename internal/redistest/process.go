@@ -153,6 +153,11 @@ func (p *process) start() error {
 	if p.conf.sentinel != "" {
 		cmd.Args = append(cmd.Args, "--sentinel")
 	}
+	if p.conf.clock != 0 {
+		if cmd.Env, err = clockEnv(p.dir, p.conf.clock); err != nil {
+			return err
+		}
+	}
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = dieWithParent()

@@ -42,6 +42,9 @@ func Start(tb testing.TB, opts ...Option) *Server {
 // unavailable ends the test: skipped where only the software is missing, failed otherwise.
 func unavailable(tb testing.TB, err error) {
 	tb.Helper()
+	if errors.Is(err, errNoClock) {
+		tb.Skipf("redistest: %v", err)
+	}
 	if !errors.Is(err, errNoServer) && !errors.Is(err, errNoTLS) {
 		tb.Fatalf("redistest: %v", err)
 	}

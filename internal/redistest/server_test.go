@@ -163,3 +163,16 @@ func TestKeyIsUniqueAndHasNoHashTag(t *testing.T) {
 		require.NotContains(t, a, " ")
 	})
 }
+
+func TestClockOffset(t *testing.T) {
+	for _, offset := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
+		server := Start(t, ClockOffset(offset))
+		now, err := server.Client(t).Time(t.Context()).Result()
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now().Add(offset), now, 5*time.Second)
+		server.Restart()
+		now, err = server.Client(t).Time(t.Context()).Result()
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now().Add(offset), now, 5*time.Second)
+	}
+}
