@@ -106,8 +106,9 @@ func (b Backoff) validate() error {
 type Retention struct {
 	// MaxLen is the number of entries to keep, above 0. (XADD MAXLEN)
 	MaxLen int64
-	// MaxAge is the age of entries to keep, at least 1 ms, by the publisher's
-	// clock. (XADD MINID)
+	// MaxAge is the age of entries to keep, at least 1 ms, by the clock of the Redis
+	// server, of which entry IDs are made. A publisher asks for it about once a minute.
+	// (XADD MINID, TIME)
 	MaxAge time.Duration
 	// Exact trims to the exact bound instead of whole nodes of the stream (about
 	// 100 entries by default), at a cost per append. (= instead of ~)

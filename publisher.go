@@ -163,7 +163,7 @@ func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []stri
 				part[i].Err = errEarlierFailed
 			}
 		} else {
-			p.appender.Do(ctx, deadline, batch.topic, batch.cmds[start:end:end], bytes, part)
+			p.appender.Do(ctx, deadline, batch.head, batch.cmds[start:end:end], bytes, part)
 		}
 		for i := range part {
 			failed = failed || part[i].Outcome != appender.Appended

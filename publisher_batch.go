@@ -2,7 +2,6 @@ package redischannels
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -16,6 +15,7 @@ const appendOverhead = 64
 // publishBatch has the messages of one call as commands.
 type publishBatch struct {
 	topic   string
+	head    appender.Head
 	msgs    []*message.Message
 	cmds    []appender.Command
 	sizes   []int // of the fields of each
@@ -69,16 +69,16 @@ func (b *publishBatch) chunk(start int) (end, bytes int) {
 // prevents them.
 func (p *Publisher) marshal(topic string, msgs []*message.Message) (*publishBatch, error) {
 	b := newPublishBatch(topic, msgs)
-	head := appender.Head(topic, p.trim(topic))
+	b.head = appender.NewHead(topic, p.trim(topic))
 	for i, msg := range msgs {
-		if err := p.marshalOne(b, i, msg, head); err != nil {
+		if err := p.marshalOne(b, i, msg); err != nil {
 			return nil, b.refuse(i, err)
 		}
 	}
 	return b, nil
 }
 
-func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message, head []any) error {
+func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message) error {
 	if msg == nil {
 		return fmt.Errorf("%w: message is nil", ErrInvalidArgument)
 	}
@@ -90,7 +90,7 @@ func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message, hea
 		return fmt.Errorf("%w: the marshaler returned no field, and Redis has no empty entries", ErrInvalidConfig)
 	}
 	cmd := &b.cmds[i]
-	b.room = cmd.Start(b.room, head, len(fields), len(b.msgs)-i-1)
+	b.room = cmd.Start(b.room, b.head, len(fields), len(b.msgs)-i-1)
 	for k := range fields {
 		b.sizes[i] += len(fields[k].Name) + len(fields[k].Value)
 		cmd.Field(fieldName(fields[k].Name), &fields[k].Value)
@@ -136,26 +136,14 @@ func (b *publishBatch) refuse(culprit int, cause error) error {
 	return err
 }
 
-// trim returns what bounds the stream of the topic at this moment. The threshold of
-// an age is taken once per call: a retry may be late by the timeout, which no age
-// of use is near to.
+// trim returns what bounds the stream of the topic.
 func (p *Publisher) trim(topic string) stream.Trim {
-	r, ok := p.config.TopicRetention[topic]
-	if !ok {
-		r = p.config.Retention
+	if r, ok := p.config.TopicRetention[topic]; ok {
+		return r.trim()
 	}
-	if r == (Retention{}) {
-		return stream.Trim{} // spares the look at the clock
-	}
-	return r.trim(time.Now())
+	return p.config.Retention.trim()
 }
 
-// trim is the bound at a moment.
-func (r Retention) trim(now time.Time) stream.Trim {
-	t := stream.Trim{MaxLen: r.MaxLen, Exact: r.Exact}
-	if r.MaxAge > 0 {
-		// An age beyond the epoch trims nothing.
-		t.MinID = max(0, now.Add(-r.MaxAge).UnixMilli())
-	}
-	return t
+func (r Retention) trim() stream.Trim {
+	return stream.Trim{MaxLen: r.MaxLen, MaxAge: r.MaxAge, Exact: r.Exact}
 }

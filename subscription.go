@@ -91,7 +91,7 @@ func (s *Subscriber) newConsumer(sub *subscription, origin *source.Origin, from 
 		DrainTimeout: t.DrainTimeout, StallAfter: s.stallAfter(options),
 		Origin: origin, Window: s.windowConfig(options),
 		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.delay, Prepare: s.preparer(sub.decoder),
-		DeadTopic: dead, DeadTrim: func() stream.Trim { return s.cfg.DeadLetterRetention.trim(time.Now()) },
+		DeadTopic: dead, DeadTrim: s.cfg.DeadLetterRetention.trim(),
 		OnClient: s.cfg.OnReadClient, Observer: sub,
 	})
 }

@@ -40,12 +40,22 @@ func documentedRules(t *testing.T) map[string][]string {
 // good for, and returns the first error. admin may do everything.
 var features = map[string]func(t *testing.T, admin, client *redis.Client, topic string) error{
 	"publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
-		return aclPublish(t, client, topic, 0)
+		return aclPublish(t, redischannels.PublisherConfig{Client: client}, topic)
 	},
 	"durable-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
-		return aclPublish(t, client, topic, 1)
+		durability := redischannels.Durability{Replicas: 1, Timeout: 50 * time.Millisecond}
+		return aclPublish(t, redischannels.PublisherConfig{Client: client, Durability: durability}, topic)
 	},
-	"consumer": aclConsume,
+	"ageing-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
+		retention := redischannels.Retention{MaxAge: time.Hour}
+		return aclPublish(t, redischannels.PublisherConfig{Client: client, Retention: retention}, topic)
+	},
+	"consumer": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		return aclConsume(t, admin, client, topic, redischannels.Retention{})
+	},
+	"ageing-consumer": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		return aclConsume(t, admin, client, topic, redischannels.Retention{MaxAge: time.Hour})
+	},
 	"initializer": func(t *testing.T, _, client *redis.Client, topic string) error {
 		return newSub(t, client).SubscribeInitialize(topic)
 	},
@@ -120,12 +130,9 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 	},
 }
 
-func aclPublish(t *testing.T, client *redis.Client, topic string, replicas int) error {
+func aclPublish(t *testing.T, config redischannels.PublisherConfig, topic string) error {
 	t.Helper()
-	config := redischannels.PublisherConfig{Client: client, Timeout: 5 * time.Second}
-	if replicas > 0 {
-		config.Durability = redischannels.Durability{Replicas: replicas, Timeout: 50 * time.Millisecond}
-	}
+	config.Timeout = 5 * time.Second
 	pub, err := redischannels.NewPublisher(config, nil)
 	require.NoError(t, err)
 	defer pub.Close()
@@ -168,11 +175,14 @@ func aclOperate(t *testing.T, admin, client *redis.Client, topic string) error {
 
 // aclConsume has a subscription live through everything: a claim, a nack, dead letters of both
 // sizes, a cold script cache and the loss of its group.
-func aclConsume(t *testing.T, admin, client *redis.Client, topic string) error {
+func aclConsume(t *testing.T, admin, client *redis.Client, topic string, deadLetters redischannels.Retention) error {
 	ctx := t.Context()
 	publish(t, admin, topic, "claimed")
 	deliverTo(t, admin, topic, "dead", 1, time.Hour)
-	sub := newSub(t, client, func(c *redischannels.SubscriberConfig) { c.Tuning.DrainTimeout = time.Millisecond })
+	sub := newSub(t, client, func(c *redischannels.SubscriberConfig) {
+		c.Tuning.DrainTimeout = time.Millisecond
+		c.DeadLetterRetention = deadLetters
+	})
 	messages, err := sub.Subscribe(ctx, topic)
 	if err != nil {
 		return err

@@ -94,9 +94,10 @@ func TestAppender_CloseStress(t *testing.T) {
 		return lifecycletest.Subject{
 			Call: func(ctx context.Context) error {
 				commands, results := make([]appender.Command, 1), make([]appender.Result, 1)
-				commands[0].Start(nil, appender.Head(topic, stream.Trim{}), 1, 0)
+				head := appender.NewHead(topic, stream.Trim{})
+				commands[0].Start(nil, head, 1, 0)
 				commands[0].Field("field", new([]byte))
-				a.Do(ctx, time.Time{}, topic, commands, 10, results)
+				a.Do(ctx, time.Time{}, head, commands, 10, results)
 				return results[0].Err
 			},
 			Close: func() error { return a.Close(context.Background()) },

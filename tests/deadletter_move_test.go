@@ -73,7 +73,7 @@ func TestDeadLetterMove_Trims(t *testing.T) {
 	}{
 		"exact length":       {stream.Trim{MaxLen: 7, Exact: true}, 7},
 		"approximate length": {stream.Trim{MaxLen: 7}, 51},
-		"age":                {stream.Trim{MinID: 240}, 51},
+		"age":                {stream.Trim{MaxAge: time.Since(time.Unix(240*60, 0))}, 51}, // one is added per minute
 		"none":               {stream.Trim{}, 251},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestDeadLetterMove_Trims(t *testing.T) {
 				d := newDeadMove(t, client, fields...)
 				pipe := client.Pipeline()
 				for i := range 250 {
-					pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, ID: fmt.Sprintf("%d-0", i+1), Values: []string{"old", "1"}})
+					pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, ID: fmt.Sprintf("%d-0", (i+1)*60_000), Values: []string{"old", "1"}})
 				}
 				_, err := pipe.Exec(t.Context())
 				require.NoError(t, err)
@@ -90,6 +90,32 @@ func TestDeadLetterMove_Trims(t *testing.T) {
 				_, err = d.run(t)
 				require.NoError(t, err)
 				require.EqualValues(t, c.left, client.XLen(t.Context(), d.DeadTopic).Val())
+			})
+		})
+	}
+}
+
+// The age was measured by the clock of the consumer: one that is ahead deleted all dead letters.
+func TestDeadLetterMove_TrimsByTheServersClock(t *testing.T) {
+	t.Parallel()
+	for _, ahead := range []time.Duration{10 * time.Minute, -10 * time.Minute} {
+		t.Run(fmt.Sprint("consumer is ahead by ", ahead), func(t *testing.T) {
+			t.Parallel()
+			client := redistest.Start(t, redistest.ClockOffset(-ahead)).Client(t)
+			sizes(t, func(t *testing.T, fields []string) {
+				d := newDeadMove(t, client, fields...)
+				now, err := client.Time(t.Context()).Result()
+				require.NoError(t, err)
+				for _, age := range []time.Duration{6 * time.Minute, 4 * time.Minute} {
+					id := fmt.Sprint(now.Add(-age).UnixMilli(), "-0")
+					require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: d.DeadTopic, ID: id, Values: []string{"age", age.String()}}).Err())
+				}
+				d.Trim = stream.Trim{MaxAge: 5 * time.Minute, Exact: true}
+				_, err = d.run(t)
+				require.NoError(t, err)
+				left := rawRange(t, client, d.DeadTopic)
+				require.Len(t, left, 2)
+				require.Equal(t, []string{"age", "4m0s"}, left[0].fields)
 			})
 		})
 	}

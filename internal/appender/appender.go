@@ -88,7 +88,8 @@ type Appender struct {
 
 	life *lifecycle.State // calls of Do, and senders; its end ends their waits
 
-	multi multiCheck
+	multi  multiCheck
+	clocks *clocks
 
 	mu      sync.Mutex // guards all below and the loads
 	singles lane
@@ -112,6 +113,7 @@ func New(conf Config) *Appender {
 		a.setTimeouts(o.ReadTimeout, o.WriteTimeout)
 		a.limitDurable(o.PoolSize)
 	}
+	a.clocks = newClocks(a.cluster)
 	return a
 }
 
@@ -138,13 +140,13 @@ func (a *Appender) setTimeouts(read, write time.Duration) {
 	}
 }
 
-// Do appends the commands to the stream and writes their outcomes to results,
+// Do appends the commands, which have the head, and writes their outcomes to results,
 // which has the same length. Several are one transaction. It returns when each
 // outcome is known, or soon after ctx or the deadline (zero: none) has ended, or
 // the Appender was stopped. What was not executed because Redis or the connection
 // to it was away is tried again until then. bytes is the approximate size of the
 // commands, which belong to the Appender until the outcomes of all are known.
-func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds []Command, bytes int, results []Result) {
+func (a *Appender) Do(ctx context.Context, deadline time.Time, head Head, cmds []Command, bytes int, results []Result) {
 	if err := a.life.Enter(); err != nil {
 		fill(results, Result{Outcome: NotAppended, Err: err})
 		return
@@ -157,7 +159,8 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, key string, cmds 
 	var last error // of the attempt before
 	for attempt := 0; ; {
 		job := jobs.Get().(*appendJob)
-		job.ctx, job.key, job.cmds, job.bytes, job.last = ctx, key, cmds, bytes, last
+		job.ctx, job.head, job.cmds, job.bytes, job.last = ctx, head, cmds, bytes, last
+		job.asks = head.oldest != nil && a.clocks.due(head.key)
 		if load := a.enqueue(job, deadline); load != nil {
 			a.sendOwn(load)
 			copy(results, job.results)

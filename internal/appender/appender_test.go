@@ -35,12 +35,12 @@ func TestAppender_CallersEndIndependently(t *testing.T) {
 	a := New(Config{Client: client})
 	do := func(ctx context.Context) <-chan Result {
 		cmds := make([]Command, 1)
-		cmds[0].Start(nil, Head("key", stream.Trim{}), 1, 0)
+		cmds[0].Start(nil, NewHead("key", stream.Trim{}), 1, 0)
 		cmds[0].Field("f", new([]byte))
 		results := make([]Result, 1)
 		done := make(chan Result, 1)
 		go func() {
-			a.Do(ctx, time.Time{}, "key", cmds, 10, results)
+			a.Do(ctx, time.Time{}, NewHead("key", stream.Trim{}), cmds, 10, results)
 			done <- results[0]
 		}()
 		return done
@@ -103,10 +103,10 @@ func TestAppender_ErrorOfOneTransactionIsKept(t *testing.T) {
 	for range 2 {
 		cmds := make([]Command, 2)
 		for i := range cmds {
-			cmds[i].Start(nil, Head(key, stream.Trim{}), 1, 0)
+			cmds[i].Start(nil, NewHead(key, stream.Trim{}), 1, 0)
 			cmds[i].Field("f", new([]byte))
 		}
-		load.jobs = append(load.jobs, &appendJob{ctx: t.Context(), key: key, cmds: cmds})
+		load.jobs = append(load.jobs, &appendJob{ctx: t.Context(), head: NewHead(key, stream.Trim{}), cmds: cmds})
 	}
 	outcomes := a.execute(load)
 	require.Len(t, outcomes, 4)

@@ -36,10 +36,24 @@ type Result struct {
 	Err     error  // set for all but Appended
 }
 
-// Head returns the arguments of XADD that stand before the ID. All appends
-// of a call share them.
-func Head(key string, trim stream.Trim) []any {
-	return append([]any{"xadd", key}, trim.Args()...)
+// Head is the part of XADD before the ID. All commands of a call share it.
+type Head struct {
+	key    string
+	args   []any
+	oldest *threshold // nil without MaxAge
+}
+
+// NewHead returns the head of commands that append to the stream at key.
+func NewHead(key string, trim stream.Trim) Head {
+	h := Head{key: key, args: []any{"xadd", key}}
+	switch {
+	case trim.MaxLen > 0:
+		h.args = append(h.args, "maxlen", trim.Operator(), trim.MaxLen)
+	case trim.MaxAge > 0:
+		h.oldest = &threshold{trim: trim}
+		h.args = append(h.args, "minid", trim.Operator(), h.oldest)
+	}
+	return h
 }
 
 // Command is an XADD that go-redis never sends again. go-redis retries after a
@@ -62,16 +76,15 @@ func (a *autoID) MarshalBinary() ([]byte, error) { return asterisk, a.Write() }
 // String is what hooks print.
 func (a *autoID) String() string { return "*" }
 
-// Start begins the command with the arguments of [Head], for a number of
-// fields. room is where the arguments of several commands lie side by side; it may
+// Start begins the command with its head, for a number of fields. room is where the arguments of several commands lie side by side; it may
 // be nil. What is left of it is returned for the next command, of which there are
 // more to come.
-func (c *Command) Start(room, head []any, fields, more int) []any {
-	n := len(head) + 1 + 2*fields
+func (c *Command) Start(room []any, head Head, fields, more int) []any {
+	n := len(head.args) + 1 + 2*fields
 	if len(room) < n {
 		room = make([]any, n*(1+min(more, 255)))
 	}
-	c.args = append(room[:0:n], head...)
+	c.args = append(room[:0:n], head.args...)
 	c.args = append(c.args, &c.id)
 	return room[n:]
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -18,7 +19,7 @@ import (
 // newTestAppend returns a command that is ready for its first attempt.
 func newTestAppend(gate *redisconn.Gate) *Command {
 	c := new(Command)
-	c.Start(nil, Head("key", stream.Trim{}), 1, 0)
+	c.Start(nil, NewHead("key", stream.Trim{}), 1, 0)
 	value := []byte("v")
 	c.Field("f", &value)
 	c.prepare(context.Background(), gate)
@@ -113,10 +114,19 @@ func TestCommand_Arguments(t *testing.T) {
 		{stream.Trim{}, []any{"xadd", "key"}},
 		{stream.Trim{MaxLen: 5}, []any{"xadd", "key", "maxlen", "~", int64(5)}},
 		{stream.Trim{MaxLen: 5, Exact: true}, []any{"xadd", "key", "maxlen", "=", int64(5)}},
-		{stream.Trim{MinID: 7}, []any{"xadd", "key", "minid", "~", int64(7)}},
-		{stream.Trim{MinID: 7, Exact: true}, []any{"xadd", "key", "minid", "=", int64(7)}},
 	} {
-		require.Equal(t, c.want, Head("key", c.trim))
+		require.Equal(t, c.want, NewHead("key", c.trim).args)
+	}
+	for exact, operator := range map[bool]string{false: "~", true: "="} {
+		head := NewHead("key", stream.Trim{MaxAge: time.Second, Exact: exact})
+		require.Equal(t, []any{"xadd", "key", "minid", operator, head.oldest}, head.args)
+		for now, want := range map[time.Time]string{time.UnixMilli(1007): "7", time.UnixMilli(999): "0", {}: "0"} {
+			head.oldest.set(now)
+			text, err := head.oldest.MarshalBinary()
+			require.NoError(t, err)
+			require.Equal(t, want, string(text))
+			require.Equal(t, want, head.oldest.String())
+		}
 	}
 	require.Equal(t, "xadd key * f v: ", newTestAppend(new(redisconn.Gate)).String(), "what a hook prints")
 }
@@ -124,7 +134,7 @@ func TestCommand_Arguments(t *testing.T) {
 // Commands that share the room of their arguments must not write into each other.
 func TestCommand_Room(t *testing.T) {
 	t.Parallel()
-	head := Head("key", stream.Trim{})
+	head := NewHead("key", stream.Trim{})
 	cmds := make([]Command, 5)
 	var room []any
 	for i := range cmds {

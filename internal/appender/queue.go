@@ -43,9 +43,10 @@ func (l *lane) land(load *appendLoad) {
 // appendJob is one attempt of one caller.
 type appendJob struct {
 	ctx   context.Context // for its values
-	key   string
+	head  Head
 	cmds  []Command
 	bytes int
+	asks  bool          // the server's time must be asked for first
 	done  chan struct{} // of capacity 1; the sender's last touch of the job
 
 	last error // of the attempt before, nil for the first
@@ -82,8 +83,12 @@ func (a *Appender) laneOf(job *appendJob) *lane {
 	return &a.batches
 }
 
-// alone reports whether the commands must not share a connection with those of others.
-func (j *appendJob) alone() bool { return j.bytes > maxShared }
+// alone reports whether the commands must not share a connection with those of others, or
+// have to wait for what the others need not wait for.
+func (j *appendJob) alone() bool { return j.bytes > maxShared || j.asks }
+
+// large reports whether it is a single command that the server may refuse as too large.
+func (j *appendJob) large() bool { return len(j.cmds) == 1 && j.bytes > maxShared }
 
 // enqueue queues a job. When a sender is called for and the caller may be it, the
 // job is not queued but returned as a load, which the caller sends itself: that
@@ -131,8 +136,8 @@ func (a *Appender) inTime(job *appendJob, deadline time.Time) (patience time.Dur
 	if job.bytes > smallWrite {
 		patience += a.writeTimeout
 	}
-	large := job.alone() && len(job.cmds) == 1 // see sendLarge, which has a timeout of its own
-	return patience, a.ownCalls && !large && job.ctx.Done() == nil && (deadline.IsZero() || time.Until(deadline) > patience)
+	simple := !job.large() && !job.asks // else it takes more than that
+	return patience, a.ownCalls && simple && job.ctx.Done() == nil && (deadline.IsZero() || time.Until(deadline) > patience)
 }
 
 // ownContext is the context of a caller that sends its own load. It ends the wait
@@ -202,7 +207,7 @@ func (a *Appender) take(l *lane) *appendLoad {
 		if n > 0 && (n == l.perLoad || cmds+len(job.cmds) > MaxCommands || bytes+job.bytes > MaxBytes) {
 			break
 		}
-		if n > 0 && a.conf.Replicas > 0 && a.cluster != nil && job.key != l.queue[0].key {
+		if n > 0 && a.conf.Replicas > 0 && a.cluster != nil && job.head.key != l.queue[0].head.key {
 			break // WAIT belongs to the connection of one master
 		}
 		if n > 0 && (job.alone() || l.queue[0].alone()) {

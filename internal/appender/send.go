@@ -29,6 +29,11 @@ type pipeliner interface {
 // execute sends a load once and returns an outcome per command, in the order of
 // the jobs. It never sends a command again.
 func (a *Appender) execute(load *appendLoad) []Result {
+	if err := redisconn.Guard(func() error { return a.setThresholds(load) }); err != nil {
+		outcomes := make([]Result, len(load.jobs[0].cmds))
+		fill(outcomes, Result{Outcome: NotAppended, Err: err})
+		return outcomes
+	}
 	n := 0
 	for _, job := range load.jobs {
 		n += len(job.cmds)
@@ -50,7 +55,40 @@ func (a *Appender) execute(load *appendLoad) []Result {
 			redisconn.Relocate(a.conf.Client)
 		}
 	}
+	a.forgetTimes(load, err)
 	return a.collect(load, n, err)
+}
+
+// setThresholds computes what the jobs trim by age. Only a job that is alone asks for the time,
+// so the error is that of the first.
+func (a *Appender) setThresholds(load *appendLoad) error {
+	for _, job := range load.jobs {
+		if job.head.oldest == nil {
+			continue
+		}
+		if job.asks {
+			if err := a.askTime(load.ctx, job.head.key); err != nil {
+				return err
+			}
+		}
+		job.head.oldest.set(a.clocks.now(job.head.key))
+	}
+	return nil
+}
+
+// forgetTimes drops what is known of the clocks of servers that have failed.
+func (a *Appender) forgetTimes(load *appendLoad, err error) {
+	if err == nil {
+		return
+	}
+	if kind := redisconn.Classify(err); kind != redisconn.KindNetwork && kind != redisconn.KindUnavailable {
+		return
+	}
+	for _, job := range load.jobs {
+		if job.head.oldest != nil {
+			a.clocks.forget(job.head.key)
+		}
+	}
 }
 
 // collect returns the outcomes of all commands. err is what the client said of
@@ -84,12 +122,12 @@ func (a *Appender) sendPlain(load *appendLoad) error {
 	}
 	job := load.jobs[0]
 	if len(job.cmds) == 1 {
-		if client, ok := a.conf.Client.(*redis.Client); ok && job.alone() {
+		if client, ok := a.conf.Client.(*redis.Client); ok && job.large() {
 			return a.sendLarge(load.ctx, client, &job.cmds[0])
 		}
 		return to.Process(load.ctx, &job.cmds[0])
 	}
-	if err := a.checkMulti(load.ctx, job.key); err != nil {
+	if err := a.checkMulti(load.ctx, job.head.key); err != nil {
 		return err
 	}
 	return sendBatch(load.ctx, to, job)
@@ -156,7 +194,7 @@ func sendBatch(ctx context.Context, to pipeliner, job *appendJob) error {
 // sticky connection is not replaced when it fails.
 func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 	guarded := redisconn.Guard(func() error {
-		node, nodeErr := a.master(load.ctx, load.jobs[0].key)
+		node, nodeErr := a.master(load.ctx, load.jobs[0].head.key)
 		if nodeErr != nil {
 			err = nodeErr
 			return nil
@@ -169,7 +207,7 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 				singles = append(singles, job)
 				continue
 			}
-			jobErr := a.checkMulti(load.ctx, job.key)
+			jobErr := a.checkMulti(load.ctx, job.head.key)
 			if jobErr == nil {
 				jobErr = sendBatch(load.ctx, conn, job)
 			}

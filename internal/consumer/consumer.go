@@ -66,7 +66,7 @@ type Config struct {
 	Prepare func(it *window.Item)
 
 	DeadTopic string
-	DeadTrim  func() stream.Trim
+	DeadTrim  stream.Trim
 
 	OnClient func(*redis.Client) // sees each client that is opened; may be nil
 	Observer Observer
@@ -176,6 +176,11 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 			return false, err
 		}
 		if err := group.Probe(ctx, c.cfg.DeadTopic); err != nil {
+			return false, err
+		}
+	}
+	if c.cfg.DeadTrim.MaxAge > 0 { // a move to the dead letters asks for the time
+		if _, err := stream.Time(ctx, c.cfg.Client, c.cfg.DeadTopic); err != nil {
 			return false, err
 		}
 	}

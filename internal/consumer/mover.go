@@ -96,7 +96,7 @@ func (m *mover) describe(it *window.Item) stream.DeadLetterMove {
 		Reason:    it.Reason,
 		Count:     it.Delivered,
 		Again:     it.Attempts > 0,
-		Trim:      m.c.cfg.DeadTrim(),
+		Trim:      m.c.cfg.DeadTrim,
 	}
 	if m.c.win.Leases.Trimmed(it) {
 		it.Fields(func(name, value []byte) { move.Fields = append(move.Fields, string(name), string(value)) })

@@ -10,7 +10,6 @@ import (
 
 	"github.com/flaminco/redischannels/internal/redistest"
 	"github.com/flaminco/redischannels/internal/source"
-	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
 
@@ -45,7 +44,7 @@ func open(t *testing.T, cl interface{}, topic, name string, inflight int) *Consu
 		Origin:        &source.Origin{Topic: topic, Group: "g", Values: context.Background()},
 		Window:        window.Config{MaxInFlight: inflight, Ordered: inflight == 1, Prefetch: 1024, PrefetchBytes: 8 << 20},
 		MaxDeliveries: 20, Backoff: func(int, float64) time.Duration { return 100 * time.Millisecond },
-		DeadTopic: topic + ":dead", DeadTrim: func() stream.Trim { return stream.Trim{} }, Observer: printer{t},
+		DeadTopic: topic + ":dead", Observer: printer{t},
 	})
 	_, err := c.Open(context.Background())
 	require.NoError(t, err)

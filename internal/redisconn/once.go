@@ -16,6 +16,7 @@ type (
 	OnceInt   struct{ *redis.IntCmd }
 	OnceSlice struct{ *redis.SliceCmd }
 	OnceRaw   struct{ *redis.RawCmd }
+	OnceTime  struct{ *redis.TimeCmd }
 )
 
 // NoRetry implements [redis.Cmder].
@@ -23,6 +24,7 @@ func (OnceCmd) NoRetry() bool   { return true }
 func (OnceInt) NoRetry() bool   { return true }
 func (OnceSlice) NoRetry() bool { return true }
 func (OnceRaw) NoRetry() bool   { return true }
+func (OnceTime) NoRetry() bool  { return true }
 
 // ErrWithdrawn is the error of a command that its [Gate] has held back.
 var ErrWithdrawn = errors.New("withdrawn before it was sent")

@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,7 +65,7 @@ type DeadLetterMove struct {
 	Again bool
 
 	// Trim bounds the dead-letter stream while it is appended to. Exact must not be
-	// set beside MinID: an exact MINID on a stream that had deletions, as requeueing
+	// set beside MaxAge: an exact MINID on a stream that had deletions, as requeueing
 	// makes them, can leave a node without entries, and such a stream does not load
 	// from an RDB file (redis#15808).
 	Trim Trim
@@ -160,9 +159,12 @@ func (m *DeadLetterMove) finish(ctx context.Context, client redis.UniversalClien
 func (m *DeadLetterMove) scriptArgs() []any {
 	args := make([]any, 0, 11+len(m.Fields))
 	args = append(args, m.Group, m.Consumer, m.EntryID, m.Reason, m.Count, deadTime(m.Time))
-	if trim := m.Trim.Args(); trim != nil {
-		args = append(args, trim...)
-	} else {
+	switch {
+	case m.Trim.MaxLen > 0:
+		args = append(args, "maxlen", m.Trim.Operator(), m.Trim.MaxLen)
+	case m.Trim.MaxAge > 0:
+		args = append(args, "maxage", m.Trim.Operator(), m.Trim.MaxAge.Milliseconds())
+	default:
 		args = append(args, "", "", "")
 	}
 	again := ""
@@ -192,12 +194,23 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 		DeadGroupField, m.Group, DeadConsumerField, m.Consumer,
 		DeadCountField, strconv.Itoa(m.Count), DeadTimeField, deadTime(m.Time))
 
+	add := []any{"xadd", m.DeadTopic}
+	switch {
+	case m.Trim.MaxLen > 0:
+		add = append(add, "maxlen", m.Trim.Operator(), m.Trim.MaxLen)
+	case m.Trim.MaxAge > 0:
+		now, err := Time(ctx, client, m.DeadTopic)
+		if err != nil {
+			return DeadLetterResult{}, err
+		}
+		add = append(add, "minid", m.Trim.Operator(), m.Trim.MinID(now))
+	}
 	tx := client.TxPipeline()
-	add := tx.Do(ctx, slices.Concat([]any{"xadd", m.DeadTopic}, m.Trim.Args(), []any{"*"}, values)...)
+	added := tx.Do(ctx, append(append(add, "*"), values...)...)
 	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Topic, m.DeadTopic}, m.Group, m.Consumer, m.EntryID, mode)
 	_, err := tx.Exec(ctx)
-	if add.Err() != nil {
-		return DeadLetterResult{}, add.Err()
+	if added.Err() != nil {
+		return DeadLetterResult{}, added.Err()
 	}
 	if err != nil {
 		return DeadLetterResult{}, err

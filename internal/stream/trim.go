@@ -1,25 +1,43 @@
 package stream
 
-// Trim is the part of XADD that bounds the stream. At most one of MaxLen and
-// MinID is above 0; the zero value trims nothing.
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
+)
+
+// Trim bounds a stream while it is appended to. At most one of MaxLen and MaxAge is above 0;
+// the zero value trims nothing.
 type Trim struct {
 	MaxLen int64
-	MinID  int64 // milliseconds
+	MaxAge time.Duration // by the clock of the server, of which entry IDs are made
 	Exact  bool
 }
 
-// Args returns the arguments of XADD, or nil.
-func (t Trim) Args() []any {
-	by := "~"
+// Operator returns the operator of MAXLEN and MINID.
+func (t Trim) Operator() string {
 	if t.Exact {
-		by = "="
+		return "="
 	}
-	switch {
-	case t.MaxLen > 0:
-		return []any{"maxlen", by, t.MaxLen}
-	case t.MinID > 0:
-		return []any{"minid", by, t.MinID}
-	default:
-		return nil
+	return "~"
+}
+
+// MinID returns the milliseconds of the oldest ID that MaxAge keeps when it is now on the
+// server. It is 0, which trims nothing, for an age beyond the epoch.
+func (t Trim) MinID(now time.Time) int64 { return max(0, now.Add(-t.MaxAge).UnixMilli()) }
+
+// Time returns the time of the server that owns the key. The client does not repeat it. (TIME)
+func Time(ctx context.Context, client redis.UniversalClient, key string) (time.Time, error) {
+	node, err := redisconn.Master(ctx, client, key)
+	if err != nil {
+		return time.Time{}, err
 	}
+	cmd := redisconn.OnceTime{TimeCmd: redis.NewTimeCmd(ctx, "time")}
+	if err := node.Process(ctx, cmd); err != nil {
+		return time.Time{}, err
+	}
+	return cmd.Val(), nil
 }

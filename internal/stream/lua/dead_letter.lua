@@ -4,7 +4,8 @@
 -- KEYS[1] topic, KEYS[2] dead-letter stream (same hash slot)
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] entry ID
 -- ARGV[4] reason, ARGV[5] delivery count, ARGV[6] time
--- ARGV[7] 'MAXLEN', 'MINID' or '' for no trimming, ARGV[8] '~' or '=', ARGV[9] threshold
+-- ARGV[7] 'maxlen', 'maxage' (milliseconds by the clock of this server) or '' for no trimming,
+-- ARGV[8] '~' or '=', ARGV[9] the bound
 -- ARGV[10] 'copy': the fields are those of the entry in Redis
 --          'memory': the fields are ARGV[12...], for an entry that was trimmed
 -- ARGV[11] 'again': an earlier run may have moved it, and a lost group was made again with it since;
@@ -102,8 +103,15 @@ if #fields > 7900 then
 end
 
 local call = {'XADD', dead}
-if ARGV[7] ~= '' then
-  call[3], call[4], call[5] = ARGV[7], ARGV[8], ARGV[9]
+if ARGV[7] == 'maxlen' then
+  call[3], call[4], call[5] = 'MAXLEN', ARGV[8], ARGV[9]
+elseif ARGV[7] == 'maxage' then
+  local now = redis.pcall('TIME')
+  if failed(now) then
+    return failure(now)
+  end
+  local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[9]
+  call[3], call[4], call[5] = 'MINID', ARGV[8], string.format('%.0f', math.max(0, oldest))
 end
 call[#call + 1] = '*'
 for i = 1, #fields do
