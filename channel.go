@@ -73,13 +73,13 @@ func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, n
 	return joinHub(hub, code, func() (transport, error) { return hub.streamTransport(key, config) })
 }
 
-// NewPubSubChannel makes a channel on the Redis Pub/Sub channel name: whoever reads at
-// that moment sees a value, and nobody is told who did not. A value is lost while
-// nobody reads, while the connection is, and when a reader falls behind by more than
-// its Buffer, which events tell of. It does not talk to Redis before the first use;
-// the first read returns when Redis has confirmed the subscription or fails. IDs are
-// those of the messages; History and LastID answer [ErrNotSupported], and so does Follow
-// from elsewhere than Latest.
+// NewPubSubChannel makes a channel on the Redis Pub/Sub channel name. A value reaches the
+// readers of that moment. It is lost while there is none, while the connection is lost, and
+// when a reader falls behind by more than its Buffer; the last two are reported by events. It
+// does not talk to Redis before the first use; the first read returns when Redis has confirmed
+// the subscription, or fails. IDs are the UUIDs of messages; History and LastID return
+// [ErrNotSupported], and so does Follow from elsewhere than Latest. The errors are those of
+// NewStreamChannel.
 func NewPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig) (*Channel[T], error) {
 	if hub == nil {
 		return nil, errNoHub

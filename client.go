@@ -10,7 +10,7 @@ import (
 )
 
 // errBehindHost is the error of a URL whose password ends before its @: at the first / ? or #
-// in it the address seems to begin, and the rest of it would be told as part of the path.
+// in it the address seems to begin, and an error would quote the rest of it as the path.
 var errBehindHost = errors.New("there is an @ behind the host: write the characters / ? # @ of a password as %2F %3F %23 %40")
 
 // NewRedisClient returns the client that a URL describes, a *redis.Client or a

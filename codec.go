@@ -127,7 +127,7 @@ func isNull(data []byte) bool {
 	return string(bytes.TrimSpace(data)) == "null"
 }
 
-// nullable tells whether null stands for a value of the type behind the pointer.
+// nullable reports whether null stands for a value of the type behind the pointer.
 func nullable(pointer reflect.Type) bool {
 	switch pointer.Elem().Kind() {
 	case reflect.Slice, reflect.Map, reflect.Interface:

@@ -155,7 +155,7 @@ func fillZeroFields(to, from reflect.Value) {
 }
 
 // isWhole reports a type whose fields make sense only together: half of one Retention and
-// half of another is a third, which nobody has configured.
+// half of another is a third that was never configured.
 func isWhole(t reflect.Type) bool {
 	switch t {
 	case reflect.TypeFor[Backoff](), reflect.TypeFor[Retention](), reflect.TypeFor[Durability]():

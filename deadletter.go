@@ -32,9 +32,8 @@ func (c DeadLettersConfig) Validate() error {
 	return v.err()
 }
 
-// DeadLetters is the operator's side of dead letters: what consumer groups have
-// given up can be looked at, given back to the group that failed, appended anew
-// or deleted. It is safe for concurrent use, also while consumers run, and holds
+// DeadLetters is the operator's side of dead letters: they can be listed, requeued to the
+// group that failed, appended as new entries, or deleted. It is safe for concurrent use, also while consumers run, and holds
 // no resources: there is nothing to close. All methods block until Redis has
 // answered or ctx ends. The error of a topic or an ID that can never work wraps
 // [ErrInvalidArgument]; nothing was done then.
@@ -52,15 +51,15 @@ func NewDeadLetters(config DeadLettersConfig, logger watermill.LoggerAdapter) (*
 	return &DeadLetters{config: config, logger: loggerOrDefault(logger)}, nil
 }
 
-// DeadLetter is an entry that a consumer group has given up.
+// DeadLetter is an entry that a consumer group could not handle.
 type DeadLetter struct {
 	ID       string    // in the dead-letter stream: what Requeue, Reappend and Purge take
 	Topic    string    // topic of the original
 	EntryID  string    // ID of the original in its topic
-	Group    string    // consumer group that gave it up
+	Group    string    // consumer group that failed
 	Consumer string    // consumer that moved it
 	Reason   string    // why, at most 1,024 bytes
-	Count    int       // how often it was handed to a handler
+	Count    int       // how often it was delivered to a handler
 	Time     time.Time // when it was moved, by the consumer's clock, to the millisecond
 	Fields   []Field   // of the original, in their order; the caller's to keep
 }
@@ -82,7 +81,7 @@ func (d DeadLetter) Message(unmarshaler Unmarshaler) (*message.Message, error) {
 // DeadLetterQuery narrows down what [DeadLetters.List] yields. The zero value
 // asks for everything.
 type DeadLetterQuery struct {
-	// Group is the consumer group that gave the entries up. Empty means all.
+	// Group is the consumer group that failed. Empty means all.
 	Group string
 	// After is the ID of a dead letter: the list begins behind it. Empty begins
 	// with the oldest.
@@ -105,7 +104,7 @@ const (
 // A stream that does not exist has no dead letters. An error ends the list.
 //
 // A dead-letter stream that several topics share is filtered. Entries that
-// somebody else has put there are yielded with an empty Topic unless a Group is
+// other programs have put there are yielded with an empty Topic unless a Group is
 // asked for. With a cluster client that may read from replicas the newest dead
 // letters can be missing. (XREVRANGE, XRANGE)
 func (d *DeadLetters) List(ctx context.Context, topic string, query DeadLetterQuery) iter.Seq2[DeadLetter, error] {
@@ -185,14 +184,14 @@ type RequeueOutcome uint8
 
 const (
 	// RequeueDone: the original is pending again in the group that failed, with no
-	// deliveries counted, and the dead letter is deleted. The next claim walk of
-	// any consumer of the group takes it (Tuning.ClaimInterval).
+	// deliveries counted, and the dead letter is deleted. The next claim scan of
+	// any consumer of the group claims it (Tuning.ClaimInterval).
 	RequeueDone RequeueOutcome = iota + 1
 	// ReappendDone: the message was appended to the topic as a new entry, and the
 	// dead letter is deleted.
 	ReappendDone
 	// RequeueNotFound: there is no such dead letter (any more). This is also the
-	// answer when the reply to a first try was lost and the Redis client has
+	// outcome when the reply to a first try was lost and the Redis client has
 	// tried again.
 	RequeueNotFound
 	// RequeueForeign: the entry is no dead letter of this topic. It stays.
@@ -207,7 +206,7 @@ const (
 	// trimmed). The dead letter stays; Reappend can bring its message back.
 	RequeueNotRetained
 	// RequeueNotDelivered: the group stands before the original, because it was
-	// created again or set back, and will come to it. The dead letter stays.
+	// re-created or set back, and will come to it. The dead letter stays.
 	RequeueNotDelivered
 	// ReappendTooLarge: the dead letter has more than about 3,900 fields, too many
 	// for Reappend. It stays; publish what List yields instead.
@@ -261,7 +260,7 @@ type RequeueResult struct {
 
 // Requeue gives dead letters back to the consumer groups that failed, and to no
 // others: the original is made pending again in its group, and any consumer of
-// the group takes it over at its next claim walk, with its deliveries counted
+// the group claims it at its next claim scan, with its deliveries counted
 // from one. Until then it is pending for the consumer `requeue`, which is removed
 // like every idle consumer once it has nothing pending.
 //
@@ -282,7 +281,7 @@ func (d *DeadLetters) Requeue(ctx context.Context, topic string, ids ...string) 
 // Reappend appends the messages of dead letters to their topic as new entries,
 // without the fields that a dead letter has, and deletes the dead letters. All
 // consumer groups and all fan-out subscriptions of the topic see them, also those
-// that have handled the original: use it only when Requeue answers
+// that have handled the original: use it only when Requeue returns
 // RequeueNotRetained or RequeueGroupMissing, or when all are to see them. The
 // stream is not trimmed.
 //

@@ -22,11 +22,11 @@ var (
 	// entry ID. Nothing was done.
 	ErrInvalidArgument = errors.New("invalid argument")
 
-	// ErrClosed answers calls on a publisher or subscriber that was closed.
+	// ErrClosed is returned by calls on what was closed.
 	ErrClosed = errors.New("closed")
 
-	// ErrOutOfMemory means that Redis refused a write for want of memory (OOM,
-	// `maxmemory` is reached). Nothing was written. Trying again at once does
+	// ErrOutOfMemory means that Redis refused a write because it is out of memory
+	// (OOM, `maxmemory` is reached). Nothing was written. Trying again at once does
 	// not help; reading and acknowledging still work.
 	ErrOutOfMemory = errors.New("redis is out of memory")
 
@@ -41,7 +41,7 @@ var (
 	// ErrTooLarge means that a message exceeds MaxPayload. It was not sent.
 	ErrTooLarge = errors.New("message too large")
 
-	// ErrPermission means that the Redis user lacks a right (NOPERM). The error
+	// ErrPermission means that the Redis user lacks an ACL permission (NOPERM). The error
 	// text has the reply of Redis, which names the command or the key.
 	ErrPermission = errors.New("permission denied by redis")
 
@@ -50,23 +50,23 @@ var (
 	ErrWrongType = errors.New("key holds no stream")
 
 	// ErrUnsupportedServer means that the server lacks a command that this
-	// library rests on: it is older than Redis 6.2.
+	// library needs: it is older than Redis 6.2.
 	ErrUnsupportedServer = errors.New("redis 6.2 or newer is required")
 
 	// ErrUnsupportedClient means that the Redis client is of a type whose
 	// connections cannot be reproduced for blocking reads, such as redis.Ring.
 	ErrUnsupportedClient = errors.New("unsupported redis client")
 
-	// ErrNotOwner means that an entry was settled by a consumer that no longer
-	// owns it: another consumer has claimed it, or it has left the group.
+	// ErrNotOwner means that an entry was acknowledged or nacked by a consumer that no
+	// longer owns it: another consumer has claimed it, or it has left the group.
 	ErrNotOwner = errors.New("entry is not owned by this consumer any more")
 
-	// ErrCompleted answers writes after Writer.Complete. The error given to
+	// ErrCompleted is returned by writes after Writer.Complete. The error given to
 	// Complete is wrapped as well.
 	ErrCompleted = errors.New("channel is completed for writing")
 
-	// ErrNotPending answers the settling of what is no unacknowledged delivery of
-	// this reader: it was settled before, or never belonged to it.
+	// ErrNotPending is returned for the end of a delivery that is not unacknowledged in
+	// this reader: it was ended before, or never belonged to it.
 	ErrNotPending = errors.New("not an unacknowledged delivery of this reader")
 
 	// ErrOutOfOrder is returned for the acknowledgement of a delivery of a batch behind one
@@ -78,7 +78,7 @@ var (
 	// in the Registry.
 	ErrUnknownEvent = errors.New("unknown event")
 
-	// ErrNotSupported answers what the transport of a channel cannot do.
+	// ErrNotSupported is returned for what the transport of a channel cannot do.
 	ErrNotSupported = errors.New("not supported by this transport")
 )
 
@@ -202,8 +202,8 @@ func (r PublishResult) MarshalJSON() ([]byte, error) {
 	}{fields(r), errorText(r.Err)})
 }
 
-// PublishError is returned when not all messages of a call were confirmed. It
-// tells of each message whether publishing it again can make a duplicate. With
+// PublishError is returned when not all messages of a call were confirmed. It has the
+// outcome of each, which says whether publishing it again can make a duplicate. With
 // [errors.Is] it matches the sentinels and causes of all of them, for example
 // [ErrOutOfMemory], [ErrOutcomeUnknown] or [context.DeadlineExceeded].
 type PublishError struct {

@@ -15,27 +15,27 @@ type EventKind uint8
 // The kinds of events. Each says which fields of the Event are set beside Kind,
 // Topic, Group and Consumer.
 const (
-	// EventDisconnected: reading or settling fails and is retried with back-off.
+	// EventDisconnected: reading or acknowledging fails and is retried with back-off.
 	// One event per outage. Err has the cause. For Pub/Sub without Topic: the
 	// connection is that of all topics, each of which has an EventInterrupted.
 	EventDisconnected EventKind = iota + 1
-	// EventReconnected: the outage is over. Duration tells how long it lasted.
+	// EventReconnected: the outage is over. Duration is how long it lasted.
 	EventReconnected
 	// EventGroupLost: the consumer group or its stream vanished (FLUSHALL, DEL,
-	// XGROUP DESTROY, RENAME, eviction) and was created again. Position tells
-	// where, EntryIDs what was put back into the group, Err what Redis answered.
+	// XGROUP DESTROY, RENAME, eviction) and was re-created. Position is where,
+	// EntryIDs are what was put back into the group, Err is the reply of Redis.
 	EventGroupLost
 	// EventRewound: the last ID of a stream that is read without a group went
-	// back (FLUSHALL, DEL): reading begins again at the oldest entry.
+	// back (FLUSHALL, DEL): reading resumes at the oldest entry.
 	EventRewound
 	// EventTrimmed: entries of this group were removed from the stream before
 	// they were acknowledged. EntryIDs names those that were pending here; Count
 	// is their number, or the number of unread ones when it is known.
 	EventTrimmed
-	// EventGap: entries were trimmed away ahead of a reader without a group, which
-	// it is told before what comes behind them. Err is a *GapError.
+	// EventGap: entries were trimmed away ahead of a reader without a group. It is
+	// reported before what comes behind them. Err is a *GapError.
 	EventGap
-	// EventLeaseLost: another consumer owns entries that were held here. Their
+	// EventLeaseLost: another consumer owns entries that were leased here. Their
 	// handlers' contexts are cancelled. EntryIDs.
 	EventLeaseLost
 	// EventAckIgnored: an Ack or Nack came too late, for an entry that is no
@@ -53,21 +53,21 @@ const (
 	// pending. EntryIDs, Err.
 	EventDeadLetterFailed
 	// EventUndecodable: an entry without a group, or a Pub/Sub message, could not be
-	// decoded and was passed. EntryIDs, or Count for Pub/Sub; Err is a *DecodeError.
+	// decoded and was skipped. EntryIDs, or Count for Pub/Sub; Err is a *DecodeError.
 	EventUndecodable
 	// EventSkipped: a message without a group was nacked MaxDeliveries times, or
-	// rejected, and was passed. EntryIDs, or Count for Pub/Sub; Err has the reason.
+	// rejected, and was skipped. EntryIDs, or Count for Pub/Sub; Err has the reason.
 	EventSkipped
 	// EventReleased: entries waited too long for a busy application and were
-	// given back to the group. EntryIDs.
+	// released to the group. EntryIDs.
 	EventReleased
-	// EventRecovered: entries of another consumer, or of a lost reply, were taken
-	// over. EntryIDs.
+	// EventRecovered: entries of another consumer, or of a lost reply, were claimed.
+	// EntryIDs.
 	EventRecovered
 	// EventAbandoned: Close reached DrainTimeout before these entries were
-	// settled. They stay pending for other consumers. EntryIDs. For Pub/Sub: these
-	// messages were waiting in the buffer or not settled when the subscription ended,
-	// and are lost. Count, Err.
+	// acknowledged. They stay pending for other consumers. EntryIDs. For Pub/Sub: these
+	// messages were buffered or not acknowledged when the subscription ended, and are
+	// lost. Count, Err.
 	EventAbandoned
 	// EventInterrupted: a Pub/Sub topic was not subscribed for a while, because the
 	// connection was lost or its hash slot moved, and is so again. What was
@@ -83,7 +83,7 @@ const (
 	// end a subscription (Pub/Sub), it goes on sending until the connection ends. Err.
 	EventError
 	// EventStalled: a Reader waits for a delivery while all that MaxInFlight allows
-	// are unacknowledged, so none can come until one of them is settled. Count.
+	// are unacknowledged, so none can come until one of them is ended. Count.
 	EventStalled
 )
 
@@ -122,9 +122,9 @@ func (k *EventKind) UnmarshalText(text []byte) error {
 	return parseEnum(eventKindNames[:], "event", text, k)
 }
 
-// Event tells an operator what a subscription lives through. Nothing that the
-// library drops, repeats, moves or gives up happens without one. Events are also
-// written to the logger, without payloads.
+// Event reports to an operator what happens to a subscription. Nothing that the library
+// drops, redelivers, moves or skips happens without one. Events are also written to the
+// logger, without payloads.
 type Event struct {
 	Kind     EventKind
 	Topic    string

@@ -6,7 +6,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// EventBus is a channel of events of several types, told apart by the names of a
+// EventBus is a channel of events of several types, distinguished by the names of a
 // [Registry] in the metadata. It is safe for concurrent use.
 type EventBus[E any] struct {
 	channel *Channel[E]

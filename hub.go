@@ -173,9 +173,3 @@ func (h *Hub) remove(channel hubChannel) {
 	defer h.mu.Unlock()
 	delete(h.channels, channel)
 }
-
-// report tells OnEvent what readers find out themselves.
-func (h *Hub) report(e Event) {
-	h.config.Logger.Error("Channel: "+e.Kind.String(), e.Err, watermill.LogFields{"topic": e.Topic, "consumer_group": e.Group, "count": e.Count})
-	tellEvent(h.config.OnEvent, h.config.Logger, e)
-}

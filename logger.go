@@ -46,7 +46,7 @@ func (l defaultLogger) log(level slog.Level, msg string, err error, fields water
 	slog.Default().LogAttrs(context.Background(), level, msg, attrs...)
 }
 
-// logSubscribed writes the line of Subscribe, which tells where a subscription begins: the
+// logSubscribed writes the line of Subscribe, which says where a subscription begins: the
 // one Info line that is written where no logger was given.
 func logSubscribed(logger watermill.LoggerAdapter, msg string, fields watermill.LogFields) {
 	if l, ok := logger.(defaultLogger); ok {

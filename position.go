@@ -102,7 +102,7 @@ func (p Position) validate() error {
 }
 
 // after returns the ID of the entry after which a position other than Latest begins.
-// ahead tells that the stream need not have had that ID.
+// ahead means that the stream need not have had that ID.
 func (p Position) after() (id stream.ID, ahead bool) {
 	if ms, ok := strings.CutPrefix(string(p), sincePrefix); ok {
 		id.Ms, _ = strconv.ParseUint(ms, 10, 64)

@@ -23,8 +23,9 @@ const (
 	// RejectUnknown yields a *DecodeError that wraps ErrUnknownEvent; in a group the
 	// event moves to the dead letters.
 	RejectUnknown UnknownPolicy = iota
-	// SkipUnknown acknowledges the event and goes on without a word: for who needs
-	// some of the events of a topic only. An event without any name is rejected.
+	// SkipUnknown acknowledges the event and goes on, without an event or a log line: for
+	// programs that need only some of the events of a topic. An event without any name is
+	// rejected.
 	SkipUnknown
 )
 
@@ -148,7 +149,7 @@ func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) 
 	return nil
 }
 
-// errSkip tells the reader to acknowledge a message and to take the next one.
+// errSkip has the reader acknowledge a message and to take the next one.
 var errSkip = errors.New("skip this event")
 
 // coder returns a copy of the registry as a coder.

@@ -60,7 +60,7 @@ type SubscriptionStats struct {
 	InFlight   int // offered to the application, or handled by it
 	Buffered   int // fetched, not yet offered
 	BackingOff int // nacked, their delay is not over
-	Acking     int // settled, not yet confirmed by Redis
+	Acking     int // acknowledged or nacked, not yet confirmed by Redis
 	Bytes      int // size of all of these
 
 	Delivered    uint64 // messages that the application has received, redeliveries included
@@ -124,7 +124,7 @@ type GroupStats struct {
 //
 // XINFO GROUPS has a lag since Redis 7.0 only, and a wrong one after trimming and
 // after a restart from an append-only file, so it is not used. Where the group has
-// read nothing that is left, or everything, the length of the stream tells; otherwise
+// read nothing that is left, or everything, the length of the stream is the answer; otherwise
 // the entries after the last one delivered are counted inside Redis, 200 at a time.
 // That takes longer the greater the lag is; ctx bounds it.
 //
