@@ -62,6 +62,7 @@ type delivery struct {
 	message Message
 	id      string // of the message that was made of it, if one was
 	count   int    // of deliveries
+	split   int    // of the last Nack
 	due     time.Time
 	attempt *source.Attempt // in flight
 }
@@ -164,7 +165,7 @@ func (s *Subscription) NextBatch(ctx context.Context, dst []*source.Attempt, lim
 		var due time.Duration
 		for len(dst)-first < limits.Max && (limits.Bytes == 0 || bytes < limits.Bytes) {
 			var a *source.Attempt
-			if a, due = s.next(limits.Offer); a == nil {
+			if a, due = s.next(limits.Offer, dst[first:]); a == nil {
 				break
 			}
 			bytes += len(a.Payload)
@@ -174,7 +175,7 @@ func (s *Subscription) NextBatch(ctx context.Context, dst []*source.Attempt, lim
 		if n > 0 && until.IsZero() {
 			until = time.Now().Add(limits.Wait)
 		}
-		full := n >= limits.Max || limits.Bytes > 0 && bytes >= limits.Bytes
+		full := n >= limits.Max || limits.Bytes > 0 && bytes >= limits.Bytes || due == 0
 		if full || limits.Try || n > 0 && !time.Now().Before(until) {
 			signal(s.ready) // the next caller looks
 			return dst, nil
@@ -214,8 +215,9 @@ func ended(dst []*source.Attempt, first int, err error) ([]*source.Attempt, erro
 	return dst, err
 }
 
-// next returns the next attempt, or the time until one is due.
-func (s *Subscription) next(offer bool) (*source.Attempt, time.Duration) {
+// next returns the next attempt for a batch, or the time until one is due: 0 if the next one is
+// not for this batch.
+func (s *Subscription) next(offer bool, batch []*source.Attempt) (*source.Attempt, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	due := time.Hour
@@ -224,11 +226,16 @@ func (s *Subscription) next(offer bool) (*source.Attempt, time.Duration) {
 	}
 	var d *delivery
 	if len(s.waiting) > 0 {
-		if wait := time.Until(s.waiting[0].due); wait <= 0 {
-			d, s.waiting = s.waiting[0], s.waiting[1:]
-		} else {
+		if wait := time.Until(s.waiting[0].due); wait > 0 {
 			due = wait
+		} else if !joins(batch, s.waiting[0].split) {
+			return nil, 0
+		} else {
+			d, s.waiting = s.waiting[0], s.waiting[1:]
 		}
+	}
+	if d == nil && !joins(batch, 0) {
+		return nil, 0
 	}
 	if d == nil && len(s.held) < s.cfg.MaxInFlight {
 		if m, ok := s.sink.Queue.Pop(); ok {
@@ -241,7 +248,7 @@ func (s *Subscription) next(offer bool) (*source.Attempt, time.Duration) {
 	}
 	d.count++
 	a := &source.Attempt{
-		From: s.cfg.Origin, Topic: s.cfg.Topic(d.message.Channel), ID: d.id, Count: d.count, Held: d, Payload: d.message.Payload,
+		From: s.cfg.Origin, Topic: s.cfg.Topic(d.message.Channel), ID: d.id, Count: d.count, Split: d.split, Held: d, Payload: d.message.Payload,
 	}
 	d.attempt = a
 	if !offer {
@@ -249,6 +256,11 @@ func (s *Subscription) next(offer bool) (*source.Attempt, time.Duration) {
 		s.cfg.Observer.Delivered(a.Count)
 	}
 	return a, due
+}
+
+// joins reports whether a message with this split (see source.Outcome) may be in a batch.
+func joins(batch []*source.Attempt, split int) bool {
+	return len(batch) == 0 || batch[0].Split == split && split != source.Single
 }
 
 // MessageOf returns what an attempt of a Subscription is at.
@@ -283,8 +295,10 @@ func (s *Subscription) Ended(a *source.Attempt, o source.Outcome) error {
 		s.cfg.Observer.Skipped(fmt.Errorf("message %q was delivered %d times without success", d.id, d.count))
 		s.forget(d)
 	case o.Delay >= 0:
+		d.split = o.Split
 		s.again(d, o.Delay)
 	default:
+		d.split = o.Split
 		s.again(d, s.cfg.Backoff(d.count, rand.Float64()))
 	}
 	return nil
