@@ -27,7 +27,8 @@ type Channel[T any] struct {
 // transport is what a channel stands on.
 type transport struct {
 	topic     string
-	limit     int // greatest number of unacknowledged deliveries, 0 if it is not known
+	limit     int  // greatest number of unacknowledged deliveries, 0 if it is not known
+	fixed     bool // it was configured
 	subscribe subscribeFunc
 	decoding  decoding
 	publish   func(ctx context.Context, msgs []*message.Message) ([]string, error)
@@ -64,13 +65,18 @@ func NewStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig) (
 // newStreamChannel makes a channel with the coder that newCoder makes of its codec.
 func newStreamChannel[T any](hub *Hub, key string, config StreamChannelConfig, newCoder func(Codec) (coder[T], error)) (*Channel[T], error) {
 	v := validation{prefix: "StreamChannelConfig"}
+	fixed := orDefault(config.Subscriber.MaxInFlight, hub.config.Stream.Subscriber.MaxInFlight) != 0
 	config = hub.streamConfig(&v, config)
 	code, err := newCoder(config.Codec)
 	v.check(err, "Codec")
 	if err := errors.Join(validateTopic(key), v.err()); err != nil {
 		return nil, err
 	}
-	return joinHub(hub, code, func() (transport, error) { return hub.streamTransport(key, config) })
+	return joinHub(hub, code, func() (transport, error) {
+		t, err := hub.streamTransport(key, config)
+		t.fixed = fixed
+		return t, err
+	})
 }
 
 // NewPubSubChannel makes a channel on the Redis Pub/Sub channel name. A value reaches the
@@ -90,13 +96,18 @@ func NewPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig) 
 // newPubSubChannel makes a channel with the coder that newCoder makes of its codec.
 func newPubSubChannel[T any](hub *Hub, name string, config PubSubChannelConfig, newCoder func(Codec) (coder[T], error)) (*Channel[T], error) {
 	v := validation{prefix: "PubSubChannelConfig"}
+	fixed := orDefault(config.Subscriber.MaxInFlight, hub.config.PubSub.Subscriber.MaxInFlight) != 0
 	config = hub.pubSubConfig(&v, config)
 	code, err := newCoder(config.Codec)
 	v.check(err, "Codec")
 	if err := errors.Join(validateTopic(name), v.err()); err != nil {
 		return nil, err
 	}
-	return joinHub(hub, code, func() (transport, error) { return hub.pubSubTransport(name, config) })
+	return joinHub(hub, code, func() (transport, error) {
+		t, err := hub.pubSubTransport(name, config)
+		t.fixed = fixed
+		return t, err
+	})
 }
 
 // NewChannel makes a channel over any Watermill publisher and subscriber, such as

@@ -60,6 +60,15 @@ func RetryAfter(msg *message.Message, delay time.Duration) bool {
 	return delay >= 0 && request(msg, source.Outcome{Kind: source.Nack, Delay: delay})
 }
 
+// Postpone makes the Nack of a message count as if it had not been delivered: it is
+// redelivered after this delay, and the delivery does not count. It is for a message whose
+// time has not come, not for a failure. It takes effect with the Nack, as RetryAfter does; the
+// last call of RetryAfter, Postpone and Reject counts. It reports false for a message that was
+// not delivered by a Subscriber of this package, and for a negative delay.
+func Postpone(msg *message.Message, delay time.Duration) bool {
+	return delay >= 0 && request(msg, source.Outcome{Kind: source.Release, Delay: delay})
+}
+
 // Reject marks a message that no retry can help: once it is nacked it goes to
 // the dead-letter stream with this reason, or is passed outside of a group. The
 // reason is stored in Redis (at most 1,024 bytes of it) and must hold no secret.

@@ -92,6 +92,17 @@ func (d Delivery[T]) NackAfter(delay time.Duration) error {
 	return d.end("nack", source.Outcome{Kind: source.Nack, Delay: delay})
 }
 
+// Postpone has the value redelivered after this delay, as if it had not been delivered: the
+// delivery does not count. It is for a value whose time has not come, not for a failure. With
+// MaxInFlight 1, or with an OrderingKey for those of its key, what is behind it waits. Where the
+// transport has no delays it returns [ErrNotSupported], and the delivery is still to be ended.
+func (d Delivery[T]) Postpone(delay time.Duration) error {
+	if delay < 0 {
+		return invalidArgument("delay", fmt.Errorf("must not be negative, got %v", delay))
+	}
+	return d.end("postpone", source.Outcome{Kind: source.Release, Delay: delay})
+}
+
 // Reject gives the value up, because no retry can help: it becomes a dead letter with this
 // reason (at most 1,024 bytes of it are stored; it must not contain a secret), or is skipped
 // without a group. Where the transport has no dead letters it returns [ErrNotSupported], and

@@ -59,10 +59,7 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 // goes on is ended DrainTimeout after ctx.
 func (r *Reader[T]) work(ctx context.Context, concurrency int, work func(ctx context.Context, w *worker)) error {
 	if _, err := r.source.open(ctx); err != nil {
-		if ctx.Err() != nil && r.source.life.Err() == nil {
-			return nil
-		}
-		return err
+		return r.openError(ctx, err)
 	}
 	workers := make([]worker, concurrency)
 	finished := make(chan struct{})
@@ -89,6 +86,14 @@ func (r *Reader[T]) work(ctx context.Context, concurrency int, work func(ctx con
 		return r.source.life.Err()
 	}
 	return nil
+}
+
+// openError is what is returned where the subscription cannot be opened: nil if ctx has ended.
+func (r *Reader[T]) openError(ctx context.Context, err error) error {
+	if ctx.Err() != nil && r.source.life.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // worker is a goroutine that calls the function of the application. The context of the call in

@@ -16,7 +16,8 @@ import (
 //	Read                 acknowledges at once: at most once
 //	Receive, Deliveries  you end each Delivery: at least once
 //	All                  acknowledges a value when the loop asks for the next
-//	Handle               acknowledges when the function returns nil, nacks otherwise
+//	Handle, HandleBatch  acknowledge when the function returns nil, nack otherwise
+//	ReceiveBatch         you end each Delivery of the batch
 //	History, Follow      nothing to acknowledge: they belong to no group
 //
 // The first use subscribes, which joins the consumer group, and returns the error of

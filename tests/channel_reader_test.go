@@ -384,3 +384,35 @@ func TestChannel_NackRejectDeadLetter(t *testing.T) {
 	require.ErrorContains(t, event.Err, "no such customer")
 	eventuallyPending(t, hub.client, key, 0)
 }
+
+// What is postponed comes again after the delay, and the delivery does not count, however often
+// that happens.
+func TestChannel_Postpone(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]redischannels.StreamChannelConfig{
+		"group":    {Subscriber: redischannels.SubscriberConfig{MaxDeliveries: 2}},
+		"no group": {Subscriber: redischannels.SubscriberConfig{ConsumerGroup: redischannels.NoConsumerGroup, MaxDeliveries: 2, StartFrom: redischannels.Oldest}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hub, key := newHubOf(t), redistest.Key(t)
+			numbers := streamOf[int](t, hub, key, config)
+			write(t, numbers, 1)
+			for range 4 {
+				d := receiveValue(t, numbers)
+				require.Equal(t, 1, d.DeliveryCount)
+				require.ErrorIs(t, d.Postpone(-1), redischannels.ErrInvalidArgument)
+				start := time.Now()
+				require.NoError(t, d.Postpone(50*time.Millisecond))
+				_, ok, err := numbers.Reader().TryReceive()
+				require.NoError(t, err)
+				require.False(t, ok)
+				_, err = numbers.Reader().WaitToRead(soonCtx(t))
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, time.Since(start), 50*time.Millisecond)
+			}
+			require.NoError(t, receiveValue(t, numbers).Ack())
+			hub.events.none(t, redischannels.EventDeadLettered, redischannels.EventSkipped)
+		})
+	}
+}

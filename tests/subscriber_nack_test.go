@@ -397,3 +397,36 @@ func TestSubscriber_RetryAfterAndReject(t *testing.T) {
 		require.Zero(t, client.Exists(t.Context(), deadStream(topic)).Val())
 	})
 }
+
+// A postponed message is redelivered after the delay, with the same delivery count.
+func TestSubscriber_Postpone(t *testing.T) {
+	t.Parallel()
+	for name, settings := range map[string]func(*redischannels.SubscriberConfig){
+		"group": func(c *redischannels.SubscriberConfig) { c.MaxDeliveries = 2 }, "fan-out": fanOut,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+			messages := newSub(t, client, settings).subscribe(t, topic)
+			publish(t, client, topic, "m")
+			for range 3 {
+				msg := receive(t, messages)
+				require.Equal(t, 1, countOf(t, msg))
+				require.False(t, redischannels.Postpone(msg, -1))
+				require.True(t, redischannels.Reject(msg, "the last call counts"))
+				require.True(t, redischannels.Postpone(msg, 50*time.Millisecond))
+				start := time.Now()
+				msg.Nack()
+				again := receive(t, messages)
+				require.GreaterOrEqual(t, time.Since(start), 50*time.Millisecond)
+				require.Equal(t, 1, countOf(t, again))
+				again.Nack()
+				msg = receive(t, messages)
+				require.Equal(t, 2, countOf(t, msg))
+				msg.Ack()
+				publish(t, client, topic, "m")
+			}
+		})
+	}
+	require.False(t, redischannels.Postpone(message.NewMessage("u", nil), time.Second))
+}

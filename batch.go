@@ -1,0 +1,178 @@
+package redischannels
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/source"
+)
+
+// Defaults of [BatchConfig].
+const (
+	DefaultBatchSize  = 100
+	DefaultBatchBytes = 4 << 20
+	DefaultBatchWait  = 100 * time.Millisecond
+)
+
+const (
+	// UnlimitedBatchBytes as BatchConfig.Bytes bounds batches by their number of values only.
+	UnlimitedBatchBytes = -1
+	// NoBatchWait as BatchConfig.Wait makes a batch of what is buffered when its first value
+	// comes.
+	NoBatchWait time.Duration = -1
+)
+
+// BatchConfig configures [Reader.HandleBatch]. The zero value makes batches of up to 100
+// values, one batch at a time.
+//
+// Size times Concurrency values are in flight together. MaxInFlight of the channel is raised
+// to that number where neither the channel nor its hub configures it; a configured MaxInFlight
+// that is less is an error.
+type BatchConfig struct {
+	// Size is how many values a batch has at most, 1 to 100,000. A batch is delivered when it
+	// has as many. More make fewer calls, and more deliveries that a crash repeats.
+	// Defaults to DefaultBatchSize.
+	Size int
+
+	// Bytes is the size of the entries of a batch at most, at least 1. One entry may exceed
+	// it. Tuning.PrefetchBytes bounds what is in flight together as well: batches do not grow
+	// beyond it. Defaults to DefaultBatchBytes; UnlimitedBatchBytes turns it off.
+	Bytes int
+
+	// Wait is how long a batch waits for further values after its first one has come, at
+	// least 1 ms: the latency of a value where few come. Defaults to DefaultBatchWait;
+	// NoBatchWait turns it off.
+	Wait time.Duration
+
+	// Concurrency is how many batches are handled at a time. Defaults to DefaultConcurrency.
+	Concurrency int
+
+	// Ordered has batches come one at a time in stream order: what is redelivered comes
+	// before what is behind it. It needs a Concurrency of 1. Otherwise there is no order
+	// among values, except those of the same OrderingKey.
+	Ordered bool
+}
+
+// Validate reports every problem of the configuration in one joined error. Each names
+// its field and wraps [ErrInvalidConfig]. The MaxInFlight of a channel is checked by
+// [Reader.HandleBatch].
+func (c BatchConfig) Validate() error {
+	v := validation{prefix: "BatchConfig"}
+	c.withDefaults().validate(&v)
+	return v.err()
+}
+
+func (c BatchConfig) validate(v *validation) {
+	v.intRange("Size", c.Size, 1, maxInFlightLimit, "")
+	v.intRange("Concurrency", c.Concurrency, 1, maxInFlightLimit, "")
+	if c.Bytes != UnlimitedBatchBytes {
+		v.intRange("Bytes", c.Bytes, 1, 1<<40, "UnlimitedBatchBytes")
+	}
+	if c.Wait != NoBatchWait {
+		v.duration("Wait", c.Wait, time.Millisecond)
+	}
+	if c.Ordered && c.Concurrency > 1 {
+		v.addf("Ordered", "needs a Concurrency of 1, got %d", c.Concurrency)
+	}
+	if c.Concurrency > 0 && c.Size > maxInFlightLimit/c.Concurrency {
+		v.addf("Size", "must be at most %d together with Concurrency, got %d times %d", maxInFlightLimit, c.Size, c.Concurrency)
+	}
+}
+
+// withDefaults returns a copy in which zeros are replaced.
+func (c BatchConfig) withDefaults() BatchConfig {
+	c.Size = orDefault(c.Size, DefaultBatchSize)
+	c.Bytes = orDefault(c.Bytes, DefaultBatchBytes)
+	c.Wait = orDefault(c.Wait, DefaultBatchWait)
+	c.Concurrency = orDefault(c.Concurrency, DefaultConcurrency)
+	return c
+}
+
+// limits returns those of one batch.
+func (c BatchConfig) limits() source.Limits {
+	return source.Limits{Max: c.Size, Bytes: max(0, c.Bytes), Wait: max(0, c.Wait)}
+}
+
+// BatchError is the error of a batch of which a part has failed: see [Reader.HandleBatch].
+type BatchError struct {
+	Failed []int // indexes of the deliveries to nack; the others are acknowledged
+	Err    error // the cause, or nil
+}
+
+// Error implements error.
+func (e *BatchError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("redischannels: %d values of a batch have failed", len(e.Failed))
+	}
+	return fmt.Sprintf("redischannels: %d values of a batch have failed: %v", len(e.Failed), e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *BatchError) Unwrap() error { return e.Err }
+
+// ReceiveBatch returns up to n deliveries, at least one, which must be ended each, as those of
+// [Reader.Receive]. It waits for the first one until ctx ends or Close, and from then on for
+// further ones until there are n, or for wait. With an error there are no deliveries. A value
+// that cannot be decoded is left out, and its *[DecodeError] is the error of the next read.
+//
+// MaxInFlight of the channel is raised to n where neither the channel nor its hub configures
+// it; n above a configured MaxInFlight is an error that wraps [ErrInvalidArgument].
+func (r *Reader[T]) ReceiveBatch(ctx context.Context, n int, wait time.Duration) ([]Delivery[T], error) {
+	if n < 1 || n > maxInFlightLimit || r.transport.fixed && n > r.transport.limit {
+		most := maxInFlightLimit
+		if r.transport.fixed {
+			most = r.transport.limit
+		}
+		return nil, invalidArgument("n", fmt.Errorf("must be 1 to MaxInFlight (%d), got %d", most, n))
+	}
+	if wait < 0 {
+		return nil, invalidArgument("wait", fmt.Errorf("must not be negative, got %v", wait))
+	}
+	if err := r.adjust(ctx, n, false); err != nil {
+		return nil, err
+	}
+	for {
+		attempts, err := r.source.next(ctx, nil, source.Limits{Max: n, Wait: wait})
+		if err != nil {
+			return nil, err
+		}
+		batch, failures := r.decodeBatch(attempts)
+		r.source.returnError(failures...)
+		for i := range batch {
+			batch[i].unacked = &r.unacked
+			r.unacked.add(batch[i].ID, batch[i].attempt)
+		}
+		if len(batch) > 0 {
+			return batch, nil
+		}
+	}
+}
+
+// adjust lets n deliveries be in flight, and has them come in order.
+func (r *Reader[T]) adjust(ctx context.Context, n int, ordered bool) error {
+	src, err := r.source.open(ctx)
+	if err != nil {
+		return err
+	}
+	if a, ok := src.(source.Adjuster); ok && (ordered || n > r.transport.limit) {
+		a.Adjust(n, ordered)
+	}
+	return nil
+}
+
+// decodeBatch returns the deliveries of attempts, and why there are none of the others.
+func (r *Reader[T]) decodeBatch(attempts []*source.Attempt) (batch []Delivery[T], failures []error) {
+	batch = make([]Delivery[T], 0, len(attempts))
+	for _, a := range attempts {
+		value, metadata, err := r.decode(a)
+		switch err {
+		case nil:
+			batch = append(batch, r.delivery(a, value, metadata))
+		case errSkip:
+		default:
+			failures = append(failures, err)
+		}
+	}
+	return batch, failures
+}

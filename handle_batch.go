@@ -1,0 +1,169 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/flaminco/redischannels/internal/source"
+)
+
+// HandleBatch calls fn for batches of values until ctx ends or Close, which it returns as nil,
+// when all calls in progress have returned. It suits what is cheaper for many values than for
+// each, such as an insert.
+//
+// When fn returns nil the batch is acknowledged. A *[BatchError] nacks the deliveries that it
+// names and acknowledges the others. Any other error, a panic, and a *BatchError that names no
+// delivery or one that does not exist, nack the whole batch. A delivery that fn has ended
+// itself, by one of its methods, stays as it is. With an ordering key, and with Ordered, a
+// delivery behind one that is nacked is not acknowledged but redelivered behind it, which
+// does not count.
+//
+// A batch that was nacked as a whole is redelivered at once as 16 smaller ones, and what then
+// fails again as single values. So a value that always fails is alone from its third delivery
+// on; only then it backs off. A value whose next delivery would be the last before it
+// becomes a dead letter is delivered alone in any case: no value becomes one because of its
+// neighbors.
+//
+// The context of fn has the values of ctx. It is not canceled with ctx, so that a call in
+// progress can finish, but DrainTimeout later. The other errors are those of [Reader.Handle]
+// and of config, which wrap [ErrInvalidConfig].
+func (r *Reader[T]) HandleBatch(ctx context.Context, fn func(ctx context.Context, batch []Delivery[T]) error, config BatchConfig) error {
+	v := validation{prefix: "BatchConfig"}
+	config = config.withDefaults()
+	config.validate(&v)
+	if fixed := r.transport.limit; r.transport.fixed && len(v.errs) == 0 && config.Size*config.Concurrency > fixed {
+		v.addf("Size", "must be at most MaxInFlight of the channel (%d) together with Concurrency, got %d times %d", fixed, config.Size, config.Concurrency)
+	}
+	if err := errors.Join(missingFunction(fn == nil), v.err()); err != nil {
+		return err
+	}
+	if err := r.adjust(ctx, config.Size*config.Concurrency, config.Ordered); err != nil {
+		return r.openError(ctx, err)
+	}
+	b := &batching[T]{reader: r, logger: r.transport.logger, fn: fn, limits: config.limits()}
+	return r.work(ctx, config.Concurrency, b.work)
+}
+
+// batching is one call of HandleBatch.
+type batching[T any] struct {
+	reader *Reader[T]
+	logger watermill.LoggerAdapter
+	fn     func(context.Context, []Delivery[T]) error
+	limits source.Limits
+}
+
+// work handles batches one after the other.
+func (b *batching[T]) work(ctx context.Context, w *worker) {
+	var attempts []*source.Attempt
+	for {
+		var err error
+		attempts, err = b.reader.source.next(ctx, attempts[:0], b.limits)
+		switch {
+		case err == nil:
+			b.handle(ctx, w, attempts)
+			clear(attempts) // keeps no value alive
+		case isReported(err):
+			b.logger.Error("Entries cannot be read", err, watermill.LogFields{"topic": b.reader.source.topic})
+		default:
+			return // ctx has ended, or the subscription
+		}
+	}
+}
+
+// handle calls fn with the values of attempts and ends those.
+func (b *batching[T]) handle(ctx context.Context, w *worker, attempts []*source.Attempt) {
+	batch, failures := b.reader.decodeBatch(attempts)
+	for _, err := range failures {
+		b.logger.Error("A value was not handled", err, watermill.LogFields{"topic": b.reader.source.topic})
+	}
+	if len(batch) == 0 {
+		return
+	}
+	attempts = attempts[:0]
+	for i := range batch { // fn may change the batch
+		attempts = append(attempts, batch[i].attempt)
+	}
+	handling, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w.begin(nil, cancel)
+	err := safely(func() error { return b.fn(handling, batch) })
+	w.end()
+	b.end(attempts, err)
+}
+
+// end ends attempts by what fn has returned. One that fn has ended is not pending any more.
+func (b *batching[T]) end(attempts []*source.Attempt, err error) {
+	outcomes := batchOutcomes(len(attempts), attempts[0].Split, err)
+	ignored := 0
+	var cause error
+	for i, a := range attempts {
+		err := a.End(outcomes(i))
+		if errors.Is(err, source.ErrOutOfOrder) {
+			err = a.End(source.Outcome{Kind: source.Release}) // behind the one that is redelivered
+		}
+		if err != nil && !errors.Is(err, source.ErrNotPending) {
+			ignored++
+			cause = endError(err)
+		}
+	}
+	fields := watermill.LogFields{"topic": b.reader.source.topic, "values": len(attempts), "first_id": idOf(attempts[0])}
+	if err != nil {
+		b.logger.Error("A batch was not handled", err, fields)
+	}
+	if ignored > 0 {
+		b.logger.Info("The end of deliveries is ignored", fields.Add(watermill.LogFields{"ignored": ignored, "err": cause}))
+	}
+}
+
+// splitParts is into how many batches one is split that has failed as a whole.
+const splitParts = 16
+
+// splits has the last number of a part.
+var splits atomic.Int64
+
+// batchOutcomes returns how the attempts of a batch of n end, after fn has returned err. split is
+// the number of the part that the batch was.
+func batchOutcomes(n, split int, err error) func(i int) source.Outcome {
+	ack := source.Outcome{Kind: source.Ack}
+	if err == nil {
+		return func(int) source.Outcome { return ack }
+	}
+	var part *BatchError
+	if errors.As(err, &part) && part.fits(n) {
+		nack := source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay}
+		failed := make([]bool, n)
+		for _, i := range part.Failed {
+			failed[i] = true
+		}
+		return func(i int) source.Outcome {
+			if failed[i] {
+				return nack
+			}
+			return ack
+		}
+	}
+	whole := source.Outcome{Kind: source.Nack, Split: source.Single}
+	switch {
+	case n == 1:
+		whole.Delay = source.OwnersDelay
+	case split == 0 && n > splitParts:
+		first := int(splits.Add(splitParts)) - splitParts + 1
+		return func(i int) source.Outcome {
+			whole.Split = first + i*splitParts/n
+			return whole
+		}
+	}
+	return func(int) source.Outcome { return whole }
+}
+
+// fits reports whether the error names deliveries of a batch of n.
+func (e *BatchError) fits(n int) bool {
+	for _, i := range e.Failed {
+		if i < 0 || i >= n {
+			return false
+		}
+	}
+	return len(e.Failed) > 0
+}
