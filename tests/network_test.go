@@ -80,7 +80,13 @@ func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
 	dials := &dialCount{}
-	sub := newSub(t, client, onReads(dials))
+	sub := newSub(t, client, func(c *redischannels.SubscriberConfig) {
+		c.OnReadClient = func(client *redis.Client) {
+			if client.Options().PoolSize == 1 { // not that of renewals
+				client.AddHook(dials)
+			}
+		}
+	})
 	messages := sub.subscribe(t, topic)
 	// The reply is held back until the reader has given the connection up and reads by another.
 	delayed := func(times int) {

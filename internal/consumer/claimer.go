@@ -32,7 +32,6 @@ type claimer struct {
 	running bool
 	of      int // stream that is being scanned
 	cursor  stream.ID
-	found   bool // something, in the step before
 
 	// The goroutine's own.
 	scans  int
@@ -58,6 +57,12 @@ func (k *claimer) open(ctx context.Context) error {
 		return err
 	}
 	k.start()
+	if k.c.ordered() {
+		// What was released comes first, also what waits for its retry.
+		if more, err := k.c.obtain.released(ctx, k.c.cfg.Client, k.c.win.Room.Claim()); more || err != nil {
+			return err
+		}
+	}
 	_, err := k.step(ctx)
 	if redisconn.Classify(err) == redisconn.KindNetwork {
 		_, err = k.step(ctx) // the client does not repeat it; the reader finds what the first one took
@@ -75,7 +80,7 @@ func (k *claimer) delay() time.Duration {
 
 // begin begins a scan where it is this consumer's turn; else it only shows that it is alive.
 func (k *claimer) begin(ctx context.Context) {
-	if k.c.gate.wait() == nil && (k.c.win.Room.Claim() == 0 || k.slot.due(k.c.cfg.ClaimInterval)) {
+	if k.c.win.Room.Claim() == 0 || k.slot.due(k.c.cfg.ClaimInterval) {
 		// Without room the scan waits for some; until then the turn is a sibling's that has it.
 		k.start()
 		signal(k.turn)
@@ -101,7 +106,7 @@ func (k *claimer) touch(ctx context.Context) {
 
 // next continues the scan as far as there is room.
 func (k *claimer) next(ctx context.Context) {
-	if !k.active() || k.c.win.Room.Claim() == 0 || ctx.Err() != nil || k.c.gate.wait() != nil {
+	if !k.active() || k.c.win.Room.Claim() == 0 || ctx.Err() != nil {
 		return
 	}
 	if _, err := k.step(ctx); err != nil {

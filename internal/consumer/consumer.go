@@ -78,7 +78,6 @@ type Consumer struct {
 	cfg    Config
 	id     *identity
 	win    *window.Window
-	gate   *gate
 	outage *outage.Outage
 
 	reader   *reader
@@ -101,7 +100,7 @@ type Consumer struct {
 
 // New returns a consumer. It does not talk to Redis.
 func New(cfg Config) *Consumer {
-	c := &Consumer{cfg: cfg, gate: newGate(), done: make(chan struct{})}
+	c := &Consumer{cfg: cfg, done: make(chan struct{})}
 	c.reading, c.stop = context.WithCancel(context.Background())
 	c.working, c.quit = context.WithCancel(context.Background())
 	cfg.Window.From = cfg.Origin
@@ -122,8 +121,8 @@ func New(cfg Config) *Consumer {
 	c.obtain = newObtainer(c)
 	c.claimer = newClaimer(c)
 	c.releases = &releases{id: c.id, client: cfg.Client, win: c.win, minIdle: cfg.MinIdle,
-		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, outage: c.outage, failed: c.failed}
-	c.keeper = newKeeper(c, redisconn.NewControl(cfg.Client, cfg.Keys[0], max(cfg.MinIdle/6, leastTimeout), cfg.OnClient))
+		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
+	c.keeper = newKeeper(c, redisconn.NewControl(cfg.Client, cfg.Keys[0], max(cfg.MinIdle/4, leastTimeout), cfg.OnClient))
 	c.acker = newAcker(c)
 	c.mover = newMover(c)
 	c.reader = newReader(c, connection)
@@ -250,6 +249,7 @@ func (c *Consumer) upkeep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-look.C:
+			c.win.BlockLong(staleAfter)
 			c.releaseStale(ctx)
 			c.stalled()
 		case <-scan.C:
@@ -282,11 +282,12 @@ func (c *Consumer) releaseStale(ctx context.Context) {
 // release gives entries to other consumers. Where there is an order those that nobody else takes
 // come back before anything new is read.
 func (c *Consumer) release(items []*window.Item) {
-	if c.cfg.Window.Keyed || c.win.Ordered() {
+	c.releases.release(c.working, items)
+	if c.ordered() {
 		c.claimer.restart()
 		c.reader.away.Store(true)
+		c.reader.stream.Wake(c.working) // what it waits for comes behind them
 	}
-	c.releases.release(c.working, items)
 	c.cfg.Observer.Released(texts(items))
 }
 
@@ -296,6 +297,9 @@ func (c *Consumer) stalled() {
 		c.cfg.Observer.Stalled(s.InFlight+s.BackingOff, s.Reason())
 	}
 }
+
+// ordered reports whether there is an order among entries.
+func (c *Consumer) ordered() bool { return c.cfg.Window.Keyed || c.win.Ordered() }
 
 // leave releases what was assigned to this consumer unseen, removes it if nothing of it is
 // pending, and closes its connections.
@@ -308,6 +312,9 @@ func (c *Consumer) leave() {
 	}
 	if c.obtain.lost.Load() {
 		_ = c.obtain.releaseUnseen(c.working) // else they are claimed when MinIdle is over
+	}
+	if c.obtain.unknown.Load() {
+		_ = c.claimer.reap(c.working) // it looks what a lost reply may have named
 	}
 	for i := range c.cfg.Keys {
 		_ = c.id.on(c.cfg.Client, i).Leave(c.working) // else others remove it
@@ -376,7 +383,7 @@ func (p *policy) GiveUp(it *window.Item, o source.Outcome) {
 func (p *policy) Recalled(it *window.Item) {
 	c := (*Consumer)(p)
 	// Other consumers get the time of a claim scan before something is offered here again.
-	p.win.Rest(p.cfg.ClaimInterval + p.cfg.ClaimInterval/5)
+	p.win.RestRecalled(p.cfg.ClaimInterval + p.cfg.ClaimInterval/5)
 	p.win.Remove(it)
 	c.release([]*window.Item{it})
 }

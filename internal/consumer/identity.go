@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
@@ -48,32 +47,4 @@ func (id *identity) each(items []*window.Item, f func(of int, items []*window.It
 		}
 	}
 	return nil
-}
-
-// gate stops reading and claiming while it is shut.
-type gate struct {
-	mu   sync.Mutex
-	shut chan struct{} // closed when it opens; nil while it is open
-}
-
-func newGate() *gate { return &gate{} }
-
-// set shuts or opens the gate.
-func (g *gate) set(open bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case open && g.shut != nil:
-		close(g.shut)
-		g.shut = nil
-	case !open && g.shut == nil:
-		g.shut = make(chan struct{})
-	}
-}
-
-// wait returns a channel that is closed when the gate opens, or nil if it is open.
-func (g *gate) wait() <-chan struct{} {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.shut
 }

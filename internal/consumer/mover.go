@@ -61,28 +61,28 @@ func (m *mover) batch(ctx context.Context, items []*window.Item) {
 
 // send moves entries and returns those of which the fields must be sent from memory.
 func (m *mover) send(ctx context.Context, items []*window.Item) (trimmed []*window.Item) {
-	if len(items) == 0 {
-		return nil
-	}
-	moves := make([]stream.DeadLetterMove, len(items))
-	for i, it := range items {
-		moves[i] = m.describe(it)
-	}
-	results, errs := stream.MoveToDeadLetters(ctx, m.c.cfg.Client, moves)
-	for i, it := range items {
-		switch {
-		case errs[i] != nil:
-			m.failed(it, errs[i])
-		case results[i].Outcome == stream.DeadLetterGone && moves[i].Fields == nil:
-			trimmed = append(trimmed, it)
-		case results[i].Outcome == stream.DeadLetterMoved:
-			m.c.win.Remove(it)
-			m.c.cfg.Observer.DeadLettered(it.Text, it.Reason)
-		default:
-			m.c.win.Remove(it)
-			m.c.acker.late([]string{it.Text})
+	_ = m.c.id.each(items, func(_ int, items []*window.Item) error {
+		moves := make([]stream.DeadLetterMove, len(items))
+		for i, it := range items {
+			moves[i] = m.describe(it)
 		}
-	}
+		results, errs := stream.MoveToDeadLetters(ctx, m.c.cfg.Client, moves)
+		for i, it := range items {
+			switch {
+			case errs[i] != nil:
+				m.failed(it, errs[i])
+			case results[i].Outcome == stream.DeadLetterGone && moves[i].Fields == nil:
+				trimmed = append(trimmed, it)
+			case results[i].Outcome == stream.DeadLetterMoved:
+				m.c.win.Remove(it)
+				m.c.cfg.Observer.DeadLettered(it.Text, it.Reason)
+			default:
+				m.c.win.Remove(it)
+				m.c.acker.late([]string{it.Text})
+			}
+		}
+		return nil
+	})
 	return trimmed
 }
 

@@ -37,12 +37,12 @@ func newObtainer(c *Consumer) *obtainer { return &obtainer{c: c} }
 // counts 1 in advance, also for what is only buffered: a delivery that is not certain does not
 // count.
 type provenance struct {
-	own      bool            // they were assigned to this consumer before
-	released map[string]bool // these were released
-	all      bool            // all of them were
+	own      bool                     // they were assigned to this consumer before
+	released map[string]bool          // these were released
+	backoff  map[string]time.Duration // all of them were; what is left of their back-offs
 }
 
-func (p provenance) exact(id string) bool { return p.all || p.released[id] }
+func (p provenance) exact(id string) bool { return p.backoff != nil || p.released[id] }
 
 // describe completes an item whose count in Redis is that.
 func (p provenance) describe(it *window.Item, count int) {
@@ -53,6 +53,7 @@ func (p provenance) describe(it *window.Item, count int) {
 	it.Counted = count == it.Delivered+1 && p.own
 	it.Suspect = count > it.Delivered && !p.own
 	it.Alone = it.Delivered >= 2 && !exact
+	it.Backoff = p.backoff[it.Text]
 }
 
 // own fetches the entries that are pending for this consumer and not held.
@@ -136,7 +137,8 @@ func (o *obtainer) hold(ctx context.Context, group *stream.Group, page []stream.
 	return ids, nil
 }
 
-// released takes back up to limit entries that were released and that nobody else has claimed.
+// released takes back up to limit entries that were released and that no other consumer has claimed.
+// Those whose back-off is not over wait for that here, and hold back what comes behind them.
 // more says that there may be others.
 func (o *obtainer) released(ctx context.Context, client redis.UniversalClient, limit int) (more bool, err error) {
 	o.mu.Lock()
@@ -144,16 +146,21 @@ func (o *obtainer) released(ctx context.Context, client redis.UniversalClient, l
 	for of := range o.c.cfg.Keys {
 		group := o.c.id.on(client, of)
 		sent := time.Now()
-		ids, trimmed, err := group.Reclaim(ctx, o.c.cfg.MinIdle, limit)
+		found, err := group.Reclaim(ctx, limit)
 		if err != nil {
+			o.lost.Store(true)
 			o.unknown.Store(true)
 			return true, err
 		}
-		o.trimmed(of, trimmed)
-		if err := o.fetch(ctx, group, of, ids, sent, provenance{all: true}); err != nil {
+		o.trimmed(of, found.Trimmed)
+		backoff := make(map[string]time.Duration, len(found.IDs))
+		for i, id := range found.IDs {
+			backoff[id] = o.c.cfg.MinIdle - found.Idle[i]
+		}
+		if err := o.fetch(ctx, group, of, found.IDs, sent, provenance{backoff: backoff}); err != nil {
 			return true, err
 		}
-		more = more || len(ids)+len(trimmed) == limit
+		more = more || len(found.IDs)+len(found.Trimmed) == limit
 	}
 	return more, nil
 }
@@ -246,6 +253,9 @@ func (o *obtainer) releaseUnseen(ctx context.Context) error {
 				entries[i] = stream.Released{Pending: p, Idle: o.c.cfg.MinIdle}
 			}
 			states, err := group.Release(ctx, entries)
+			if err != nil {
+				o.unknown.Store(true)
+			}
 			for i, state := range states {
 				if state == stream.Trimmed {
 					o.c.cfg.Observer.Trimmed([]string{page[i].Text}, 1)

@@ -32,7 +32,7 @@ type reader struct {
 	c      *Consumer
 	stream *stream.Reader
 
-	away     atomic.Bool // entries were released, and none may overtake them
+	away     atomic.Bool // entries may be released that none may overtake
 	restores int         // of the group since the last read
 	cut      bool        // the connection was why the last read failed
 	scanned  bool        // the first claim scan is over, or takes too long
@@ -51,6 +51,7 @@ func (r *reader) probe(ctx context.Context, of int) error {
 // run fetches entries into the window until ctx ends.
 func (r *reader) run(ctx context.Context) {
 	r.vain = time.Now()
+	r.away.Store(r.c.ordered()) // what a consumer that has left released comes before new entries
 	for ctx.Err() == nil {
 		if r.before(ctx) {
 			r.read(ctx)
@@ -90,54 +91,49 @@ func (r *reader) read(ctx context.Context) {
 
 // before does what comes before reading new entries, and reports whether they may be read.
 func (r *reader) before(ctx context.Context) bool {
-	if opened := r.c.gate.wait(); opened != nil {
-		select {
-		case <-opened:
-		case <-ctx.Done():
-		}
-		return false
-	}
 	if of, cause := r.c.restorer.next(); cause != nil {
 		r.failedOf(ctx, of, cause)
 		return false
 	}
-	if err := r.pending(ctx); err != nil {
+	more, err := r.pending(ctx)
+	if err != nil {
 		r.failed(ctx, err)
+		return false
+	}
+	if more {
+		r.awaitRoom(ctx)
 		return false
 	}
 	return r.scanned || r.firstScan(ctx)
 }
 
-// pending fetches entries that are pending already and come before new ones.
-func (r *reader) pending(ctx context.Context) error {
+// pending fetches entries that are pending already and come before new ones. It reports whether
+// there may be more that wait for room.
+func (r *reader) pending(ctx context.Context) (more bool, err error) {
 	if r.c.win.Room.Paused() {
-		return nil
-	}
-	if r.c.obtain.lost.Load() || r.c.win.Drained() {
-		err := r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.own(ctx, client) })
-		if err != nil {
-			return err
-		}
+		return false, nil
 	}
 	for r.away.Load() && ctx.Err() == nil {
 		room := r.c.win.Room.Claim()
 		if room == 0 {
-			return nil // the new ones have none either
+			return true, nil
 		}
 		r.away.Store(false)
-		more := true
 		err := r.stream.Do(ctx, func(client *redis.Client) (err error) {
 			more, err = r.c.obtain.released(ctx, client, room)
 			return err
 		})
-		if more {
+		if more || err != nil {
 			r.away.Store(true)
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	if !r.c.obtain.lost.Load() && !r.c.win.Drained() {
+		return false, nil
+	}
+	return false, r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.own(ctx, client) })
 }
 
 // firstScan takes part in the first claim scan, and reports whether new entries may be read.

@@ -31,6 +31,7 @@ type releases struct {
 	obs      Observer
 	restorer *restorer
 	lost     *atomic.Bool // set where some may still be ours
+	unknown  *atomic.Bool // set where a reply that may have named trimmed entries was lost
 	outage   *outage.Outage
 	failed   func(d outage.Duty, of int, err error)
 }
@@ -49,6 +50,7 @@ func (r *releases) release(ctx context.Context, items []*window.Item) {
 		states, err := r.id.on(r.client, of).Release(ctx, entries)
 		if err != nil {
 			r.lost.Store(true)
+			r.unknown.Store(true)
 			r.failed(outage.Control, of, err)
 			return err
 		}

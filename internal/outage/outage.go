@@ -72,7 +72,7 @@ func (o *Outage) Over(d Duty) {
 		o.attempts[Control], o.attempts[Lease] = 0, 0
 	}
 	ended := failing && !o.failing()
-	if !o.failing() {
+	if d == Read && !o.failing() {
 		o.forgiven = false
 	}
 	o.mu.Unlock()

@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"sync"
@@ -80,36 +81,106 @@ func (l *link) close() {
 	}
 }
 
-// pump reads from one side and gives what is not yet forwarded to forward, which returns the
-// rest that it could not use yet, a part of the same slice. It ends with the link.
+// forwarder forwards the bytes of one direction. forward returns the rest that it could not use
+// yet, a part of the same slice, and false when the link must end.
+type forwarder struct {
+	to      net.Conn
+	forward func(to net.Conn, pending []byte) ([]byte, bool)
+	pending []byte // not yet forwarded
+}
+
+func (f *forwarder) feed(chunk []byte) bool {
+	f.pending = append(f.pending, chunk...)
+	rest, ok := f.forward(f.to, f.pending)
+	if ok && len(rest) < len(f.pending) { // otherwise a long reply is copied for each chunk
+		f.pending = f.pending[:copy(f.pending, rest)]
+	}
+	return ok
+}
+
+// pump reads from one side and forwards to the other. It ends with the link.
 func (l *link) pump(from, to net.Conn, forward func(to net.Conn, pending []byte) ([]byte, bool)) {
 	defer l.close()
+	f := &forwarder{to: to, forward: forward}
+	var line *delayLine
+	defer func() {
+		if line != nil {
+			line.end()
+		}
+	}()
 	chunk := make([]byte, 64<<10)
-	var pending []byte
 	for {
 		n, err := from.Read(chunk)
 		if n > 0 {
-			blackhole, _, delay := l.proxy.faults(l)
-			if blackhole {
-				pending = nil
+			faults := l.proxy.faults(l)
+			if faults.blackhole {
+				if line == nil {
+					f.pending = nil
+				}
 				continue
 			}
-			if !l.wait(delay) {
-				return
+			if faults.latency > 0 && line == nil {
+				line = l.newDelayLine(f)
 			}
-			pending = append(pending, chunk[:n]...)
-			rest, ok := forward(to, pending)
+			ok := l.wait(faults.delay)
+			switch {
+			case !ok:
+			case line != nil:
+				ok = line.push(chunk[:n], faults.latency)
+			default:
+				ok = f.feed(chunk[:n])
+			}
 			if !ok {
 				return
-			}
-			if len(rest) < len(pending) { // otherwise a long reply is copied for each chunk
-				pending = pending[:copy(pending, rest)]
 			}
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// delayLine forwards chunks when their time has come, while others arrive. A direction that has
+// one keeps it, for the order of its bytes.
+type delayLine struct {
+	link   *link
+	chunks chan delayed
+	done   chan struct{}
+}
+
+type delayed struct {
+	bytes []byte
+	due   time.Time
+}
+
+func (l *link) newDelayLine(f *forwarder) *delayLine {
+	d := &delayLine{link: l, chunks: make(chan delayed, 1024), done: make(chan struct{})}
+	go func() {
+		defer close(d.done)
+		for chunk := range d.chunks {
+			if !l.wait(time.Until(chunk.due)) || !f.feed(chunk.bytes) {
+				l.close()
+				return
+			}
+		}
+	}()
+	return d
+}
+
+// push is false when the link was closed.
+func (d *delayLine) push(chunk []byte, latency time.Duration) bool {
+	select {
+	case d.chunks <- delayed{bytes.Clone(chunk), time.Now().Add(latency)}:
+		return true
+	case <-d.link.ctx.Done():
+		return false
+	}
+}
+
+// end returns when everything is forwarded or the link is closed.
+func (d *delayLine) end() {
+	close(d.chunks)
+	<-d.done
 }
 
 // wait is false when the link was closed before the time was over.
@@ -129,8 +200,7 @@ func (l *link) wait(d time.Duration) bool {
 
 // write forwards bytes; false when the other side is closed.
 func (l *link) write(to net.Conn, b []byte) bool {
-	_, byteWise, _ := l.proxy.faults(l)
-	if !byteWise {
+	if !l.proxy.faults(l).byteWise {
 		_, err := to.Write(b)
 		return err == nil
 	}

@@ -19,16 +19,20 @@ type Proxy struct {
 	addr string
 	wg   sync.WaitGroup // accept loop and pumps
 
-	mu        sync.Mutex // guards everything below
-	target    string
-	listener  net.Listener // nil while refusing
-	closed    bool
-	links     map[*link]struct{}
-	rules     []*Rule
-	blackhole bool
-	byteWise  bool
-	delay     time.Duration
-	accepted  int
+	mu       sync.Mutex // guards everything below
+	target   string
+	listener net.Listener // nil while refusing
+	closed   bool
+	links    map[*link]struct{}
+	rules    []*Rule
+	now      faults
+	accepted int
+}
+
+// faults are what a proxy does to all bytes.
+type faults struct {
+	blackhole, byteWise bool
+	delay, latency      time.Duration
 }
 
 // NewProxy listens on a port of its own and forwards to the target, "host:port".
@@ -121,7 +125,7 @@ func (p *Proxy) Refuse(refuse bool) {
 func (p *Proxy) Blackhole(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.blackhole = on
+	p.now.blackhole = on
 	if on {
 		return
 	}
@@ -137,7 +141,15 @@ func (p *Proxy) Blackhole(on bool) {
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.delay = d
+	p.now.delay = d
+}
+
+// Latency is Delay without a bound of the bandwidth: while a chunk is held back others arrive, so
+// that a long pipeline takes hardly longer than one request. Zero ends it for what comes then.
+func (p *Proxy) Latency(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now.latency = d
 }
 
 // ByteWise true forwards each byte by a write of its own, in both directions, so that a
@@ -145,17 +157,17 @@ func (p *Proxy) Delay(d time.Duration) {
 func (p *Proxy) ByteWise(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.byteWise = on
+	p.now.byteWise = on
 }
 
 // faults returns what a pump has to do with the bytes that it has just read.
-func (p *Proxy) faults(l *link) (blackhole, byteWise bool, delay time.Duration) {
+func (p *Proxy) faults(l *link) faults {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.blackhole {
+	if p.now.blackhole {
 		l.robbed = true
 	}
-	return p.blackhole, p.byteWise, p.delay
+	return p.now
 }
 
 // listen opens the port and starts the accept loop, unless that is already done.

@@ -309,6 +309,28 @@ func TestDelayIsPerDirection(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(start), 60*time.Millisecond)
 }
 
+// What a delay of each chunk takes as long as they are many: with a latency they are under way
+// together.
+func TestLatencyDoesNotBoundTheBandwidth(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p, through, direct := proxied(t)
+	key, big := Key(t), strings.Repeat("x", 4<<20)
+	require.NoError(t, through.Ping(ctx).Err())
+	p.Latency(100 * time.Millisecond)
+	start := time.Now()
+	require.NoError(t, through.Set(ctx, key, big, 0).Err())
+	require.Equal(t, big, through.Get(ctx, key).Val())
+	took := time.Since(start)
+	require.GreaterOrEqual(t, took, 400*time.Millisecond)
+	require.Less(t, took, 2*time.Second, "64 chunks and more, one after the other, would take 12 s")
+	p.Latency(0)
+	require.NoError(t, through.Set(ctx, key, "after", 0).Err())
+	require.Equal(t, "after", direct.Get(ctx, key).Val())
+	p.Latency(time.Minute)
+	p.Cut() // what is held back does not keep the proxy from its end
+}
+
 func TestSetTargetMovesNewConnections(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

@@ -11,8 +11,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // The fields that a dead letter has after those of the entry, in this order. An
@@ -100,8 +98,8 @@ type DeadLetterResult struct {
 	Owner   string // the other consumer, with DeadLetterOtherOwner
 }
 
-// MoveToDeadLetters appends each entry to the dead-letter stream and acknowledges it, in one
-// atomic step and only while the consumer owns it. The moves are sent in one pipeline; each has a
+// MoveToDeadLetters appends each entry of one topic to its dead-letter stream and acknowledges it, in
+// one atomic step and only while the consumer owns it. The moves are sent in one pipeline; each has a
 // result or an error of its own. The fields are copied inside of Redis, in their order and with
 // duplicates. After an error the entry is still pending, unless the reply was lost: then it is
 // not known. Either way the same move can be made again, with Again, and at most one dead letter
@@ -112,39 +110,35 @@ type DeadLetterResult struct {
 // of the newest 100 dead letters is this entry's.
 func MoveToDeadLetters(ctx context.Context, client redis.UniversalClient, moves []DeadLetterMove) ([]DeadLetterResult, []error) {
 	results, errs := make([]DeadLetterResult, len(moves)), make([]error, len(moves))
-	cmds := make([]*redis.Cmd, len(moves))
-	pipe := client.Pipeline()
+	var args [][]any
+	var scripted []int
 	for i := range moves {
 		m := &moves[i]
 		if m.Time.IsZero() {
 			m.Time = time.Now()
 		}
 		m.Reason = capReason(m.Reason)
-		if m.Fields != nil && (len(m.Fields) == 0 || len(m.Fields)%2 != 0) {
+		switch {
+		case m.Fields != nil && (len(m.Fields) == 0 || len(m.Fields)%2 != 0):
 			errs[i] = fmt.Errorf("dead letter of entry %s: %d names and values in memory make no entry", m.EntryID, len(m.Fields))
-		} else if len(m.Fields) <= maxScriptFields {
-			cmds[i] = deadLetterScript.EvalSha(ctx, pipe, []string{m.Topic, m.DeadTopic}, m.scriptArgs()...)
+		case len(m.Fields) > maxScriptFields:
+			results[i], errs[i] = m.transaction(ctx, client, m.Fields, "memory")
+		default:
+			args, scripted = append(args, m.scriptArgs()), append(scripted, i)
 		}
 	}
-	if pipe.Len() > 0 {
-		_, _ = pipe.Exec(ctx) // each command has its error
+	if len(args) == 0 {
+		return results, errs
 	}
-	for i := range moves {
-		if errs[i] == nil {
-			results[i], errs[i] = moves[i].finish(ctx, client, cmds[i])
-		}
+	cmds := runAll(ctx, client, deadLetterScript, []string{moves[0].Topic, moves[0].DeadTopic}, args)
+	for n, i := range scripted {
+		results[i], errs[i] = moves[i].finish(ctx, client, cmds[n])
 	}
 	return results, errs
 }
 
-// finish completes a move whose script was run, or is too large for one.
+// finish completes a move whose script was run.
 func (m *DeadLetterMove) finish(ctx context.Context, client redis.UniversalClient, cmd *redis.Cmd) (DeadLetterResult, error) {
-	if cmd == nil {
-		return m.transaction(ctx, client, m.Fields, "memory")
-	}
-	if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
-		cmd = deadLetterScript.Eval(ctx, client, []string{m.Topic, m.DeadTopic}, m.scriptArgs()...)
-	}
 	reply, err := cmd.StringSlice()
 	if err != nil {
 		return DeadLetterResult{}, err

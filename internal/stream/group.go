@@ -233,16 +233,7 @@ func (g *Group) each(ctx context.Context, script *redis.Script, n int, add func(
 	if len(batches) == 1 {
 		return states(script.Run(ctx, g.Client, []string{g.Key}, batches[0]...), n)
 	}
-	cmds := make([]*redis.Cmd, len(batches))
-	pipe := g.Client.Pipeline()
-	for i, args := range batches {
-		cmds[i] = script.EvalSha(ctx, pipe, []string{g.Key}, args...)
-	}
-	_, _ = pipe.Exec(ctx) // each command has its error
-	for i, cmd := range cmds {
-		if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
-			cmd = script.Eval(ctx, g.Client, []string{g.Key}, batches[i]...)
-		}
+	for _, cmd := range runAll(ctx, g.Client, script, []string{g.Key}, batches) {
 		some, err := states(cmd, min(scriptBatch, n-len(found)))
 		if err != nil {
 			return nil, err
@@ -364,18 +355,33 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 	return Scanned{Next: next, IDs: toStrings(reply[1]), Released: toStrings(reply[2]), Trimmed: toStrings(reply[3])}, nil
 }
 
-// Reclaim takes over up to limit released entries whose back-off is over, the oldest first. After
-// an error it is as with Scan. (XPENDING ... IDLE, XCLAIM ... JUSTID)
-func (g *Group) Reclaim(ctx context.Context, minIdle time.Duration, limit int) (ids, trimmed []string, err error) {
-	cmd, _ := g.run(ctx, 1, reclaimScript, reclaimSource, RequeueConsumer, minIdle.Milliseconds(), limit)
+// Reclaimed are released entries that were taken over.
+type Reclaimed struct {
+	IDs     []string
+	Idle    []time.Duration // of each: its back-off is over when it is idle for as long as others must wait
+	Trimmed []string        // that were trimmed from the stream and have left the group
+}
+
+// Reclaim takes over up to limit released entries, the oldest first. After an error it is as with
+// Scan. (XPENDING, XCLAIM ... JUSTID)
+func (g *Group) Reclaim(ctx context.Context, limit int) (Reclaimed, error) {
+	cmd, _ := g.run(ctx, 1, reclaimScript, reclaimSource, RequeueConsumer, limit)
 	reply, err := cmd.Slice()
 	if err != nil {
-		return nil, nil, err
+		return Reclaimed{}, err
 	}
-	if len(reply) != 2 {
-		return nil, nil, redisconn.ErrMalformed
+	if len(reply) != 3 {
+		return Reclaimed{}, redisconn.ErrMalformed
 	}
-	return toStrings(reply[0]), toStrings(reply[1]), nil
+	found := Reclaimed{IDs: toStrings(reply[0]), Trimmed: toStrings(reply[2])}
+	idle, _ := reply[1].([]any)
+	for _, ms := range idle {
+		found.Idle = append(found.Idle, time.Duration(toInt(ms))*time.Millisecond)
+	}
+	if len(found.Idle) != len(found.IDs) {
+		return Reclaimed{}, redisconn.ErrMalformed
+	}
+	return found, nil
 }
 
 // Standing is where a group stands, and how much it has lost.

@@ -16,6 +16,9 @@ import (
 // keep many others.
 const admitBlock = 16
 
+// lookEvery is how often a subscription looks for deliveries that take long.
+const lookEvery = time.Second
+
 // SubscriptionObserver is told what a subscription lives through.
 type SubscriptionObserver interface {
 	Observer
@@ -106,11 +109,13 @@ func (s *Subscription) run() {
 	defer close(s.done)
 	var reading sync.WaitGroup
 	reading.Go(s.read)
-	look := time.NewTicker(s.cfg.StallAfter / 4)
+	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for s.reading.Err() == nil {
 		select {
 		case <-look.C:
+			s.win.BlockLong(lookEvery)
+			s.win.DetachLong(lookEvery)
 			if stall, ok := s.win.Stalled(s.cfg.StallAfter); ok {
 				s.cfg.Observer.Stalled(stall.InFlight+stall.BackingOff, stall.Reason())
 			}

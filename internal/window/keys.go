@@ -13,6 +13,7 @@ import "github.com/flaminco/redischannels/internal/stream"
 // has admitted all of the key.
 type keyring struct {
 	bound  int
+	bytes  int // the same in bytes
 	states map[string]*keyState
 	queued int  // items in all queues
 	pass   bool // the pending entries are being read again
@@ -20,6 +21,7 @@ type keyring struct {
 
 type keyState struct {
 	held     int // items in the window, but for those whose acknowledgement is being written
+	bytes    int // of these
 	active   int // items that own it: in flight or backing off, or the one that comes next
 	flying   int // those in flight
 	batch    int // call of Take that has taken the active ones
@@ -35,6 +37,7 @@ const minKeyBound = 16
 func (r *keyring) init(cfg Config) {
 	r.states = make(map[string]*keyState)
 	r.bound = max(minKeyBound, (cfg.Prefetch+cfg.MaxInFlight)/8)
+	r.bytes = max(1, cfg.PrefetchBytes/8)
 }
 
 // admit counts an item, or reports that it is left out.
@@ -44,12 +47,13 @@ func (r *keyring) admit(it *Item) bool {
 		k = &keyState{}
 		r.states[it.Key] = k
 	}
-	full := k.blocked && k.held >= r.bound
-	if full || k.overflow && (!r.pass || k.left || k.held >= r.bound) {
+	full := k.held >= r.bound || k.bytes >= r.bytes
+	if k.blocked && full || k.overflow && (!r.pass || k.left || full) {
 		k.overflow, k.left = true, true
 		return false
 	}
 	k.held++
+	k.bytes += it.Size
 	return true
 }
 
@@ -58,6 +62,7 @@ func (r *keyring) admit(it *Item) bool {
 func (r *keyring) exit(it *Item) (drained bool) {
 	k := r.states[it.Key]
 	k.held--
+	k.bytes -= it.Size
 	if k.held == 0 && !k.overflow {
 		delete(r.states, it.Key)
 	}
@@ -174,15 +179,16 @@ func (r *keyring) free(it *Item) *Item {
 	return r.promote(k)
 }
 
-// block says that the key of an item does not get on, and returns how many items it holds beyond
-// the bound.
-func (r *keyring) block(it *Item) (excess int) {
+// block says that the key of an item does not get on, and reports whether it holds more than the
+// bounds allow.
+func (r *keyring) block(it *Item) (excess bool) {
 	k := r.states[it.Key]
 	k.blocked = true
-	if excess = k.held - r.bound; excess > 0 {
+	if k.held > r.bound || k.held > 1 && k.bytes > r.bytes {
 		k.overflow, k.left = true, true // a pass may have been past them
+		return true
 	}
-	return excess
+	return false
 }
 
 // drained reports whether the pending entries are to be read again.

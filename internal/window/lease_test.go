@@ -137,7 +137,7 @@ func TestLeases_Tried(t *testing.T) {
 		require.True(t, signalled(w.Leases.Prepare))
 		time.Sleep(time.Second - 1)
 		require.Len(t, w.Leases.Wanted(), 1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.Empty(t, w.Leases.Wanted())
 	})
 }
@@ -153,7 +153,7 @@ func TestLeases_RenewedIsReady(t *testing.T) {
 		none(t, w)
 		require.True(t, signalled(w.Leases.Prepare))
 		signalled(w.Ready)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.Leases.Renewed(time.Now(), first)
 		require.False(t, signalled(w.Ready))
 		w.Leases.Renewed(time.Now(), w.Leases.Expiring(0)...)

@@ -183,7 +183,6 @@ func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled b
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
-	w.wake(now)
 	if o := w.offered; o != nil && now-o.admitted > instant(recall) && o.owner != ownerTrimmed {
 		o.recalled, recalled = true, true
 	}

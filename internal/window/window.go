@@ -41,9 +41,10 @@ type Item struct {
 	Delivered int    // deliveries that count, here or before; set by methods
 	Key       string // ordering key
 	Message   *message.Message
-	Counted   bool // the count in Redis includes the next delivery already; set by methods
-	Suspect   bool // claimed with a count of 1: it may have been delivered once, which does not count
-	Alone     bool // delivered while nothing else is in flight: it may kill the process
+	Counted   bool          // the count in Redis includes the next delivery already; set by methods
+	Suspect   bool          // claimed with a count of 1: it may have been delivered once, which does not count
+	Backoff   time.Duration // what is left of its back-off when it is admitted
+	Alone     bool          // delivered while nothing else is in flight: it may kill the process
 
 	// For the goroutine that writes the end of the item.
 	Reason   string // of its dead letter; empty for an ack
@@ -61,6 +62,7 @@ type Item struct {
 	attempt  *source.Attempt
 	leased   instant // when the command that obtained or renewed the lease was sent
 	admitted instant
+	started  instant // its delivery
 	due      instant
 	delay    time.Duration // see Delay
 
@@ -113,6 +115,7 @@ type Window struct {
 	moved   instant // last time that something started or ended
 	behind  bool    // nothing is admitted before the next pass: what was released comes first
 	passing bool    // the same, before the pass that is under way (see BeginPass)
+	recalls int     // of offers since something was received
 	barred  bool
 	bar     stream.ID // nothing behind it is delivered while barred
 	closed  bool
@@ -183,6 +186,10 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 		it.leased, it.admitted = since, now
 		w.Room.bytes += it.Size
 		w.Room.largest = max(w.Room.largest, it.Size)
+		if it.Backoff > 0 {
+			w.resumeBackoff(it, now)
+			continue
+		}
 		w.waiting.insertByID(it)
 		if it.Reason != "" {
 			w.Acks.push(it, &w.Acks.moves)
@@ -190,6 +197,15 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 		}
 	}
 	signal(w.Ready)
+}
+
+// resumeBackoff makes an item wait for the rest of a back-off that began elsewhere.
+func (w *Window) resumeBackoff(it *Item, now instant) {
+	if w.cfg.Keyed {
+		w.keys.own(it)
+	}
+	it.due = now.after(it.Backoff)
+	w.backoff.insertByDue(it)
 }
 
 // resting reports whether nothing is delivered for the time being.
@@ -214,6 +230,8 @@ func (w *Window) start(it *Item, now instant) {
 	}
 	it.Delivered++
 	it.Counted = false
+	it.started = now
+	w.recalls = 0
 	w.moved = now
 }
 
@@ -318,6 +336,17 @@ func (w *Window) Rest(d time.Duration) {
 	w.rest = w.now().after(d)
 	w.mu.Unlock()
 	signal(w.Ready)
+}
+
+// RestRecalled delivers nothing for a while, so that other consumers can have an entry whose offer
+// the application did not take up: for a second, then twice as long each time as long as the
+// application receives nothing, up to most.
+func (w *Window) RestRecalled(most time.Duration) {
+	w.mu.Lock()
+	d := min(time.Second<<min(w.recalls, 20), most)
+	w.recalls++
+	w.mu.Unlock()
+	w.Rest(d)
 }
 
 // land takes an item out of those in flight.
@@ -443,9 +472,8 @@ func (w *Window) block(it *Item) {
 		return
 	}
 	queue := &w.keys.states[it.Key].queue
-	excess := w.keys.block(it)
 	buffered, queued := w.waiting.tail, queue.tail
-	for ; excess > 0; excess-- {
+	for w.keys.block(it) {
 		for buffered != nil && (buffered.Key != it.Key || !buffered.sheds()) {
 			buffered = buffered.prev
 		}
@@ -462,6 +490,34 @@ func (w *Window) block(it *Item) {
 			return
 		}
 		w.remove(last)
+	}
+}
+
+// BlockLong bounds what is held of keys whose item has been in flight for longer than long.
+func (w *Window) BlockLong(long time.Duration) {
+	if !w.cfg.Keyed {
+		return
+	}
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for it := w.active.head; it != nil; it = it.next {
+		if now-it.started > instant(long) {
+			w.block(it)
+		}
+	}
+}
+
+// DetachLong gives items memory of their own that have been in flight for longer than long: a small
+// one would keep its whole reply.
+func (w *Window) DetachLong(long time.Duration) {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for it := w.active.head; it != nil; it = it.next {
+		if now-it.started > instant(long) {
+			it.detach()
+		}
 	}
 }
 
