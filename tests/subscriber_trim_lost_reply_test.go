@@ -176,45 +176,30 @@ func TestTrimmed_LostReplyOfALaterClaimScan(t *testing.T) {
 // that looks for them removes them, and its reply is lost as well.
 func TestTrimmed_LostReplyOfRecovery(t *testing.T) {
 	t.Parallel()
-	for _, closes := range []bool{false, true} {
-		t.Run(fmt.Sprintf("Close %v", closes), func(t *testing.T) {
-			t.Parallel()
-			eachRetries(t, func(t *testing.T, g *lossyGroup) {
-				sub := newSub(t, g.client, inFlight(8), minIdle(time.Minute), tuned(func(c *redischannels.Tuning) {
-					c.ClaimInterval = time.Minute // a scan would find them, too
-				}))
-				sub.subscribe(t, g.topic)
-				lost := g.dropRemoval()
-				g.proxy.DropReplyIf(1, redistest.Command("XREADGROUP"), func(reply []byte) bool {
-					if !entryIDs.Match(reply) {
-						return false
-					}
-					g.trimPending()
-					if closes {
-						go func() { _ = sub.Close() }()
-						redistest.Eventually(t, soon, func() bool {
-							stats := sub.Stats()
-							return len(stats) == 0 || stats[0].State == redischannels.StateClosing
-						}, "it is closing")
-					}
-					return true
-				})
-				publish(t, g.direct, g.topic, "a", "b")
-				lost.Wait(t, soon)
-				if closes {
-					sub.closeSoon(t)
-				}
-				g.requireTrimmed(t, sub.events)
-			})
+	eachRetries(t, func(t *testing.T, g *lossyGroup) {
+		sub := newSub(t, g.client, inFlight(8), minIdle(time.Minute), tuned(func(c *redischannels.Tuning) {
+			c.ClaimInterval = time.Minute // a scan would find them, too
+		}))
+		sub.subscribe(t, g.topic)
+		lost := g.dropRemoval()
+		g.proxy.DropReplyIf(1, redistest.Command("XREADGROUP"), func(reply []byte) bool {
+			if !entryIDs.Match(reply) {
+				return false
+			}
+			g.trimPending()
+			return true
 		})
-	}
+		publish(t, g.direct, g.topic, "a", "b")
+		lost.Wait(t, soon)
+		g.requireTrimmed(t, sub.events)
+	})
 }
 
 // Entries of this consumer are trimmed while it has them: whichever command finds that out first
 // loses its reply.
 func TestTrimmed_LostReplyAboutHeldEntries(t *testing.T) {
 	t.Parallel()
-	for _, first := range []string{"claim scan", "renewal", "release", "Close"} {
+	for _, first := range []string{"claim scan", "renewal", "release"} {
 		t.Run(first, func(t *testing.T) {
 			t.Parallel()
 			eachRetries(t, func(t *testing.T, g *lossyGroup) {
@@ -235,15 +220,8 @@ func TestTrimmed_LostReplyAboutHeldEntries(t *testing.T) {
 				msg := receive(t, messages)
 				publish(t, g.direct, g.topic, "buffered", "buffered")
 				eventuallyPending(t, g.direct, g.topic, 3)
-				if first == "Close" {
-					msg.Ack()
-					eventuallyPending(t, g.direct, g.topic, 2)
-				}
 				lost := g.dropRemoval()
 				g.trimPending()
-				if first == "Close" {
-					sub.closeSoon(t)
-				}
 				lost.Wait(t, soon)
 				g.requireTrimmed(t, sub.events)
 				msg.Ack()
