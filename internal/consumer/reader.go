@@ -192,11 +192,10 @@ func (r *reader) admit(of int, entries []stream.Entry, sent time.Time) {
 		items := make([]window.Item, 0, len(block))
 		for i := range block {
 			if _, ok := held[window.Identity{Stream: of, ID: block[i].ID}]; !ok {
-				it := window.Item{Entry: block[i].Share(), Stream: of, Counted: true}
+				items = append(items, window.Item{Entry: block[i].Share(), Stream: of, Counted: true})
 				if r.c.cfg.Prepare != nil {
-					r.c.cfg.Prepare(&it)
+					r.c.cfg.Prepare(&items[len(items)-1]) // a copy would be allocated for the call
 				}
-				items = append(items, it)
 			}
 		}
 		r.c.win.Admit(items, sent)
