@@ -48,6 +48,7 @@ for i = 1, #flat, 2 do
   s[flat[i]] = flat[i + 1]
 end
 local added, newest = s['entries-added'], s['last-generated-id']
+if newest == '' then newest = '0-0' end -- of miniredis, when the stream is empty
 local lost, until_now = 0, -1
 if added then
   if not read and last == '0-0' then read = 0 end
