@@ -99,9 +99,10 @@ func (w *Window) splitOf(it *Item) int {
 	return it.split
 }
 
-// fits reports whether an item of a sub-batch may join the batch.
+// fits reports whether an item of a sub-batch may join the batch. One that has left it, because its
+// timeout ran out before the batch was complete, may not.
 func (b *Batch) fits(it *Item, split, bytes int) bool {
-	return b.n == 0 || split == b.split && (bytes == 0 || b.bytes+it.Size <= bytes)
+	return b.n == 0 || it.batch != b.number && split == b.split && (bytes == 0 || b.bytes+it.Size <= bytes)
 }
 
 // add counts an item that joins the batch.

@@ -120,6 +120,23 @@ func TestBatch_LastDeliveryIsAlone(t *testing.T) {
 	take(t, w, limits, 1, 2, 3) // each delivery is the last one
 }
 
+// An item whose timeout ran out while its batch waited for more came into the same batch again.
+func TestBatch_NotTwice(t *testing.T) {
+	for _, c := range []Config{counted(10), byKey(10)} {
+		w := New(c)
+		w.Admit(items(1, 2), time.Now())
+		limits := source.Limits{Max: 10}
+		var b Batch
+		batch := join(t, w, limits, &b, 1, 2)
+		w.Backoff(batch[0], 0, 0)
+		join(t, w, limits, &b)
+		w.Finish(batch[1])
+		join(t, w, limits, &b)
+		require.True(t, b.Full)
+		take(t, w, limits, 1)
+	}
+}
+
 // What may kill the process is delivered alone, also where a batch has room.
 func TestBatch_Alone(t *testing.T) {
 	w := New(counted(10))

@@ -87,11 +87,8 @@ func (r *keyring) own(it *Item) {
 	}
 }
 
-// shared reports whether other items own the key of one.
-func (r *keyring) shared(it *Item) bool {
-	k := r.states[it.Key]
-	return k.active > 1 || k.active > 0 && !it.ownsKey
-}
+// shared reports whether several items own the key of one.
+func (r *keyring) shared(it *Item) bool { return r.states[it.Key].active > 1 }
 
 // grounded reports whether an item owns the key of one that is not in flight.
 func (r *keyring) grounded(it *Item) bool {

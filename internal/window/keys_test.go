@@ -137,6 +137,17 @@ func TestKeys_RedeliveryWaitsForBatch(t *testing.T) {
 	})
 }
 
+// A nacked item holds back the later ones of its key, and no others of its batch.
+func TestKeys_OutOfOrderByKey(t *testing.T) {
+	w := New(byKey(10))
+	w.Admit([]Item{keyed(1, "a"), keyed(2, "b"), keyed(3, "b"), keyed(4, "a")}, time.Now())
+	batch := take(t, w, source.Limits{Max: 10}, 1, 2, 3, 4)
+	w.Backoff(batch[0], 0, 0)
+	w.Backoff(batch[2], 0, 0)
+	require.False(t, w.OutOfOrder(batch[1]))
+	require.True(t, w.OutOfOrder(batch[3]))
+}
+
 // Of two that were nacked the later one was due first, and waited behind the other; then an older
 // entry of their key was claimed, which waits for both. It was first in the queue, and so the one that
 // comes next was never found: the key stood still.
@@ -182,6 +193,11 @@ func TestKeys_UnpreparedIsNotDelivered(t *testing.T) {
 	w.Leases.Prepared(time.Now(), wanted(w, 1)...)
 	ack(t, w, start(t, w, 11))
 	empty(t, w)
+
+	all := several("a", 21, 22, 23)
+	all[1].Counted = false
+	w.Admit(all, time.Now())
+	take(t, w, limits, 21) // 23 does not overtake 22
 }
 
 // reach admits items of a key and returns how many entered the window.
@@ -226,10 +242,12 @@ func TestKeys_Bound(t *testing.T) {
 		time.Sleep(time.Second)
 		handle(t, w, 101, 115)
 		require.False(t, w.Drained())
+		w.Room.BeginRead()
 		signalled(w.Room.Changed)
 		handle(t, w, 116, 116)
 		require.True(t, w.Drained())
-		require.True(t, signalled(w.Room.Changed), "the reader waits for it")
+		require.True(t, signalled(w.Room.Changed), "the reader waits for it, also without room")
+		w.Room.EndRead(0)
 
 		require.Zero(t, reach(w, "a", 117, 117), "outside of a pass")
 		w.BeginPass()
@@ -241,9 +259,10 @@ func TestKeys_Bound(t *testing.T) {
 		require.True(t, w.Drained())
 		w.BeginPass()
 		require.Equal(t, 16, reach(w, "a", 121, 140), "not more than the bound")
-		require.Zero(t, reach(w, "a", 141, 141))
+		handle(t, w, 121, 121)
+		require.Zero(t, reach(w, "a", 138, 138), "one before it was left out")
 		w.EndPass(true)
-		handle(t, w, 121, 136)
+		handle(t, w, 122, 136)
 		w.BeginPass()
 		require.Equal(t, 4, reach(w, "a", 137, 140))
 		w.EndPass(true)
@@ -308,6 +327,24 @@ func TestKeys_BoundDuringPass(t *testing.T) {
 		handle(t, w, 117, 120)
 		empty(t, w)
 	})
+}
+
+// Those that are to be redelivered stay, however many one batch has taken.
+func TestKeys_BoundKeepsRedeliveries(t *testing.T) {
+	w := New(byKey(20))
+	reach(w, "a", 1, 25)
+	var b Batch
+	batch := w.Take(nil, source.Limits{Max: 20}, &b)
+	require.Len(t, batch, 20)
+	for i, a := range batch {
+		w.Backoff(a.Held.(*Item), 0, 0)
+		if i < 19 {
+			none(t, w)
+		}
+	}
+	require.Equal(t, 20, w.held())
+	handle(t, w, 1, 20)
+	require.True(t, w.Drained())
 }
 
 // An entry that its stream has no more is in memory only: it does not leave the window.

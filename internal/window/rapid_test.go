@@ -17,26 +17,24 @@ import (
 // TestWindow_Model lets a reader, callers, handlers and the others do what they may do in any order,
 // on a clock of its own, and compares.
 func TestWindow_Model(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		cfg := config(rapid.SampledFrom([]int{1, 2, 5, 8}).Draw(rt, "MaxInFlight"))
-		cfg.Prefetch = rapid.SampledFrom([]int{0, 3, 20, 50}).Draw(rt, "Prefetch")
-		cfg.PrefetchBytes = rapid.SampledFrom([]int{1, 500, 1 << 20}).Draw(rt, "PrefetchBytes")
-		cfg.MaxDeliveries = rapid.SampledFrom([]int{0, 0, 3}).Draw(rt, "MaxDeliveries")
-		cfg.OnDemand = rapid.Bool().Draw(rt, "OnDemand")
-		cfg.LeaseTime = time.Second
-		cfg.Ordered, cfg.Keyed = false, false
-		switch rapid.SampledFrom([]string{"", "ordered", "keyed", "keyed"}).Draw(rt, "order") {
-		case "ordered":
-			cfg.Ordered = true
-		case "keyed":
-			cfg.Keyed = true
-		}
-		bound := rapid.SampledFrom([]int{0, 2, 5}).Draw(rt, "bound of a key")
-		seed := rapid.Uint64().Draw(rt, "seed")
-		steps := rapid.IntRange(1, 400).Draw(rt, "steps")
-		pump := rapid.Bool().Draw(rt, "pump")
-		inBubble(t, rt, func(t require.TestingT) { newModel(cfg, bound, pump).run(t, seed, steps) })
-	})
+	for _, order := range []string{"none", "strict", "keys"} {
+		t.Run(order, func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				cfg := config(rapid.SampledFrom([]int{1, 2, 5, 8}).Draw(rt, "MaxInFlight"))
+				cfg.Prefetch = rapid.SampledFrom([]int{0, 3, 20, 50}).Draw(rt, "Prefetch")
+				cfg.PrefetchBytes = rapid.SampledFrom([]int{1, 500, 1 << 20}).Draw(rt, "PrefetchBytes")
+				cfg.MaxDeliveries = rapid.SampledFrom([]int{0, 0, 3}).Draw(rt, "MaxDeliveries")
+				cfg.OnDemand = rapid.Bool().Draw(rt, "OnDemand")
+				cfg.LeaseTime = time.Second
+				cfg.Ordered, cfg.Keyed = order == "strict", order == "keys"
+				bound := rapid.SampledFrom([]int{0, 2, 5}).Draw(rt, "bound of a key")
+				pump := rapid.Bool().Draw(rt, "pump")
+				seed := rapid.Uint64().Draw(rt, "seed")
+				steps := rapid.IntRange(1, 400).Draw(rt, "steps")
+				inBubble(t, rt, func(t require.TestingT) { newModel(cfg, bound, pump).run(t, seed, steps) })
+			})
+		})
+	}
 }
 
 // inBubble runs a property on a clock of its own. A failure is one of rt, which finds a smaller case.

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels/internal/source"
@@ -188,6 +189,8 @@ func TestWindow_Attempt(t *testing.T) {
 	w := New(c)
 	it := item(1)
 	it.Delivered = 3
+	decoded := message.NewMessage("id", nil)
+	it.Message = decoded
 	w.Admit([]Item{it}, time.Now())
 	for count := range 3 {
 		a := w.Take(nil, source.Limits{Max: 1}, &Batch{})[0]
@@ -195,6 +198,11 @@ func TestWindow_Attempt(t *testing.T) {
 		require.Equal(t, "topic", a.Topic)
 		require.Equal(t, "1-0", a.ID)
 		require.NoError(t, a.Err())
+		if count == 0 {
+			require.Same(t, decoded, a.Message)
+		} else {
+			require.Nil(t, a.Message, "a message has one end")
+		}
 		n := 0
 		a.Entry.Fields(func(name, value []byte) {
 			require.Equal(t, "name value", string(name)+" "+string(value))
@@ -204,6 +212,58 @@ func TestWindow_Attempt(t *testing.T) {
 		a.Entry.Release()
 		w.Backoff(a.Held.(*Item), 0, 0)
 	}
+}
+
+// An attempt is in flight until it has ended, whatever becomes of its item after that.
+func TestWindow_InFlight(t *testing.T) {
+	w := New(counted(1))
+	w.Admit(items(1, 1), time.Now())
+	first := w.Take(nil, source.Limits{Max: 1}, &Batch{})[0]
+	require.True(t, w.InFlight(first))
+	it := first.Held.(*Item)
+	w.Backoff(it, 0, 0)
+	require.False(t, w.InFlight(first))
+	second := w.Take(nil, source.Limits{Max: 1}, &Batch{})[0]
+	require.Same(t, it, second.Held)
+	require.False(t, w.InFlight(first))
+	require.True(t, w.InFlight(second))
+	require.Equal(t, []*source.Attempt{second}, w.Attempts())
+}
+
+// What is held for long has memory of its own: it would keep the whole reply that it came in.
+func TestWindow_Detach(t *testing.T) {
+	w := New(counted(3))
+	w.Admit(items(1, 4), time.Now())
+	nacked, released, renewed := start(t, w, 1), start(t, w, 2), start(t, w, 3)
+	require.False(t, nacked.detached)
+	w.Backoff(nacked, time.Hour, 0)
+	w.Uncount(released, time.Hour)
+	w.Leases.Renewed(time.Now(), renewed, w.waiting.head)
+	for _, it := range []*Item{nacked, released, renewed} {
+		require.True(t, it.detached)
+	}
+	require.False(t, w.waiting.head.detached, "it comes soon")
+}
+
+// An item that backed off is as old as the end of that, and nothing comes during a rest.
+func TestWindow_AgeAfterBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(counted(2))
+		w.Admit(items(1, 1), time.Now())
+		it := start(t, w, 1)
+		w.Backoff(it, time.Hour, 0)
+		require.Zero(t, w.Room.Oldest())
+		time.Sleep(time.Hour)
+		signalled(w.Ready)
+		w.Rest(time.Second)
+		require.True(t, signalled(w.Ready), "a caller has another time to look")
+		require.Equal(t, time.Second, none(t, w))
+		time.Sleep(time.Second)
+		it = offer(t, w, 1)
+		time.Sleep(time.Minute)
+		w.Return(it)
+		require.Equal(t, time.Minute, w.Room.Oldest())
+	})
 }
 
 // Callers that wait although there is work are reported once, until something moves.
