@@ -16,12 +16,15 @@ func (a *Acks) has(it *Item) bool { return it.in == &a.acks || it.in == &a.moves
 
 // Ack ends an item in flight that was acknowledged: one that is still in Redis and ours waits
 // for its acknowledgement to be written, any other is removed. It reports whether the item
-// belongs to another consumer.
+// belongs to another consumer, or was abandoned.
 func (a *Acks) Ack(it *Item) (lost bool) {
 	w := a.w
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if it.in != &w.active {
+		return true
+	}
 	w.completed(now)
 	if it.owner != ownerSelf {
 		w.remove(it)
@@ -39,7 +42,10 @@ func (a *Acks) Move(it *Item, reason string) {
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if it.in == &w.active {
+	switch it.in {
+	case nil:
+		return
+	case &w.active:
 		w.completed(now)
 	}
 	it.Reason = reason

@@ -69,14 +69,11 @@ func (r *keyring) exit(it *Item) (drained bool) {
 	return k.held == 0 && k.overflow
 }
 
-// may reports whether an item can be delivered in a batch: no other of its key is in flight, or
-// only in this batch and none waits that comes before this one; and no other comes next.
+// may reports whether an item can be delivered in a batch as far as those of its key go that are in
+// flight: there is none, or only in this batch, and none waits that comes before this one.
 func (r *keyring) may(it *Item, batch int) bool {
 	k := r.states[it.Key]
-	if k.flying > 0 {
-		return k.batch == batch && (k.queue.n == 0 || it.before(k.queue.head))
-	}
-	return k.active == 0 || it.ownsKey
+	return k.flying == 0 || k.batch == batch && (k.queue.n == 0 || it.before(k.queue.head))
 }
 
 // own makes an item one of those that the others of its key wait for.
@@ -87,8 +84,15 @@ func (r *keyring) own(it *Item) {
 	}
 }
 
-// shared reports whether several items own the key of one.
-func (r *keyring) shared(it *Item) bool { return r.states[it.Key].active > 1 }
+// contended reports whether an item owns the key of one, other than itself, that is not in flight.
+func (r *keyring) contended(it *Item) bool {
+	k := r.states[it.Key]
+	others := k.active - k.flying
+	if it.ownsKey {
+		others--
+	}
+	return others > 0
+}
 
 // grounded reports whether an item owns the key of one that is not in flight.
 func (r *keyring) grounded(it *Item) bool {
@@ -110,8 +114,7 @@ func (r *keyring) fly(it *Item) {
 // follow takes the item that comes next of its key, and behind this one, out of the queue: it may
 // join the batch of this one. It owns the key from now on: if it does not join, it is the next.
 func (r *keyring) follow(it *Item) *Item {
-	k := r.states[it.Key]
-	if next := k.next(); next != nil && it.before(next) {
+	if next := r.states[it.Key].queue.head; next != nil && it.before(next) {
 		return r.pull(next)
 	}
 	return nil
@@ -130,17 +133,7 @@ func (r *keyring) promote(k *keyState) *Item {
 	if k.flying > 0 {
 		return nil
 	}
-	return r.pull(k.next())
-}
-
-// next returns the item in the queue of a key that comes next: the first one where all that own the
-// key are in flight, else the first that owns it.
-func (k *keyState) next() *Item {
-	next := k.queue.head
-	for k.active > k.flying && next != nil && !next.ownsKey {
-		next = next.next
-	}
-	return next
+	return r.pull(k.queue.head)
 }
 
 // pull takes an item, or nil, out of a queue, and makes it own its key.

@@ -84,18 +84,11 @@ func (it *Item) NextCount() int {
 // Renewed says that a command sent then has renewed the leases of items. One that was delivered
 // gets memory of its own: its handler may take long, and a small entry would keep its whole reply.
 func (l *Leases) Renewed(sent time.Time, items ...*Item) {
-	buffered := false
 	l.renew(sent, items, func(it *Item) {
-		switch it.in {
-		case &l.w.active:
+		if it.in == &l.w.active {
 			it.detach()
-		case &l.w.waiting:
-			buffered = true
 		}
 	})
-	if buffered {
-		signal(l.w.Ready) // a caller may have found it without a lease
-	}
 }
 
 func (l *Leases) renew(sent time.Time, items []*Item, also func(*Item)) {

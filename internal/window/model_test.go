@@ -38,7 +38,7 @@ type entry struct {
 	caller        *caller // who has not yet returned the batch
 	offered       bool    // and not started
 	away          bool    // released, so it comes before new ones
-	again         bool    // admitted by a pass, which does not ask for room
+	again         bool    // was pending already
 	lost, trimmed bool
 }
 
@@ -132,6 +132,9 @@ func (m *model) admit(t require.TestingT, random *rand.Rand, sent time.Time, ent
 			Stream: e.id.Stream, Delivered: e.count, Key: e.key, Counted: random.IntN(4) > 0,
 			Alone: e.count >= 2 && random.IntN(2) == 0,
 		}
+		if e.again && random.IntN(4) == 0 {
+			items[i].Backoff = time.Duration(random.IntN(100)) * time.Millisecond
+		}
 		if random.IntN(20) == 0 {
 			items[i].Reason = "not readable"
 		}
@@ -145,6 +148,8 @@ func (m *model) admit(t require.TestingT, random *rand.Rand, sent time.Time, ent
 		case it.Reason != "":
 			e.place, e.item, e.away = moving, it, false
 			m.moves = append(m.moves, e)
+		case it.Backoff > 0:
+			e.place, e.item, e.away, e.due = backing, it, false, time.Now().Add(it.Backoff)
 		default:
 			e.place, e.item, e.away = buffered, it, false
 		}
@@ -177,10 +182,10 @@ func (m *model) readNext(t require.TestingT, random *rand.Rand, more bool) {
 	case m.pass != nil:
 		m.stepPass(t, random)
 	case !m.reading:
+	case (m.ordered() || m.cfg.Keyed || !more) && !m.w.Room.Paused() && m.reclaim(t, random):
 	case m.w.Drained() && !m.w.Room.Paused():
 		m.w.BeginPass()
 		m.pass = &Identity{}
-	case (m.ordered() || m.cfg.Keyed || !more) && m.reclaim(t, random):
 	default:
 		m.granted, m.sent = m.w.Room.BeginRead(), time.Now()
 		m.reading = m.granted > 0
@@ -221,7 +226,7 @@ func (m *model) reclaim(t require.TestingT, random *rand.Rand) bool {
 	slices.SortStableFunc(away, func(a, b *entry) int { return a.id.Stream - b.id.Stream })
 	away = away[:min(len(away), room)]
 	for _, e := range away {
-		e.away = false
+		e.away, e.again = false, true
 	}
 	m.admit(t, random, time.Now(), away...)
 	return true
@@ -250,6 +255,8 @@ func (m *model) stale(t require.TestingT, random *rand.Rand) {
 		return
 	}
 	order := m.ordered() || m.cfg.Keyed
+	m.w.Room.Oldest()
+	m.woken(t)
 	expected := m.all(func(e *entry) bool {
 		return e.place == buffered && !e.trimmed && !m.held(e)
 	})

@@ -132,10 +132,7 @@ func (m *model) leave(c *caller) {
 // take takes what there is for a caller. It does not sleep then if the batch is complete.
 func (m *model) take(t require.TestingT, c *caller) {
 	attempts := m.w.Take(nil, c.limits, c.batch)
-	for _, e := range m.all(func(e *entry) bool { return e.place == backing && e.item.due == 0 }) {
-		require.False(t, time.Now().Before(e.due))
-		e.place = buffered
-	}
+	m.woken(t)
 	for _, a := range attempts {
 		it := a.Held.(*Item)
 		e := m.entries[it.Identity()]
@@ -152,6 +149,14 @@ func (m *model) take(t require.TestingT, c *caller) {
 		m.want(-1)
 	}
 	c.asleep = len(c.taken) < c.limits.Max && !(len(c.taken) > 0 && c.batch.Full)
+}
+
+// woken notes which back-offs are over.
+func (m *model) woken(t require.TestingT) {
+	for _, e := range m.all(func(e *entry) bool { return e.place == backing && e.item.due == 0 }) {
+		require.False(t, time.Now().Before(e.due))
+		e.place = buffered
+	}
 }
 
 // mayTake asserts that an entry may be delivered to a caller.

@@ -66,6 +66,9 @@ func (r *Room) BeginRead() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	room := r.room()
+	if w.behind {
+		return 0
+	}
 	// Few large reads instead of many small ones: wait until half is used up. That
 	// much may never become free while nacked items fill the window.
 	if room <= 0 || room < r.prefetch()/2 && w.waiting.n+w.Acks.acks.n > 0 {
@@ -163,7 +166,9 @@ func (r *Room) Oldest() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
-	w.wake(now)
+	if w.wake(now) {
+		signal(w.Ready)
+	}
 	first := now
 	if w.offered != nil {
 		first = w.offered.admitted
@@ -177,7 +182,8 @@ func (r *Room) Oldest() time.Duration {
 // TakeStale removes and returns the items that were buffered for longer than stale, and stops
 // reading until the application receives again. An offered item that was admitted longer ago than
 // recall is recalled. Where there is an order, all later ones are taken as well: they must not overtake
-// those that are released. Nor must what a command in progress brings, which Admit leaves out.
+// those that are released. Nor must what a command in progress brings, which Admit leaves out, or
+// what is read before the pending entries were read again (see Window.Drained).
 func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled bool) {
 	w := r.w
 	w.mu.Lock()
@@ -199,7 +205,7 @@ func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled b
 	if w.cfg.Ordered || w.cfg.Keyed {
 		items = buffered
 		r.released = now
-		w.behind = w.behind || w.keys.pass // which has been past them
+		w.behind = true
 	}
 	for _, it := range items {
 		w.remove(it)

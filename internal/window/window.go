@@ -113,7 +113,7 @@ type Window struct {
 	rest    instant // nothing is delivered before
 	offered *Item   // the one that was offered last
 	moved   instant // last time that something started or ended
-	behind  bool    // nothing is admitted before the next pass: what was released comes first
+	behind  bool    // nothing is read before the next pass: what was released comes first
 	passing bool    // the same, before the pass that is under way (see BeginPass)
 	recalls int     // of offers since something was received
 	barred  bool
@@ -173,7 +173,7 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 	since := w.instant(leased)
 	for i := range items {
 		it := &items[i]
-		if w.behind || since <= w.Room.released {
+		if since <= w.Room.released || w.behind && w.keys.pass {
 			w.behind = true
 			signal(w.Room.Changed)
 			it.Release()
@@ -186,7 +186,7 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 		it.leased, it.admitted = since, now
 		w.Room.bytes += it.Size
 		w.Room.largest = max(w.Room.largest, it.Size)
-		if it.Backoff > 0 {
+		if it.Backoff > 0 && it.Reason == "" {
 			w.resumeBackoff(it, now)
 			continue
 		}
@@ -204,8 +204,10 @@ func (w *Window) resumeBackoff(it *Item, now instant) {
 	if w.cfg.Keyed {
 		w.keys.own(it)
 	}
+	it.detach()
 	it.due = now.after(it.Backoff)
 	w.backoff.insertByDue(it)
+	w.block(it)
 }
 
 // resting reports whether nothing is delivered for the time being.
@@ -235,14 +237,17 @@ func (w *Window) start(it *Item, now instant) {
 	w.moved = now
 }
 
-// wake moves what is due from back-off to waiting.
-func (w *Window) wake(now instant) {
+// wake moves what is due from back-off to waiting, and reports whether it has. Whoever does that and
+// takes nothing signals Ready: a caller that asks Due after that learns of nothing.
+func (w *Window) wake(now instant) (moved bool) {
 	for it := w.backoff.head; it != nil && it.due <= now; it = w.backoff.head {
 		it.leave()
 		it.due = 0
 		it.admitted = now
 		w.waiting.insertByID(it)
+		moved = true
 	}
+	return moved
 }
 
 // Due returns the time after which Ready is to be signalled, because a back-off or a rest is
@@ -376,16 +381,22 @@ func (w *Window) advance(next *Item) {
 func (w *Window) Return(it *Item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if it.in != &w.active {
+		return
+	}
 	w.land(it)
 	w.waiting.insertByID(it)
 	w.changed()
 }
 
-// Backoff makes an item wait for delay before it is delivered again, in the sub-batch split.
+// Backoff makes an item in flight wait for delay before it is delivered again, in the sub-batch split.
 func (w *Window) Backoff(it *Item, delay time.Duration, split int) {
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if it.in != &w.active {
+		return
+	}
 	w.completed(now)
 	it.split = split
 	w.postpone(it, now.after(delay))
@@ -397,6 +408,9 @@ func (w *Window) Uncount(it *Item, delay time.Duration) {
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if it.in != &w.active {
+		return
+	}
 	it.Delivered--
 	it.Counted = true
 	w.postpone(it, now.after(delay))
@@ -616,7 +630,7 @@ func (w *Window) undelivered() []*Item {
 }
 
 // Abandon removes and returns the items in flight, of which nobody will tell how they end. Their
-// Delay is that given.
+// Delay is that given. An end that comes all the same finds nothing in flight, and does nothing.
 func (w *Window) Abandon(delay time.Duration) []*Item {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -123,6 +123,33 @@ func TestWindow_CloseLeavesAcks(t *testing.T) {
 	empty(t, w)
 }
 
+// An end that comes while its attempt is being abandoned finds nothing in flight: the entry is released
+// already, and its key may be forgotten.
+func TestWindow_EndAfterAbandon(t *testing.T) {
+	for _, c := range []Config{counted(4), byKey(4)} {
+		for _, end := range []func(w *Window, it *Item){
+			func(w *Window, it *Item) { w.Backoff(it, 0, 0) },
+			func(w *Window, it *Item) { w.Uncount(it, 0) },
+			func(w *Window, it *Item) { w.Return(it) },
+			func(w *Window, it *Item) { w.Finish(it) },
+			func(w *Window, it *Item) { w.Acks.Move(it, "no use") },
+			func(w *Window, it *Item) { require.True(t, w.Acks.Ack(it)) },
+		} {
+			w := New(c)
+			w.Admit(items(1, 1), time.Now())
+			it := start(t, w, 1)
+			w.Close()
+			require.Equal(t, []*Item{it}, w.Abandon(time.Hour))
+			require.Equal(t, time.Hour, it.Delay())
+			require.Equal(t, 1, it.Delivered)
+			end(w, it)
+			require.Empty(t, w.Acks.Pending(nil))
+			require.Empty(t, w.Close())
+			empty(t, w)
+		}
+	}
+}
+
 // A delivery that does not count is as if it had not happened: the item comes next, and Redis'
 // count includes the next delivery again.
 func TestWindow_Uncount(t *testing.T) {
@@ -255,6 +282,9 @@ func TestWindow_AgeAfterBackoff(t *testing.T) {
 		require.Zero(t, w.Room.Oldest())
 		time.Sleep(time.Hour)
 		signalled(w.Ready)
+		w.Room.Oldest()
+		require.True(t, signalled(w.Ready), "a caller may be about to ask when it is due")
+		require.Zero(t, w.Due())
 		w.Rest(time.Second)
 		require.True(t, signalled(w.Ready), "a caller has another time to look")
 		require.Equal(t, time.Second, none(t, w))
@@ -262,7 +292,7 @@ func TestWindow_AgeAfterBackoff(t *testing.T) {
 		it = offer(t, w, 1)
 		time.Sleep(time.Minute)
 		w.Return(it)
-		require.Equal(t, time.Minute, w.Room.Oldest())
+		require.Equal(t, time.Minute+time.Second, w.Room.Oldest())
 	})
 }
 
