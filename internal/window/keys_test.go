@@ -364,6 +364,25 @@ func TestKeys_BoundKeepsTrimmed(t *testing.T) {
 	})
 }
 
+// An entry that comes before one whose back-off was resumed stays: given up, it would come back after it.
+func TestKeys_BoundKeepsWhatComesBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(byKey(10))
+		var all []Item
+		for n := range 20 {
+			all = append(all, keyed(n+1, "a"))
+		}
+		all[18].Backoff = time.Second
+		w.Admit(all, time.Now())
+		require.Equal(t, 19, w.held())
+		handle(t, w, 1, 18)
+		require.Equal(t, time.Second, none(t, w))
+		time.Sleep(time.Second)
+		handle(t, w, 19, 19)
+		require.True(t, w.Drained())
+	})
+}
+
 // What is left of a back-off that began in another consumer holds back what comes behind its entry, and
 // bounds its key. What comes before the entry, and its dead letter, do not wait for it.
 func TestKeys_ResumedBackoff(t *testing.T) {

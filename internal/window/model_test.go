@@ -154,6 +154,7 @@ func (m *model) admit(t require.TestingT, random *rand.Rand, sent time.Time, ent
 			e.place, e.item, e.away = buffered, it, false
 		}
 	}
+	m.shed(t, func(string) bool { return slices.ContainsFunc(items, func(it Item) bool { return it.Backoff > 0 }) })
 }
 
 // read does what the reader does next.

@@ -64,7 +64,7 @@ func (m *model) run(t require.TestingT, seed uint64, steps int) {
 	random := rand.New(rand.NewPCG(seed, seed))
 	actions := []func(require.TestingT, *rand.Rand){
 		m.read, m.read, m.read, m.claim, m.call, m.call, m.call, m.call, m.call, m.call, m.receive, m.end, m.end, m.end,
-		m.write, m.keep, m.keep, m.lose, m.trim, m.stale, m.hold, m.adjust, m.sleep,
+		m.write, m.keep, m.keep, m.lose, m.trim, m.stale, m.long, m.hold, m.adjust, m.sleep,
 	}
 	for range steps {
 		actions[random.IntN(len(actions))](t, random)
@@ -289,21 +289,42 @@ func (m *model) outOfOrder(e *entry) bool {
 // postponed notes that an item backs off, and that others of its key may have left the window.
 func (m *model) postponed(t require.TestingT, e *entry, delay time.Duration) {
 	e.place, e.due = backing, time.Now().Add(delay)
-	left := m.all(func(other *entry) bool { return other.place == buffered && other.item.in == nil })
-	for _, other := range left {
-		require.True(t, m.cfg.Keyed && other.key == e.key)
-		require.False(t, other.trimmed, "one that is in memory only")
-		other.place, other.item = unseen, nil
-	}
-	if len(left) > 0 {
-		require.True(t, m.w.keys.states[e.key].overflow)
-	}
+	m.shed(t, func(key string) bool { return key == e.key })
 	if k := m.w.keys.states[e.key]; m.cfg.Keyed {
 		excess := m.all(func(other *entry) bool {
-			return other.place == buffered && other.key == e.key && !other.item.ownsKey && !other.trimmed
+			return other.place == buffered && other.key == e.key && !other.item.ownsKey && !other.trimmed && m.behind(other)
 		})
 		require.True(t, k.held <= m.w.keys.bound || len(excess) == 0, "a key holds more than it may")
 	}
+}
+
+// behind reports whether no entry of the key of one that owns it comes behind it.
+func (m *model) behind(e *entry) bool {
+	return len(m.all(func(other *entry) bool {
+		held := other.place == buffered || other.place == flying || other.place == backing
+		return held && other.key == e.key && other.item.ownsKey && e.item.before(other.item)
+	})) == 0
+}
+
+// shed notes what has left the window because its key, for which ok holds, does not get on.
+func (m *model) shed(t require.TestingT, ok func(key string) bool) {
+	for _, e := range m.all(func(e *entry) bool { return e.place == buffered && e.item.in == nil }) {
+		require.True(t, m.cfg.Keyed && ok(e.key) && m.w.keys.states[e.key].overflow)
+		require.False(t, e.trimmed, "one that is in memory only")
+		e.place, e.item = unseen, nil
+	}
+}
+
+// long bounds the keys of which one is in flight for long.
+func (m *model) long(t require.TestingT, random *rand.Rand) {
+	if random.IntN(4) == 0 {
+		m.w.BlockLong(50 * time.Millisecond)
+	}
+	m.shed(t, func(key string) bool {
+		return m.pick(random, func(e *entry) bool {
+			return e.place == flying && e.key == key && e.item.started < m.w.now()-instant(50*time.Millisecond)
+		}) != nil
+	})
 }
 
 // write writes the ends of entries.

@@ -11,6 +11,7 @@ package window
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -482,29 +483,38 @@ func (w *Window) exitKey(it *Item) {
 
 // block bounds what the key of an item holds that does not get on: its last items leave.
 func (w *Window) block(it *Item) {
-	if !w.cfg.Keyed || !it.ownsKey {
+	if !w.cfg.Keyed || !it.ownsKey || !w.keys.block(it) {
 		return
 	}
-	queue := &w.keys.states[it.Key].queue
-	buffered, queued := w.waiting.tail, queue.tail
-	for w.keys.block(it) {
-		for buffered != nil && (buffered.Key != it.Key || !buffered.sheds()) {
-			buffered = buffered.prev
-		}
-		for queued != nil && !queued.sheds() {
-			queued = queued.prev
-		}
-		var last *Item
-		switch {
-		case queued != nil && (buffered == nil || buffered.before(queued)):
-			last, queued = queued, queued.prev
-		case buffered != nil:
-			last, buffered = buffered, buffered.prev
-		default:
+	for _, last := range w.sheddable(it.Key) {
+		if w.remove(last); !w.keys.block(it) {
 			return
 		}
-		w.remove(last)
 	}
+}
+
+// sheddable returns the items of a key that may leave the window, the last ones first. They come
+// behind all that own the key, and are not in memory only.
+func (w *Window) sheddable(key string) []*Item {
+	var owner *Item // the last one
+	var items []*Item
+	w.each(func(it *Item) {
+		switch {
+		case it.Key != key || w.Acks.has(it):
+		case !it.ownsKey && it.owner == ownerSelf:
+			items = append(items, it)
+		case it.ownsKey && (owner == nil || owner.before(it)):
+			owner = it
+		}
+	})
+	items = slices.DeleteFunc(items, func(it *Item) bool { return it.before(owner) })
+	slices.SortFunc(items, func(a, b *Item) int {
+		if b.before(a) {
+			return -1
+		}
+		return 1
+	})
+	return items
 }
 
 // BlockLong bounds what is held of keys whose item has been in flight for longer than long.
@@ -534,10 +544,6 @@ func (w *Window) DetachLong(long time.Duration) {
 		}
 	}
 }
-
-// sheds reports whether an item may leave the window so that its key has less: it is neither next,
-// nor in memory only.
-func (it *Item) sheds() bool { return !it.ownsKey && it.owner == ownerSelf }
 
 // Drained reports whether pending entries that were left out are to be read again.
 func (w *Window) Drained() bool {
