@@ -383,6 +383,34 @@ func TestKeys_BoundKeepsWhatComesBefore(t *testing.T) {
 	})
 }
 
+// A key of which one is in flight for long is bounded like one of which one backs off. What waited
+// behind what it gives up is ready.
+func TestKeys_BlockLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(byKey(10))
+		reach(w, "a", 1, 16)
+		killer := keyed(17, "a")
+		killer.Alone = true
+		w.Admit([]Item{killer, keyed(18, "b")}, time.Now())
+		first := start(t, w, 1)
+		time.Sleep(time.Second)
+		none(t, w)
+		w.BlockLong(time.Second)
+		require.Equal(t, 18, w.held())
+		time.Sleep(1)
+		signalled(w.Ready)
+		w.BlockLong(time.Second)
+		require.Equal(t, 17, w.held())
+		require.True(t, signalled(w.Ready))
+		handle(t, w, 18, 18)
+		require.Zero(t, reach(w, "a", 19, 19))
+		ack(t, w, first)
+		handle(t, w, 2, 16)
+		require.True(t, w.Drained())
+		require.False(t, first.detached)
+	})
+}
+
 // What is left of a back-off that began in another consumer holds back what comes behind its entry, and
 // bounds its key. What comes before the entry, and its dead letter, do not wait for it.
 func TestKeys_ResumedBackoff(t *testing.T) {

@@ -487,7 +487,9 @@ func (w *Window) block(it *Item) {
 		return
 	}
 	for _, last := range w.sheddable(it.Key) {
-		if w.remove(last); !w.keys.block(it) {
+		w.remove(last)
+		signal(w.Ready) // what is left may have waited behind it
+		if !w.keys.block(it) {
 			return
 		}
 	}
