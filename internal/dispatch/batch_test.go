@@ -40,7 +40,7 @@ func TestNextBatch_Wait(t *testing.T) {
 			k.admit(1)
 			time.Sleep(time.Second - 1)
 			k.admit(2)
-			time.Sleep(2)
+			time.Sleep(2 * time.Nanosecond)
 			k.admit(3)
 		}()
 		k.next(t, source.Limits{Max: 10, Wait: time.Second}, time.Minute+time.Second, 1, 2)

@@ -397,7 +397,7 @@ func TestKeys_BlockLong(t *testing.T) {
 		none(t, w)
 		w.BlockLong(time.Second)
 		require.Equal(t, 18, w.held())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		signalled(w.Ready)
 		w.BlockLong(time.Second)
 		require.Equal(t, 17, w.held())
