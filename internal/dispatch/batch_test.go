@@ -242,6 +242,24 @@ func TestNextBatch_Try(t *testing.T) {
 	})
 }
 
+// A caller that waits has as many prepared as it has room for, as long as it waits.
+func TestNextBatch_Wants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(func(w *window.Config, _ *source.Origin, _ *Config) { w.LeaseTime = time.Hour })
+		items := []window.Item{item(1), item(2), item(3), item(4)}
+		items[1].Counted, items[2].Counted, items[3].Counted = false, false, false
+		k.win.Admit(items, time.Now())
+		time.AfterFunc(time.Second, func() {
+			wanted := k.win.Leases.Wanted()
+			if len(wanted) == 2 {
+				k.win.Leases.Prepared(time.Now(), wanted[0])
+			}
+		})
+		k.next(t, source.Limits{Max: 3, Wait: time.Minute}, time.Minute, 1, 2)
+		require.Empty(t, k.win.Leases.Wanted())
+	})
+}
+
 // A back-off that ends, and a rest, wake a caller.
 func TestNextBatch_Due(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

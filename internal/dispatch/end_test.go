@@ -104,6 +104,10 @@ func TestEnded_Offer(t *testing.T) {
 		require.Equal(t, 1, a.Count)
 		a.Start()
 		require.Equal(t, []int{1}, k.seen().delivered)
+		end(t, source.Outcome{Kind: source.Nack}, a)
+		a = k.next(t, limits, 0, 1)[0]
+		require.Equal(t, 2, a.Count, "it was started")
+		a.Start()
 		end(t, ack, a)
 
 		a = k.next(t, limits, 0, 2)[0]
@@ -124,11 +128,15 @@ func TestEnded_Offer(t *testing.T) {
 		end(t, withdraw, a)
 		require.Len(t, k.seen().recalled, 1)
 		a = k.next(t, limits, 0, 4)[0]
+		time.Sleep(time.Minute)
+		_, recalled = k.win.Room.TakeStale(time.Hour, time.Second)
+		require.True(t, recalled)
 		k.Stop()
 		<-k.Recall()
 		require.True(t, k.Dispatcher.Recalled(a))
 		end(t, withdraw, a)
-		require.Len(t, k.win.Close(), 1, "it is still there to be released")
+		require.Len(t, k.seen().recalled, 1)
+		require.Len(t, k.win.Close(), 1, "it is released with the others")
 		k.idle(t)
 	})
 }

@@ -88,7 +88,12 @@ func (k *kit) note(f func()) {
 	f()
 }
 
-func (k *kit) Delivered(count int) { k.note(func() { k.delivered = append(k.delivered, count) }) }
+func (k *kit) Delivered(count int) {
+	if k.running.Load() < 1 {
+		panic("a drain would not wait for it")
+	}
+	k.note(func() { k.delivered = append(k.delivered, count) })
+}
 
 func (k *kit) Acked(it *window.Item) (late bool) {
 	if k.win.Acks.Ack(it) {
