@@ -1,0 +1,124 @@
+package window
+
+import (
+	"slices"
+	"time"
+)
+
+// resumeBackoff makes an item wait for the rest of a back-off that began elsewhere.
+func (w *Window) resumeBackoff(it *Item, now instant) {
+	if w.cfg.Keyed {
+		w.keys.own(it)
+	}
+	it.detach()
+	it.due = now.after(it.Backoff)
+	w.backoff.insertByDue(it)
+	w.block(it)
+}
+
+// exitKey lets the next item of a key go on.
+func (w *Window) exitKey(it *Item) {
+	if it.ownsKey {
+		w.advance(w.keys.free(it))
+	}
+	if w.keys.exit(it) {
+		signal(w.Room.Changed)
+	}
+}
+
+// advance buffers the next item of a key.
+func (w *Window) advance(next *Item) {
+	if next != nil {
+		w.waiting.insertByID(next)
+	}
+}
+
+// block bounds what the key of an item holds that does not get on: its last items leave.
+func (w *Window) block(it *Item) {
+	if !w.cfg.Keyed || !it.ownsKey || !w.keys.block(it) {
+		return
+	}
+	for _, last := range w.sheddable(it.Key) {
+		w.remove(last)
+		signal(w.Ready) // what is left may have waited behind it
+		if !w.keys.block(it) {
+			return
+		}
+	}
+}
+
+// sheddable returns the items of a key that may leave the window, the last ones first. They come
+// behind all that own the key, and are not in memory only.
+func (w *Window) sheddable(key string) []*Item {
+	var owner *Item // the last one
+	var items []*Item
+	w.each(func(it *Item) {
+		switch {
+		case it.Key != key || w.Acks.has(it):
+		case !it.ownsKey && it.owner == ownerSelf:
+			items = append(items, it)
+		case it.ownsKey && (owner == nil || owner.before(it)):
+			owner = it
+		}
+	})
+	items = slices.DeleteFunc(items, func(it *Item) bool { return it.before(owner) })
+	slices.SortFunc(items, func(a, b *Item) int {
+		if b.before(a) {
+			return -1
+		}
+		return 1
+	})
+	return items
+}
+
+// BlockLong bounds what is held of keys whose item has been in flight for longer than long.
+func (w *Window) BlockLong(long time.Duration) {
+	if !w.cfg.Keyed {
+		return
+	}
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for it := w.active.head; it != nil; it = it.next {
+		if now-it.started > instant(long) {
+			w.block(it)
+		}
+	}
+}
+
+// DetachLong gives items memory of their own that have been in flight for longer than long: a small
+// one would keep its whole reply.
+func (w *Window) DetachLong(long time.Duration) {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for it := w.active.head; it != nil; it = it.next {
+		if now-it.started > instant(long) {
+			it.detach()
+		}
+	}
+}
+
+// Drained reports whether pending entries that were left out are to be read again.
+func (w *Window) Drained() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.closed && (w.behind || w.keys.drained())
+}
+
+// BeginPass says that the pending entries that are not held will be offered to Admit in stream
+// order, until EndPass.
+func (w *Window) BeginPass() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys.begin()
+	w.passing, w.behind = w.behind, false
+}
+
+// EndPass ends BeginPass. complete says that all of them were offered.
+func (w *Window) EndPass(complete bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys.end(complete)
+	w.behind = w.behind || w.passing && !complete
+}

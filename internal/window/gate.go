@@ -1,0 +1,114 @@
+package window
+
+import (
+	"time"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// resting reports whether nothing is delivered for the time being.
+func (w *Window) resting(now instant) bool { return now < w.rest }
+
+// Due returns the time after which Ready is to be signalled, because a back-off or a rest is
+// over, or 0.
+func (w *Window) Due() time.Duration {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	due := w.rest
+	if due == 0 && w.backoff.n > 0 {
+		due = w.backoff.head.due
+	}
+	if due == 0 {
+		return 0
+	}
+	return time.Duration(max(1, due-now))
+}
+
+// Bar delivers nothing behind an entry until Unbar.
+func (w *Window) Bar(after stream.ID) {
+	w.mu.Lock()
+	w.barred, w.bar = true, after
+	w.mu.Unlock()
+	signal(w.Ready) // it may have been at an earlier entry
+}
+
+// Unbar ends Bar.
+func (w *Window) Unbar() {
+	w.mu.Lock()
+	w.barred = false
+	w.mu.Unlock()
+	signal(w.Ready)
+}
+
+// AtBar reports whether everything up to the entry of Bar was delivered.
+func (w *Window) AtBar() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.atBar()
+}
+
+func (w *Window) atBar() bool {
+	return w.barred && (w.waiting.n == 0 || w.bar.Less(w.waiting.head.ID)) && !w.keys.queuedBefore(w.bar)
+}
+
+// Want adds to the number of attempts that callers wait for.
+func (w *Window) Want(n int) {
+	w.mu.Lock()
+	w.wanted += n
+	more := w.wanted > 0
+	if more && w.cfg.OnDemand && w.Room.guess() {
+		signal(w.Room.Changed)
+	}
+	w.mu.Unlock()
+}
+
+// Tried says that a caller has found nothing and does not wait: it may come again soon.
+func (w *Window) Tried() {
+	w.mu.Lock()
+	w.tried = w.now()
+	prepare := w.waiting.n > 0
+	w.mu.Unlock()
+	if prepare {
+		signal(w.Leases.Prepare)
+	}
+}
+
+// Adjust lets at least maxInFlight items be in flight, and from now on delivers in order if
+// ordered says so: see Config.
+func (w *Window) Adjust(maxInFlight int, ordered bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cfg.MaxInFlight = max(w.cfg.MaxInFlight, maxInFlight)
+	w.cfg.Ordered = w.cfg.Ordered || ordered
+	w.changed()
+}
+
+// Ordered reports whether nothing is delivered while something is in flight or backing off.
+func (w *Window) Ordered() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cfg.Ordered
+}
+
+// Pass lets the next caller look.
+func (w *Window) Pass() { signal(w.Ready) }
+
+// Rest delivers nothing for d.
+func (w *Window) Rest(d time.Duration) {
+	w.mu.Lock()
+	w.rest = w.now().after(d)
+	w.mu.Unlock()
+	signal(w.Ready)
+}
+
+// RestRecalled delivers nothing for a while, so that other consumers can have an entry whose offer
+// the application did not take up: for a second, then twice as long each time as long as the
+// application receives nothing, up to most.
+func (w *Window) RestRecalled(most time.Duration) {
+	w.mu.Lock()
+	d := min(time.Second<<min(w.recalls, 20), most)
+	w.recalls++
+	w.mu.Unlock()
+	w.Rest(d)
+}

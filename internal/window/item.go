@@ -1,0 +1,76 @@
+package window
+
+import (
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/source"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// Item is one entry in the window. Exported fields are set before Admit. Those that are said to
+// be set by a method are guarded by the lock of the window.
+type Item struct {
+	stream.Entry
+	Stream    int    // which stream of the subscription it is from
+	Delivered int    // deliveries that count, here or before; set by methods
+	Key       string // ordering key
+	Message   *message.Message
+	Counted   bool          // the count in Redis includes the next delivery already; set by methods
+	Suspect   bool          // claimed with a count of 1: it may have been delivered once, which does not count
+	Backoff   time.Duration // what is left of its back-off when it is admitted
+	Alone     bool          // delivered while nothing else is in flight: it may kill the process
+
+	// For the goroutine that writes the end of the item.
+	Reason   string // of its dead letter; empty for an ack
+	Attempts int
+	Retry    time.Time
+	Sent     bool // an acknowledgement was, whose reply was lost
+
+	owner    owner
+	offered  bool // and not started
+	recalled bool
+	ownsKey  bool
+	detached bool
+	batch    int // of its last delivery
+	split    int // sub-batch that it belongs to, 0 for none
+	attempt  *source.Attempt
+	leased   instant // when the command that obtained or renewed the lease was sent
+	admitted instant
+	started  instant // its delivery
+	due      instant
+	delay    time.Duration // see Delay
+
+	in         *list
+	prev, next *Item
+}
+
+// Identity is the stream and the ID of an item.
+type Identity struct {
+	Stream int
+	ID     stream.ID
+}
+
+// Identity returns that of the item.
+func (it *Item) Identity() Identity { return Identity{it.Stream, it.ID} }
+
+// owner is what is known about who owns the entry of an item.
+type owner uint8
+
+const (
+	ownerSelf    owner = iota // as far as the lease is valid
+	ownerOther                // another consumer, or none
+	ownerTrimmed              // the stream has it no more
+)
+
+// detach gives an item memory of its own.
+func (it *Item) detach() {
+	if !it.detached {
+		it.detached = true
+		it.Detach()
+	}
+}
+
+// Delay returns what was left of the back-off of an item when Close has returned it.
+func (it *Item) Delay() time.Duration { return it.delay }
