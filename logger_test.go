@@ -3,6 +3,7 @@ package redischannels
 import (
 	"bytes"
 	"errors"
+	"log"
 	"log/slog"
 	"testing"
 
@@ -15,8 +16,12 @@ import (
 // Subscribe; the rest is not.
 func TestDefaultLogger(t *testing.T) {
 	var written bytes.Buffer
-	before := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(before) })
+	before, out, flags := slog.Default(), log.Writer(), log.Flags()
+	t.Cleanup(func() {
+		slog.SetDefault(before)
+		log.SetOutput(out) // SetDefault has given it to slog
+		log.SetFlags(flags)
+	})
 	logger := loggerOrDefault(nil).With(watermill.LogFields{"topic": "orders"})
 	slog.SetDefault(slog.New(slog.NewTextHandler(&written, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
