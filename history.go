@@ -24,7 +24,7 @@ import (
 // nothing in Redis; Ack and Nack of its messages have no effect.
 //
 // An entry that cannot be decoded is yielded as a *[DecodeError], and a from that
-// was trimmed away as a *[GapError] first; the iteration goes on after both. Any
+// was trimmed away as a *[GapError] first; the iteration continues after both. Any
 // other error is the last thing yielded.
 func (s *Subscriber) History(ctx context.Context, topic string, from, to Position) iter.Seq2[*message.Message, error] {
 	return func(yield func(*message.Message, error) bool) {

@@ -173,7 +173,7 @@ func objectFields(payload []byte) ([]Field, error) {
 	return fields, nil
 }
 
-// reservedName tells whether a field is none of the payload.
+// reservedName reports whether a field is none of the payload.
 func reservedName(name string) bool {
 	return name == uuidField || name == flatMetadataField || deadKey(name) != ""
 }

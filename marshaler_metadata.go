@@ -101,7 +101,7 @@ func (w *metadataWriter) release() {
 	}
 }
 
-// reusable tells whether the writer is small enough to be kept.
+// reusable reports whether the writer is small enough to be kept.
 func (w *metadataWriter) reusable() bool {
 	return cap(w.buf) <= pooledBytes && cap(w.keys) <= pooledBytes/16
 }
@@ -188,7 +188,7 @@ func (r *metadataReader) next(text string) (string, error) {
 	return text[at : at+n], nil
 }
 
-// metadataProblem tells what made the decoder give up: the end of the text, or a
+// metadataProblem returns what made the decoder give up: the end of the text, or a
 // code that stands for another type.
 func metadataProblem(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -18,7 +18,7 @@ import (
 //
 // With an error the value is zero. A *[DecodeError] and a *[GapError] tell of what
 // cannot be read; any other error is that of subscribing, which is tried again when
-// the loop goes on, after a back-off. Only where a subscriber of [NewChannel] ends the
+// the loop continues, after a back-off. Only where a subscriber of [NewChannel] ends the
 // subscription by itself is there nothing to go on with: that error is the last.
 func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -210,7 +210,7 @@ func (r *Reader[T]) show(ctx context.Context, a *source.Attempt, yield func(Deli
 type followedSource struct {
 	*lazySource
 	decoding decoding
-	live     func(start stream.ID) // is told when it has begun; may be nil
+	live     func(start stream.ID) // is called when it has begun; may be nil
 }
 
 // next implements followed.

@@ -180,10 +180,10 @@ func (s *lazySource) isEnd(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || s.life.Err() != nil && !s.endedByTransport()
 }
 
-// endedByTransport reports whether nothing comes any more although nobody has closed it.
+// endedByTransport reports whether nothing comes any more although it was not closed.
 func (s *lazySource) endedByTransport() bool { return errors.Is(s.life.Err(), source.ErrEnded) }
 
-// isReported reports whether an error is about entries, after which reading goes on.
+// isReported reports whether an error is about entries, after which reading continues.
 func isReported(err error) bool {
 	var gap *GapError
 	var undecodable *DecodeError
@@ -199,7 +199,7 @@ type followed interface {
 	context(a *source.Attempt) context.Context
 	// isEnd reports whether an error of next ends the loop without being yielded.
 	isEnd(ctx context.Context, err error) bool
-	// endedByTransport reports whether nothing comes any more although nobody has closed it.
+	// endedByTransport reports whether nothing comes any more although it was not closed.
 	endedByTransport() bool
 	// close ends next and returns when nothing is left.
 	close()

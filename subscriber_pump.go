@@ -14,10 +14,10 @@ import (
 // offerer is a source that offers attempts, and may want an offer back.
 type offerer interface {
 	source.Source
-	// Recall has a token when whoever has an offer should look at Recalled.
+	// Recall has a token when the holder of an offer should look at Recalled.
 	Recall() <-chan struct{}
 	Recalled(a *source.Attempt) bool
-	// Drained is closed when nobody waits for the end of an attempt any more.
+	// Drained is closed when no caller waits for the end of an attempt any more.
 	Drained() <-chan struct{}
 }
 

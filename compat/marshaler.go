@@ -98,7 +98,7 @@ var (
 	durationType = reflect.TypeFor[time.Duration]()
 )
 
-// scalar tells whether go-redis writes values of this type, and pointers to
+// scalar reports whether go-redis writes values of this type, and pointers to
 // them, without their help. Of named types those are time.Time and time.Duration.
 func scalar(t reflect.Type) bool {
 	if t == timeType || t == durationType {

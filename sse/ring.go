@@ -66,7 +66,7 @@ func (r *ring[T]) renew() {
 	r.floor, r.floorAt, r.end = stream.ID{}, r.next(), stream.ID{}
 }
 
-// place tells where an ID is in relation to what the ring has.
+// place returns where an ID is in relation to what the ring has.
 type place int
 
 const (

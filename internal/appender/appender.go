@@ -42,7 +42,7 @@ const (
 	smallWrite = 16 << 10
 
 	// ioMargin keeps the timeouts of a connection behind that of the caller, who
-	// otherwise is told of either, by chance. go-redis reads a clock of 50 ms.
+	// otherwise sees either, by chance. go-redis reads a clock of 50 ms.
 	ioMargin = 100 * time.Millisecond
 
 	retryMin = 10 * time.Millisecond

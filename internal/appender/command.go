@@ -111,7 +111,7 @@ func (c *Command) prepare(ctx context.Context, gate *redisconn.Gate) {
 	c.StringCmd = redis.NewStringCmd(ctx, c.args...)
 }
 
-// NoRetry tells go-redis to give up after a failure instead of sending again.
+// NoRetry makes go-redis give up after a failure instead of sending again.
 func (c *Command) NoRetry() bool { return true }
 
 // SetErr is called by go-redis when it has read a reply, or has failed.

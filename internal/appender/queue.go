@@ -129,7 +129,7 @@ func (a *Appender) nudge(job *appendJob) bool {
 }
 
 // inTime reports whether the timeouts of the connection end a call before its
-// deadline, so that nobody need watch over it, and how long they take. A small
+// deadline, so that it needs no watching, and how long they take. A small
 // command is written without waiting: the buffer of an idle connection is empty.
 func (a *Appender) inTime(job *appendJob, deadline time.Time) (patience time.Duration, ok bool) {
 	patience = a.readTimeout
@@ -167,7 +167,7 @@ func (a *Appender) sendOwn(load *appendLoad) {
 }
 
 // startSender starts a sender if there is room for one. The caller holds mu. A
-// connection that nobody waits for any more costs no place among the active, up to
+// connection that no caller waits for any more costs no place among the active, up to
 // a bound: beyond it more connections would not help either, and Redis or the
 // network is plainly away.
 func (a *Appender) startSender(l *lane) {

@@ -224,7 +224,7 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 			dropRefused(load.ctx, conn, err)
 			return nil // nothing was appended
 		}
-		// A caller that gives up from now on is told what is certain already.
+		// A caller that gives up from now on gets what is certain already.
 		a.mu.Lock()
 		a.report(load, outcomes)
 		a.mu.Unlock()

@@ -164,7 +164,7 @@ func (a *acker) ack(ctx context.Context, items []*window.Item) {
 	})
 }
 
-// plainly acknowledges entries whose lease is valid: nobody else can own them.
+// plainly acknowledges entries whose lease is valid: no other consumer can own them.
 func (a *acker) plainly(ctx context.Context, of int, items []*window.Item) {
 	ids := make([]*string, len(items))
 	for i, it := range items {
@@ -237,7 +237,7 @@ func sent(items []*window.Item) {
 func (a *acker) failed(of int, err error, items []*window.Item) {
 	switch missing := a.c.restorer.missing(of, err); {
 	case missing && a.c.reading.Err() != nil:
-		a.late(texts(items)) // nobody is left to re-create it
+		a.late(texts(items)) // no consumer is left to re-create it
 		a.c.win.Remove(items...)
 		return
 	case !missing:

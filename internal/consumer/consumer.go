@@ -279,7 +279,7 @@ func (c *Consumer) releaseStale(ctx context.Context) {
 	}
 }
 
-// release gives entries to other consumers. Where there is an order those that nobody else takes
+// release gives entries to other consumers. Where there is an order those that no other consumer takes
 // come back before anything new is read.
 func (c *Consumer) release(items []*window.Item) {
 	c.releases.release(c.working, items)

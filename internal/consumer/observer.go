@@ -2,7 +2,7 @@ package consumer
 
 import "time"
 
-// Observer is told what a consumer lives through. Its methods may be called under locks of the
+// Observer is notified of the events of a consumer. Its methods may be called under locks of the
 // consumer: they must return soon and must not call it.
 type Observer interface {
 	Disconnected(err error)

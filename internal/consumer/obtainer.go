@@ -32,7 +32,7 @@ type obtainer struct {
 
 func newObtainer(c *Consumer) *obtainer { return &obtainer{c: c} }
 
-// provenance is where pending entries come from, which tells what their delivery counts in Redis
+// provenance is where pending entries come from, which determines what their delivery counts in Redis
 // mean. Those of released entries are exact. Of others a count of 1 says nothing, since a read
 // counts 1 in advance, also for what is only buffered: a delivery that is not certain does not
 // count.

@@ -163,7 +163,7 @@ func (r *restorer) put(ctx context.Context, client redis.UniversalClient, of int
 var errForgotten = errors.New("the group was re-created without entries that are held here")
 
 // vanished handles entries that are held but not pending in the group. While a lease is valid
-// nobody can have claimed and ended its entry. So either another consumer has re-created a lost
+// no other consumer can have claimed and ended its entry. So either another consumer has re-created a lost
 // group and did not know of it: it is put back. Or it was trimmed, and another consumer's scan
 // was the first to see that.
 func (r *restorer) vanished(ctx context.Context, items []*window.Item) {

@@ -17,7 +17,7 @@ import (
 
 // Policy is what a kind of subscription does with deliveries. Its methods do not wait.
 type Policy interface {
-	// Delivered is told that the application has an item; count is that of the delivery.
+	// Delivered is called when the application has an item; count is that of the delivery.
 	Delivered(count int)
 	// Acked ends an item that was acknowledged, and reports whether that came too late.
 	Acked(it *window.Item) (late bool)
@@ -47,10 +47,10 @@ type Dispatcher struct {
 	recall  chan struct{}
 	stop    chan struct{} // closed: nothing is delivered any more
 	idle    chan struct{} // running may be 0
-	drained chan struct{} // closed: nobody waits for the end of an attempt any more
+	drained chan struct{} // closed: no caller waits for the end of an attempt any more
 
 	running atomic.Int64 // attempts that were taken and not ended by who has them
-	closed  atomic.Bool  // nobody is interested in late ends any more
+	closed  atomic.Bool  // late ends are not reported any more
 }
 
 // errLate is the cause of ignoring an acknowledgement.
@@ -205,7 +205,7 @@ func (d *Dispatcher) Ended(a *source.Attempt, o source.Outcome) error {
 		if !d.win.Ordered() { // two handlers at once have no order
 			d.nacked(it, a.Requested())
 		}
-		return nil // its handler goes on
+		return nil // its handler continues
 	case source.Withdraw:
 		d.withdrawn(it)
 	case source.Ack:
@@ -295,7 +295,7 @@ func (d *Dispatcher) leave(n int) {
 	}
 }
 
-// Drained is closed when nobody waits for the end of an attempt any more.
+// Drained is closed when no caller waits for the end of an attempt any more.
 func (d *Dispatcher) Drained() <-chan struct{} { return d.drained }
 
 // Drain waits, after Stop, until all attempts have ended, for at most timeout. Then it abandons

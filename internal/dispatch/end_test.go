@@ -141,7 +141,7 @@ func TestEnded_Offer(t *testing.T) {
 	})
 }
 
-// Without an order, what takes longer than its timeout is redelivered while its handler goes on. A late
+// Without an order, what takes longer than its timeout is redelivered while its handler continues. A late
 // end is of no use, but whether a drain waits for it.
 func TestEnded_Timeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

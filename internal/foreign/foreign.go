@@ -193,7 +193,7 @@ func (s *Source) takeReturned() (d delivery, ok bool) {
 	return d, true
 }
 
-// putFirst returns a message that nobody has had.
+// putFirst returns a message that was not delivered.
 func (s *Source) putFirst(d delivery) {
 	s.put(d, func() { s.returned = append([]delivery{d}, s.returned...) })
 }
@@ -217,7 +217,7 @@ func (s *Source) put(d delivery, put func()) {
 	signal(s.wake)
 }
 
-// giveBackReturned gives the messages that were returned, and that nobody has read, back to
+// giveBackReturned gives the messages that were returned, but not read, back to
 // the transport.
 func (s *Source) giveBackReturned() {
 	s.mu.Lock()

@@ -22,7 +22,7 @@ const ended = 1 << 62
 //   - A goroutine that Close waits for is started by [State.Go], within a call or by another
 //     such goroutine. That is allowed after the end has begun: calls come to their end.
 //   - [State.Context] ends when the end begins, after Enter has started to refuse. What waits
-//     selects on it; a subscription derives its context from it, so nobody keeps a list of
+//     selects on it; a subscription derives its context from it, so no list is kept of
 //     what there is to stop.
 //   - [State.End] begins the end and does not wait. The first one decides the error.
 //   - [State.Close] begins the end, runs the owner's stop function once, and waits for calls

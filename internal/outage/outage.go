@@ -27,7 +27,7 @@ const controlMemory = time.Second
 // without its lock.
 type Outage struct {
 	Down func(err error, ids []string) // the first failure
-	Up   func(lasted time.Duration)    // nil where nobody asks
+	Up   func(lasted time.Duration)    // nil where it is not needed
 
 	mu       sync.Mutex
 	since    time.Time

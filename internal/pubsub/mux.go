@@ -52,7 +52,7 @@ const (
 	Refused
 )
 
-// Notice tells what happens to subscriptions.
+// Notice says what happens to subscriptions.
 type Notice struct {
 	Kind     NoticeKind
 	Name     Name // of Gap and Refused
@@ -70,7 +70,7 @@ type Config struct {
 	MaxPayload int
 	// OnClient, if not nil, sees each client that is opened.
 	OnClient func(*redis.Client)
-	// Notify is told what happens. It must neither wait nor call the Mux.
+	// Notify is called with what happens. It must neither wait nor call the Mux.
 	Notify func(Notice)
 }
 
@@ -326,7 +326,7 @@ func (m *Mux) confirmed(l *link, p *push) {
 	e := l.expect[0].entry
 	l.expect = l.expect[1:]
 	if e.link != l {
-		return // nobody waits for it any more
+		return // no caller waits for it any more
 	}
 	e.live, e.refused, e.attempts, e.until, e.hint = true, false, 0, time.Time{}, ""
 	for _, w := range e.waiters {

@@ -12,7 +12,7 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// SubscriptionObserver is told what becomes of the messages of a subscription. Its methods must
+// SubscriptionObserver is notified of what becomes of the messages of a subscription. Its methods must
 // not wait.
 type SubscriptionObserver interface {
 	Delivered(count int)        // the application has received a message
@@ -48,7 +48,7 @@ type Subscription struct {
 
 	reading context.Context
 	stop    context.CancelFunc
-	drained chan struct{} // closed: nobody waits for the end of an attempt any more
+	drained chan struct{} // closed: no caller waits for the end of an attempt any more
 	done    chan struct{} // closed when nothing is left
 
 	mu      sync.Mutex
@@ -350,7 +350,7 @@ func (s *Subscription) Recall() <-chan struct{} { return s.recall }
 // Recalled reports whether an offer is to be withdrawn.
 func (s *Subscription) Recalled(*source.Attempt) bool { return s.reading.Err() != nil }
 
-// Drained is closed when nobody waits for the end of an attempt any more.
+// Drained is closed when no caller waits for the end of an attempt any more.
 func (s *Subscription) Drained() <-chan struct{} { return s.drained }
 
 // Sizes are how many messages a subscription has, and their bytes together.

@@ -21,7 +21,7 @@ const (
 	Reject           // can never succeed
 	Undecodable      // the same, because no message can be made of it
 	Release          // to be redelivered after Delay; this delivery does not count
-	Withdraw         // an offer that nobody has received
+	Withdraw         // an offer that was not received
 	Expire           // the handler took longer than its timeout
 	Abandon          // the owner waits for no end any more
 )
@@ -41,7 +41,7 @@ type Outcome struct {
 	Err    error         // of Undecodable
 }
 
-// Owner is told how attempts go. Its methods are called without any lock of this package.
+// Owner is notified of the course of attempts. Its methods are called without any lock of this package.
 type Owner interface {
 	// Started is called once for an attempt that was offered, when it starts.
 	Started(a *Attempt)
@@ -66,7 +66,7 @@ type Origin struct {
 //
 //	offered -> started -> ended
 //	                   -> expired -> ended      (the end of the handler comes late)
-//	                   -> abandoned -> ended    (nobody waits for it)
+//	                   -> abandoned -> ended    (not awaited any more)
 //	offered -> ended                            (withdrawn or undecodable)
 type state uint8
 
@@ -106,7 +106,7 @@ type Attempt struct {
 	err   error       // of the context, nil as long as it has not ended
 	timer *time.Timer // of the timeout
 
-	expiring bool     // the owner is being told of Expire
+	expiring bool     // the owner is being notified of Expire
 	next     *Outcome // of the end that came meanwhile
 }
 
@@ -246,7 +246,7 @@ func (a *Attempt) cancel(err error) {
 }
 
 // Deadline implements context.Context. It runs from the first call, which is made when the
-// application has the message: while it is offered nobody handles it.
+// application has the message: while it is offered it is not handled.
 func (a *Attempt) Deadline() (time.Time, bool) {
 	if a.From.Timeout <= 0 {
 		return time.Time{}, false

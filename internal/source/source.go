@@ -53,7 +53,7 @@ var (
 	// ErrNotPending is returned for the end of an attempt that has ended before.
 	ErrNotPending = errors.New("attempt has ended")
 	// ErrNotOwner is returned for the end of an attempt whose entry belongs to another
-	// consumer by now, or whose end nobody waits for any more.
+	// consumer by now, or whose end no caller waits for any more.
 	ErrNotOwner = errors.New("entry is not owned")
 	// ErrOutOfOrder is returned for the Ack of an attempt behind another one of its batch and
 	// its order (that of its ordering key, or of the stream) that is to be redelivered. The

@@ -15,7 +15,7 @@ const aroundEntry = 128
 // not fit into a chunk. It is 1 where one does not.
 func Fitting(size int) int { return max(1, chunkSize/(size+aroundEntry)) }
 
-// chunk is memory for a large reply, which its entries share. Whoever uses it counts; when
+// chunk is memory for a large reply, which its entries share. Each user counts; when
 // the last one has released it, it is used again. At full speed that is what most of the
 // memory would otherwise be allocated for.
 type chunk struct {

@@ -65,7 +65,7 @@ func (c *Cursor) Check(entries []Entry, info Info) (gap, rewound bool) {
 	trimmed := info.removed() > 0 && c.ID.Less(info.Last) && (info.First.IsZero() || c.ID.Less(info.First))
 	switch {
 	case !trimmed:
-	case c.position == unknown && c.ID.IsZero(): // what is gone before the oldest nobody wants
+	case c.position == unknown && c.ID.IsZero(): // what was trimmed before the oldest is not wanted
 	case len(entries) == 0:
 		if gap = c.position == unknown || info.removed() > c.position; gap {
 			c.ID, before = info.Last, info.removed()
@@ -85,7 +85,7 @@ func (c *Cursor) Check(entries []Entry, info Info) (gap, rewound bool) {
 	return gap, false
 }
 
-// removed is how many entries were removed, from the head as far as nobody uses XDEL, or
+// removed is how many entries were removed, from the head as long as XDEL is not used, or
 // unknown.
 func (i Info) removed() int64 {
 	if i.Added < 0 {

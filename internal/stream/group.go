@@ -70,7 +70,7 @@ const (
 	OtherOwner State = 0
 	// NotPending: the entry is not pending in the group (any more).
 	NotPending State = -1
-	// Trimmed: the entry was pending here and is gone from the stream; it is
+	// Trimmed: the entry was pending here and is not in the stream any more; it is
 	// not pending any more.
 	Trimmed State = -2
 )
@@ -332,7 +332,7 @@ type Scanned struct {
 	Lost     bool     // beside an error: the reply was lost, and with it what it named
 }
 
-// Scan takes over up to count entries that nobody has touched for minIdle, from cursor on,
+// Scan takes over up to count entries that have been idle for minIdle, from cursor on,
 // without counting it as a delivery. With a count of 0 it only shows others that this consumer
 // is alive. Before Redis 7 trimmed entries are among those that were claimed.
 // After an error entries may have been claimed unseen; the client does not repeat it, since

@@ -21,7 +21,7 @@ var (
 	rangeScript = redis.NewScript(rangeSource)
 )
 
-// Info tells where a stream begins and ends.
+// Info returns where a stream begins and ends.
 type Info struct {
 	Last   ID    // the greatest ID that the stream ever had
 	First  ID    // of the entries that are left, zero if none is

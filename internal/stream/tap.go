@@ -56,7 +56,7 @@ func (t *tap) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// isRead tells whether a command reads streams. go-redis sends `*6\r\n$5\r\nXREAD\r\n...`.
+// isRead reports whether a command reads streams. go-redis sends `*6\r\n$5\r\nXREAD\r\n...`.
 func isRead(p []byte) bool {
 	_, rest, _ := bytes.Cut(p, []byte("\r\n"))
 	return bytes.HasPrefix(rest, []byte("$10\r\nXREADGROUP\r\n")) || bytes.HasPrefix(rest, []byte("$5\r\nXREAD\r\n"))

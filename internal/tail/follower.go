@@ -29,9 +29,9 @@ type Follower struct {
 	topic    *topic
 	sink     Sink
 	observer Observer
-	cursor   stream.Cursor // of whoever reads now: the shared reader from Join on, until it signals behind
+	cursor   stream.Cursor // of the current reader: the shared reader from Join on, until it signals behind
 	outage   outage.Outage
-	behind   chan struct{} // the shared reader goes on without this follower
+	behind   chan struct{} // the shared reader continues without this follower
 	unshared error         // why, if it cannot read; guarded by the lock of Readers
 }
 
@@ -77,7 +77,7 @@ func (f *Follower) Open(ctx context.Context, start func(stream.Info) stream.Curs
 }
 
 // At returns the ID of the last entry that was read, or before which reading began. It is
-// for whoever reads.
+// for the current reader.
 func (f *Follower) At() stream.ID { return f.cursor.ID }
 
 // Read reads up to count entries behind the place, without waiting for any. After an error
@@ -115,7 +115,7 @@ func (f *Follower) readAfter(ctx context.Context, count int) (entries []stream.E
 	return entries, info, err
 }
 
-// failed decides how reading goes on after an error.
+// failed decides how reading continues after an error.
 func (f *Follower) failed(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
@@ -138,7 +138,7 @@ func timedOut(err error) bool {
 // receives. It returns false if there is something to read before that.
 func (f *Follower) Join() bool { return f.readers.join(f) }
 
-// Expelled receives when the shared reader goes on without this follower, which has joined.
+// Expelled receives when the shared reader continues without this follower, which has joined.
 // Resume comes next, and then Read.
 func (f *Follower) Expelled() <-chan struct{} { return f.behind }
 

@@ -19,7 +19,7 @@ const admitBlock = 16
 // lookEvery is how often a subscription looks for deliveries that take long.
 const lookEvery = time.Second
 
-// SubscriptionObserver is told what a subscription lives through.
+// SubscriptionObserver is notified of the events of a subscription.
 type SubscriptionObserver interface {
 	Observer
 	Rewound(last stream.ID)

@@ -88,7 +88,7 @@ type Standing uint8
 
 // The standings.
 const (
-	Leased  Standing = iota // nobody else can own it
+	Leased  Standing = iota // no other consumer can own it
 	Unknown                 // its lease is over
 	Trimmed                 // the stream has it no more
 	Lost                    // another consumer owns it, or none

@@ -18,7 +18,7 @@ func (w *Window) land(it *Item) {
 	}
 }
 
-// Return buffers an offered item again that nobody has received.
+// Return buffers an offered item that was not received.
 func (w *Window) Return(it *Item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

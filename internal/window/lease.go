@@ -18,7 +18,7 @@ type Leases struct {
 	voided instant
 }
 
-// valid reports whether nobody else can own the entry: until the end of its lease, which is
+// valid reports whether no other consumer can own the entry: until the end of its lease, which is
 // computed here and nowhere else.
 func (l *Leases) valid(it *Item, now instant) bool {
 	return it.owner == ownerSelf && it.leased > l.voided && l.unexpired(it, now)
@@ -143,7 +143,7 @@ func (l *Leases) Held(items []*Item) []*Item {
 	return held
 }
 
-// Unexpired parts items by whether nobody else can have taken them since their leases were
+// Unexpired parts items by whether no other consumer can have claimed them since their leases were
 // renewed: those that are neither ended nor lost and whose lease has not run out.
 func (l *Leases) Unexpired(items []*Item) (yes, no []*Item) {
 	w := l.w

@@ -166,7 +166,7 @@ func (w *Window) start(it *Item, now instant) {
 	w.moved = now
 }
 
-// wake moves what is due from back-off to waiting, and reports whether it has. Whoever does that and
+// wake moves what is due from back-off to waiting, and reports whether it has. A caller that does that and
 // takes nothing signals Ready: a caller that asks Due after that learns of nothing.
 func (w *Window) wake(now instant) (moved bool) {
 	for it := w.backoff.head; it != nil && it.due <= now; it = w.backoff.head {
@@ -228,7 +228,7 @@ func (w *Window) undelivered() []*Item {
 	return items
 }
 
-// Abandon removes and returns the items in flight, of which nobody will tell how they end. Their
+// Abandon removes and returns the items in flight, whose end will not be reported. Their
 // Delay is that given. An end that comes all the same finds nothing in flight, and does nothing.
 func (w *Window) Abandon(delay time.Duration) []*Item {
 	w.mu.Lock()
