@@ -11,8 +11,8 @@
 //   - as fan-out, without: each subscription sees every message, from any [Position], and
 //     Redis keeps nothing for it.
 //
-// With Pub/Sub a topic is a channel, and Redis keeps nothing: a [PubSubPublisher] publishes to
-// whoever is subscribed at that moment, a [PubSubSubscriber] receives. Topics may be patterns,
+// With Pub/Sub a topic is a channel, and Redis keeps nothing: what a [PubSubPublisher] publishes
+// reaches each [PubSubSubscriber] that is subscribed at that moment. Topics may be patterns,
 // or shard channels of a cluster.
 //
 // [Subscriber.History] is a loop over what is past. [DeadLetters] lists, requeues and deletes
@@ -37,7 +37,7 @@
 //
 //	           consumer group                      fan-out                        Pub/Sub
 //	delivery   at least once while retained        at least once while retained   at most once
-//	ack        the entry leaves the group          the reader goes on             the next message
+//	ack        the entry leaves the group          the reader continues            the next message
 //	nack       again after a back-off, counted,    again after a back-off,        the same,
 //	           a dead letter after MaxDeliveries   reported and passed in the end from memory
 //	order      MaxInFlight 1: that of the stream;  the same                       that of arrival
