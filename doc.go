@@ -37,7 +37,7 @@
 //
 //	           consumer group                      fan-out                        Pub/Sub
 //	delivery   at least once while retained        at least once while retained   at most once
-//	ack        the entry leaves the group          the reader continues            the next message
+//	ack        the entry leaves the group          the reader continues           the next message
 //	nack       again after a back-off, counted,    again after a back-off,        the same,
 //	           a dead letter after MaxDeliveries   reported and passed in the end from memory
 //	order      MaxInFlight 1: that of the stream;  the same                       that of arrival

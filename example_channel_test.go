@@ -79,7 +79,7 @@ func ExampleChannel() {
 	}
 	for order, err := range orders.Reader().All(ctx) { // until ctx ends
 		if err != nil {
-			log.Print(err) // an order that cannot be decoded: it is among the dead letters
+			log.Print(err) // an order that cannot be decoded: it was moved to the dead-letter stream
 			continue
 		}
 		bill(order) // acknowledged when the loop comes back
