@@ -91,12 +91,14 @@ func TestNetwork_CloseReleasesEntriesOfALostReply(t *testing.T) {
 // Close cannot reach the server, which is gone or silent: it gives up in time, says what it
 // leaves behind, and another consumer gets that when it has aged.
 func TestNetwork_CloseDuringAnOutage(t *testing.T) {
+	t.Parallel()
 	const drain, timeout = 500 * time.Millisecond, time.Second
 	for name, fault := range map[string]func(*redistest.Proxy, bool){
 		"refused": (*redistest.Proxy).Refuse, "silent": (*redistest.Proxy).Blackhole,
 	} {
 		for kind, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(3), "fan-out": fanOut} {
 			t.Run(name+", "+kind, func(t *testing.T) {
+				t.Parallel()
 				goroutines := redistest.Goroutines(t)
 				proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = timeout, 20 })
 				topic := redistest.Key(t)

@@ -17,6 +17,7 @@ import (
 // Close must not wait for ever for a connection that is dead, nor leave a
 // goroutine with it.
 func TestPublisher_CloseWithADeadConnection(t *testing.T) {
+	t.Parallel()
 	proxy, client, _ := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.WriteTimeout = -1, -1 })
 	goroutines := redistest.Goroutines(t)
 	p := newTestPublisher(t, client, pubTimeout(400*time.Millisecond))

@@ -318,6 +318,7 @@ func TestPublisher_SmallPoolIsEnough(t *testing.T) {
 // Close closed the client of its caller.
 // Publish and Close raced.
 func TestPublisher_CloseLeavesTheClientOpen(t *testing.T) {
+	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	goroutines := redistest.Goroutines(t)
 	topic := redistest.Key(t)
@@ -362,6 +363,7 @@ func TestPublisher_CloseLeavesTheClientOpen(t *testing.T) {
 
 // The constructor must neither talk to Redis nor start anything.
 func TestPublisher_ConstructorIsPassive(t *testing.T) {
+	t.Parallel()
 	goroutines := redistest.Goroutines(t)
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer client.Close()

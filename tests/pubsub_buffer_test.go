@@ -263,7 +263,8 @@ func (brokenPubSub) Unmarshal(_ string, data []byte) (*message.Message, error) {
 
 // Close lets handlers finish with live contexts, and leaves those behind that do not.
 func TestPubSub_Close(t *testing.T) {
-	server := redistest.Start(t) // not parallel: it counts
+	t.Parallel()
+	server := redistest.Start(t)
 	client := server.Client(t)
 	goroutines := redistest.Goroutines(t)
 	pub := newPubSubPub(t, client)

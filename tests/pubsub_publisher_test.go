@@ -240,7 +240,8 @@ func TestPubSub_PublishBatch(t *testing.T) {
 
 // Calls after Close answer ErrClosed; calls under way come to their end.
 func TestPubSub_PublisherClose(t *testing.T) {
-	server := redistest.Start(t) // not parallel: it counts goroutines
+	t.Parallel()
+	server := redistest.Start(t)
 	goroutines := redistest.Goroutines(t)
 	proxy := redistest.NewProxy(t, server.Addr())
 	client := server.Client(t, redistest.Via(proxy))

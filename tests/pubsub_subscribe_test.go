@@ -64,7 +64,8 @@ func TestPubSub_SubscribeReturnsWhenConfirmed(t *testing.T) {
 
 // NOPERM, which new users of Redis 7 get for every channel, is invisible.
 func TestPubSub_NoPermissionIsAnErrorOfSubscribe(t *testing.T) {
-	server := redistest.Start(t, redistest.WithACL( // not parallel: it counts goroutines
+	t.Parallel()
+	server := redistest.Start(t, redistest.WithACL(
 		"none on >secret ~* +@all resetchannels",
 		"some on >secret ~* +@all resetchannels &allowed:*",
 		"mute on >secret ~* &* +@all -subscribe -psubscribe -ping"))
@@ -253,7 +254,8 @@ func TestPubSub_SubscribeDuringAnOutage(t *testing.T) {
 
 // Each Subscribe that fails leaves a goroutine, a context and a connection behind.
 func TestPubSub_FailedSubscribesLeaveNothing(t *testing.T) {
-	server := redistest.Start(t, redistest.WithACL("none on >secret ~* +@all resetchannels")) // not parallel: it counts
+	t.Parallel()
+	server := redistest.Start(t, redistest.WithACL("none on >secret ~* +@all resetchannels"))
 	client := server.Client(t)
 	nobody := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	defer nobody.Close()

@@ -122,8 +122,9 @@ func TestSSE_OneConnection(t *testing.T) {
 	require.LessOrEqual(t, redistest.Connections(t, admin), before+5, "the pool's, and one")
 }
 
-// Not parallel: it counts goroutines. The original leaked a consumer group per connection.
+// The original leaked a consumer group per connection.
 func TestSSE_LeavesNothing(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Admin(t)
 	client := server.Client(t, func(o *redis.Options) { o.PoolSize, o.MinIdleConns = 4, 4 })

@@ -18,7 +18,8 @@ import (
 
 // Each Subscribe that fails leaves a goroutine, a context and a connection behind.
 func TestSubscriber_FailedSubscribesLeaveNothing(t *testing.T) {
-	server := redistest.Start(t, redistest.WithACL("poor on >secret ~* +@all -xreadgroup -xread")) // not parallel: it counts
+	t.Parallel()
+	server := redistest.Start(t, redistest.WithACL("poor on >secret ~* +@all -xreadgroup -xread"))
 	client := server.Client(t)
 	topic := redistest.Key(t)
 	require.NoError(t, client.Set(t.Context(), topic+":string", "s", 0).Err())
@@ -68,7 +69,8 @@ func TestSubscriber_FailedSubscribesLeaveNothing(t *testing.T) {
 // A subscription that has ended goes on claiming and reading, and steals messages that nobody
 // will handle.
 func TestSubscriber_NothingRunsAfterTheEnd(t *testing.T) {
-	server := redistest.Start(t) // not parallel: it counts goroutines and blocked clients
+	t.Parallel()
+	server := redistest.Start(t)
 	client := server.Client(t)
 	goroutines := redistest.Goroutines(t)
 	for name, end := range map[string]func(sub *testSub, cancel context.CancelFunc){
@@ -171,7 +173,7 @@ func TestSubscriber_ConsumersAndGroupsDoNotPileUp(t *testing.T) {
 }
 
 // What a subscription has opened stays behind: goroutines, blocked clients, consumers,
-// connections. Not parallel, since goroutines are those of the process.
+// connections. Not parallel: nothing is collected meanwhile.
 func TestSubscriber_CloseLeavesNothing(t *testing.T) {
 	// A connection that was forgotten is closed when it is collected.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))

@@ -131,7 +131,8 @@ func TestSubscriber_CloseLeavesTheClientOpen(t *testing.T) {
 
 // Close waits for an application that no longer receives.
 func TestSubscriber_CloseNeedsNoReceiver(t *testing.T) {
-	server := redistest.Shared(t) // not parallel: it counts goroutines
+	t.Parallel()
+	server := redistest.Shared(t)
 	goroutines := redistest.Goroutines(t)
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){
 		"strict": inFlight(1), "parallel": inFlight(16), "fan-out": fanOut,
@@ -302,8 +303,8 @@ func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 
 // A step of the claim scan was under way while a subscription ended: what it claimed came
 // behind the last release, and waited for MinIdle in the name of a consumer that was gone.
-// Not parallel: it looks at goroutines.
 func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
+	t.Parallel()
 	server := redistest.Shared(t)
 	admin, topic := server.Client(t), redistest.Key(t)
 	publish(t, admin, topic, "m")

@@ -2,7 +2,6 @@ package redistest
 
 import (
 	"context"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,82 +94,4 @@ func infoField(text, field string) string {
 		}
 	}
 	return ""
-}
-
-// GoroutineCount compares the goroutines of the library with those at its making.
-type GoroutineCount struct {
-	tb    testing.TB
-	match []string
-	start int
-}
-
-// Goroutines counts the goroutines whose stack, the line "created by" included, contains one
-// of the words. Without words they are the goroutines of this module except its tests, this
-// kit and the examples. Goroutines of the library that other tests run at the same time count
-// too, so a test that uses it does not run in parallel.
-func Goroutines(tb testing.TB, words ...string) *GoroutineCount {
-	if len(words) == 0 {
-		words = []string{
-			"github.com/flaminco/redischannels.",
-			"github.com/flaminco/redischannels/internal/",
-			"github.com/flaminco/redischannels/sse.",
-			"github.com/flaminco/redischannels/compat.",
-		}
-	}
-	g := &GoroutineCount{tb: tb, match: words}
-	g.start = g.Now()
-	return g
-}
-
-// Now is the number of such goroutines at this moment.
-func (g *GoroutineCount) Now() int { return len(g.stacks()) }
-
-// Start is the number of such goroutines when g was made.
-func (g *GoroutineCount) Start() int { return g.start }
-
-// Wait returns when there are no more goroutines than at the start, and fails the test with
-// their stacks when that takes longer than timeout.
-func (g *GoroutineCount) Wait(timeout time.Duration) {
-	g.tb.Helper()
-	if !poll(timeout, func() bool { return g.Now() <= g.start }) {
-		stacks := g.stacks()
-		g.tb.Fatalf("redistest: %d goroutines %s after the end, %d at the start:\n\n%s",
-			len(stacks), timeout, g.start, strings.Join(stacks, "\n\n"))
-	}
-}
-
-// stacks returns the stack of each goroutine that g counts.
-func (g *GoroutineCount) stacks() []string {
-	buf := make([]byte, 1<<20)
-	for {
-		n := runtime.Stack(buf, true)
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
-	}
-	var found []string
-	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		// A goroutine of a test is in the library while it calls it; it is not the library's.
-		if strings.Contains(stack, "testing.tRunner(") || strings.Contains(stack, "testing.(*M).Run(") {
-			continue
-		}
-		for line := range strings.Lines(stack) {
-			if !strings.Contains(line, "/internal/redistest") && containsAny(line, g.match) {
-				found = append(found, stack)
-				break
-			}
-		}
-	}
-	return found
-}
-
-func containsAny(s string, words []string) bool {
-	for _, w := range words {
-		if strings.Contains(s, w) {
-			return true
-		}
-	}
-	return false
 }

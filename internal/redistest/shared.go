@@ -3,6 +3,7 @@ package redistest
 import (
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"log"
 	"log/slog"
@@ -119,9 +120,13 @@ func sweep(opts redis.Options) {
 //
 // A goroutine that a test left behind is looked for only when all tests passed; options are
 // those of goleak.
+//
+// Eight parallel tests run at once unless -parallel says otherwise: the default of the go
+// command is the number of processors, and most tests here only wait for a server.
 func Main(m *testing.M, options ...goleak.Option) {
 	silence()
 	runChild()
+	waitInParallel()
 	code := m.Run()
 	StopShared()
 	if code == 0 {
@@ -133,6 +138,17 @@ func Main(m *testing.M, options ...goleak.Option) {
 		}
 	}
 	os.Exit(code)
+}
+
+// waitInParallel sets how many parallel tests run at once, unless the flag is given or bounds
+// something else: the workers of a fuzz test.
+func waitInParallel() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" || f.Name == "test.fuzz" })
+	if !given {
+		_ = flag.Set("test.parallel", "8")
+	}
 }
 
 // silence discards what is logged where a test gives no logger: the tests look at events.
