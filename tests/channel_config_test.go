@@ -115,7 +115,9 @@ func TestHub_SharedUntilTheLastChannel(t *testing.T) {
 		_, err := one.Writer().Write(t.Context(), 1)
 		require.ErrorIs(t, err, redischannels.ErrClosed)
 		write(t, two, 7)
-		require.Equal(t, 7, receiveValue(t, two).Value, name)
+		d := receiveValue(t, two)
+		require.Equal(t, 7, d.Value, name)
+		require.NoError(t, d.Ack()) // else Close waits for it
 		require.NoError(t, two.Close())
 		write(t, open(), 8) // with adapters of its own
 		redistest.Eventually(t, soon, func() bool {

@@ -71,9 +71,9 @@ func TestHub_Stats(t *testing.T) {
 		require.NoError(t, err)
 	}
 	write(t, one, 1, 2)
-	receiveValue(t, one)
+	ofOne := receiveValue(t, one)
 	require.NoError(t, receiveValue(t, two).Ack())
-	receiveValue(t, two)
+	ofTwo := receiveValue(t, two)
 	require.Len(t, one.Stats(), 1)
 	require.EqualValues(t, 1, one.Stats()[0].Delivered)
 	require.Len(t, two.Stats(), 1)
@@ -83,6 +83,9 @@ func TestHub_Stats(t *testing.T) {
 		topics = append(topics, s.Topic)
 	}
 	require.Equal(t, []string{key + "a", key + "b", key + "b", key + "c"}, topics)
+	for _, d := range []redischannels.Delivery[int]{ofOne, ofTwo} {
+		require.NoError(t, d.Ack()) // else closing waits for it
+	}
 	require.NoError(t, one.Close())
 	require.Len(t, hub.Stats(), 3)
 	_, err = two.GroupStats(t.Context())
@@ -113,7 +116,8 @@ func TestChannel_PubSubStats(t *testing.T) {
 	require.Equal(t, 1, s.InFlight)
 	require.Positive(t, s.Bytes)
 	require.NoError(t, first.Nack())
-	require.Equal(t, 1, receiveValue(t, numbers).Value)
+	again := receiveValue(t, numbers)
+	require.Equal(t, 1, again.Value)
 	s = numbers.Stats()[0]
 	require.EqualValues(t, 2, s.Delivered)
 	require.EqualValues(t, 1, s.Redelivered)
@@ -142,6 +146,7 @@ func TestChannel_PubSubStats(t *testing.T) {
 	require.Len(t, numbers.Stats(), 1)
 	_, err = numbers.GroupStats(t.Context())
 	require.ErrorIs(t, err, redischannels.ErrNotSupported)
+	require.NoError(t, again.Ack()) // else closing waits for it
 }
 
 // Over a subscriber of another library there is nothing to describe, over one of this there is.

@@ -350,7 +350,9 @@ func TestChannel_PubSub(t *testing.T) {
 	_, err = patterns.Writer().Write(t.Context(), order{})
 	require.ErrorIs(t, err, redischannels.ErrNotSupported)
 	write(t, writer, order{ID: 4})
-	require.Equal(t, 4, receiveValue(t, patterns).Value.ID)
+	d = receiveValue(t, patterns)
+	require.Equal(t, 4, d.Value.ID)
+	require.NoError(t, d.Ack()) // else closing waits for it
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = writer.Reader().Read(ctx)

@@ -204,7 +204,8 @@ func TestFanOut_SharedReaderUnderChange(t *testing.T) {
 					}
 				}
 				cancel()
-				for range messages {
+				for msg := range messages { // of the next part
+					msg.Ack()
 				}
 			}
 		})

@@ -192,7 +192,7 @@ func TestNetwork_RolesChange(t *testing.T) {
 
 	sub := newSub(t, client, inFlight(2))
 	messages := sub.subscribe(t, topic)
-	pub := newTestPublisher(t, client, watermillFormat)
+	pub := newTestPublisher(t, client, watermillFormat, pubTimeout(2*time.Second))
 	require.NoError(t, pub.Publish(topic, pubMessages("m", 2)...))
 	first, leased := receive(t, messages), receive(t, messages)
 	first.Ack()
@@ -222,7 +222,7 @@ func TestNetwork_RolesChange(t *testing.T) {
 // delivered before; what is still in a handler does not.
 func TestNetwork_NewMasterLacksAnAck(t *testing.T) {
 	t.Parallel()
-	old := redistest.Start(t, redistest.Arg("repl-diskless-sync-delay", "0"))
+	old := redistest.Start(t)
 	replica := pubReplica(t, old)
 	proxy := redistest.NewProxy(t, old.Addr())
 	direct, heir := old.Client(t), replica.Client(t)
@@ -238,6 +238,7 @@ func TestNetwork_NewMasterLacksAnAck(t *testing.T) {
 	require.NoError(t, heir.Do(t.Context(), "replicaof", "no", "one").Err())
 	acked.Ack()
 	eventuallyPending(t, direct, topic, 1)
+	statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Acking == 0 && s.InFlight == 1 }, "the reply is read, else the ack is sent again")
 	proxy.SetTarget(replica.Addr())
 	proxy.Cut()
 

@@ -89,7 +89,8 @@ func (c *config) file(dir string, port int, adminPassword string, certs *certifi
 	if c.sentinel != "" {
 		return strings.Join(append(lines, fmt.Sprintf("port %d", port), c.sentinel), "\n") + "\n"
 	}
-	lines = append(lines, directive("save", ""))
+	// A master waits five seconds for more replicas before it sends its data to the first.
+	lines = append(lines, directive("save", ""), directive("repl-diskless-sync-delay", "0"))
 	if certs == nil {
 		lines = append(lines, fmt.Sprintf("port %d", port))
 	} else {

@@ -34,7 +34,7 @@ type Sentinels struct {
 // [Start] do. Options are those of the data servers.
 func StartSentinels(tb testing.TB, replicas int, opts ...Option) *Sentinels {
 	tb.Helper()
-	opts = append([]Option{Arg("repl-diskless-sync-delay", "0"), Arg("repl-ping-replica-period", "1")}, opts...)
+	opts = append([]Option{Arg("repl-ping-replica-period", "1")}, opts...)
 	master := Start(tb, opts...)
 	host, port, err := net.SplitHostPort(master.Addr())
 	if err != nil {

@@ -66,11 +66,12 @@ func Stress(t *testing.T, closed error, create func() Subject) {
 		}
 	})
 	cancel()
-	// Clients of Redis dial in the background for a while after they were closed.
-	var err error
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if err = goleak.Find(before); err == nil {
-			break
+	// Clients of Redis dial in the background for a while after they were closed. Find looks
+	// for half a second.
+	err := goleak.Find(before)
+	for range 4 {
+		if err != nil {
+			err = goleak.Find(before)
 		}
 	}
 	require.NoError(t, err)
@@ -78,9 +79,25 @@ func Stress(t *testing.T, closed error, create func() Subject) {
 
 // round calls and closes one value from many goroutines.
 func round(ctx context.Context, t *testing.T, closed error, s Subject) {
-	var isClosed atomic.Bool
-	var calling, closing sync.WaitGroup
+	var (
+		isClosed         atomic.Bool
+		calling, closing sync.WaitGroup
+		calls            atomic.Int64
+		closeAt          [closers]int64 // the number of the call with which each closer begins
+		due              [closers]chan struct{}
+	)
+	for i := range due {
+		closeAt[i], due[i] = 1+rand.Int64N(3*callers), make(chan struct{})
+	}
+	stopped := make(chan struct{})
+	stop := sync.OnceFunc(func() { close(stopped) })
 	call := func() error {
+		n := calls.Add(1)
+		for i := range due {
+			if n == closeAt[i] {
+				close(due[i])
+			}
+		}
 		refuse := isClosed.Load()
 		err := s.Call(ctx)
 		switch {
@@ -93,14 +110,17 @@ func round(ctx context.Context, t *testing.T, closed error, s Subject) {
 	}
 	for range callers {
 		calling.Go(func() {
+			defer stop()
 			for !t.Failed() && call() == nil {
 			}
 		})
 	}
-	for range closers {
-		wait := rand.N(5 * time.Millisecond)
+	for i := range closers {
 		closing.Go(func() {
-			time.Sleep(wait)
+			select {
+			case <-due[i]:
+			case <-stopped: // another one has closed before so many calls
+			}
 			s.close(t)
 			isClosed.Store(true)
 			if call() == nil {
