@@ -28,7 +28,7 @@ func fanOutRow(name string, subscriptions, deliveries int) row {
 	return r
 }
 
-// fanOut subscribes so often as the row tells; then everything is published at once.
+// fanOut subscribes as often as the row says; then everything is published at once.
 func (l library) fanOut(t *trial) error {
 	sub, err := l.subscriber(t, settings{fanOut: true})
 	if err != nil {

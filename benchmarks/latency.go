@@ -83,7 +83,7 @@ func bareEndpoints(t *trial) (endpoints, error) {
 // latency sends each message at its time. It takes from then on if the sender is still busy
 // with the message before, so that what stands still lets all of them wait (no coordinated
 // omission), and otherwise from when the sender wakes: timers are up to a millisecond late,
-// which is nobody's fault. The first tenth opens connections and is not counted.
+// which is no fault of the library. The first tenth opens connections and is not counted.
 func latency(open func(*trial) (endpoints, error)) func(*trial) error {
 	return func(t *trial) error {
 		if err := t.group("0"); err != nil {
@@ -129,7 +129,7 @@ func latency(open func(*trial) (endpoints, error)) func(*trial) error {
 	}
 }
 
-// pace calls send for every message at the time when it is due, counted from began, and tells
+// pace calls send for every message at the time when it is due, counted from began, and returns
 // that time, or when it has woken if it has slept until then.
 func (t *trial) pace(began time.Time, send func(i int, due time.Duration) error) error {
 	return parallel(senders, func(g int) error {

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// ahead is how many messages of a Pub/Sub trial may be under way: Redis drops whoever
-	// does not read, which neither peer should have to prove here.
+	// ahead is how many messages of a Pub/Sub trial may be under way: Redis drops a
+	// client that does not read, which neither peer should have to prove here.
 	ahead = 5_000
 	// perSecond is the pace of the trials of latency.
 	perSecond = 1_000

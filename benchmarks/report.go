@@ -115,7 +115,7 @@ func (p peerResult) ratio() string {
 	return fmt.Sprintf("%.2fx (%.2f - %.2f)", p.Ratio.Median, p.Ratio.Min, p.Ratio.Max)
 }
 
-// aim tells what is aimed at and whether it is met.
+// aim returns the aim and whether it is met.
 func (r result) aim(i int) string {
 	met := map[bool]string{true: "met", false: "MISSED"}
 	p := r.Peers[i]

@@ -78,7 +78,7 @@ func TestEveryRow(t *testing.T) {
 	}
 }
 
-// A harness that counts what was lost or repeated would flatter whoever loses.
+// A harness that counts what was lost or repeated would favour the one that loses.
 func TestTrialRefusesWhatIsNotExactlyOnce(t *testing.T) {
 	s := testServer(t)
 	for name, test := range map[string]struct {

@@ -103,7 +103,7 @@ func handlers() []row {
 }
 
 // growing are rows in which the peers are this library in other circumstances: the ratio of
-// the first to the others tells whether a message costs more there.
+// the first to the others shows whether a message costs more there.
 func growing(huge bool) []row {
 	const flat = 1.25 // and noise
 	entries := row{name: "growing/entries", unit: rate}

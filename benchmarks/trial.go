@@ -36,7 +36,7 @@ type trial struct {
 
 	payload []byte
 	foreign int64              // entries that other consumers of the group keep pending
-	polls   int64              // XPENDING of the harness itself, which count for nobody
+	polls   int64              // XPENDING of the harness itself, which count for none
 	last    [keys]atomic.Int64 // by key, the message that has come last
 
 	clients []*redis.Client

@@ -26,7 +26,7 @@ type settings struct {
 	fanOut      bool // from the beginning, without a group
 }
 
-// key returns the ordering key of a message, which is one of so many as keys tells.
+// key returns the ordering key of a message, which is one of as many as keys says.
 func key(msg *message.Message) string { return msg.UUID[len(msg.UUID)-2:] }
 
 // subscribe receives and acknowledges one message after the other, in so many subscriptions

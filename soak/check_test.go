@@ -75,7 +75,7 @@ func (r *run) deadLetters(p *report) map[messageKey]bool {
 			seen[id] = true
 			hs := r.journal.entries[topic+" "+id]
 			if !slices.ContainsFunc(hs, func(h *handling) bool { return h.how == "reject" }) {
-				p.addf("dead letter that nobody has rejected", "%s %s: %v", topic, id, e.Values["_dead_reason"])
+				p.addf("dead letter of an entry that was never rejected", "%s %s: %v", topic, id, e.Values["_dead_reason"])
 			}
 			found[parsePayload(topic, e)] = true
 		}
@@ -160,8 +160,8 @@ func (h *handling) over() int64 {
 	return h.by.closed
 }
 
-// owners: nobody handles an entry while somebody else does whose lease holds. A lease breaks by
-// a fault that keeps a process from renewing it; who has lost one is told by his next renewal,
+// owners: no process handles an entry while another one does whose lease is valid. A lease breaks by
+// a fault that keeps a process from renewing it; a process that has lost one learns it by its next renewal,
 // after the fault and those that come before it is due, and his context has ended then.
 func (j *journal) owners(p *report) {
 	for _, hs := range j.entries {
@@ -174,7 +174,7 @@ func (j *journal) owners(p *report) {
 				}
 				until := j.undisturbed(a.by.name, b.start, int64(minIdle/3+slack))
 				if a.over() > until {
-					p.addf("two owners", "%s: %s from %d, and %s %s later, while the first went on for %s (%s)", a.entry, a.by.name,
+					p.addf("two owners", "%s: %s from %d, and %s %s later, while the first continued for %s (%s)", a.entry, a.by.name,
 						a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.over()-b.start), a.how)
 				}
 			}
@@ -182,8 +182,8 @@ func (j *journal) owners(p *report) {
 	}
 }
 
-// overtaken: who handles an entry when somebody else begins with it has lost it. What he makes of
-// it does not count, and he is told, unless he dies soon.
+// overtaken: a process that handles an entry when another one begins with it has lost it. Its outcome
+// does not count, and it gets a report, unless it dies soon.
 func (j *journal) overtaken(p *report) {
 	for _, hs := range j.entries {
 		for _, a := range hs {
@@ -194,7 +194,7 @@ func (j *journal) overtaken(p *report) {
 			}
 			for _, b := range hs {
 				if b.by != a.by && b.start > a.start && b.start < a.end {
-					p.addf("settled after it was lost", "%s: %s from %d, and %s %s later; the first settled it %s after that (%s)\n\t\t%s\n\t\t%s",
+					p.addf("ended after it was lost", "%s: %s from %d, and %s %s later; the first ended it %s after that (%s)\n\t\t%s\n\t\t%s",
 						a.entry, a.by.name, a.start, b.by.name, time.Duration(b.start-a.start), time.Duration(a.end-b.start), a.how,
 						a.by.said(a.end), b.by.said(a.end))
 				}
@@ -217,9 +217,9 @@ func (j *journal) undisturbed(name string, moment, span int64) int64 {
 	}
 }
 
-// taken: an entry that somebody else has begun is begun only by who has taken it over. Who was
-// given it earlier, and comes to it late, must have looked whether it is still his. Who is held
-// up between looking and beginning cannot know; his context ends with the next renewal.
+// taken: an entry that another process has begun is begun only by a process that has claimed it. A
+// process that was given it earlier, and comes to it late, must have looked whether it is still its own. A process
+// that is held up between looking and beginning cannot know; his context ends with the next renewal.
 func (j *journal) taken(p *report) {
 	for _, hs := range j.entries {
 		hs = slices.Clone(hs)
@@ -238,7 +238,7 @@ func (j *journal) taken(p *report) {
 	}
 }
 
-// unaware tells whether a process was held up between looking at the lease of an entry and
+// unaware reports whether a process was held up between looking at the lease of an entry and
 // beginning with it, while the one before began.
 func (j *journal) unaware(h, before *handling) bool {
 	return slices.ContainsFunc(j.during(h.by.name, h.start-int64(minIdle/5), h.start), func(w window) bool {
@@ -248,7 +248,7 @@ func (j *journal) unaware(h, before *handling) bool {
 
 // deliveryCounts: the count is that of the hand-overs. A process that dies with entries that
 // wait in it makes one more of each, because reading them has counted. It makes two more of the
-// one that is just being handed over.
+// one that is just being delivered.
 func (j *journal) deliveryCounts(p *report) {
 	kills := 0
 	for _, in := range j.processes {
@@ -289,7 +289,7 @@ func (j *journal) dropped(p *report) {
 	}
 }
 
-// revokes tells whether an event says of an entry that its acknowledgement was not written.
+// revokes reports whether an event says of an entry that its acknowledgement was not written.
 func (e event) revokes(id string) bool {
 	kind, ids, _ := strings.Cut(e.text, " ")
 	return slices.Contains([]string{"abandoned", "lease-lost", "ack-ignored"}, kind) && slices.Contains(strings.Split(ids, ","), id)
@@ -312,7 +312,7 @@ func (j *journal) again(p *report) map[string]int {
 			}
 			faults := slices.DeleteFunc(j.during(before.by.name, before.start-int64(minIdle+slack), until), harmless)
 			if len(faults) == 0 && before.how == "ended" {
-				counts["a lease that was lost"]++ // it was told, for example because renewals were slow
+				counts["a lease that was lost"]++ // it was reported, for example because renewals were slow
 				continue
 			}
 			if len(faults) == 0 && before.by != h.by && j.unaware(h, before) {
@@ -332,7 +332,7 @@ func (j *journal) again(p *report) map[string]int {
 	return counts
 }
 
-// since tells how long before a moment something was, if it was at all.
+// since returns how long before a moment something was, if it was at all.
 func since(was, moment int64) string {
 	if was == 0 {
 		return "never"
@@ -353,7 +353,7 @@ func (r *run) leftOver(p *report) {
 			p.addf("left over", "%s: %+v", topic, groups)
 		}
 	}
-	redistest.Eventually(r.t, 5*time.Second, func() bool { return redistest.BlockedClients(r.t, r.admin) == 0 }, "nobody waits in Redis")
+	redistest.Eventually(r.t, 5*time.Second, func() bool { return redistest.BlockedClients(r.t, r.admin) == 0 }, "no client waits in Redis")
 }
 
 // published: what was confirmed is in the stream, and the numbers of a key are in their order.
@@ -367,7 +367,7 @@ func (r *run) published(p *report) {
 			}
 			there[m], last[m.key] = true, max(last[m.key], m.seq)
 			if !r.journal.tried[m] {
-				p.addf("nobody has published", "%v", m)
+				p.addf("that was never published", "%v", m)
 			}
 		}
 		for m := range r.journal.confirmed {

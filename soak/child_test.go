@@ -56,7 +56,7 @@ func childClient() *redis.Client {
 }
 
 // watchStalls says when the process did not run for a while: a loaded machine is a fault too.
-// It goes on until stop is closed.
+// It runs until stop is closed.
 func watchStalls(stop <-chan struct{}, stalled func(from time.Time)) {
 	const tick = 50 * time.Millisecond
 	for last := time.Now(); ; last = time.Now() {
@@ -71,7 +71,7 @@ func watchStalls(stop <-chan struct{}, stalled func(from time.Time)) {
 	}
 }
 
-// stopRequested is closed when the process is told to end.
+// stopRequested is closed when the process is asked to end.
 func stopRequested() <-chan struct{} {
 	stop := make(chan struct{})
 	go func() {
@@ -137,11 +137,11 @@ var publisherChild = redistest.ChildMain("publisher", func() {
 //
 //	live CONSUMER    it has subscribed, under this name in Redis
 //	start ID KEY SEQ COUNT    a handler begins
-//	ack ID, nack ID, reject ID    it ends, said before the message is told
-//	ended ID    its context was cancelled before it has ended
+//	ack ID, nack ID, reject ID    it ends, said before the message is reported
+//	as ended ID    its context was cancelled before it has ended
 //	event KIND ID,ID,...    the library reports something
 //
-// With SOAK_HOLD it keeps every message until it is told to close.
+// With SOAK_HOLD it keeps every message until it is given to close.
 var consumerChild = redistest.ChildMain("consumer", func() {
 	config := redischannels.SubscriberConfig{
 		Client:        childClient(),
@@ -196,7 +196,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 	<-closing
 })
 
-// handle is mostly quick, and slower than any lease for certain messages, whoever handles them.
+// handle is mostly quick, and slower than any lease for certain messages, in every process.
 func handle(msg *message.Message, id string, hold bool, release <-chan struct{}) {
 	work := time.Duration(rand.IntN(10_000)) * time.Microsecond
 	if _, seq, _ := strings.Cut(string(msg.Payload), " "); os.Getenv("SOAK_TOPIC") == keyed && atoi(seq)%300 == 150 {

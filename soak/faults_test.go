@@ -15,7 +15,7 @@ type fault struct {
 }
 
 // faults are drawn by their weights. Those of one process take a consumer or a publisher by
-// chance; the journal is told whom they concerned, and when.
+// chance; the journal records which they concerned, and when.
 var faults = []fault{
 	{"kill consumer", 3, func(r *run) {
 		// So that it dies between commands that belong together.

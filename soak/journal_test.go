@@ -28,13 +28,13 @@ type handling struct {
 // incarnation is one process of a publisher or consumer.
 type incarnation struct {
 	name, topic     string
-	consumer        string      // its name in Redis, once it has told it
+	consumer        string      // its name in Redis, once it has reported it
 	starts          []*handling // in their order
 	open            map[string]*handling
 	taken           map[string]bool // entries that were claimed or found again
 	began           int64
 	killed          int64    // 0 unless SIGKILL
-	closing, closed int64    // 0 unless it was told to
+	closing, closed int64    // 0 unless it was asked to
 	left            []string // entries that were pending for it when it had closed
 	events          []event
 }
@@ -45,7 +45,7 @@ type event struct {
 	text string
 }
 
-// window is the time of a fault. who is the name of what it concerns, empty for everybody.
+// window is the time of a fault. who is the name of what it concerns, empty for all.
 type window struct {
 	kind, who string
 	from, to  int64

@@ -67,7 +67,7 @@ func TestSoakModel(t *testing.T) {
 	r := &run{
 		t: t, random: rand.New(rand.NewPCG(seed, 0)), journal: newJournal(), counts: map[string]int{},
 	}
-	// Processes are killed, not the machine, so nobody waits for the disk.
+	// Processes are killed, not the machine, so nothing waits for the disk.
 	r.server = redistest.Start(t, redistest.Arg("appendonly", "yes"), redistest.Arg("appendfsync", "no"))
 	r.admin = r.server.Admin(t)
 	r.prepare()
@@ -86,7 +86,7 @@ func TestSoakModel(t *testing.T) {
 		r.end(p)
 	}
 	r.drain()
-	// What the holder has beyond what it began with, it hands back: there must be somebody to
+	// What the holder has beyond what it began with, it releases: there must be a consumer to
 	// take it.
 	r.end(r.holder)
 	r.drain()
@@ -99,7 +99,7 @@ func TestSoakModel(t *testing.T) {
 }
 
 // prepare starts everything. The holder comes first: what it holds stands at the head of the
-// pending entries, and whoever looks for entries of the dead has to look behind it.
+// pending entries, and a scan for entries of crashed consumers has to look behind it.
 func (r *run) prepare() {
 	ctx := r.t.Context()
 	for _, topic := range []string{keyed, strict} {
@@ -230,7 +230,7 @@ func (r *run) drain() {
 				}
 			}
 			if behind := r.behind(topic, groups[0]); pending != 0 || behind || dead > 0 {
-				text += fmt.Sprintf(" %s: %d pending, behind %t, %d consumers of the dead;", topic, pending, behind, dead)
+				text += fmt.Sprintf(" %s: %d pending, behind %t, %d crashed consumers;", topic, pending, behind, dead)
 			}
 		}
 		return text
@@ -243,7 +243,7 @@ func (r *run) drain() {
 	}
 }
 
-// behind reports whether a group has not read everything. (The lag that Redis tells is wrong
+// behind reports whether a group has not read everything. (The lag that Redis reports is wrong
 // after a restart.)
 func (r *run) behind(topic string, g redis.XInfoGroup) bool {
 	info, err := r.admin.XInfoStream(r.t.Context(), topic).Result()

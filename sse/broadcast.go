@@ -14,7 +14,7 @@ import (
 )
 
 // broadcast follows the channel for all clients of a Handler, from the first that comes
-// until the last has gone. It has one goroutine; clients read the ring in theirs.
+// until the last has left. It has one goroutine; clients read the ring in theirs.
 type broadcast[T any] struct {
 	handler *Handler[T]
 	ctx     context.Context // ends with the broadcast
@@ -66,8 +66,8 @@ func (b *broadcast[T]) add(e *event[T]) {
 	defer b.mu.Unlock()
 	switch {
 	case e.gap:
-		// Its place is before the entries that are left, and behind the end: who has come
-		// up to the end is to see it.
+		// Its place is before the entries that are left, and behind the end: a client that
+		// has come to the end is to see it.
 		e.id = b.ring.end.Next()
 	case e.id.IsZero():
 	case !b.ring.end.Less(e.id):
@@ -81,7 +81,7 @@ func (b *broadcast[T]) add(e *event[T]) {
 }
 
 // take returns events from a number on, or, if there are none yet, what is closed when
-// there are. It reports false when they are gone.
+// there are. It reports false when they are lost.
 func (b *broadcast[T]) take(number uint64, into []*event[T]) (n int, changed <-chan struct{}, ok bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()

@@ -49,7 +49,7 @@ func (c *client[T]) attach() (uint64, error) {
 				if exists = !last.Less(c.at); exists {
 					continue // another process was faster than this one
 				}
-				// The stream has begun anew.
+				// The stream has started again.
 				if err := c.send(newGap[T](c.at.String(), "")); err != nil {
 					return 0, err
 				}

@@ -50,7 +50,7 @@ type client[T any] struct {
 	skip  stream.ID              // events up to here, of life, are not sent
 	life  int
 
-	room int // bytes that may be written before the deadline is set anew
+	room int // bytes that may be written before the deadline is set again
 	dirt int // bytes since the last flush
 }
 
@@ -222,8 +222,8 @@ func (c *client[T]) send(e *event[T]) error {
 	return c.write(e.wire)
 }
 
-// settle tells the client the ID that it has come to, if it does not know it: browsers
-// take it from an event without data and tell nobody.
+// settle sends the client the ID that it has come to, if it does not know it: browsers
+// take it from an event without data and not report it.
 func (c *client[T]) settle() error {
 	if !c.owes || !c.handler.keeps {
 		return nil

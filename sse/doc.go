@@ -16,19 +16,19 @@
 // that it has seen, in the header Last-Event-ID, and gets what it has missed, from the
 // stream, without gap or repetition: at this process or another one. Clients that cannot set
 // the header have a parameter of the URL. A client without an ID begins where Options.Start
-// says, by default with what is written from now on, and is told at once where that is: by an
-// `id:` without data, of which browsers take notice without telling the page. Heartbeats
+// says, by default with what is written from now on, and is sent its position at once: by an
+// `id:` without data, of which browsers take notice without an event for the page. Heartbeats
 // carry it on while Options.Filter lets nothing pass.
 //
-// What a client has not seen and never will, because the stream was trimmed, is told by
-// [EventGap] in its place; it goes on behind. It may tell of a gap where only the client's
-// last entry was trimmed: Redis does not say what it has removed. The same event tells that
-// the stream was deleted and has begun anew, which the client then gets from its beginning.
+// What a client has not seen and never will, because the stream was trimmed, is reported by
+// [EventGap] in its place; it continues behind. It may report a gap where only the client's
+// last entry was trimmed: Redis does not say what it has removed. The same event reports that
+// the stream was deleted and has started again, which the client then gets from its beginning.
 // An entry that makes no event is [EventUndecodable]. Nothing is left out in silence.
 //
 // Pub/Sub channels have no past: no IDs, no resuming, Latest as the only start. What is
 // published while the connection to Redis is lost is lost, which only an event of the hub
-// tells. When a response has begun the client is live, unless Redis took longer than a second
+// reports. When a response has begun the client is live, unless Redis took longer than a second
 // to answer.
 //
 // # What it costs
@@ -40,14 +40,14 @@
 // 256) and clients. No consumer group is made. Who resumes within the ring costs Redis
 // nothing; who comes from further behind reads pages of the stream, a few clients at a time.
 //
-// A client that is slow holds up nobody: if it takes nothing for Options.WriteTimeout, or if
+// A client that is slow holds up no other: if it takes nothing for Options.WriteTimeout, or if
 // the ring runs away from it, its connection is closed. It comes back with the ID that it has
 // come to, and goes on from Redis.
 //
 // # Outages
 //
 // While Redis is away clients stay connected, with heartbeats, and new ones may come. When it
-// is back all of them go on where they were. Only a client that comes during an outage, has no
+// is back all of them resume where they were. Only a client that comes during an outage, has no
 // ID and is the first one begins when Redis is back.
 //
 // # Serving

@@ -77,7 +77,7 @@ func (h *Handler[T]) undecodable(id string) *event[T] {
 	return e
 }
 
-// newGap makes an EventGap. It has no `id:`, so who is told of it only is told again.
+// newGap makes an EventGap. It has no `id:`, so a client that has got nothing else gets it again.
 func newGap[T any](from, to string) *event[T] {
 	e := &event[T]{gap: true}
 	e.wire = e.encode(&gosse.Message{Type: gosse.Type(EventGap)}, toJSON(Gap{From: from, To: to}))
@@ -96,7 +96,7 @@ func (h *Handler[T]) id(text string) stream.ID {
 // encode returns an event as it is sent.
 func (e *event[T]) encode(m *gosse.Message, data string) []byte {
 	if data == "" {
-		data = "\n" // one empty line: without any, browsers do not tell of the event
+		data = "\n" // one empty line: without any, browsers do not report the event
 	}
 	m.AppendData(data)
 	if !e.id.IsZero() {

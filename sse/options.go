@@ -24,7 +24,7 @@ const (
 // Values that turn something off.
 const (
 	// NoHeartbeat as Options.Heartbeat sends nothing to idle clients. Proxies may then
-	// close their connections, and clients that vanish are noticed only by the next event.
+	// close their connections, and clients that disappear are noticed only by the next event.
 	NoHeartbeat time.Duration = -1
 	// NoRetry as Options.Retry leaves it to the client when it reconnects.
 	NoRetry time.Duration = -1
@@ -36,12 +36,12 @@ const (
 
 // Names of the events that a [Handler] sends besides those of values.
 const (
-	// EventGap tells of entries that the client has not seen and never will, because
-	// they were trimmed away, or of a stream that was deleted and has begun anew. Its
+	// EventGap reports entries that the client has not seen and never will, because
+	// they were trimmed away, or of a stream that was deleted and has started again. Its
 	// data is a [Gap] as JSON.
 	EventGap = "gap"
 	// EventUndecodable stands in the place of an entry that makes no value or no event.
-	// Its data is an [Undecodable] as JSON. Options.OnError is told the reason.
+	// Its data is an [Undecodable] as JSON. Options.OnError gets the reason.
 	EventUndecodable = "undecodable"
 )
 
@@ -76,8 +76,8 @@ type Options[T any] struct {
 	Encode func(redischannels.Delivery[T]) ([]byte, error)
 
 	// Authorize refuses a request by an error: 401 if it wraps ErrUnauthorized, 403
-	// otherwise. The client is not told its text. It is asked once; who may see the stream
-	// for a time gets a request whose context ends with it. Defaults to everybody.
+	// otherwise. The client does not get its text. It is asked once; who may see the stream
+	// for a time gets a request whose context ends with it. Defaults to all clients.
 	Authorize func(*http.Request) error
 
 	// Filter returns what decides which values the client of a request is sent; nil is
@@ -88,12 +88,12 @@ type Options[T any] struct {
 
 	// LastEventIDParam is the parameter of the URL that has the ID of the last event, for
 	// clients that cannot set the header Last-Event-ID, such as a browser that opens a
-	// page anew. The header precedes it. Defaults to DefaultLastEventIDParam;
+	// page again. The header precedes it. Defaults to DefaultLastEventIDParam;
 	// NoLastEventIDParam turns it off.
 	LastEventIDParam string
 
 	// Heartbeat is after how much silence a client is sent a comment, at least 1 ms. It
-	// also tells the ID up to which Filter has passed nothing. Too low costs traffic; too
+	// also sends the ID up to which Filter has passed nothing. Too low costs traffic; too
 	// high lets proxies close the connection (mostly after 30 to 60 s). Defaults to
 	// DefaultHeartbeat; NoHeartbeat turns it off.
 	Heartbeat time.Duration
@@ -119,11 +119,11 @@ type Options[T any] struct {
 	Buffer      int
 	BufferBytes int
 
-	// OnError is told what no caller can be: what Redis answers, an entry that cannot be
+	// OnError gets the errors that no caller can get: what Redis answers, an entry that cannot be
 	// decoded, a value that Event or Encode fails for, a ResponseWriter that cannot flush,
 	// and, by an error that wraps ErrSlowClient, a client that was closed for its slowness.
 	// It must return soon and must not call Close. Outages and gaps are events of the hub
-	// as well. A panic in it is recovered, and logged by the package log. Defaults to nobody.
+	// as well. A panic in it is recovered, and logged by the package log. Defaults to none.
 	OnError func(error)
 }
 
@@ -177,7 +177,7 @@ func (o Options[T]) withDefaults() Options[T] {
 }
 
 // guard makes an OnError that recovers a panic in it: in the goroutine of a broadcast or
-// of a page nobody else could.
+// of a page nothing else could.
 func guard(onError func(error)) func(error) {
 	if onError == nil {
 		return func(error) {}

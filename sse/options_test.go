@@ -62,7 +62,7 @@ func TestGenericTransport(t *testing.T) {
 	require.NoError(t, handler.Close(), "again")
 }
 
-// pipe tells what was flushed.
+// pipe reports what was flushed.
 type pipe struct {
 	*httptest.ResponseRecorder
 	written chan string

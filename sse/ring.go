@@ -13,7 +13,7 @@ const eventSize = 256
 // event is what clients are sent, encoded once for all of them.
 type event[T any] struct {
 	id    stream.ID // zero where the transport has none
-	life  int       // of the stream, which may be deleted and begin anew
+	life  int       // of the stream, which may be deleted and start again
 	gap   bool      // EventGap: id is only its place among others
 	value *redischannels.Delivery[T]
 	wire  []byte
@@ -30,7 +30,7 @@ type ring[T any] struct {
 	first  uint64 // number of events[0]
 	bytes  int
 
-	life    int       // how often the stream has begun anew
+	life    int       // how often the stream has started again
 	floor   stream.ID // everything after it, up to end, is in events from number floorAt on
 	floorAt uint64
 	end     stream.ID
@@ -60,7 +60,7 @@ func (r *ring[T]) add(e *event[T]) {
 	}
 }
 
-// renew forgets the IDs: the stream has begun anew.
+// renew forgets the IDs: the stream has started again.
 func (r *ring[T]) renew() {
 	r.life++
 	r.floor, r.floorAt, r.end = stream.ID{}, r.next(), stream.ID{}
@@ -88,7 +88,7 @@ func (r *ring[T]) locate(id stream.ID) (uint64, place) {
 	return r.floorAt + uint64(i), inside
 }
 
-// take copies events from a number on. It reports false when they are gone.
+// take copies events from a number on. It reports false when they are lost.
 func (r *ring[T]) take(number uint64, into []*event[T]) (int, bool) {
 	if number < r.first {
 		return 0, false

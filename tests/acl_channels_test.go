@@ -11,7 +11,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// aclWaitToWrite waits for a group of which Redis tells no lag, and writes.
+// aclWaitToWrite waits for a group for which Redis reports no lag, and writes.
 func aclWaitToWrite(t *testing.T, admin, client *redis.Client, topic string) error {
 	t.Helper()
 	ids := publish(t, admin, topic, numbered(10)...)
@@ -69,7 +69,7 @@ func aclPubSubPublish(t *testing.T, client *redis.Client, topic string, change .
 }
 
 // aclPubSubSubscribe subscribes to two names and ends one of the subscriptions. count is the
-// command that tells who is subscribed to that one.
+// command that reports who is subscribed to that one.
 func aclPubSubSubscribe(t *testing.T, admin, client *redis.Client, names [2]string, count string, change func(*redischannels.PubSubSubscriberConfig)) error {
 	t.Helper()
 	sub := newPubSub(t, client, change)

@@ -12,7 +12,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A right that is missing shows when the first message comes, or never: as a line in a log.
+// A missing permission shows when the first message comes, or never: as a line in a log.
 // Every command that is needed is denied once.
 func TestACL_MissingPermissionIsAnErrorOfSubscribe(t *testing.T) {
 	t.Parallel()
@@ -73,7 +73,7 @@ func TestACL_MissingPermissionIsAnErrorOfSubscribe(t *testing.T) {
 }
 
 // without is a rule that takes a command away. Before Redis 7 a subcommand can only be given, so
-// its command is taken away and the other subcommands that the library sends are given back.
+// its command is taken away and the other subcommands that the library sends are returned.
 func without(redis7 bool, command string) string {
 	rule := "-" + command
 	if name, _, ok := strings.Cut(command, "|"); ok && !redis7 {
@@ -90,7 +90,7 @@ func without(redis7 bool, command string) string {
 	return rule
 }
 
-// Rights that only make something better: without them it works as well.
+// Permissions that only make something better: without them it works as well.
 func TestACL_OptionalPermissions(t *testing.T) {
 	t.Parallel()
 	denied := []string{"client|id", "client|unblock", "client|setname", "info", "hello", "command"}

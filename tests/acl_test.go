@@ -36,8 +36,8 @@ func documentedRules(t *testing.T) map[string][]string {
 	return rules
 }
 
-// features are what the users of docs/acl.md are for: each uses everything that its rights are
-// good for, and returns the first error. admin may do everything.
+// features are what the users of docs/acl.md are for: each uses everything that its permissions
+// allow, and returns the first error. admin may do everything.
 var features = map[string]func(t *testing.T, admin, client *redis.Client, topic string) error{
 	"publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
 		return aclPublish(t, redischannels.PublisherConfig{Client: client}, topic)
@@ -266,8 +266,8 @@ func firstError(e *events) error {
 }
 
 // Rules that are too narrow break a feature long after its deployment, and rules that are
-// too wide are nobody's least privilege. Each feature works under exactly the rules of
-// docs/acl.md, and with each of the rights taken away the error says what it is. The scripts
+// too wide are not least privilege. Each feature works under exactly the rules of
+// docs/acl.md, and with each of the permissions removed the error says what it is. The scripts
 // are not in the server's cache when a feature begins, so that eval is needed.
 func TestACL_DocumentedRulesSuffice(t *testing.T) {
 	t.Parallel()
@@ -305,7 +305,7 @@ func TestACL_DocumentedRulesSuffice(t *testing.T) {
 				}
 				t.Run("without "+right, func(t *testing.T) {
 					err := run(t, right)
-					require.Error(t, err, "the right is not needed")
+					require.Error(t, err, "the permission is not needed")
 					require.ErrorIs(t, err, redischannels.ErrPermission)
 				})
 			}
@@ -329,7 +329,7 @@ func TestACL_ConformanceUnderDocumentedRules(t *testing.T) {
 	wmtests.TestPubSub(t, features, s.constructor, s.groupConstructor)
 }
 
-// What the page says of every connection: another database, a cluster, and rights that part
+// What the page says of every connection: another database, a cluster, and permissions that separate
 // reading from writing.
 func TestACL_RulesOfEveryConnection(t *testing.T) {
 	t.Parallel()
@@ -377,7 +377,7 @@ func TestACL_RulesOfEveryConnection(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t)
 		admin := server.Admin(t)
-		redistest.NeedsRedis7(t, admin, "rights to a key for reading only (docs/acl.md)")
+		redistest.NeedsRedis7(t, admin, "permission to read a key and not to write it (docs/acl.md)")
 		for _, name := range []string{"reader", "historian", "monitor", "auditor"} {
 			topic := redistest.Key(t, name)
 			args := []any{"acl", "setuser", topic}

@@ -128,8 +128,8 @@ func TestChannel_ContextOfAnotherDelivery(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 }
 
-// An acknowledgement that comes too late, because the group has given the value to somebody
-// else, says so.
+// An acknowledgement that comes too late, because the group has given the value to another
+// consumer, says so.
 func TestChannel_AckAfterLeaseLost(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

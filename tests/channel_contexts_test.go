@@ -181,7 +181,7 @@ func TestReader_KeepsTheOrderWithShortContexts(t *testing.T) {
 }
 
 // A caller that leaves what it was woken for, because its context has ended or because it only
-// looked, wakes the next one: nobody waits while an entry is ready.
+// looked, wakes the next one: no caller waits while an entry is ready.
 func TestReader_NoCallerWaitsWhileAnEntryIsReady(t *testing.T) {
 	t.Parallel()
 	const (

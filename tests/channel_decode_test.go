@@ -126,7 +126,7 @@ func TestChannel_UndecodableWithoutAGroup(t *testing.T) {
 	require.Zero(t, hub.client.Exists(t.Context(), deadStream(key)).Val())
 }
 
-// TryReceive went over a value that cannot be decoded as if nothing were ready, and nobody was told.
+// TryReceive went over a value that cannot be decoded as if nothing were ready, and nothing was reported.
 func TestChannel_TryReceiveReportsUndecodable(t *testing.T) {
 	t.Parallel()
 	for name, group := range map[string]string{"group": "g", "no group": redischannels.NoConsumerGroup} {
@@ -166,7 +166,7 @@ func TestChannel_StrictJSON(t *testing.T) {
 	require.Equal(t, []string{failure.EntryID}, event.EntryIDs)
 }
 
-// An entry above MaxPayload was known to events only: those who read were not told.
+// An entry above MaxPayload was known to events only: a caller that reads got no error.
 func TestChannel_TooLargeIsReported(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

@@ -51,7 +51,7 @@ func registry(t *testing.T, config redischannels.RegistryConfig) *redischannels.
 	return r
 }
 
-// named is the entry of an event that somebody else has written.
+// named is the entry of an event that another writer has written.
 func named(t *testing.T, hub *testHub, key, name, payload string) string {
 	t.Helper()
 	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: hub.client}, nil)
@@ -127,7 +127,7 @@ func TestEventBus_UnknownNames(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 }
 
-// Who needs some of the events only says so; the others are acknowledged.
+// A handler that needs some of the events only says so; the others are acknowledged.
 func TestEventBus_SkipsUnknown(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

@@ -53,8 +53,8 @@ func (f *followed) next(t *testing.T) any {
 	}
 }
 
-// A Follow was a connection, so 50 rooms were 50. What one of them is told, and its end,
-// are no business of the others.
+// A Follow was a connection, so 50 rooms were 50. An error or the end of one does not
+// concern the others.
 func TestChannel_FollowsShareAConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -77,7 +77,7 @@ func TestChannel_FollowsShareAConnection(t *testing.T) {
 		channels[i] = streamOf[int](t, hub, fmt.Sprint("room", i), config)
 		ids[i] = write(t, channels[i], 1, 2, 3)
 	}
-	const trimmed = 7 // where the server tells what it has deleted
+	const trimmed = 7 // where the server reports what it has deleted
 	reports := redistest.IsRedis7(t, admin)
 	require.NoError(t, admin.XTrimMaxLen(t.Context(), fmt.Sprint("room", trimmed), 1).Err())
 	for i, c := range channels {
@@ -190,7 +190,7 @@ func TestChannel_FollowJoinsOthersAtFullSpeed(t *testing.T) {
 	}
 }
 
-// Who has caught up further than the shared read has delivered joins it all the same, and
+// A reader that has caught up further than the shared read has delivered joins it all the same, and
 // is not given again what it has.
 func TestChannel_FollowJoinsAheadOfTheOthers(t *testing.T) {
 	t.Parallel()

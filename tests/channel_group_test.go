@@ -88,7 +88,7 @@ func TestChannel_OneConsumerNameTwice(t *testing.T) {
 }
 
 // The original had a group for each client of its chat, and a consumer for each pod that
-// had ever been, which nobody removed.
+// had ever been, which were never removed.
 func TestChannel_GroupsAndConsumersDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -118,7 +118,7 @@ func TestChannel_CrashRecovery(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	hub := newHub(t, server.Client(t))
-	// A consumer that is gone for good: it has taken three values and never comes back.
+	// A consumer that never comes back: it has taken three values and never comes back.
 	numbers := streamOf[int](t, hub, "numbers")
 	write(t, numbers, 1, 2, 3)
 	require.NoError(t, hub.client.XGroupCreate(t.Context(), "numbers", "g", "0").Err())

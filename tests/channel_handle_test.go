@@ -181,7 +181,7 @@ func TestChannel_HandleDrains(t *testing.T) {
 }
 
 // A subscription that cannot be opened is the error of Handle, and of each round of a
-// loop, which goes on when the cause is gone.
+// loop, which continues when the cause has ended.
 func TestChannel_SubscribeErrors(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

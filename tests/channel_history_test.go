@@ -53,7 +53,7 @@ func TestChannel_History(t *testing.T) {
 	require.Equal(t, 1, n, "it can never work")
 }
 
-// The history of a closed reader went on: without a group it is read by a subscriber that others
+// The history of a closed reader continued: without a group it is read by a subscriber that others
 // have as well, and what was fetched before came all the same.
 func TestChannel_HistoryEndsWithItsReader(t *testing.T) {
 	t.Parallel()
@@ -141,7 +141,7 @@ func TestChannel_FollowHasOneCursor(t *testing.T) {
 func TestChannel_GapComesFirst(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others continue without a report
 	begin := map[bool]int{true: 0, false: 1}[reports]
 	config := noGroup
 	config.Subscriber.StartFrom = redischannels.Oldest
@@ -190,7 +190,7 @@ func TestChannel_GapComesFirst(t *testing.T) {
 		}
 	}
 
-	// Nothing is left behind the gap: it is told at once.
+	// Nothing is left behind the gap: it is given at once.
 	require.NoError(t, hub.client.XTrimMaxLen(t.Context(), key, 0).Err())
 	if !reports {
 		write(t, numbers, 10)
@@ -208,12 +208,12 @@ func TestChannel_GapComesFirst(t *testing.T) {
 	}
 }
 
-// Readers of a stream without a group are told of values that are trimmed ahead of them,
+// Readers of a stream without a group get an error about values that are trimmed ahead of them,
 // behind those that they still have.
 func TestChannel_GapWhileReading(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
-	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, hub.client) // what it has deleted; others continue without a report
 	config := noGroup
 	config.Subscriber.StartFrom, config.Subscriber.MaxInFlight, config.Subscriber.Tuning.Prefetch = redischannels.Oldest, 1, redischannels.NoPrefetch
 	numbers := streamOf[int](t, hub, key, config)

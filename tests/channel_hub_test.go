@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Everything that Open has made is gone after Close, and a client of the caller
+// Everything that Open has made is closed after Close, and a client of the caller
 // is not touched.
 func TestHub_CloseReleasesEverything(t *testing.T) {
 	t.Parallel()
@@ -91,7 +91,7 @@ func TestHub_OpenURL(t *testing.T) {
 		require.ErrorContains(t, err, want, url)
 	}
 	_, err = redischannels.Open(t.Context(), "redis://127.0.0.1:1?max_retries=-1", redischannels.HubConfig{})
-	require.Error(t, err, "nobody listens")
+	require.Error(t, err, "nothing listens")
 	require.NotErrorIs(t, err, redischannels.ErrInvalidArgument)
 	_, err = redischannels.Open(t.Context(), "redis://"+server.Addr(), redischannels.HubConfig{Stream: redischannels.StreamChannelConfig{MaxLag: -1}})
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
@@ -116,7 +116,7 @@ func TestHub_ChannelsAreIndependent(t *testing.T) {
 	require.Equal(t, 2, v)
 }
 
-// Reading and writing after Close answer ErrClosed, whatever is used.
+// Reading and writing after Close return ErrClosed, whatever is used.
 func TestChannel_UseAfterClose(t *testing.T) {
 	t.Parallel()
 	for name, close := range map[string]func(*testHub, *redischannels.Channel[int]) error{

@@ -71,7 +71,7 @@ func TestChannel_SilenceDoesNotEndALoop(t *testing.T) {
 		case <-ended:
 			require.FailNow(t, "the loop has ended")
 		case v := <-got:
-			require.FailNow(t, "a value that nobody wrote", v)
+			require.FailNow(t, "a value that was never written", v)
 		case <-time.After(1100 * time.Millisecond): // BlockTime is 1 s
 		}
 	}
@@ -93,7 +93,7 @@ func TestChannel_NoPhantomZero(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), quiet)
 	defer cancel()
 	for v := range numbers.Reader().All(ctx) {
-		require.FailNow(t, "a value that nobody wrote", v)
+		require.FailNow(t, "a value that was never written", v)
 	}
 	write(t, numbers, 0)
 	d := receiveValue(t, numbers)

@@ -214,7 +214,7 @@ func (c channelSubscriber) Subscribe(context.Context, string) (<-chan *message.M
 }
 func (channelSubscriber) Close() error { return nil }
 
-// Handle ends the context of a call that goes on for longer than DrainTimeout, on every
+// Handle ends the context of a call that lasts longer than DrainTimeout, on every
 // transport.
 func TestChannel_HandleDrainsGoChannel(t *testing.T) {
 	t.Parallel()
@@ -240,7 +240,7 @@ func TestChannel_HandleDrainsGoChannel(t *testing.T) {
 	}
 }
 
-// With an error of somebody else's publisher no ID says that a value was written.
+// With an error of another test's publisher no ID says that a value was written.
 func TestChannel_FailedPublisher(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{})
@@ -326,7 +326,7 @@ func TestChannel_PubSub(t *testing.T) {
 	for range channels[1].Reader().All(soonCtx(t)) {
 		break
 	}
-	<-time.After(1200 * time.Millisecond) // by then it has gone back to the subscription
+	<-time.After(1200 * time.Millisecond) // by then it has been released to the subscription
 	d := receiveValue(t, channels[1])
 	require.Equal(t, 3, d.Value.ID)
 	require.Equal(t, 1, d.DeliveryCount)

@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Nothing is said to Redis before the first use; who only writes issues no read command
+// Nothing is said to Redis before the first use; a channel used only for writing issues no read command
 // and never joins a group. Publishing through a channel started a reader that stole the
 // group's messages.
 func TestChannel_WriterNeverReads(t *testing.T) {
@@ -43,7 +43,7 @@ func TestChannel_WriterNeverReads(t *testing.T) {
 	require.Empty(t, groups)
 
 	reader := streamOf[int](t, hub, "numbers")
-	require.Equal(t, consecutive(0, 30), drainAcked(t, reader, 30), "all 30 are there for who reads")
+	require.Equal(t, consecutive(0, 30), drainAcked(t, reader, 30), "all 30 are there for a reader")
 }
 
 // commandsBut counts the commands but those of the count itself.
@@ -102,7 +102,7 @@ func TestChannel_WaitToWrite(t *testing.T) {
 	drainAcked(t, c, 3)
 	require.NoError(t, <-ready, "the group has read them")
 
-	// After XDEL Redis 7 tells no lag, and before 7.0 never.
+	// After XDEL Redis 7 reports no lag, and before 7.0 never.
 	write(t, c, 4, 5, 6, 7)
 	drainAcked(t, c, 4)
 	require.NoError(t, c.Close())
@@ -141,7 +141,7 @@ func TestChannel_Complete(t *testing.T) {
 	}
 	require.Zero(t, hub.client.Exists(t.Context(), key).Val(), "nothing is sent")
 	write(t, other, 1)
-	require.Equal(t, []int{1}, drainAcked(t, c, 1), "its reader goes on")
+	require.Equal(t, []int{1}, drainAcked(t, c, 1), "its reader continues")
 }
 
 // A WriteAll of several transactions of which one fails says which values were written, and

@@ -35,7 +35,7 @@ func requireBounded(t *testing.T, took time.Duration, logger *redistest.Recordin
 }
 
 // Close waited for as long as OnEvent took, 20 s at a DrainTimeout of 1 s, and without end
-// where more than 1,000 events waited and the one who had another waited as well.
+// where more than 1,000 events waited and a goroutine with another one waited as well.
 func TestSubscriber_CloseWhileOnEventHangs(t *testing.T) {
 	t.Parallel()
 	for name, events := range map[string]int{"one event": 1, "more than may wait": 1200} {

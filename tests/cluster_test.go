@@ -234,7 +234,7 @@ func (l *clusterLoad) done(t *testing.T, client redis.UniversalClient, topic str
 	return lost
 }
 
-// A master dies under load, and its replica takes over: publishing and consuming go on. What
+// A master dies under load, and its replica takes over: publishing and consuming continue. What
 // the replica did not have yet is lost, as without a cluster.
 func TestCluster_MasterDiesUnderLoad(t *testing.T) {
 	t.Parallel()

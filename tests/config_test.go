@@ -166,7 +166,7 @@ func within(t *testing.T, call func() error) error {
 	}
 }
 
-// A topic without a name, and a key that belongs to somebody else.
+// A topic without a name, and a key that belongs to another program.
 func TestConfig_UnusableTopics(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

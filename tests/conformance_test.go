@@ -91,7 +91,7 @@ func newSuite(t *testing.T, server *redistest.Server, maxInFlight int, mutate ..
 }
 
 // constructor makes adapters of one group, except for the test that asks a new subscriber
-// for messages which an older one has acknowledged: in one group these are nobody's any more.
+// for messages which an older one has acknowledged: in one group these are not delivered any more.
 func (s *suite) constructor(t *testing.T) (message.Publisher, message.Subscriber) {
 	group := "suite"
 	if strings.Contains(t.Name(), "/TestNewSubscriberReceivesOldMessages") {

@@ -44,7 +44,7 @@ func TestControl_OpensOnFirstUse(t *testing.T) {
 	require.LessOrEqual(t, proxy.Accepted(), before+2)
 }
 
-// Each idle connection that had gone silent cost a command the ReadTimeout of the caller,
+// Each idle connection that had become silent cost a command the ReadTimeout of the caller,
 // which may be far longer than a lease.
 func TestControl_SilentConnections(t *testing.T) {
 	t.Parallel()
@@ -95,7 +95,7 @@ func TestControl_Close(t *testing.T) {
 	redistest.Eventually(t, soon, func() bool { return proxy.Connections() == 0 }, "connections stay open")
 }
 
-// Renewals go on while the reader resets the control after a reconnect.
+// Renewals continue while the reader resets the control after a reconnect.
 func TestControl_ConcurrentUse(t *testing.T) {
 	t.Parallel()
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())

@@ -66,7 +66,7 @@ func (d *deadMove) block() []string {
 	}
 }
 
-// requirePending checks who owns the entry in the group, "" for nobody.
+// requirePending checks who owns the entry in the group, "" for no consumer.
 func (d *deadMove) requirePending(t *testing.T, owner string) {
 	t.Helper()
 	pending, err := d.client.XPendingExt(t.Context(), &redis.XPendingExtArgs{

@@ -253,7 +253,7 @@ func TestDeadLetterMove_RefusedAppend(t *testing.T) {
 	})
 }
 
-// An append that is refused for want of memory must never be followed by the acknowledgement.
+// An append that is refused because Redis is out of memory must never be followed by the acknowledgement.
 func TestDeadLetterMove_OutOfMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -317,7 +317,7 @@ func TestDeadLetterMove_GroupLost(t *testing.T) {
 }
 
 // A lost reply, after which go-redis sends the script again. The second run
-// must not write a second dead letter, and must not answer that somebody else
+// must not write a second dead letter, and must not answer that another consumer
 // has acknowledged the entry.
 func TestDeadLetterMove_LostReply(t *testing.T) {
 	t.Parallel()
@@ -391,8 +391,8 @@ func TestDeadLetterMove_LosesLeaseBeforeTransaction(t *testing.T) {
 	}
 }
 
-// The script that hands out many fields renews the claim, so that nobody takes
-// the entry while they travel.
+// The script that returns many fields renews the claim, so that no consumer
+// claims the entry while they travel.
 func TestDeadLetterMove_RenewsBeforeTransaction(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)

@@ -14,7 +14,7 @@ import (
 )
 
 // A requeued message reaches only the group that failed, at once, with
-// its deliveries counted anew.
+// its deliveries counted from 1.
 func TestDeadLetters_Requeue(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -52,7 +52,7 @@ func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 	letters := newDeadLetters(t, client)
 	ctx := t.Context()
 
-	// Numbers in Lua cannot tell these two apart.
+	// Numbers in Lua cannot distinguish these two.
 	fine, fineID := topic.die(t, "g", "9007199254740992-9007199254740992", "a", "1")
 	pending, pendingID := topic.die(t, "g", "9007199254740992-9007199254740993", "a", "1")
 	trimmed, trimmedID := topic.die(t, "g", "9007199254740993-0", "a", "1")
@@ -89,7 +89,7 @@ func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 	got, err := letters.Requeue(ctx, topic.name, ids...)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	require.Len(t, rawRange(t, client, topic.dead), 8, "only what was requeued is gone")
+	require.Len(t, rawRange(t, client, topic.dead), 8, "only what was requeued is deleted")
 	require.Len(t, topic.pending(t, "g"), 2)
 
 	// The group stands just before the entry: as numbers in Lua the two are equal.
@@ -102,7 +102,7 @@ func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 	require.NoError(t, client.Del(ctx, topic.name).Err())
 	got, err = letters.Requeue(ctx, topic.name, pendingID)
 	require.NoError(t, err)
-	require.Equal(t, redischannels.RequeueGroupMissing, got[0].Outcome, "the topic itself is gone")
+	require.Equal(t, redischannels.RequeueGroupMissing, got[0].Outcome, "the topic itself does not exist any more")
 }
 
 // Operators press the button at the same time, and more than one script's worth.

@@ -95,7 +95,7 @@ func (h *renaming) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	return next
 }
 
-// A hook that changes keys makes a read return a stream that nobody has asked for: the process
+// A hook that changes keys makes a read return a stream that was not asked for: the process
 // ended by a nil pointer.
 func TestFanOut_HookThatChangesKeys(t *testing.T) {
 	t.Parallel()
@@ -148,7 +148,7 @@ func (h *foreign) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// The same of a hook that leaves no trace in the command: only the reply tells.
+// The same of a hook that leaves no trace in the command: only the reply shows it.
 func TestFanOut_ReplyOfAnotherStream(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

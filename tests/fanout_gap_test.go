@@ -14,12 +14,12 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Between two reads more is appended than the stream keeps, so that the second one goes on
-// behind entries that nobody has read, without a word.
+// Between two reads more is appended than the stream keeps, so that the second one continues
+// behind entries that were never read, without a report.
 func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 	t.Parallel()
 	direct := redistest.Shared(t).Client(t)
-	reports := redistest.IsRedis7(t, direct) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, direct) // what it has deleted; others continue without a report
 	// burst leaves three new entries and nothing else.
 	burst := func(t *testing.T, topic string) []string {
 		ids := publish(t, direct, topic, numbered(50)...)
@@ -73,7 +73,7 @@ func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 			return
 		}
 		require.Equal(t, &redischannels.GapError{Topic: topic, After: first[0], FirstAvailable: ids[47]}, gaps[len(gaps)-1].Err)
-		require.LessOrEqual(t, len(gaps), 2, "it may be told before what was read as well: nobody can know")
+		require.LessOrEqual(t, len(gaps), 2, "it may be reported before what was read as well: nothing shows the order")
 	})
 	t.Run("a read of its own", func(t *testing.T) {
 		t.Parallel()
@@ -178,7 +178,7 @@ func cutBlockedRead(t *testing.T, proxy *redistest.Proxy) {
 	proxy.Cut()
 }
 
-// A stream that is deleted and begins anew has smaller IDs than a subscription has seen, so
+// A stream that is deleted and starts again has smaller IDs than a subscription has seen, so
 // that nothing ever comes behind its cursor.
 func TestFanOut_ReadsARewoundStreamFromItsBeginning(t *testing.T) {
 	t.Parallel()
@@ -206,7 +206,7 @@ func TestFanOut_ReadsARewoundStreamFromItsBeginning(t *testing.T) {
 	add(direct, "51-0", "on")
 	require.Equal(t, []string{"on"}, receiveAcked(t, messages, 1))
 
-	// Somebody who comes back with an ID that the stream no longer reaches has missed all.
+	// A reader that comes back with an ID that the stream no longer reaches has missed all.
 	back, err := sub.SubscribeFrom(t.Context(), topic, redischannels.AfterID("100-0"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"anew", "on"}, receiveAcked(t, back, 2))
@@ -214,8 +214,8 @@ func TestFanOut_ReadsARewoundStreamFromItsBeginning(t *testing.T) {
 	sub.events.none(t, redischannels.EventGap)
 }
 
-// A stream vanishes under a subscription without a group, which waits in a blocked read: it goes
-// on with what is written afterwards, and nothing comes twice.
+// A stream is deleted under a subscription without a group, which waits in a blocked read: it continues
+// with what is written afterwards, and nothing comes twice.
 func TestFanOut_ResumesWhenTheStreamIsRecreated(t *testing.T) {
 	t.Parallel()
 	for _, loss := range losses {

@@ -17,7 +17,7 @@ import (
 )
 
 // An error that stays, for a subscription without a group: it backs off, reports the outage
-// once, and resumes when the cause is gone.
+// once, and resumes when the cause has ended.
 func TestFanOut_OutageIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	rights := func(rule string) func(*testing.T, *redistest.Server, *redis.Client, string) {
@@ -70,7 +70,7 @@ func TestFanOut_OutageIsWaitedOut(t *testing.T) {
 	}
 }
 
-// A fan-out subscription that was reading when the server went away goes on behind what it had:
+// A fan-out subscription that was reading when the server went away continues behind what it had:
 // nothing is missing and nothing comes twice.
 func TestFanOut_ResumesAfterAnOutage(t *testing.T) {
 	t.Parallel()
@@ -109,7 +109,7 @@ func TestFanOut_ResumesAfterAnOutage(t *testing.T) {
 
 // The connection of the shared reader cannot be made (maxclients, a firewall, an exhausted
 // range of ports) while those of the caller's client work: each subscription read by itself,
-// joined and was expelled again, thousands of times a second, and nobody was told.
+// joined and was expelled again, thousands of times a second, and nothing was reported.
 func TestFanOut_SharedReaderWithoutAConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)

@@ -100,7 +100,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 	for msg := range messages {
 		id, _ := redischannels.EntryIDFromContext(msg.Context())
 		count, _ := redischannels.DeliveryCountFromContext(msg.Context())
-		leased.Store(id, msg) // before anybody can ask for its ack
+		leased.Store(id, msg) // before its ack can be asked for
 		say("got %s %d %s", id, count, msg.Payload)
 		switch string(msg.Payload) {
 		case "kill":

@@ -160,5 +160,5 @@ func waitIdle(t *testing.T, client redis.UniversalClient, topic string, d time.D
 	t.Helper()
 	redistest.Eventually(t, soon, func() bool {
 		return !slices.ContainsFunc(pendingOf(t, client, topic), func(p redis.XPendingExt) bool { return p.Idle < d })
-	}, "entries that nobody has touched for %s", d)
+	}, "entries that no consumer has touched for %s", d)
 }

@@ -69,7 +69,7 @@ func TestLogs_NoSecrets(t *testing.T) {
 	}
 }
 
-// The same for Pub/Sub, which keeps nothing: no payload is told anywhere.
+// The same for Pub/Sub, which keeps nothing: no payload is in any text.
 func TestLogs_NoSecretsOfPubSub(t *testing.T) {
 	t.Parallel()
 	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"

@@ -83,12 +83,12 @@ func TestNetwork_CloseReleasesEntriesOfALostReply(t *testing.T) {
 
 	heir := newSub(t, direct, minIdle(time.Minute))
 	msg := receive(t, heir.subscribe(t, topic))
-	require.Equal(t, 1, countOf(t, msg), "nobody has handled it before")
+	require.Equal(t, 1, countOf(t, msg), "no handler has had it before")
 	msg.Ack()
 	eventuallyPending(t, direct, topic, 0)
 }
 
-// Close cannot reach the server, which is gone or silent: it gives up in time, says what it
+// Close cannot reach the server, which is down or silent: it gives up in time, reports what it
 // leaves behind, and another consumer gets that when it has aged.
 func TestNetwork_CloseDuringAnOutage(t *testing.T) {
 	t.Parallel()

@@ -62,7 +62,7 @@ func TestNetwork_OutageInEveryState(t *testing.T) {
 			o.server.Stop()
 			return nil, nil
 		},
-		"idle": func(t *testing.T, o *outageTest) ([]string, func()) { // nobody receives
+		"idle": func(t *testing.T, o *outageTest) ([]string, func()) { // nothing receives
 			publish(t, o.admin, o.topic, "a", "b", "c")
 			redistest.Eventually(t, soon, func() bool { return groupOf(t, o.admin, o.topic).Pending > 0 }, "one is fetched")
 			o.server.Stop()
@@ -211,7 +211,7 @@ func TestNetwork_RolesChange(t *testing.T) {
 	proxy.SetTarget(replica.Addr())
 	proxy.Cut()
 
-	redistest.Eventually(t, soon, func() bool { return pub.Publish(topic, pubMessages("after", 1)...) == nil }, "publishing goes on")
+	redistest.Eventually(t, soon, func() bool { return pub.Publish(topic, pubMessages("after", 1)...) == nil }, "publishing continues")
 	require.Equal(t, "after0", receive(t, messages).UUID)
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, heir, topic)) == 1 }, "the late ack has arrived")
 	sub.events.none(t, redischannels.EventGroupLost, redischannels.EventLeaseLost, redischannels.EventError)

@@ -73,7 +73,7 @@ func (*dialCount) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	return next
 }
 
-// Redis begins BLOCK anew when another consumer was faster, so a read may take longer than
+// Redis restarts BLOCK when another consumer was faster, so a read may take longer than
 // its client waits. One such timeout is an empty read, a second one in a row is an outage.
 func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 	t.Parallel()
@@ -264,7 +264,7 @@ func TestNetwork_LostRepliesOfAConsumer(t *testing.T) {
 				require.Equal(t, "last", string(msg.Payload))
 				require.Equal(t, 1, countOf(t, msg))
 
-				// The group vanishes under the last one, which is acknowledged when it is back.
+				// The group is deleted under the last one, which is acknowledged when it is back.
 				redistest.Eventually(t, soon, func() bool { return direct.XLen(t.Context(), deadStream(topic)).Val() == 1 }, "a dead letter")
 				eventuallyPending(t, direct, topic, 1)
 				require.NoError(t, direct.XGroupDestroy(t.Context(), topic, "g").Err())
@@ -279,7 +279,7 @@ func TestNetwork_LostRepliesOfAConsumer(t *testing.T) {
 				require.Empty(t, consumersOf(t, direct, topic))
 				require.Equal(t, 1, rule.Count(), "nothing was lost")
 				require.EqualValues(t, 1, direct.XLen(t.Context(), deadStream(topic)).Val())
-				require.NotEmpty(t, sub.events.of(redischannels.EventGroupLost), "that it had vanished is told")
+				require.NotEmpty(t, sub.events.of(redischannels.EventGroupLost), "the loss of the group is reported")
 				sub.events.none(t, redischannels.EventLeaseLost, redischannels.EventAbandoned)
 				require.LessOrEqual(t, len(sub.events.of(redischannels.EventDisconnected)), 2, "two outages at most")
 			})

@@ -38,7 +38,7 @@ func TestPublisher_RetentionByAgeUsesTheServersClock(t *testing.T) {
 			client := redistest.Start(t, redistest.ClockOffset(-ahead)).Client(t)
 			for name, change := range map[string]func(*redischannels.PublisherConfig){
 				"plain":   func(*redischannels.PublisherConfig) {},
-				"durable": pubDurable(1, time.Millisecond), // nobody confirms
+				"durable": pubDurable(1, time.Millisecond), // no replica confirms
 			} {
 				topic := redistest.Key(t, name)
 				addAged(t, client, client, topic, 6*time.Minute, 4*time.Minute)

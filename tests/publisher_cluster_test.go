@@ -57,7 +57,7 @@ func TestPublisher_Cluster(t *testing.T) {
 	t.Cleanup(func() { _ = cluster.Close() })
 	for name, change := range map[string]func(*redischannels.PublisherConfig){
 		"plain":   func(*redischannels.PublisherConfig) {},
-		"durable": pubDurable(1, 50*time.Millisecond), // nobody confirms
+		"durable": pubDurable(1, 50*time.Millisecond), // no replica confirms
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newTestPublisher(t, cluster, change)

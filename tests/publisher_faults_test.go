@@ -133,7 +133,7 @@ func TestPublisher_LostReplyIsNeitherADuplicateNorASuccess(t *testing.T) {
 	})
 }
 
-// After a failure within a batch nobody knew how many messages were written.
+// After a failure within a batch it was unknown how many messages were written.
 func TestPublisher_CutInABatchGivesExactOutcomes(t *testing.T) {
 	t.Parallel()
 	t.Run("the transaction is not complete", func(t *testing.T) {
@@ -358,8 +358,8 @@ func TestPublisher_UnsentMessagesAreRetried(t *testing.T) {
 	})
 }
 
-// A hook that panics is called in a goroutine of the publisher, where nobody but
-// the publisher can save the process.
+// A hook that panics is called in a goroutine of the publisher, where only the
+// publisher can save the process.
 func TestPublisher_PanicInAHookIsAnError(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -424,8 +424,8 @@ func TestPublisher_DeadConnectionDelaysNoOtherCaller(t *testing.T) {
 }
 
 // A sender that waits for the handshake of a new connection cannot be stopped by
-// a context. When the handshake ends after the caller was told that its message
-// is not appended, the message must not be written.
+// a context. When the handshake ends after the caller got the error that its
+// message is not appended, the message must not be written.
 func TestPublisher_LateConnectionDoesNotCarryWithdrawnMessages(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 3} {

@@ -35,7 +35,7 @@ func TestPublisher_OutOfMemory(t *testing.T) {
 		require.Equal(t, n, hook.Count("xadd"), "no retry")
 	}
 	got, err := client.XReadGroup(ctx, &redis.XReadGroupArgs{Group: "g", Consumer: "c", Streams: []string{topic, ">"}}).Result()
-	require.NoError(t, err, "reading goes on")
+	require.NoError(t, err, "reading continues")
 	require.EqualValues(t, 1, client.XAck(ctx, topic, "g", got[0].Messages[0].ID).Val())
 	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
 	require.NoError(t, p.Publish(topic, pubMessages("after", 3)...))

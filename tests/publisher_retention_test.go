@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A cap that nobody had asked for removed what a group had not read.
+// A cap that was not configured removed what a group had not read.
 func TestPublisher_NothingIsTrimmedByDefault(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -131,8 +131,8 @@ func TestPublisher_TopicsAndSizes(t *testing.T) {
 	require.EqualValues(t, 1, client.XLen(ctx, topic).Val())
 }
 
-// A group that nobody reads any more keeps a trimmer that waits for it from trimming for ever.
-// Retention waits for nobody, and the group is told when it comes back.
+// A group without a consumer keeps a trimmer that waits for it from trimming for ever.
+// Retention does not wait, and the group gets a report when it comes back.
 func TestPublisher_AbandonedGroupDoesNotStopTrimming(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -19,7 +19,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// pubMarshaler writes the UUID and the payload, so that a test can tell which
+// pubMarshaler writes the UUID and the payload, so that a test knows which
 // messages a stream has without the wire format of the library.
 type pubMarshaler struct{}
 
@@ -342,7 +342,7 @@ func TestPublisher_CloseLeavesTheClientOpen(t *testing.T) {
 			}
 		})
 	}
-	redistest.Eventually(t, 10*time.Second, func() bool { return confirmed.Load() > 200 }, "publishing goes on")
+	redistest.Eventually(t, 10*time.Second, func() bool { return confirmed.Load() > 200 }, "publishing continues")
 	for range 4 {
 		wg.Go(func() {
 			if err := a.Close(); err != nil {

@@ -19,7 +19,7 @@ func buffer(messages int, drop redischannels.DropPolicy) func(*redischannels.Pub
 	return func(c *redischannels.PubSubSubscriberConfig) { c.Buffer, c.Drop = messages, drop }
 }
 
-// A slow handler: messages vanish after a minute, with one line in a log.
+// A slow handler: messages are lost after a minute, with one line in a log.
 func TestPubSub_DropsFollowThePolicyAndAreCounted(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -42,7 +42,7 @@ func TestPubSub_DropsFollowThePolicyAndAreCounted(t *testing.T) {
 			for n := 2; n <= 1000; n += 111 {
 				say(t, pub, topic, counted(n, n+110)...)
 				say(t, pub, other, fmt.Sprint(n))
-				require.Equal(t, []string{fmt.Sprint(n)}, receiveAcked(t, others, 1), "nobody else waits")
+				require.Equal(t, []string{fmt.Sprint(n)}, receiveAcked(t, others, 1), "no other subscription waits")
 			}
 			redistest.Eventually(t, soon, func() bool { return sub.events.sum(redischannels.EventDropped) == 994 },
 				"the counts of the events are what was dropped")
@@ -198,7 +198,7 @@ func TestPubSub_NackRedeliversInThisProcess(t *testing.T) {
 		require.Equal(t, []string{"a", "b", "c"}, receiveAcked(t, others, 3)) // all have come over the connection
 		require.Less(t, sub.closeSoon(t), time.Second)
 		waitClosed(t, messages)
-		require.Equal(t, 3, sub.events.sum(redischannels.EventAbandoned), "what is lost at the end is told")
+		require.Equal(t, 3, sub.events.sum(redischannels.EventAbandoned), "what is lost at the end is reported")
 	})
 
 	t.Run("several in flight", func(t *testing.T) {
@@ -217,7 +217,7 @@ func TestPubSub_NackRedeliversInThisProcess(t *testing.T) {
 	})
 }
 
-// A message that is none of ours is passed, counted and reported, and harms nobody.
+// A message that is none of ours is passed, counted and reported, and does no harm.
 func TestPubSub_Undecodable(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -42,7 +42,7 @@ func TestPubSub_ReachesWhatTheClientReaches(t *testing.T) {
 	}
 }
 
-// The rights that docs/guarantees.md names are enough, and a user without a right to PING is
+// The permissions that docs/guarantees.md names are enough, and a user without permission for PING is
 // no half-open connection.
 func TestPubSub_LeastPrivilege(t *testing.T) {
 	t.Parallel()

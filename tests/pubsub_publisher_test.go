@@ -178,7 +178,7 @@ func TestPubSub_TimeoutAndCancelEndPublish(t *testing.T) {
 	})
 }
 
-// Failures of Redis are told by name, and several pipelines stop at the first that fails.
+// Failures of Redis are reported by name, and several pipelines stop at the first that fails.
 func TestPubSub_PublishRefused(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.WithACL("none on >secret ~* +@all resetchannels &allowed"))
@@ -238,7 +238,7 @@ func TestPubSub_PublishBatch(t *testing.T) {
 	require.Equal(t, []int{1, 1}, hook.sizes[1:], "at most 4 MiB at once")
 }
 
-// Calls after Close answer ErrClosed; calls under way come to their end.
+// Calls after Close return ErrClosed; calls under way come to their end.
 func TestPubSub_PublisherClose(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

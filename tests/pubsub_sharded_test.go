@@ -113,7 +113,7 @@ func TestPubSub_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
 	})
 
 	// What is published between the end at one node and the confirmation of the next is lost,
-	// and nothing else; subscribing and unsubscribing go on meanwhile.
+	// and nothing else; subscribing and unsubscribing continue meanwhile.
 	t.Run("moves under load", func(t *testing.T) {
 		sub := newPubSub(t, client, shardedSub, buffer(100_000, redischannels.DropOldest))
 		base := redistest.Key(t)

@@ -108,7 +108,7 @@ func TestPubSub_NoPermissionIsAnErrorOfSubscribe(t *testing.T) {
 	wg.Wait()
 	require.Equal(t, 1, pubSubConnections(t, admin))
 
-	// A right that is taken away later is an event, and does not end the subscription.
+	// A permission that is removed later is an event, and does not end the subscription.
 	messages := sub.subscribe(t, "allowed:x")
 	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "some", "resetchannels", "&allowed:1").Err())
 	denied := func() bool {
@@ -140,7 +140,7 @@ func (s *switched) option(o *redis.Options) {
 	}
 }
 
-// A half-open subscription is never noticed: PING is written, nobody waits for PONG.
+// A half-open subscription is never noticed: PING is written, PONG is not waited for.
 func TestPubSub_HalfOpenConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -228,7 +228,7 @@ func TestPubSub_InterruptionIsReportedOncePerTopic(t *testing.T) {
 }
 
 // A subscription that waits for its confirmation survives the loss of the connection, and a
-// server that is gone is its error.
+// server that is down is its error.
 func TestPubSub_SubscribeDuringAnOutage(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)

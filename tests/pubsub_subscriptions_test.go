@@ -131,8 +131,8 @@ func TestPubSub_SubscriptionsAreIndependent(t *testing.T) {
 }
 
 // Subscribing and unsubscribing the same channel over and over, also while connections are
-// cut: whoever is subscribed gets what is published from then on, and nobody else's
-// subscription ends.
+// cut: each subscriber gets what is published from then on, and no other subscription
+// ends.
 func TestPubSub_ChurnOfOneChannel(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)

@@ -44,7 +44,7 @@ func uuidsOf(t *testing.T, client *redis.Client, topic string) map[string]int {
 	return found
 }
 
-// The master dies under load. Publishing and consuming go on within seconds; everything that is
+// The master dies under load. Publishing and consuming continue within seconds; everything that is
 // in the stream of the new master is handled, and seen without a group. With Durability over all
 // replicas nothing that was confirmed is lost; what is lost with one of two, and without, is
 // counted.
@@ -119,7 +119,7 @@ func TestSentinel_MasterDiesUnderLoad(t *testing.T) {
 	killed := time.Now()
 	master := set.AwaitFailover(old)
 	elected := time.Now()
-	redistest.Eventually(t, soon, func() bool { return confirmedAfter(elected, 0) > 500 }, "publishing goes on")
+	redistest.Eventually(t, soon, func() bool { return confirmedAfter(elected, 0) > 500 }, "publishing continues")
 	t.Logf("elected after %s, 500 messages confirmed %s later", elected.Sub(killed), time.Since(elected))
 	stop()
 	publishing.Wait()
@@ -214,7 +214,7 @@ func TestSentinel_DurabilityAndTheElection(t *testing.T) {
 					lost++
 				}
 			}
-			require.Equal(t, test.lost, lost, "confirmed messages that are gone")
+			require.Equal(t, test.lost, lost, "confirmed messages that are lost")
 		})
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // A server that lacks a command is found out by the first entry that has to be recovered,
-// which nobody looks at. XAUTOCLAIM came with Redis 6.2.
+// at which nothing looks. XAUTOCLAIM came with Redis 6.2.
 func TestServer_TooOldForStreams(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Arg("rename-command", "XAUTOCLAIM", ""))

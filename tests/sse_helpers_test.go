@@ -175,7 +175,7 @@ func (s *sseStream) data(n int) []string {
 	return data
 }
 
-// live returns when the client has been told where it is.
+// live returns when the client has been sent its position.
 func (s *sseStream) live() *sseStream {
 	s.t.Helper()
 	for s.lastID == "" {
@@ -194,7 +194,7 @@ func (s *sseStream) ended() {
 				return
 			}
 		case <-time.After(soon):
-			require.FailNow(s.t, "the stream goes on", "for %s", soon)
+			require.FailNow(s.t, "the stream continues", "for %s", soon)
 		}
 	}
 }

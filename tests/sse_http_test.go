@@ -145,7 +145,7 @@ func TestSSE_Filter(t *testing.T) {
 	}
 }
 
-// What makes no event is told in its place, and the stream goes on.
+// A value that makes no event is reported in its place, and the stream continues.
 func TestSSE_Undecodable(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -219,7 +219,7 @@ func TestSSE_OnErrorPanics(t *testing.T) {
 	require.EqualValues(t, 2, reported.Load())
 }
 
-// An empty value is an event: without a data line browsers would not tell of it. Lines
+// An empty value is an event: without a data line browsers would not report it. Lines
 // stay lines.
 func TestSSE_Data(t *testing.T) {
 	t.Parallel()

@@ -22,7 +22,7 @@ import (
 	"github.com/flaminco/redischannels/sse"
 )
 
-// stuck is a client that takes nothing before it is told to.
+// stuck is a client that takes nothing before it is given to.
 func stuck(t *testing.T, url string) *http.Response {
 	t.Helper()
 	transport := &http.Transport{ReadBufferSize: 1024}
@@ -37,7 +37,7 @@ func stuck(t *testing.T, url string) *http.Response {
 }
 
 // A client that takes nothing would hold memory or others. It is closed, at a deadline
-// while a write is under way, or when the ring has gone on, and resumes without gap.
+// while a write is under way, or when the ring has moved on, and resumes without gap.
 func TestSSE_SlowClient(t *testing.T) {
 	t.Parallel()
 	const n, size = 150, 64 << 10
@@ -173,7 +173,7 @@ func TestSSE_LeavesNothing(t *testing.T) {
 	require.Equal(t, []string{"room"}, admin.Keys(t.Context(), "*").Val())
 }
 
-// Clients stay while Redis is away, also those that come meanwhile, and go on where they
+// Clients stay while Redis is away, also those that come meanwhile, and resume where they
 // were.
 func TestSSE_RedisRestarts(t *testing.T) {
 	t.Parallel()
@@ -213,7 +213,7 @@ func TestSSE_RedisRestarts(t *testing.T) {
 	for i, from := range []int{3, 3, 3, 1, 3, 2} {
 		require.Equal(t, numbers(from, 53-from), all[i].data(53-from), i)
 	}
-	require.EqualValues(t, 1, reported.Load(), "each attempt failed, the first is told")
+	require.EqualValues(t, 1, reported.Load(), "each attempt failed, the first is reported")
 }
 
 // A Redis that does not answer holds up neither heartbeats nor the end.
@@ -285,7 +285,7 @@ func (w *onFlush) FlushError() error {
 }
 
 // A client looked for its place behind the beginning of the response: what was written between
-// the two, by somebody who had seen the response begin, did not come.
+// the two, by a writer that had seen the response begin, did not come.
 func TestSSE_LiveWhenTheResponseBegins(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

@@ -20,7 +20,7 @@ import (
 	"github.com/flaminco/redischannels/sse"
 )
 
-// Clients that break off at random positions and go on at one of two instances, while
+// Clients that break off at random positions and resume at one of two instances, while
 // entries are written at full speed, see each of them once and in order: from the ring,
 // from Redis, or where the other instance was ahead.
 func TestSSE_ResumeAtFullSpeed(t *testing.T) {
@@ -99,14 +99,14 @@ func resumeAtRandom(ctx context.Context, urls []string, n int, random *rand.Rand
 				return part > 0 && next < n, nil
 			})
 		}()
-		if err != nil && !errors.Is(err, io.EOF) { // too slow for the ring: it goes on
+		if err != nil && !errors.Is(err, io.EOF) { // too slow for the ring: it continues
 			return err
 		}
 	}
 	return nil
 }
 
-// While a client reads a page from Redis the ring goes on and gives up what the page has
+// While a client reads a page from Redis the ring continues and gives up what the page has
 // not: the client must read on, not jump to where the ring is now.
 func TestSSE_RingRunsAway(t *testing.T) {
 	t.Parallel()
@@ -135,7 +135,7 @@ func TestSSE_RingRunsAway(t *testing.T) {
 	require.Greater(t, scripts, 2)
 }
 
-// A client that was told only where it is, by the server or by a heartbeat, resumes there
+// A client that was sent only its position, by the server or by a heartbeat, resumes there
 // as well.
 func TestSSE_ResumeWithoutAnEvent(t *testing.T) {
 	t.Parallel()
@@ -195,14 +195,14 @@ func TestSSE_Herd(t *testing.T) {
 	require.LessOrEqual(t, redistest.BlockedClients(t, admin), 1)
 }
 
-// What was trimmed away is told, where it was, to who resumes and to who is connected.
+// A gap of trimmed entries is reported, where it is, to a client that resumes and to one that is connected.
 func TestSSE_Gap(t *testing.T) {
 	t.Parallel()
 	server, key := redistest.Start(t), redistest.Key(t)
 	proxy := redistest.NewProxy(t, server.Addr())
 	hub := newHub(t, server.Client(t, redistest.Via(proxy)))
 	direct := newHub(t, server.Client(t))
-	reports := redistest.IsRedis7(t, direct.client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, direct.client) // what it has deleted; others continue without a report
 	channel, writer := streamOf[int](t, hub, key), streamOf[int](t, direct, key)
 	ids := write(t, writer, consecutive(0, 10)...)
 	require.NoError(t, direct.client.XTrimMaxLen(t.Context(), key, 3).Err())
@@ -225,7 +225,7 @@ func TestSSE_Gap(t *testing.T) {
 		require.Equal(t, gap, s.event())
 	}
 	require.Equal(t, numbers(18, 2), s.data(2))
-	// Who comes back from the ring is told as well.
+	// A client that comes back from the ring gets it as well.
 	s = openSSE(t, url, after(ids[9]))
 	if reports {
 		require.Equal(t, gap, s.event())
@@ -237,7 +237,7 @@ func TestSSE_Gap(t *testing.T) {
 	s = openSSE(t, serveSSE(t, newSSE(t, writer, sse.Options[int]{})), after(ids[0]))
 	if reports {
 		require.Equal(t, sseEvent{Name: sse.EventGap, Data: fmt.Sprintf(`{"from":%q}`, ids[0])}, s.event())
-		require.Equal(t, more[9], s.next().ID, "it is told where it is now")
+		require.Equal(t, more[9], s.next().ID, "it is given where it is now")
 	}
 	write(t, writer, 20)
 	require.Equal(t, []string{"20"}, s.data(1))
@@ -273,7 +273,7 @@ func TestSSE_StartsWithoutAGap(t *testing.T) {
 	require.Equal(t, "4", first)
 }
 
-// A stream that is deleted begins anew, also for a client that has an ID of the old one.
+// A stream that is deleted starts again, also for a client that has an ID of the old one.
 func TestSSE_StreamIsRecreated(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

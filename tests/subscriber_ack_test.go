@@ -59,7 +59,7 @@ func TestSubscriber_RefusedAckIsReported(t *testing.T) {
 	require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "app", "-xack").Err())
 	acks.Reset()
 	ids := publish(t, admin, topic, "first", "second", "third")
-	require.Equal(t, []string{"first", "second", "third"}, receiveAcked(t, messages, 3), "others go on")
+	require.Equal(t, []string{"first", "second", "third"}, receiveAcked(t, messages, 3), "others continue")
 	event := sub.events.wait(t, redischannels.EventAckFailed)
 	require.ErrorIs(t, event.Err, redischannels.ErrPermission)
 	require.Equal(t, ids[0], event.EntryIDs[0])
@@ -73,13 +73,13 @@ func TestSubscriber_RefusedAckIsReported(t *testing.T) {
 	eventuallyPending(t, admin, topic, 0)
 }
 
-// XACK answers 0, because the group is gone or the entry is not pending any more, and
-// nobody looks.
+// XACK answers 0, because the group is deleted or the entry is not pending any more, and
+// the reply is ignored.
 func TestSubscriber_AckOfAnEntryNotPendingIsReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	for name, vanish := range map[string]func(t *testing.T, topic, id string){
-		"the group is gone": func(t *testing.T, topic, _ string) {
+		"the group is deleted": func(t *testing.T, topic, _ string) {
 			_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
 				tx.XGroupDestroy(t.Context(), topic, "g")
 				tx.XGroupCreate(t.Context(), topic, "g", "$")
@@ -87,7 +87,7 @@ func TestSubscriber_AckOfAnEntryNotPendingIsReported(t *testing.T) {
 			})
 			require.NoError(t, err)
 		},
-		"somebody else has acknowledged it": func(t *testing.T, topic, id string) {
+		"another consumer has acknowledged it": func(t *testing.T, topic, id string) {
 			require.NoError(t, client.XAck(t.Context(), topic, "g", id).Err())
 		},
 	} {
@@ -109,7 +109,7 @@ func TestSubscriber_AckOfAnEntryNotPendingIsReported(t *testing.T) {
 	}
 }
 
-// The entry is known to be gone before it is acknowledged.
+// The entry is known to be deleted before it is acknowledged.
 func TestSubscriber_AckAfterStreamWasDeletedIsReported(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -119,7 +119,7 @@ func TestSubscriber_AckAfterStreamWasDeletedIsReported(t *testing.T) {
 	msg := receive(t, messages)
 	require.NoError(t, client.Del(t.Context(), topic).Err())
 	require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
-	require.NoError(t, msg.Context().Err(), "the handler goes on")
+	require.NoError(t, msg.Context().Err(), "the handler continues")
 	msg.Ack()
 	publish(t, client, topic, "next")
 	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1), "it is not fatal")
@@ -156,7 +156,7 @@ func TestSubscriber_PartialAckOfABatchIsReported(t *testing.T) {
 }
 
 // The late ack of a slow consumer deletes the pending entry of the new owner; when that
-// crashes the message is gone.
+// crashes the message is lost.
 func TestSubscriber_AckAfterLeaseLost(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -211,7 +211,7 @@ func TestSubscriber_AckAfterLeaseLost(t *testing.T) {
 	}
 }
 
-// Messages are acknowledged before they are handled, so what fails is gone.
+// Messages are acknowledged before they are handled, so what fails is lost.
 func TestSubscriber_FailedHandlerReceivesTheMessageAgain(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -259,7 +259,7 @@ func TestSubscriber_AckDeletesNothing(t *testing.T) {
 	first := newSub(t, client, deliveries(1))
 	second := newSub(t, client, func(c *redischannels.SubscriberConfig) { c.ConsumerGroup = "h" })
 	messages, others := first.subscribe(t, topic), second.subscribe(t, topic)
-	// Subscribe asks for the rights that a dead letter needs, by commands that do nothing.
+	// Subscribe checks the permissions that a dead letter needs, by commands that do nothing.
 	require.NoError(t, client.ConfigResetStat(t.Context()).Err())
 	publish(t, client, topic, "a", "b", "c")
 	require.Equal(t, []string{"a", "b"}, receiveAcked(t, messages, 2))
@@ -397,7 +397,7 @@ func TestSubscriber_LostAckReplyIsNoLateAck(t *testing.T) {
 
 // The server cannot be reached while a message is acknowledged, and another consumer claims the
 // message and finishes with it: an acknowledgement that was never sent was taken for one whose
-// reply was lost, and nobody learnt that the message was handled twice.
+// reply was lost, and no report said that the message was handled twice.
 func TestSubscriber_AckThatCouldNotBeSentIsLate(t *testing.T) {
 	t.Parallel()
 	for _, retries := range []int{-1, 3} {

@@ -15,7 +15,7 @@ import (
 )
 
 // deliveredTwice delivers n messages of the topic twice, by a subscription that lives and has them
-// waiting for their third delivery when deliveredTwice returns; nobody receives any more.
+// waiting for their third delivery when deliveredTwice returns; nothing receives any more.
 func deliveredTwice(t *testing.T, client redis.UniversalClient, topic string, n int) (sub *testSub, messages <-chan *message.Message) {
 	t.Helper()
 	sub = newSub(t, client, inFlight(n), minIdle(time.Minute))
@@ -200,7 +200,7 @@ func TestSubscriber_WhatACrashedProcessLeavesIsDeliveredAlone(t *testing.T) {
 	require.Greater(t, most, 1, "what was delivered once is handled alone as well")
 }
 
-// Whoever waits because one message is handled alone learns of it: nothing else would say why
+// A caller that waits because one message is handled alone learns of it: nothing else would say why
 // nothing comes.
 func TestSubscriber_WaitingForWhatIsDeliveredAloneIsReported(t *testing.T) {
 	t.Parallel()

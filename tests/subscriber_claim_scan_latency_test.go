@@ -69,7 +69,7 @@ func consumeWithReader(group string) func(*testing.T, *redis.Client, string, red
 	}
 }
 
-// scanTuning scans all the time for entries that nobody has touched for a minute.
+// scanTuning scans all the time for entries that no consumer has touched for a minute.
 func scanTuning() redischannels.Tuning {
 	tuning := quickTuning()
 	tuning.MinIdle, tuning.ClaimInterval = time.Minute, 500*time.Millisecond

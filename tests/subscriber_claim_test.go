@@ -177,7 +177,7 @@ func TestSubscriber_ClaimsFromACrashedConsumer(t *testing.T) {
 }
 
 // The check that a consumer has nothing pending and its removal are two commands; what is
-// delivered in between is gone.
+// delivered in between is lost.
 func TestSubscriber_RemovingAConsumerLosesNothing(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -291,10 +291,10 @@ func TestSubscriber_TrimmedPendingEntriesAreReported(t *testing.T) {
 		id := publish(t, client, topic, "m")[0]
 		msg := receive(t, messages)
 		require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 0).Err())
-		if redistest.IsRedis7(t, client) { // others tell it when it becomes a dead letter
+		if redistest.IsRedis7(t, client) { // the others report it when it becomes a dead letter
 			require.Equal(t, []string{id}, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
 		}
-		require.NoError(t, msg.Context().Err(), "the handler goes on")
+		require.NoError(t, msg.Context().Err(), "the handler continues")
 		msg.Nack()
 		again := receive(t, messages)
 		require.Equal(t, 2, countOf(t, again))
@@ -353,7 +353,7 @@ func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 	select {
 	case <-claimed:
 	case <-time.After(soon):
-		require.FailNow(t, "nobody claims the entry")
+		require.FailNow(t, "no consumer claims the entry")
 	}
 	proxy.Cut() // the reader looks at what is its own
 	msg := receive(t, messages)
@@ -418,7 +418,7 @@ func TestSubscriber_AckDuringAClaimOfItsOwnEntry(t *testing.T) {
 	select {
 	case <-acked:
 	case <-time.After(soon):
-		require.FailNow(t, "nobody claims the entry")
+		require.FailNow(t, "no consumer claims the entry")
 	}
 	noMessage(t, messages)
 	eventuallyPending(t, direct, topic, 0)
@@ -447,7 +447,7 @@ func TestSubscriber_RejectOfATrimmedMessage(t *testing.T) {
 
 // What a dead consumer has left was fetched by one command whatever its size. Where the network
 // needs longer for the reply than the client waits, that was tried again for ever, and since the
-// entries were kept nobody else got them either.
+// entries were kept no other consumer got them either.
 func TestSubscriber_ClaimsLargeEntriesOverASlowNetwork(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = 400 * time.Millisecond })

@@ -146,11 +146,11 @@ func TestSubscriber_AllocationsPerMessage(t *testing.T) {
 	})
 }
 
-// usualTuning is that of whoever does not change it.
+// usualTuning is the default.
 func usualTuning(c *redischannels.SubscriberConfig) { c.Tuning = redischannels.Tuning{} }
 
 // perMessage returns the allocations per message of f, which handles n of them, and their
-// bytes. f is called once more than runs tells, to warm up.
+// bytes. f is called once more than runs says, to warm up.
 func perMessage(t *testing.T, runs, n int, f func()) (allocations, bytes float64) {
 	t.Helper()
 	f()

@@ -88,7 +88,7 @@ func timesByID(all ...[]delivered) map[string]int {
 }
 
 // Redis counts 1 for every entry that is read, also for one that only waits in the process.
-// A process that vanishes leaves hundreds of them: with MaxDeliveries 1 the next consumer made
+// A process that crashes leaves hundreds of them: with MaxDeliveries 1 the next consumer made
 // dead letters of messages that no handler had ever seen, and otherwise their first deliveries
 // said 2.
 func TestSubscriber_EntriesThatOnlyWaitedInACrashedProcessDoNotCount(t *testing.T) {
@@ -126,7 +126,7 @@ func TestSubscriber_EntriesThatOnlyWaitedInACrashedProcessDoNotCount(t *testing.
 	}
 }
 
-// Redis can tell of two or more deliveries: they are counted exactly, also after a crash, and
+// Redis can report two or more deliveries: they are counted exactly, also after a crash, and
 // so is the dead letter that they end in.
 func TestSubscriber_SeveralDeliveriesAreCountedExactlyAfterACrash(t *testing.T) {
 	t.Parallel()
@@ -201,7 +201,7 @@ func TestSubscriber_ReleasesKeepASingleDelivery(t *testing.T) {
 }
 
 // A message that kills its process every time is bounded: it gets MaxDeliveries attempts, or one
-// more, since Redis cannot tell the first one from an entry that only waited. Its dead letter
+// more, since Redis cannot distinguish the first one from an entry that only waited. Its dead letter
 // claims no delivery that did not happen, and nothing else becomes one.
 func TestSubscriber_AKillerGetsAtMostOneMoreAttempt(t *testing.T) {
 	t.Parallel()
@@ -216,7 +216,7 @@ func TestSubscriber_AKillerGetsAtMostOneMoreAttempt(t *testing.T) {
 			var j *journal
 			kills := 0
 			for ; client.XLen(t.Context(), deadStream(topic)).Val() == 0; kills++ {
-				require.LessOrEqual(t, kills, limit+1, "it goes on killing")
+				require.LessOrEqual(t, kills, limit+1, "it kills again")
 				var child *redistest.Child
 				child, j = startJournal(t, server, topic, "IN_FLIGHT=1", fmt.Sprintf("MAX_DELIVERIES=%d", limit))
 				redistest.Eventually(t, 2*soon, func() bool {

@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Redis counts reads, claims and deliveries alike, so messages that nobody has handled use up
+// Redis counts reads, claims and deliveries alike, so messages that were never handled use up
 // their deliveries by every deploy.
 func TestSubscriber_ReleasesDoNotCount(t *testing.T) {
 	t.Parallel()
@@ -70,7 +70,7 @@ func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 		t.Parallel()
 		client, topic := server.Client(t), redistest.Key(t)
 		publish(t, client, topic, "m")
-		// After the first crash nobody can know whether it was delivered; after the second it counts.
+		// After the first crash it is unknown whether it was delivered; after the second it counts.
 		for _, want := range []int{1, 1} {
 			child := startConsumer(t, server, topic, "MIN_IDLE=300")
 			require.Equal(t, want, child.got(t).count)
@@ -151,7 +151,7 @@ func TestSubscriber_PoisonThatKillsItsProcess(t *testing.T) {
 			handled := make(map[string]int)
 			killed := 0
 			for crashed := true; crashed; {
-				require.Less(t, killed, 2*limit, "the poison goes on killing")
+				require.Less(t, killed, 2*limit, "the poison kills again")
 				child := startConsumer(t, server, topic, "IN_FLIGHT=8", fmt.Sprintf("MAX_DELIVERIES=%d", limit), "MIN_IDLE=300", "ACK=1")
 				ended := make(chan struct{})
 				go func() {

@@ -66,8 +66,8 @@ func TestSubscriber_FailedSubscribesLeaveNothing(t *testing.T) {
 	}
 }
 
-// A subscription that has ended goes on claiming and reading, and steals messages that nobody
-// will handle.
+// A subscription that has ended continues to claim and read, and steals messages that will
+// not be handled.
 func TestSubscriber_NothingRunsAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

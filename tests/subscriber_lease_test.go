@@ -60,7 +60,7 @@ func TestSubscriber_EntryInTheSocketOfAStoppedProcess(t *testing.T) {
 }
 
 // A slow consumer's late ack deletes the pending entry of the new owner; when that one dies
-// the message is gone.
+// the message is lost.
 func TestSubscriber_HandlerOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -114,7 +114,7 @@ func TestSubscriber_StoppedProcessDoesNotRenewLostLeases(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// A heartbeat of the form `XCLAIM ... 0 id JUSTID` takes an entry back from whoever owns it.
+// A heartbeat of the form `XCLAIM ... 0 id JUSTID` takes an entry back from any owner.
 func TestSubscriber_RenewalDoesNotSteal(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -67,7 +67,7 @@ func TestSubscriber_MalformedEntriesBecomeDeadLetters(t *testing.T) {
 			eventuallyPending(t, client, topic, 0)
 
 			for _, letter := range rawRange(t, client, deadStream(topic)) {
-				own := len(letter.fields) - 14 // seven fields tell of its death
+				own := len(letter.fields) - 14 // seven fields describe its death
 				block := map[string]string{}
 				for i := own; i < len(letter.fields); i += 2 {
 					block[letter.fields[i]] = letter.fields[i+1]
@@ -82,7 +82,7 @@ func TestSubscriber_MalformedEntriesBecomeDeadLetters(t *testing.T) {
 			require.Empty(t, raw)
 
 			publish(t, client, topic, "after", "after that")
-			redistest.Eventually(t, soon, func() bool { return got.ackedCount() == good+2 }, "the group goes on")
+			redistest.Eventually(t, soon, func() bool { return got.ackedCount() == good+2 }, "the group continues")
 			for _, sub := range subs {
 				sub.events.none(t, redischannels.EventDisconnected, redischannels.EventError)
 			}
@@ -200,7 +200,7 @@ func TestSubscriber_RemovedEntries(t *testing.T) {
 		eventuallyPending(t, client, topic, 0)
 	})
 
-	reports := redistest.IsRedis7(t, client) // a renewal that an entry is gone
+	reports := redistest.IsRedis7(t, client) // a renewal that an entry is deleted
 	for name, outcome := range map[string]string{"acknowledged": "ack", "nacked": "nack", "given up": "reject"} {
 		t.Run("held and "+name, func(t *testing.T) {
 			t.Parallel()
@@ -213,7 +213,7 @@ func TestSubscriber_RemovedEntries(t *testing.T) {
 			if reports {
 				require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
 			}
-			require.NoError(t, msg.Context().Err(), "its handler goes on")
+			require.NoError(t, msg.Context().Err(), "its handler continues")
 			switch outcome {
 			case "ack":
 				msg.Ack()

@@ -11,7 +11,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A server without memory refuses to write: reading and acknowledging must go on, since only
+// A server without memory refuses to write: reading and acknowledging must continue, since only
 // they make room, and an entry that cannot become a dead letter must stay.
 func TestSubscriber_DrainsAServerOutOfMemory(t *testing.T) {
 	t.Parallel()
@@ -55,18 +55,18 @@ func TestSubscriber_DrainsAServerOutOfMemory(t *testing.T) {
 	require.Len(t, sub.events.of(redischannels.EventDeadLetterFailed), 1)
 }
 
-// The group is lost, or others have made it again, and what is held cannot be put back for want
-// of memory: one outage, however many duties find that out, and what was held is back in the
+// The group is lost, or others have made it again, and what is held cannot be put back because Redis
+// is out of memory: one outage, however many duties find that out, and what was held is back in the
 // group when there is memory.
 func TestSubscriber_GroupLostWhileOutOfMemory(t *testing.T) {
 	t.Parallel()
-	for name, made := range map[string]bool{"lost": false, "made again": true} {
+	for name, made := range map[string]bool{"lost": false, "re-created": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t)
 			client, topic := server.Client(t), redistest.Key(t)
 			idle := testMinIdle
-			if made { // a lease must not run out meanwhile: then it may be somebody else who has finished with it
+			if made { // a lease must not run out meanwhile: then another consumer may have finished with it
 				idle = 12 * testMinIdle
 			}
 			sub := newSub(t, client, inFlight(2), minIdle(idle))

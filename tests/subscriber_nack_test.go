@@ -218,7 +218,7 @@ func TestSubscriber_DeadLetterIsInOnePlace(t *testing.T) {
 		msg.Nack()
 		failed := sub.events.wait(t, redischannels.EventDeadLetterFailed)
 		require.ErrorIs(t, failed.Err, redischannels.ErrOutOfMemory)
-		require.Equal(t, []string{"good"}, receiveAcked(t, messages, 1), "others go on")
+		require.Equal(t, []string{"good"}, receiveAcked(t, messages, 1), "others continue")
 		eventuallyPending(t, client, topic, 1)
 		require.Zero(t, client.XLen(t.Context(), deadStream(topic)).Val())
 

@@ -73,7 +73,7 @@ func (h *blockedOnEvent) resumes(t *testing.T, client redis.UniversalClient, top
 	h.closeSoon(t)
 }
 
-// An OnEvent that took its time held up the goroutine that had something to tell, and with it
+// An OnEvent that took its time held up the goroutine that had something to report, and with it
 // the renewals or the acks of its subscription: others took the messages over.
 func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 	t.Parallel()
@@ -89,11 +89,11 @@ func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 		redischannels.Reject(msg, "bad")
 		msg.Nack()
 		h.resumes(t, client, topic, messages)
-		require.Len(t, h.events.of(redischannels.EventDeadLettered), 1, "told before Close has returned")
+		require.Len(t, h.events.of(redischannels.EventDeadLettered), 1, "reported before Close has returned")
 	})
 	t.Run("where leases are renewed", func(t *testing.T) {
 		t.Parallel()
-		redistest.NeedsRedis7(t, client, "a renewal that tells of a trimmed entry")
+		redistest.NeedsRedis7(t, client, "a renewal that reports a trimmed entry")
 		topic := redistest.Key(t)
 		h := blockOnEvent(t, client, redischannels.EventTrimmed)
 		messages := h.subscribe(t, topic)

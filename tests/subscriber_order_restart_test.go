@@ -114,7 +114,7 @@ type past struct {
 	// later happens while the subscription is at work.
 	later func(t *testing.T, s *orderScene)
 	tune  func(*redischannels.Tuning)
-	alive bool // another consumer is, as far as anybody can tell
+	alive bool // another consumer is, as far as Redis shows
 }
 
 // orderScene is one test of the order.
@@ -174,7 +174,7 @@ func gracefulRestart(t *testing.T, s *orderScene) ([]delivered, map[int]bool) {
 	return h.all(), nil
 }
 
-// closeDuring closes a subscriber while a handler is at work, which release lets go on.
+// closeDuring closes a subscriber while a handler is at work, which release lets continue.
 func closeDuring(t *testing.T, sub *testSub, release func()) {
 	t.Helper()
 	closed := make(chan struct{})
@@ -193,8 +193,8 @@ func crashWhileEntriesWait(t *testing.T, s *orderScene) ([]delivered, map[int]bo
 	return j.all(t), nil
 }
 
-// leftConsumer leaves the name of a crashed consumer in the group, with entries that nobody may
-// claim yet: they are not delivered at all.
+// leftConsumer leaves the name of a crashed consumer in the group, with entries that may not
+// be claimed yet: they are not delivered at all.
 func leftConsumer(t *testing.T, s *orderScene) ([]delivered, map[int]bool) {
 	require.NoError(t, s.client.XGroupCreate(t.Context(), s.topic, "g", "0").Err())
 	require.NoError(t, s.client.XGroupCreateConsumer(t.Context(), s.topic, "g", "crashed").Err())
@@ -267,9 +267,9 @@ func missing(entries int, got []delivered, excused map[int]bool) (left []int) {
 	return left
 }
 
-// A subscription released entries although nobody was there to take them, because the name of a
+// A subscription released entries although there was no consumer to take them, because the name of a
 // consumer that was closed, had crashed or had requeued counted as a living one for an hour. It
-// released the older ones and went on with the younger ones, and the order was gone. It takes no
+// released the older ones and continued with the younger ones, and the order was lost. It takes no
 // fault: a handler that takes 1.5 s now and then is enough.
 func TestSubscriber_OrderAfterARestart(t *testing.T) {
 	t.Parallel()

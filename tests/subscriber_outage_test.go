@@ -12,8 +12,8 @@ import (
 )
 
 // An error that stays makes a reader spin (1650 calls a second, gigabytes of logs),
-// or ends the subscription without a word. It must back off, report the outage once, and go
-// on when the cause is gone.
+// or ends the subscription without a word. It must back off, report the outage once, and resume
+// when the cause has ended.
 func TestSubscriber_OutageIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	const rights = "~* +@all"

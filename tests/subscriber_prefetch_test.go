@@ -34,7 +34,7 @@ func TestSubscriber_BufferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	for range 2 { // one more is being offered, and stays until it has aged
 		msg := receive(t, other)
 		require.Contains(t, ids[1:], entryIDOf(t, msg))
-		require.Equal(t, 1, countOf(t, msg), "it was handed to nobody before")
+		require.Equal(t, 1, countOf(t, msg), "it was not delivered before")
 		msg.Ack()
 	}
 	require.Less(t, time.Since(start), 5*time.Second)
@@ -49,7 +49,7 @@ func TestSubscriber_BufferedMessageIsReleasedToAnIdleConsumer(t *testing.T) {
 	case m := <-other:
 		m.Ack()
 	case <-time.After(soon):
-		require.FailNow(t, "nobody receives")
+		require.FailNow(t, "nothing receives")
 	}
 }
 
@@ -155,7 +155,7 @@ func heapPeak(fn func(sample func())) (growth uint64) {
 // maxGrowth is what a subscription may hold of a backlog.
 const maxGrowth = 64 << 20
 
-// A slow handler and a backlog of a million entries: the process dies of want of memory.
+// A slow handler and a backlog of a million entries: the process runs out of memory.
 func TestSubscriber_MemoryIsBoundedWithALongBacklog(t *testing.T) {
 	server := redistest.Shared(t) // not parallel: it measures the heap
 	client, topic := server.Client(t), redistest.Key(t)

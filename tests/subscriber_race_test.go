@@ -96,7 +96,7 @@ func TestSubscriber_ConcurrentUse(t *testing.T) {
 	}
 }
 
-// A subscription that is opened while its subscriber closes is nobody's: Close has not seen it,
+// A subscription that is opened while its subscriber closes belongs to no owner: Close has not seen it,
 // and waits for it for ever.
 func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 	t.Parallel()

@@ -30,7 +30,7 @@ func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 			if isScript(t, cmd, "release", topic) {
 				once.Do(func() {
 					close(handing)
-					select { // it is slow, or nobody takes the entry up meanwhile
+					select { // it is slow, or no consumer claims the entry meanwhile
 					case <-received:
 					case <-time.After(2 * time.Second): // longer than a read blocks
 					}
@@ -48,7 +48,7 @@ func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 	eventuallyPending(t, admin, topic, 3)
 	receive(t, messages).Ack() // b is offered, c waits
 	<-handing
-	receive(t, messages).Ack() // the reader goes on, and looks for c
+	receive(t, messages).Ack() // the reader continues, and looks for c
 	c := receive(t, messages)
 	close(received)
 	sub.events.wait(t, redischannels.EventReleased)
@@ -57,7 +57,7 @@ func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 	}).Result()
 	require.NoError(t, err)
 	require.Empty(t, claimed, "another consumer handles it as well")
-	require.Equal(t, 1, countOf(t, c), "it was handed to nobody before")
+	require.Equal(t, 1, countOf(t, c), "it was not delivered before")
 	c.Ack()
 	eventuallyPending(t, admin, topic, 0)
 }

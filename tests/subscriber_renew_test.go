@@ -68,7 +68,7 @@ func TestSubscriber_HangingAckDoesNotDelayRenewals(t *testing.T) {
 	acked.Ack()
 	redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, direct, topic)) == 1 }, "it is executed")
 	renewals := proxy.BeforeReply(-1, scriptOf(t, "hold"), func() {})
-	redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 4 }, "renewals go on")
+	redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 4 }, "renewals continue")
 	require.NoError(t, leased.Context().Err())
 	close(release)
 	hanging.Wait(t, soon)
@@ -77,8 +77,8 @@ func TestSubscriber_HangingAckDoesNotDelayRenewals(t *testing.T) {
 	sub.events.none(t, redischannels.EventLeaseLost)
 }
 
-// A reply does not come to a command by which entries are looked for, those of the dead or our own
-// that are not held: who renews leases waited for it, and messages in flight went to others.
+// A reply does not come to a command by which entries are looked for, those of crashed consumers or our own
+// that are not held: a consumer that renews leases waited for it, and messages in flight went to others.
 func TestSubscriber_HangingOwnPendingReadDoesNotDelayRenewals(t *testing.T) {
 	t.Parallel()
 	for name, search := range map[string]redistest.Match{
@@ -100,7 +100,7 @@ func TestSubscriber_HangingOwnPendingReadDoesNotDelayRenewals(t *testing.T) {
 			publish(t, direct, topic, "unseen")
 			eventuallyPending(t, direct, topic, 2)
 			renewals := proxy.BeforeReply(-1, scriptOf(t, "hold"), func() {})
-			redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 6 }, "renewals go on")
+			redistest.Eventually(t, soon, func() bool { return renewals.Count() >= 6 }, "renewals continue")
 			require.NoError(t, leased.Context().Err())
 			release()
 			hanging.Wait(t, soon)

@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// losses are the ways in which a group vanishes.
+// losses are the ways in which a group is lost.
 var losses = []struct {
 	name string
 	lose func(t *testing.T, client *redis.Client, topic string)
@@ -38,7 +38,7 @@ var losses = []struct {
 	}},
 }
 
-// The group or the stream vanishes, and every read answers NOGROUP for ever; Redis has another
+// The group or the stream is deleted, and every read answers NOGROUP for ever; Redis has another
 // text for each way, and for a reader that is blocked at that moment.
 func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 	t.Parallel()
@@ -65,7 +65,7 @@ func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 				loss.lose(t, client, topic)
 				if loss.name == "SET" {
 					if busy {
-						leased.Ack() // reading goes on
+						leased.Ack() // reading continues
 					}
 					require.ErrorIs(t, sub.events.wait(t, redischannels.EventDisconnected).Err, redischannels.ErrWrongType)
 					require.NoError(t, client.Del(t.Context(), topic).Err())
@@ -136,7 +136,7 @@ func TestSubscriber_EntryIDsThatRepeat(t *testing.T) {
 	}
 }
 
-// A group that is made again at "0" replays everything, at "$" it skips what nobody has read.
+// A group that is re-created at "0" replays everything, at "$" it skips what was not read.
 func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -152,7 +152,7 @@ func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 	eventuallyPending(t, client, topic, 2)
 
 	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
-	pending[0].Nack() // makes room, so reading goes on
+	pending[0].Nack() // makes room, so reading continues
 	lost := sub.events.wait(t, redischannels.EventGroupLost)
 	require.Equal(t, ids[11], lost.Position)
 	require.ElementsMatch(t, ids[10:12], lost.EntryIDs, "what is held is pending again")
@@ -178,7 +178,7 @@ func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 }
 
 // In strict order a nacked message holds back all others, so nothing is read; when the group
-// vanishes meanwhile nothing notices it, and the message can never be delivered.
+// is deleted meanwhile nothing notices it, and the message can never be delivered.
 func TestSubscriber_GroupLostDuringBackoff(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -220,7 +220,7 @@ func TestSubscriber_LeasedMessagesAreNotHandledTwiceAfterGroupLoss(t *testing.T)
 
 // The consumer that makes the group again knows where it stood, but not what others hold:
 // their messages are neither pending nor unread any more, and when their handlers fail they
-// are gone.
+// are lost.
 func TestSubscriber_EachConsumerRestoresItsLeases(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -254,8 +254,8 @@ func TestSubscriber_EachConsumerRestoresItsLeases(t *testing.T) {
 	}
 }
 
-// The group is made again without what is held, and the reply to putting that back is lost: the
-// entry is pending again, and nobody was told.
+// The group is re-created without what is held, and the reply to putting that back is lost: the
+// entry is pending again, and nothing was reported.
 func TestSubscriber_RestoredEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -281,7 +281,7 @@ func TestSubscriber_RestoredEntriesAreReported(t *testing.T) {
 	holder.events.none(t, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 }
 
-// Several consumers lose their group while each handles a message: nobody hangs, and both
+// Several consumers lose their group while each handles a message: nothing hangs, and both
 // acknowledgements arrive or the message comes again.
 func TestSubscriber_SeveralConsumersLoseTheirGroup(t *testing.T) {
 	t.Parallel()
@@ -395,7 +395,7 @@ func TestSubscriber_GroupThatVanishesAgainAndAgain(t *testing.T) {
 	ctx := context.WithoutCancel(t.Context())
 	again := proxy.BeforeReply(-1, scriptOf(t, "restore"), func() { _ = direct.XGroupDestroy(ctx, topic, "g").Err() })
 	require.NoError(t, direct.XGroupDestroy(t.Context(), topic, "g").Err())
-	redistest.Eventually(t, soon, func() bool { return again.Count() >= 4 }, "it is made again")
+	redistest.Eventually(t, soon, func() bool { return again.Count() >= 4 }, "it is re-created")
 	before := again.Count()
 	redistest.Never(t, time.Second, func() bool { return again.Count() > before+10 }, "a hot loop")
 	again.Remove()
@@ -430,15 +430,15 @@ func TestSubscriber_RestoreLeavesEntriesOfOtherConsumers(t *testing.T) {
 	require.Equal(t, "other", pendingOf(t, direct, topic)[0].Consumer)
 }
 
-// An acknowledgement that finds no group while its subscriber closes has nobody left who would
-// make it again: it is reported, and Close does not wait for it.
+// An acknowledgement that finds no group while its subscriber closes has no subscription left that
+// would re-create it: it is reported, and Close does not wait for it.
 func TestSubscriber_CloseWithoutAGroup(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	sub := newSub(t, client, minIdle(time.Minute), tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
 	messages := sub.subscribe(t, topic)
 	ids := publish(t, client, topic, "m")
-	msg := receive(t, messages) // nothing is read, so nobody notices
+	msg := receive(t, messages) // nothing is read, so nothing notices
 	closed := make(chan time.Duration, 1)
 	go func() { closed <- sub.closeSoon(t) }()
 	redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].State == redischannels.StateClosing }, "it is closing")
@@ -449,8 +449,8 @@ func TestSubscriber_CloseWithoutAGroup(t *testing.T) {
 	sub.events.none(t, redischannels.EventAbandoned)
 }
 
-// A stream that was deleted may go on with lower IDs, where the clock was set back or the IDs
-// are the publisher's own: a group that is made again behind the old ones waits for ever.
+// A stream that was deleted may continue with lower IDs, where the clock was set back or the IDs
+// are the publisher's own: a group that is re-created behind the old ones waits for ever.
 func TestSubscriber_StreamThatIsRecreated(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

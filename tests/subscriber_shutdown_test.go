@@ -302,7 +302,7 @@ func TestSubscriber_RenewalUnderWayDoesNotUndoARelease(t *testing.T) {
 }
 
 // A step of the claim scan was under way while a subscription ended: what it claimed came
-// behind the last release, and waited for MinIdle in the name of a consumer that was gone.
+// behind the last release, and waited for MinIdle in the name of a consumer that had ended.
 func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -362,7 +362,7 @@ func TestSubscriber_CancelThenPublish(t *testing.T) {
 	})
 	got := map[string]int{}
 	take := func(msg *message.Message) {
-		require.Equal(t, 1, countOf(t, msg), "message %s was handed to nobody before", msg.Payload)
+		require.Equal(t, 1, countOf(t, msg), "message %s was not delivered before", msg.Payload)
 		got[string(msg.Payload)]++
 		msg.Ack()
 	}
@@ -371,7 +371,7 @@ func TestSubscriber_CancelThenPublish(t *testing.T) {
 		messages, err := sub.Subscribe(ctx, topic)
 		require.NoError(t, err)
 		cancel()
-		if n%2 == 0 { // every other time nobody waits for the end
+		if n%2 == 0 { // every other time the end is not waited for
 			for msg := range messages { // one that is being delivered may still come
 				take(msg)
 			}
@@ -416,7 +416,7 @@ func TestSubscriber_CloseWhileIdleIsQuick(t *testing.T) {
 				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "the reader waits in Redis")
 				took = append(took, sub.closeSoon(t))
 				waitClosed(t, messages)
-				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 0 }, "nobody waits in Redis")
+				redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 0 }, "no client waits in Redis")
 			}
 			slices.Sort(took)
 			t.Logf("median %s, longest %s", took[4], took[8])

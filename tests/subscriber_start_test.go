@@ -76,7 +76,7 @@ func TestSubscriber_StartFrom(t *testing.T) {
 		})
 	}
 
-	t.Run("an existing group goes on", func(t *testing.T) {
+	t.Run("an existing group continues", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		publish(t, client, topic, before...)

@@ -26,7 +26,7 @@ func statsOf(t *testing.T, sub *testSub, want func(redischannels.SubscriptionSta
 	return stats[0]
 }
 
-// An operator sees a queue grow and cannot tell whether the consumer is slow, stuck or gone.
+// An operator sees a queue grow and cannot see whether the consumer is slow, stuck or gone.
 func TestStats_Group(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -45,7 +45,7 @@ func TestStats_Group(t *testing.T) {
 	require.WithinRange(t, first.LastRead, began, time.Now())
 	require.Zero(t, first.InFlight+first.Buffered+first.BackingOff+first.Acking+first.Bytes)
 	statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.LastRead.After(first.LastRead) },
-		"an idle subscription goes on reading")
+		"an idle subscription continues reading")
 
 	publish(t, client, topic, "a", "b", "c")
 	a, b := receive(t, messages), receive(t, messages)
@@ -117,7 +117,7 @@ func TestStats_Faults(t *testing.T) {
 		Stream: topic, Group: "g", Consumer: "other", MinIdle: 0, Messages: ids[:1],
 	}).Err())
 	require.NoError(t, client.XDel(t.Context(), topic, ids[1]).Err())
-	trimmed := uint64(0) // servers before Redis 7 do not tell a renewal
+	trimmed := uint64(0) // servers before Redis 7 do not report it to a renewal
 	if redistest.IsRedis7(t, client) {
 		trimmed = 1
 	}
@@ -199,7 +199,7 @@ func TestStats_WithoutGroup(t *testing.T) {
 	require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 1).Err())
 	first.Ack()
 	require.Equal(t, []string{"9"}, receiveAcked(t, messages, 1))
-	if missed := narrow.events.of(redischannels.EventGap); len(missed) > 0 { // which Redis tells from 7.0 on
+	if missed := narrow.events.of(redischannels.EventGap); len(missed) > 0 { // which Redis reports from 7.0 on
 		require.EqualValues(t, 1, narrow.Stats()[0].Trimmed)
 	} else {
 		require.Nil(t, streamField(t, client, topic, "entries-added"))
@@ -210,7 +210,7 @@ func TestStats_WithoutGroup(t *testing.T) {
 }
 
 // XINFO GROUPS does not know the lag before Redis 7.0, calls it unknown after an XDEL, and
-// tells a wrong one after trimming: 10 entries, 7 of them trimmed, are "lag 10".
+// reports a wrong one after trimming: 10 entries, 7 of them trimmed, are "lag 10".
 func TestStats_GroupLag(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -282,7 +282,7 @@ func TestStats_GroupLag(t *testing.T) {
 }
 
 // After a restart from an append-only file Redis 7.0 does not know what a group has read, and
-// tells a lag that is too large.
+// reports a lag that is too large.
 func TestStats_GroupLagAfterARestart(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.AOF())

@@ -14,12 +14,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// MAXLEN removes what a group has not read yet: 139 of 1,000 are delivered, and nobody is
-// told.
+// MAXLEN removes what a group has not read yet: 139 of 1,000 are delivered, and nothing is
+// reported.
 func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	reports := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, client) // what it has deleted; others continue without a report
 
 	t.Run("while it was away", func(t *testing.T) {
 		t.Parallel()
@@ -103,7 +103,7 @@ func TestSubscriber_TrimmedUnreadEntriesAreReported(t *testing.T) {
 func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	reports := redistest.IsRedis7(t, client) // what it has deleted; others go on in silence
+	reports := redistest.IsRedis7(t, client) // what it has deleted; others continue without a report
 	gapOf := func(t *testing.T, err error) *redischannels.GapError {
 		t.Helper()
 		var gap *redischannels.GapError
@@ -264,9 +264,9 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 	})
 }
 
-// An entry that was trimmed leaves the pending entries list by the command that renews it or
-// hands it back. Where no handler had it, the reply to that command was not looked at, and
-// the entry was gone without a word. Before Redis 7 it stays in the list, and who claims it tells.
+// An entry that was trimmed leaves the pending entries list by the command that renews or releases
+// it. Where no handler had it, the reply to that command was not looked at, and
+// the entry was lost without a report. Before Redis 7 it stays in the list, and a claim reports it.
 func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	reports := redistest.IsRedis7(t, redistest.Shared(t).Client(t))

@@ -22,7 +22,7 @@ import (
 // patience is how long the swarm waits for clients to connect, and for what was published.
 const patience = 60 * time.Second
 
-// order tells the swarm what to do. It is a line on its standard input.
+// order is a command to the swarm. It is a line on its standard input.
 type order struct {
 	Addr     string `json:"addr"`
 	Clients  int    `json:"clients"`
@@ -123,7 +123,7 @@ func (s *swarm) connect(ctx context.Context, o order) (clients *sync.WaitGroup, 
 	return clients, connected, err
 }
 
-// open sends a request and reads up to the first event, which tells that the client is
+// open sends a request and reads up to the first event, which shows that the client is
 // live. net/http would need several times the processor and memory.
 func open(ctx context.Context, addr string) (net.Conn, *bufio.Reader, error) {
 	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", addr)

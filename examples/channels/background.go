@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// background is a service: it handles orders until it is told to end, eight at a time. An
+// background is a service: it handles orders until it is given to end, eight at a time. An
 // error brings the order again; Watermill's middleware works on typed functions too.
 func background(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
 	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{
@@ -37,7 +37,7 @@ func background(ctx context.Context, hub *redischannels.Hub, key string, out io.
 			return errors.New("the bank is closed")
 		}
 		if billed.Add(1) == n {
-			stop() // a real one goes on until SIGTERM
+			stop() // a real one runs until SIGTERM
 		}
 		return nil
 	}

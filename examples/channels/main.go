@@ -1,5 +1,5 @@
 // Channels shows the typed channels by small programs, one per file: what sends, what
-// receives, and what becomes of a value that nobody has acknowledged.
+// receives, and what becomes of a value that was not acknowledged.
 //
 //	go run ./examples/channels            # lists them
 //	go run ./examples/channels queue
@@ -38,8 +38,8 @@ var programs = []program{
 	{"background", "a service that handles values, with a middleware that retries", background},
 	{"pods", "three pods of one group share the work", pods},
 	{"manual", "acknowledge, try again, give up", manual},
-	{"notify", "Pub/Sub: everybody who listens now", notify},
-	{"replay", "read again what was, and go on with what comes", replay},
+	{"notify", "Pub/Sub: all that listen now", notify},
+	{"replay", "read again what was, and continue with new values", replay},
 }
 
 func main() {

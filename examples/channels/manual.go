@@ -9,7 +9,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// manual settles each order by hand. One that is nacked comes again, with a delivery count;
+// manual acknowledges each order by hand. One that is nacked comes again, with a delivery count;
 // one that is rejected, or fails too often, moves to the dead letters.
 func manual(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
 	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{
@@ -41,7 +41,7 @@ func manual(ctx context.Context, hub *redischannels.Hub, key string, out io.Writ
 			left--
 		}
 		if err != nil {
-			return err // somebody else has it by now
+			return err // another consumer has it by now
 		}
 	}
 	return orders.Close() // when all of that is written

@@ -9,7 +9,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// notify sends to everybody who listens at this moment. Nothing is kept: who comes later has
+// notify sends to all that listen at this moment. Nothing is kept: who comes later has
 // missed it.
 func notify(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
 	type heard struct {

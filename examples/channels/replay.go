@@ -9,7 +9,7 @@ import (
 )
 
 // replay reads a stream again from an entry on, which changes nothing for any group, and then
-// goes on with what is written: nothing is missing where the two meet, and nothing comes twice.
+// continues with what is written: nothing is missing where the two meet, and nothing comes twice.
 func replay(ctx context.Context, hub *redischannels.Hub, key string, out io.Writer) error {
 	orders, err := redischannels.NewStreamChannel[Order](hub, key, redischannels.StreamChannelConfig{})
 	if err != nil {

@@ -57,7 +57,7 @@ func (i *instance) start() {
 	i.child.WaitLine("Chat: ", 20*time.Second)
 }
 
-// freeAddr returns an address of the loopback interface that stays free while nobody takes it: it
+// freeAddr returns an address of the loopback interface that stays free until it is taken: it
 // is not in the range from which systems serve outgoing connections.
 func freeAddr(t *testing.T) string {
 	t.Helper()
@@ -298,7 +298,7 @@ func stored(t *testing.T, client *redis.Client, room string) []shown {
 	return all
 }
 
-// requireNothingRan says that no script of anybody else has run in the page.
+// requireNothingRan says that no script of another user has run in the page.
 func (tb *tab) requireNothingRan() {
 	tb.t.Helper()
 	tb.mu.Lock()

@@ -23,7 +23,7 @@ var (
 )
 
 // directory knows the rooms of all instances. It is kept in Redis and has a bound; a room that
-// nobody uses for roomAge is forgotten, with its messages.
+// is not used for roomAge is forgotten, with its messages.
 type directory struct {
 	client redis.UniversalClient
 	config config

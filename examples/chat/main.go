@@ -1,6 +1,6 @@
 // Command chat is a chat with rooms, in the browser. Each room is a Redis stream, which the page
 // follows by Server-Sent Events: it shows the history on entry, and after any interruption it
-// goes on behind the last message that it has. Who is there and who is typing goes over Redis
+// continues behind the last message that it has. Who is there and who is typing goes over Redis
 // Pub/Sub, since that matters only now.
 //
 //	go run ./examples/chat          # then open http://localhost:8080
@@ -10,7 +10,7 @@
 // redis://localhost:6379/0, it uses a real one, and then any number of instances serve the same
 // rooms, each at its own -addr. They, and Redis, may be killed and started again at any moment.
 //
-// Whoever signs in with the admin key, which is printed at the start, is an admin: admins have a
+// A user that signs in with the admin key, which is printed at the start, is an admin: admins have a
 // badge and can make announcements. All others are customers.
 package main
 

@@ -21,7 +21,7 @@ const (
 	admin    = "admin"
 )
 
-// User is somebody who has signed in.
+// User is a signed-in user.
 type User struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
@@ -39,7 +39,7 @@ type Message struct {
 	Announcement bool   `json:"announcement,omitempty"` // of an admin
 }
 
-// Live is what goes over a room's Pub/Sub channel: either who is there, told by each instance for
+// Live is what goes over a room's Pub/Sub channel: either who is there, published by each instance for
 // its own people every few seconds, or who is typing.
 type Live struct {
 	Instance string `json:"instance,omitempty"`

@@ -45,7 +45,7 @@ func TestPage(t *testing.T) {
 				requireAsStored(t, client, "two-instances", tb, 2)
 			}
 
-			// Who is typing, until the message is there; and who has gone.
+			// Who is typing, until the message is there; and who has left.
 			ana.say("One moment")
 			mira.awaitDelivered(3)
 			time.Sleep(1100 * time.Millisecond) // who has just spoken is not shown to be typing
@@ -353,7 +353,7 @@ func requireTabOrder(t *testing.T, tb *tab) {
 			const e = document.activeElement, shown = e.id === "text" ? e.form : e, style = getComputedStyle(shown), box = e.getBoundingClientRect();
 			return {Name: e === document.body ? "" : e.id || e.textContent, Visible: (style.outlineStyle !== "none" || style.boxShadow !== "none") && box.top >= 0};
 		})()`)
-		require.True(t, at.Visible || at.Name == "", "nobody sees that %s has the focus", at.Name)
+		require.True(t, at.Visible || at.Name == "", "it is not visible that %s has the focus", at.Name)
 		missing = slices.DeleteFunc(missing, func(name string) bool { return name == at.Name })
 	}
 	require.Empty(t, missing, "the Tab key does not get there")

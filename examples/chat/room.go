@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/sse"
 )
 
-// room is what this instance needs of a room while somebody here is in it.
+// room is what this instance needs of a room while a user of this instance is in it.
 type room struct {
 	name     string
 	instance string // of this process, in Live
@@ -27,9 +27,9 @@ type room struct {
 	used  int       // requests that are using the room
 	since time.Time // when used became 0
 
-	changed chan struct{} // has a token when somebody came
+	changed chan struct{} // has a token when a user came
 	stop    context.CancelFunc
-	done    chan struct{} // closed when tell has ended
+	done    chan struct{} // closed when announce has ended
 
 	mu     sync.Mutex
 	people map[string]*presence
@@ -41,7 +41,7 @@ type eventStream interface {
 	Close() error
 }
 
-// presence is somebody with so many open streams, one but for moments.
+// presence is a user with so many open streams, one but for moments.
 type presence struct {
 	user    User
 	streams int
@@ -57,7 +57,7 @@ func openRoom(ctx context.Context, hub *redischannels.Hub, config config, instan
 		return nil, errors.Join(err, r.closeChannels())
 	}
 	ctx, r.stop = context.WithCancel(ctx)
-	go r.tell(ctx, config.presence)
+	go r.announce(ctx, config.presence)
 	return r, nil
 }
 
@@ -122,14 +122,14 @@ func (r *room) enter(user User) (leave func()) {
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		// The next regular telling is early enough: who reconnects is not seen to leave.
+		// The next regular message is early enough: who reconnects is not seen to leave.
 		if p.streams--; p.streams == 0 {
 			delete(r.people, user.ID)
 		}
 	}
 }
 
-// show makes tell tell at once who is here.
+// show makes announce publish at once who is here.
 func (r *room) show() {
 	select {
 	case r.changed <- struct{}{}:
@@ -152,9 +152,9 @@ func (r *room) here() []User {
 // maxShown is how many people of one instance are shown by name.
 const maxShown = 50
 
-// tell publishes who is here, when somebody comes and from time to time, until ctx ends. What it
+// announce publishes who is here, when a user comes and from time to time, until ctx ends. What it
 // cannot publish is of no interest later.
-func (r *room) tell(ctx context.Context, every time.Duration) {
+func (r *room) announce(ctx context.Context, every time.Duration) {
 	defer close(r.done)
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -257,7 +257,7 @@ func (rs *rooms) use(name string) (r *room, release func(), err error) {
 	}), nil
 }
 
-// closeIdle closes rooms that nobody has used for a while.
+// closeIdle closes rooms that were not used for a while.
 func (rs *rooms) closeIdle() {
 	ticker := time.NewTicker(rs.config.idle / 2)
 	defer ticker.Stop()
@@ -298,7 +298,7 @@ func (rs *rooms) endStreams() {
 	}
 }
 
-// close closes all rooms; nobody must be using them.
+// close closes all rooms; they must not be in use.
 func (rs *rooms) close() error {
 	rs.endStreams()
 	rs.stop()

@@ -35,7 +35,7 @@ func TestRooms(t *testing.T) {
 	require.Equal(t, 200, v.call("GET", "rooms", nil, &list))
 	require.Equal(t, []string{"lounge", "support", "ideas", "a", "room-42", strings.Repeat("x", 32)}, list.Rooms)
 
-	// A room that nobody uses makes room, and its messages go.
+	// A room that is not used makes room, and its messages go.
 	require.Equal(t, 201, v.say("a", "message-1", "hello"))
 	require.InDelta(t, chat.config.roomAge.Seconds(), chat.redis.TTL(roomKey("a")).Seconds(), 10)
 	long := float64(time.Now().Add(-chat.config.roomAge - time.Minute).Unix())
@@ -89,7 +89,7 @@ func TestMessages(t *testing.T) {
 	response, _ := mira.do(form, nil)
 	require.Equal(t, 415, response.StatusCode)
 
-	// Who says what, and with what right, is what the server knows, not what the page says.
+	// Who says what, and with what permission, is what the server knows, not what the page says.
 	events, stop := mira.follow("rooms/lounge/events", "")
 	defer stop()
 	from := fmt.Sprintf(`"from":{"id":"%s","name":"Mira","role":"customer"}`, mira.as)
@@ -106,7 +106,7 @@ func TestMessages(t *testing.T) {
 		ids = append(ids, id)
 	}
 
-	// Another visitor goes on behind the second message.
+	// Another visitor continues behind the second message.
 	later, stopLater := ana.follow("rooms/lounge/events", ids[1])
 	defer stopLater()
 	for _, id := range ids[2:] {
@@ -170,7 +170,7 @@ func TestPresence(t *testing.T) {
 	require.Equal(t, 204, mira.call("POST", "rooms/lounge/typing", nil, nil))
 	await("typing", `"typing":{"id":"`+mira.as+`","name":"Mira"`)
 	stopMira()
-	redistest.Eventually(t, 20*time.Second, func() bool { return !strings.Contains(next(t, live), "Mira") }, "Mira to be gone")
+	redistest.Eventually(t, 20*time.Second, func() bool { return !strings.Contains(next(t, live), "Mira") }, "Mira to have left")
 	stopAna()
 	redistest.Eventually(t, 20*time.Second, func() bool { return !strings.Contains(next(t, live), "people\":[") }, "nobody")
 }
@@ -204,7 +204,7 @@ func TestEnding(t *testing.T) {
 	case _, more := <-events:
 		require.False(t, more)
 	case <-time.After(20 * time.Second):
-		t.Fatal("the stream goes on")
+		t.Fatal("the stream continues")
 	}
 	require.Equal(t, 503, v.say("lounge", "message-1", "hello"))
 }

@@ -90,7 +90,7 @@ func TestScreenshot(t *testing.T) {
 		}))
 		require.NoError(t, os.WriteFile(file, picture, 0o644))
 		t.Logf("%s: %d bytes", file, len(picture))
-		time.Sleep(2100 * time.Millisecond) // the page tells of typing every 2 s
+		time.Sleep(2100 * time.Millisecond) // the page reports typing every 2 s
 	}
 	shoot(file, 1120, 760, 1.5, "light")
 	shoot(os.Getenv("CHAT_SCREENSHOT_DARK"), 1120, 730, 1, "dark")

@@ -35,12 +35,12 @@ type config struct {
 	rate         rate.Limit    // messages per second and user
 	burst        int           // messages of a user at once
 	history      int64         // messages that a room keeps
-	roomAge      time.Duration // how long they are kept, and a room that nobody uses
+	roomAge      time.Duration // how long they are kept, and a room that is not used
 	maxRooms     int           // in Redis
 	openRooms    int           // in this process at a time
 	idle         time.Duration // after which an open room is closed
 	maxClients   int           // event streams per room and instance
-	presence     time.Duration // between two tellings of who is there
+	presence     time.Duration // between two messages about who is there
 	heartbeat    time.Duration
 	retry        time.Duration // of pages whose stream has ended
 	writeTimeout time.Duration
@@ -119,7 +119,7 @@ func (s *server) handler() http.Handler {
 	all.Handle("/api/", bounded(api))
 	all.Handle("GET /api/rooms/{room}/events", s.asUser(s.events))
 	all.Handle("GET /api/rooms/{room}/live", s.asUser(s.liveEvents))
-	// Browsers tell where a request comes from: those that change something must come from
+	// Browsers report where a request comes from: those that change something must come from
 	// our own page. The cookies are SameSite=Strict besides.
 	return secured(http.NewCrossOriginProtection().Handler(all))
 }
@@ -240,7 +240,7 @@ func (s *server) postMessage(w http.ResponseWriter, r *http.Request, user User) 
 	answer(w, http.StatusCreated, map[string]string{"id": id})
 }
 
-// postTyping tells the others in the room that the user is typing.
+// postTyping informs the others in the room that the user is typing.
 func (s *server) postTyping(w http.ResponseWriter, r *http.Request, user User) {
 	if wait := s.typing.allow(user.ID); wait > 0 {
 		refuse(w, wait)
@@ -358,7 +358,7 @@ func (s *server) failRedis(w http.ResponseWriter, err error) {
 	fail(w, http.StatusServiceUnavailable, errors.New("the chat's storage does not answer at the moment"))
 }
 
-// refuse answers who is too fast.
+// refuse answers a client that is too fast.
 func refuse(w http.ResponseWriter, wait time.Duration) {
 	w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 	fail(w, http.StatusTooManyRequests, errors.New("that was too fast; please wait a moment"))

@@ -320,7 +320,7 @@ func TestHeaders(t *testing.T) {
 	require.Equal(t, 405, v.call("GET", "rooms/lounge/messages", nil, nil))
 }
 
-// Redis is gone: users are told so, and nothing more.
+// Redis is down: users get that message, and nothing more.
 func TestRedisIsGone(t *testing.T) {
 	t.Parallel()
 	chat := startChat(t, func(c *config) { c.writeTimeout = 200 * time.Millisecond })

@@ -69,7 +69,7 @@ func sharedKey(ctx context.Context, client redis.UniversalClient, name, fresh st
 	return client.Get(ctx, name).Result()
 }
 
-// isAdminKey compares without telling by its duration how much was right.
+// isAdminKey compares without showing by its duration how much was right.
 func (s *sessions) isAdminKey(key string) bool {
 	given, right := sha256.Sum256([]byte(key)), sha256.Sum256([]byte(s.adminKey))
 	return subtle.ConstantTimeCompare(given[:], right[:]) == 1

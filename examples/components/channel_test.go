@@ -105,7 +105,7 @@ func TestChannel_ThrottleMiddleware(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(start), 80*time.Millisecond)
 }
 
-// Timeout ends the context of the function, which still tells what belongs to the value.
+// Timeout ends the context of the function, which still carries what belongs to the value.
 func TestChannel_TimeoutMiddleware(t *testing.T) {
 	t.Parallel()
 	var tries atomic.Int32
@@ -145,7 +145,7 @@ func TestChannel_CircuitBreakerMiddleware(t *testing.T) {
 	require.GreaterOrEqual(t, opened.Load(), int32(1))
 }
 
-// PoisonQueue publishes what fails, which settles it.
+// PoisonQueue publishes what fails, which acknowledges it.
 func TestChannel_PoisonQueueMiddleware(t *testing.T) {
 	t.Parallel()
 	key, poison := redistest.Key(t), redistest.Key(t, "poison")
@@ -166,7 +166,7 @@ func TestChannel_PoisonQueueMiddleware(t *testing.T) {
 
 // An entry of which the wire format makes no message at all is a dead letter, and no middleware
 // sees it: Deduplicator took a second one for the first, since both have no payload, and
-// PoisonQueue settled it by publishing that.
+// PoisonQueue acknowledged it by publishing that.
 func TestChannel_MiddlewareSeesMessagesOnly(t *testing.T) {
 	t.Parallel()
 	key, poison := redistest.Key(t), redistest.Key(t, "poison")

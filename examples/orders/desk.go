@@ -67,7 +67,7 @@ func (d *desk) router() (*message.Router, error) {
 			MaxInFlight:   16,
 			MaxDeliveries: maxDeliveries,
 			NackBackoff:   redischannels.Backoff{Min: 50 * time.Millisecond, Max: time.Second},
-			OnEvent:       func(e redischannels.Event) { d.tell(name, e) },
+			OnEvent:       func(e redischannels.Event) { d.note(name, e) },
 			Tuning:        d.imp.tuning,
 		}, d.imp.logger)
 		if err != nil {
@@ -78,8 +78,8 @@ func (d *desk) router() (*message.Router, error) {
 	return router, nil
 }
 
-// tell shows what an operator would want to know.
-func (d *desk) tell(consumer string, e redischannels.Event) {
+// note prints what an operator would want to know.
+func (d *desk) note(consumer string, e redischannels.Event) {
 	switch e.Kind {
 	case redischannels.EventDeadLettered: // the summary has them
 	case redischannels.EventRecovered:
@@ -162,7 +162,7 @@ func (d *desk) handle(msg *message.Message) error {
 // retries is how often an order was handled again within one delivery.
 func (d *desk) retries() int64 { return max(0, d.attempts.Load()-d.deliveries.Load()) }
 
-// stock stands for a service of somebody else that is unreliable in a reproducible way: of 100
+// stock stands for a service of another test that is unreliable in a reproducible way: of 100
 // orders about 5 fail at first and 1 for longer than Retry tries, so that it is delivered again.
 type stock struct {
 	mu    sync.Mutex

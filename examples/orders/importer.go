@@ -39,7 +39,7 @@ type importer struct {
 var restartable = redischannels.Tuning{MinIdle: 3 * time.Second, ClaimInterval: time.Second}
 
 // embedded suits miniredis, which unlike Redis counts a claim as a delivery: nothing is fetched
-// ahead and nobody else can crash, so that no entry changes hands.
+// ahead and no other consumer can crash, so that no entry changes hands.
 var embedded = redischannels.Tuning{Prefetch: redischannels.NoPrefetch, MinIdle: time.Minute}
 
 // run publishes what is not published yet, handles until nothing is left, and reports.
@@ -75,7 +75,7 @@ func (imp *importer) run(ctx context.Context) error {
 	return imp.report(ctx, desk)
 }
 
-// watch shows the progress until every row is settled. It leaves both channels filled.
+// watch shows the progress until every row is handled. It leaves both channels filled.
 func (imp *importer) watch(ctx context.Context, desk *desk, published, routed chan error) error {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
@@ -120,7 +120,7 @@ func (imp *importer) watch(ctx context.Context, desk *desk, published, routed ch
 // state is how far the import is.
 type state struct {
 	published, handled, dead int
-	idle                     bool // the group has settled all that the stream has
+	idle                     bool // the group has acknowledged all that the stream has
 }
 
 func (imp *importer) look(ctx context.Context) (state, error) {
@@ -155,7 +155,7 @@ func (imp *importer) look(ctx context.Context) (state, error) {
 }
 
 // publish appends the rows that the stream does not have yet. One call of Publish with up to
-// 500 messages is a transaction, so the last entry tells exactly where to go on, after a crash
+// 500 messages is a transaction, so the last entry shows exactly where to resume, after a crash
 // as well as after a lost reply.
 func (imp *importer) publish(ctx context.Context) error {
 	publisher, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: imp.client}, imp.logger)

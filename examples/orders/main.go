@@ -9,7 +9,7 @@
 //
 // It needs no Redis: an embedded server lives as long as the program. With REDIS_URL, such as
 // redis://localhost:6379/0, it uses a real one, and then it can be killed at any moment and
-// started again with the same arguments: it goes on where it was, and the summary is the same.
+// started again with the same arguments: it resumes where it was, and the summary is the same.
 package main
 
 import (
@@ -67,7 +67,7 @@ func (c command) run() int {
 			"Without a file it takes a sample. REDIS_URL names a real server.\n\n")
 		flags.PrintDefaults()
 	}
-	topic := flags.String("topic", "orders", "`prefix` of the stream's name; another one starts the same file anew")
+	topic := flags.String("topic", "orders", "`prefix` of the stream's name; another one starts the same file from its beginning")
 	slow := flags.Duration("slow", 0, "extra `time` to handle an order, so that there is time to watch and to kill")
 	verbose := flags.Bool("v", false, "write Watermill's log to standard error")
 	switch err := flags.Parse(c.args); {
@@ -88,7 +88,7 @@ func (c command) run() int {
 		return exitUsage
 	}
 
-	// The input comes first, since reading standard input may take until somebody ends it: up to
+	// The input comes first, since reading standard input may take until the user ends it: up to
 	// here Ctrl-C simply kills.
 	in, err := openInput(flags.Arg(0), c.stdin)
 	if err != nil {
@@ -136,7 +136,7 @@ func (c command) run() int {
 		if c.redisURL != "" {
 			imp.out.printf("Interrupted. The same command goes on from here.")
 		} else {
-			imp.out.printf("Interrupted. The embedded server is gone with all it had; with REDIS_URL the same command would go on from here.")
+			imp.out.printf("Interrupted. The embedded server has ended with all it had; with REDIS_URL the same command would resume here.")
 		}
 		return exitInterrupted
 	default:

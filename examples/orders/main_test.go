@@ -105,7 +105,7 @@ func TestSampleOnEmbeddedServer(t *testing.T) {
 	require.Regexp(t, `(?m)^published 363/363 +handled 348 +dead-lettered 15 +retries 45$`, stdout)
 }
 
-// Bug: entries that wait for slow handlers are handed back; an embedded server that counts
+// Bug: entries that wait for slow handlers are released; an embedded server that counts
 // their way back as deliveries would make good orders dead letters.
 func TestSlowHandlersOnEmbeddedServer(t *testing.T) {
 	t.Parallel()

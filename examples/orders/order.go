@@ -107,7 +107,7 @@ func formatAmount(amount int64, currency string) string {
 	return s
 }
 
-// warehouse tells from which warehouse an article is sent: that is the part of the SKU before
+// warehouse returns from which warehouse an article is sent: that is the part of the SKU before
 // the dash. It is a bug on purpose: a SKU without a dash makes it panic.
 func warehouse(sku string) string {
 	parts := strings.Split(sku, "-")

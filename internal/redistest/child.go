@@ -104,7 +104,7 @@ func StartChild(tb testing.TB, name string, env ...string) *Child {
 			select {
 			case c.lines <- line:
 				return
-			default: // full: wait for the reader, who may be gone
+			default: // full: wait for the reader, which may have ended
 			}
 			select {
 			case c.lines <- line:
@@ -178,7 +178,7 @@ func (c *Child) WaitLine(prefix string, timeout time.Duration) string {
 	}
 }
 
-// Stdin is the child's standard input, for example to tell it to go on. It is not closed
+// Stdin is the child's standard input, for example to ask it to continue. It is not closed
 // while the child runs, so a child that reads it to its end waits for its own end.
 func (c *Child) Stdin() io.Writer { return c.stdin }
 

@@ -178,7 +178,7 @@ func (c *Cluster) Owner(asked int, key string) int {
 			}
 		}
 	}
-	c.tb.Fatalf("redistest: nobody owns slot %d", slot)
+	c.tb.Fatalf("redistest: no node owns slot %d", slot)
 	return -1
 }
 

@@ -147,7 +147,7 @@ func TestSharedUsesTheServerThatTheEnvironmentNames(t *testing.T) {
 	mine, shared := Key(t), own.Client(t, DB(3))
 	require.NoError(t, s.Client(t).Set(ctx, mine, "1", 0).Err())
 	require.NoError(t, shared.Set(ctx, "{"+mine+"}:dead", "1", 0).Err())
-	require.NoError(t, shared.Set(ctx, "of somebody else", "1", 0).Err())
+	require.NoError(t, shared.Set(ctx, "of another test", "1", 0).Err())
 
 	var got recordedFailure
 	s.tb = &got
@@ -155,7 +155,7 @@ func TestSharedUsesTheServerThatTheEnvironmentNames(t *testing.T) {
 	require.Contains(t, got.message, "shared")
 
 	StopShared()
-	require.Equal(t, []string{"of somebody else"}, shared.Keys(ctx, "*").Val())
+	require.Equal(t, []string{"of another test"}, shared.Keys(ctx, "*").Val())
 	require.NoError(t, client.Ping(ctx).Err())
 
 	t.Setenv("REDIS_ADDR", "redis://:marker-secret@[bad")

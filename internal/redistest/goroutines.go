@@ -34,7 +34,7 @@ var (
 // others, and whose stack, the line "created by" included, contains one of the words. Without
 // words they are the goroutines of this module except its tests, this kit and the examples.
 // The test may run in parallel: a label, which a goroutine inherits from the one that starts
-// it, tells them from those of other tests. It must be called by the goroutine of the test.
+// it, distinguishes them from those of other tests. It must be called by the goroutine of the test.
 // A goroutine that a timer starts (time.AfterFunc) has no label; [Main] finds it in the end.
 func Goroutines(tb testing.TB, words ...string) *GoroutineCount {
 	showLabels()

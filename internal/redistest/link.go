@@ -354,7 +354,7 @@ func (l *link) firstWaiting() [][]byte {
 	return l.waiting[0].requests
 }
 
-// settle notes that the first waiting request has its reply.
+// answered notes that the first waiting request has its reply.
 func (l *link) settle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -31,7 +31,7 @@ func (e LogEntry) String() string {
 	return b.String()
 }
 
-// RecordingLogger is a Watermill logger that keeps what it is told. Loggers made by With
+// RecordingLogger is a Watermill logger that keeps what it is given. Loggers made by With
 // write into the one that they come from.
 type RecordingLogger struct {
 	records *logRecords

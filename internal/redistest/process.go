@@ -110,7 +110,7 @@ func findBinary(asked string) (string, error) {
 	return "", errNoServer
 }
 
-// freePort returns a port of the loopback interface on which nobody listens.
+// freePort returns a port of the loopback interface on which no process listens.
 func freePort() (int, error) {
 	var err error
 	for range 100 {
@@ -186,7 +186,7 @@ func (p *process) start() error {
 }
 
 // awaitReady polls until the server on the port is the process pid and has loaded its data.
-// The process ID is compared because somebody else's server may have taken the port.
+// The process ID is compared because the server of another process may have taken the port.
 func (p *process) awaitReady(pid int, done <-chan struct{}) error {
 	opts := p.options()
 	opts.DB = 0

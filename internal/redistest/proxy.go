@@ -11,7 +11,7 @@ import (
 // Proxy is a TCP proxy in front of a server, with faults that a test turns on and off. It is
 // closed at the end of the test.
 //
-// It forwards whole requests and whole replies, so it can tell which reply belongs to which
+// It forwards whole requests and whole replies, so it knows which reply belongs to which
 // request (see [Proxy.DropReply]). A connection that does not speak RESP from its first byte,
 // for example one with TLS, is forwarded as it comes; the faults work on it, the rules do not.
 type Proxy struct {
@@ -95,8 +95,8 @@ func (p *Proxy) cutLocked() {
 	}
 }
 
-// Refuse true closes all connections and answers new ones as a port does on which nobody
-// listens, so that dialling fails; false accepts again.
+// Refuse true closes all connections and answers new ones as a port does on which no
+// process listens, so that dialling fails; false accepts again.
 func (p *Proxy) Refuse(refuse bool) {
 	p.tb.Helper()
 	if !refuse {
@@ -121,7 +121,7 @@ func (p *Proxy) Refuse(refuse bool) {
 // which are accepted: for both sides the connection is open and the other side silent.
 //
 // False ends it. A connection of which bytes were swallowed is closed then, because what
-// follows on it could not be read; one that was idle all the time goes on.
+// follows on it could not be read; one that was idle all the time continues.
 func (p *Proxy) Blackhole(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -277,7 +277,7 @@ func TestCutUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	defer time.AfterFunc(time.Minute, func() { panic("the proxy is stuck") }).Stop() // so that nobody waits for its end
+	defer time.AfterFunc(time.Minute, func() { panic("the proxy is stuck") }).Stop() // so that no wait for its end is needed
 	for p.Accepted() < 500 {
 		p.Cut()
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // NeedsRedis7 skips a test of what servers before Redis 7 cannot do, and says what that is: a
-// difference that docs/guarantees.md tells, or something that the test itself needs.
+// difference that docs/guarantees.md describes, or something that the test itself needs.
 func NeedsRedis7(tb testing.TB, client redis.UniversalClient, what string) {
 	tb.Helper()
 	if !IsRedis7(tb, client) {
@@ -16,8 +16,8 @@ func NeedsRedis7(tb testing.TB, client redis.UniversalClient, what string) {
 	}
 }
 
-// IsRedis7 reports whether the server is Redis 7, Valkey or newer: it knows shard channels, and
-// tells what of a stream it has deleted. One that does not answer, because the user may not
+// IsRedis7 reports whether the server is Redis 7, Valkey or newer: it has shard channels, and
+// reports which entries of a stream it has deleted. One that does not answer, because the user may not
 // ask, is taken for one, so that its test is not skipped.
 func IsRedis7(tb testing.TB, client redis.UniversalClient) bool {
 	tb.Helper()

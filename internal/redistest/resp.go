@@ -93,7 +93,7 @@ func requestWords(request []byte, n int) []string {
 	return words
 }
 
-// Match tells whether a request, in its raw bytes as a client sends it, is the one meant.
+// Match reports whether a request, in its raw bytes as a client sends it, is the one meant.
 type Match func(request []byte) bool
 
 // Command matches a request by its command, whatever its case: "XADD", or with the

@@ -104,7 +104,7 @@ func (r *Rule) Remove() {
 	r.proxy.rules = slices.DeleteFunc(r.proxy.rules, func(other *Rule) bool { return other == r })
 }
 
-// take reports whether the rule acts now, and counts it. finish tells who waits for the rule;
+// take reports whether the rule acts now, and counts it. finish ends the waits for the rule;
 // it is called when the action is over.
 func (r *Rule) take() (ok bool, finish func()) {
 	r.mu.Lock()

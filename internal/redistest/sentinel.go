@@ -29,7 +29,7 @@ type Sentinels struct {
 }
 
 // StartSentinels runs a master with replicas, and three sentinels that promote a replica a
-// second after the master has gone. It returns when the replicas are in step and the
+// second after the master has failed. It returns when the replicas are in step and the
 // sentinels know each other and all servers. Everything ends with the test, as servers of
 // [Start] do. Options are those of the data servers.
 func StartSentinels(tb testing.TB, replicas int, opts ...Option) *Sentinels {

@@ -15,7 +15,7 @@ import (
 type Server struct {
 	tb     testing.TB
 	opts   redis.Options // of the default user
-	proc   *process      // nil for a server that somebody else runs (REDIS_ADDR)
+	proc   *process      // nil for a server that the kit does not run (REDIS_ADDR)
 	shared bool
 }
 
@@ -93,7 +93,7 @@ func (s *Server) Client(tb testing.TB, mutate ...func(*redis.Options)) *redis.Cl
 // It is closed at the end of the test.
 func (s *Server) Admin(tb testing.TB) *redis.Client {
 	tb.Helper()
-	if s.proc == nil { // somebody else's server: nobody but the default user is known
+	if s.proc == nil { // not a server of the kit: only the default user is known
 		return s.Client(tb)
 	}
 	return s.Client(tb, As(adminUser, s.proc.adminPassword))

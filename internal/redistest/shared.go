@@ -86,7 +86,7 @@ func pingShared(opts *redis.Options) error {
 }
 
 // StopShared ends the shared server, if one was started, or removes the keys of this process
-// from the one that REDIS_ADDR names. A later [Shared] starts anew. [Main] calls it.
+// from the one that REDIS_ADDR names. A later [Shared] starts another one. [Main] calls it.
 func StopShared() {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
@@ -159,13 +159,13 @@ func silence() {
 }
 
 var (
-	// processMark tells the keys of this process from those of others on the same server.
+	// processMark distinguishes the keys of this process from those of others on the same server.
 	processMark = "rt" + strings.ToLower(rand.Text()[:10])
 	keyNumber   atomic.Int64
 	notInKeys   = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
 )
 
-// Key returns a name for a key, topic or channel that nobody else uses: every call gives
+// Key returns a name for a key, topic or channel that no other caller gets: every call gives
 // another one. It contains the name of the test and the suffixes, and no hash tag.
 func Key(tb testing.TB, suffix ...string) string {
 	name := notInKeys.ReplaceAllString(tb.Name(), "_")

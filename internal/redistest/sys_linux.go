@@ -13,7 +13,7 @@ import (
 const stopLimit = 5 * time.Second
 
 // awaitStopped waits until every thread of a process has stopped. SIGSTOP is not
-// immediate: a thread that runs on another processor goes on for a while, long enough to
+// immediate: a thread that runs on another processor runs for a while, long enough to
 // handle a message that is sent to it right after.
 func awaitStopped(pid int) error {
 	for deadline := time.Now().Add(stopLimit); ; <-time.After(time.Millisecond) {
@@ -25,7 +25,7 @@ func awaitStopped(pid int) error {
 		for _, path := range threads {
 			stat, err := os.ReadFile(path)
 			if err != nil {
-				continue // the thread is gone
+				continue // the thread has ended
 			}
 			// The state follows the name, which is in parentheses and may hold any.
 			_, state, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
@@ -46,7 +46,7 @@ func awaitStopped(pid int) error {
 // clean-up, for example at the timeout of "go test".
 //
 // The kernel watches the thread that forked, not the process. The runtime ends a thread only
-// when a goroutine that is locked to it returns, so this holds as long as nobody calls the
+// when a goroutine that is locked to it returns, so this holds as long as no caller uses the
 // kit from a goroutine with runtime.LockOSThread.
 func dieWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -25,7 +25,7 @@ func TestServerDiesWithItsTestProcess(t *testing.T) {
 	Start(t) // skips without a server
 	child := StartChild(t, serverChild)
 	dir := child.WaitLine("dir ", soon)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // nobody is left to do that
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // no process is left to do that
 	pid, err := strconv.Atoi(child.WaitLine("pid ", soon))
 	require.NoError(t, err)
 	require.NoError(t, syscall.Kill(pid, 0))
@@ -33,8 +33,8 @@ func TestServerDiesWithItsTestProcess(t *testing.T) {
 	Eventually(t, soon, func() bool { return ended(pid) }, "the server %d ends", pid)
 }
 
-// ended reports whether a process is gone, or waits only for somebody to ask for its exit
-// code: in a container without an init process nobody does.
+// ended reports whether a process has ended, or waits only until its exit code is
+// read: in a container without an init process that never happens.
 func ended(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return true

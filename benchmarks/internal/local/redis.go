@@ -28,7 +28,7 @@ const (
 var ErrNoServer = errors.New("no redis-server: install Redis >= 6.2 or Valkey >= 7.2, " +
 	"or set REDIS_SERVER to the path of its binary")
 
-// Redis is a redis-server process that nobody else uses: no persistence, one port on
+// Redis is a redis-server process that no other caller gets: no persistence, one port on
 // loopback, a directory that goes with it.
 type Redis struct {
 	Addr    string

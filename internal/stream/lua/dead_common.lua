@@ -14,7 +14,7 @@ end
 
 -- The topic, group, entry ID and consumer that a dead letter names, or nothing when the entry is
 -- no dead letter. Only the last 14 values count: an original that was a dead letter itself has
--- such a block further ahead. Anybody may have written it: what is no entry ID in the form that
+-- such a block further ahead. Any program may have written it: what is no entry ID in the form that
 -- Redis gives it names a range of entries, or none.
 local function block(fields)
   local n = #fields

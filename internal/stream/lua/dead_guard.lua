@@ -2,7 +2,7 @@
 -- and acknowledges, or takes the append back. dead_common.lua stands before this text.
 --
 -- A transaction cannot be conditional, and a command that fails in it does not stop the next
--- one. So the newest dead letter tells whether the append took place, and it is deleted when
+-- one. So the newest dead letter shows whether the append took place, and it is deleted when
 -- the entry turns out to be none of this consumer's business: no other client sees it.
 --
 -- KEYS[1] topic, KEYS[2] dead-letter stream (same hash slot)
@@ -41,7 +41,7 @@ if owner == consumer then
     redis.pcall('XDEL', dead, added)
     return failure(acked)
   end
-  -- An earlier run has moved it, if a lost group was made again with the entry since.
+  -- An earlier run has moved it, if a lost group was re-created with the entry since.
   local earlier, writer = find(dead, '(' .. added, topic, group, id)
   if earlier and writer == consumer then
     redis.pcall('XDEL', dead, added)

@@ -8,7 +8,7 @@
 -- ARGV[8] '~' or '=', ARGV[9] the bound
 -- ARGV[10] 'copy': the fields are those of the entry in Redis
 --          'memory': the fields are ARGV[12...], for an entry that was trimmed
--- ARGV[11] 'again': an earlier run may have moved it, and a lost group was made again with it since;
+-- ARGV[11] 'again': an earlier run may have moved it, and a lost group was re-created with it since;
 --          or ''
 --
 -- Returns one of
@@ -69,8 +69,8 @@ else
 end
 
 if not owner then
-  -- An earlier run has settled it, or somebody else has, or the trimmed entry was swept out of
-  -- the pending entries list. The dead-letter stream tells the first from the rest.
+  -- An earlier run has ended it, or another consumer has, or the trimmed entry was swept out of
+  -- the pending entries list. The dead-letter stream distinguishes the first from the rest.
   local found, writer, unread = find(dead, '+', topic, group, id)
   if memory then
     if unread then
@@ -87,7 +87,7 @@ if not owner then
   end
 end
 
--- The command itself can only fail for want of a right here, so it writes nothing.
+-- The command itself can only fail for a missing permission here, so it writes nothing.
 if owner and redis.acl_check_cmd and not redis.acl_check_cmd('XACK', topic, group, id) then
   return failure(redis.pcall('XACK', topic, group, id))
 end

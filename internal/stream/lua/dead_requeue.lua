@@ -78,7 +78,7 @@ local function requeue(id)
     return answer('not delivered')
   end
 
-  -- A right to delete that is missing must show before the claim: afterwards the dead letter
+  -- A missing permission to delete must show before the claim: afterwards the dead letter
   -- would remain and could be requeued again. No entry has the ID 0-0.
   local probe = redis.pcall('XDEL', dead, '0-0')
   if failed(probe) then

@@ -1,4 +1,4 @@
--- Tells where streams begin and end, without their first and last entries'
+-- Returns where streams begin and end, without their first and last entries'
 -- fields, which may be large.
 -- KEYS streams
 -- Returns for each, one after the other, last-generated-id, ID of the first entry or '',

@@ -1,8 +1,8 @@
--- Tells where a group stands, and counts entries that were not delivered to it.
+-- Returns where a group stands, and counts entries that were not delivered to it.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] the ID up to which entries are counted already, or '' to begin,
 -- ARGV[3] how many to count at most
--- Returns {pending, consumers, last-delivered-id, lag counted in this call, ID to go on
+-- Returns {pending, consumers, last-delivered-id, lag counted in this call, ID to continue
 -- with or ''}.
 local key, group, from, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local g

@@ -1,5 +1,5 @@
 -- Removes idle consumers without pending entries, in one step with the check, so
--- that an entry delivered in between cannot vanish with its consumer.
+-- that an entry delivered in between cannot be lost with its consumer.
 -- less.lua stands before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] this consumer, which stays, ARGV[3] idle time in ms after which others

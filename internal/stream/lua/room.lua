@@ -1,4 +1,4 @@
--- Tells whether a stream, and what of it a group has still to read, are below bounds.
+-- Returns whether a stream, and what of it a group has still to read, are below bounds.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] greatest lag or 0, ARGV[3] greatest length or 0
 -- Returns 1 if both are below, 0 otherwise; 1 for a missing stream. For a missing group
@@ -20,7 +20,7 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
     g[flat[i]] = flat[i + 1]
   end
   if g.name == group then
-    -- Redis tells none before 7.0 and where entries were deleted out of order.
+    -- Redis reports none before 7.0 and where entries were deleted out of order.
     local lag = g.lag
     if not lag then
       local next = g['last-delivered-id']

@@ -1,4 +1,4 @@
--- One step of a claim scan: takes over entries that nobody has touched for a time, without
+-- One step of a claim scan: takes over entries that no consumer has touched for a time, without
 -- counting it as a delivery. It also keeps the consumer's idle time low, by which others see
 -- that it is alive: before Redis 7.2 a blocked or empty read does not. The history read is behind
 -- all entries and takes nothing.
