@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -121,8 +123,8 @@ func sweep(opts redis.Options) {
 // A goroutine that a test left behind is looked for only when all tests passed; options are
 // those of goleak.
 //
-// Eight parallel tests run at once unless -parallel says otherwise: the default of the go
-// command is the number of processors, and most tests here only wait for a server.
+// Twice as many parallel tests run at once as there are processors, unless -parallel says
+// otherwise: most tests here only wait for a server.
 func Main(m *testing.M, options ...goleak.Option) {
 	silence()
 	runChild()
@@ -147,7 +149,7 @@ func waitInParallel() {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" || f.Name == "test.fuzz" })
 	if !given {
-		_ = flag.Set("test.parallel", "8")
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 	}
 }
 
