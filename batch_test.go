@@ -131,7 +131,7 @@ func TestHandleBatch_PoisonIsIsolated(t *testing.T) {
 	for name, fail := range map[string]func() error{
 		"error": func() error { return errors.New("insert failed") },
 		"panic": func() error { panic("insert failed") },
-		"nobody named": func() error {
+		"no key named": func() error {
 			return &BatchError{Err: errors.New("insert failed")}
 		},
 		"no such delivery": func() error {

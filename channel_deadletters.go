@@ -41,7 +41,7 @@ func (c *Channel[T]) DeadLetters() *ChannelDeadLetters[T] {
 
 // List yields dead letters as [DeadLetters.List] does, with their values. An empty
 // query.Group means the group of the channel, or all without one. What does not make a T is
-// yielded with a *[DecodeError] and without a value, and the list goes on; any other error
+// yielded with a *[DecodeError] and without a value, and the list continues; any other error
 // ends it.
 func (d *ChannelDeadLetters[T]) List(ctx context.Context, query DeadLetterQuery) iter.Seq2[DeadValue[T], error] {
 	return func(yield func(DeadValue[T], error) bool) {

@@ -33,7 +33,7 @@ func TestNewRedisClient(t *testing.T) {
 		require.True(t, check(client), url)
 		require.NoError(t, client.Close())
 	}
-	// An error must not tell the password.
+	// An error must not contain the password.
 	for _, url := range []string{
 		"redis://u:secret@h:x", "redis://u:secret@h/%zz", "x://u:secret@h", "redis+cluster://:secret@h:x", "u:secret@h:1",
 		"redis://u:secret@h/x", "redis://u:secret@h?x=1", "redis+sentinel://u:secret@h:1", "redis://u:secret@h?db=x",

@@ -177,7 +177,7 @@ func checkJSONType(t reflect.Type, seen []reflect.Type) error {
 		return fmt.Errorf("JSON has no form for %s", t)
 	case reflect.Interface:
 		if t.NumMethod() > 0 {
-			return fmt.Errorf("JSON cannot tell which type to make for the interface %s: an EventBus can", t)
+			return fmt.Errorf("JSON cannot say which type to make for the interface %s: an EventBus can", t)
 		}
 	case reflect.Map:
 		if err := checkJSONKey(t.Key()); err != nil {

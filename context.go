@@ -55,7 +55,7 @@ func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
 // RetryAfter sets the delay after which the message is redelivered once it is
 // nacked, instead of NackBackoff. It takes effect with the Nack, so a router's
 // handler calls it and returns an error. It reports false for a message that no
-// Subscriber of this package handed out, and for a negative delay.
+// Subscriber of this package has delivered, and for a negative delay.
 func RetryAfter(msg *message.Message, delay time.Duration) bool {
 	return delay >= 0 && request(msg, source.Outcome{Kind: source.Nack, Delay: delay})
 }
@@ -72,7 +72,7 @@ func Postpone(msg *message.Message, delay time.Duration) bool {
 // Reject marks a message that no retry can help: once it is nacked it goes to
 // the dead-letter stream with this reason, or is passed outside of a group. The
 // reason is stored in Redis (at most 1,024 bytes of it) and must hold no secret.
-// It reports false for a message that no Subscriber of this package handed out.
+// It reports false for a message that no Subscriber of this package has delivered.
 func Reject(msg *message.Message, reason string) bool {
 	return request(msg, source.Outcome{Kind: source.Reject, Reason: reason})
 }

@@ -100,7 +100,7 @@ const (
 // List yields the dead letters of a topic, oldest first, up to the one that is
 // the newest when the loop begins, so a loop over it that requeues ends. They are
 // read in pages of up to 16 entries at first and then, as far as the sizes seen so far
-// tell, of about 1 MiB.
+// show, of about 1 MiB.
 // A stream that does not exist has no dead letters. An error ends the list.
 //
 // A dead-letter stream that several topics share is filtered. Entries that

@@ -131,8 +131,8 @@ func (e *DecodeError) Error() string {
 func (e *DecodeError) Unwrap() error { return e.Err }
 
 // GapError reports that entries between the position that was asked for and the
-// first one that can still be read were trimmed away. It is no end: reading goes
-// on at FirstAvailable.
+// first one that can still be read were trimmed away. It is no end: reading continues
+// at FirstAvailable.
 type GapError struct {
 	Topic          string
 	After          string // entry ID after which reading was to begin

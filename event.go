@@ -21,7 +21,7 @@ const (
 	EventDisconnected EventKind = iota + 1
 	// EventReconnected: the outage is over. Duration is how long it lasted.
 	EventReconnected
-	// EventGroupLost: the consumer group or its stream vanished (FLUSHALL, DEL,
+	// EventGroupLost: the consumer group or its stream was deleted (FLUSHALL, DEL,
 	// XGROUP DESTROY, RENAME, eviction) and was re-created. Position is where,
 	// EntryIDs are what was put back into the group, Err is the reply of Redis.
 	EventGroupLost
@@ -80,7 +80,7 @@ const (
 	EventDropped
 	// EventError: a background duty failed for a reason that retrying may not
 	// mend (NOPERM and the like). It is tried again later; but where Redis refuses to
-	// end a subscription (Pub/Sub), it goes on sending until the connection ends. Err.
+	// end a subscription (Pub/Sub), it continues to send until the connection ends. Err.
 	EventError
 	// EventStalled: a Reader waits for a delivery while all that MaxInFlight allows
 	// are unacknowledged, so none can come until one of them is ended. Count.

@@ -218,7 +218,7 @@ func ExampleReader_Receive() {
 	// Output: 2 acknowledged
 }
 
-// Replay: Follow yields what is in the stream and goes on with what is written, without
+// Replay: Follow yields what is in the stream and continues with what is written, without
 // gap and without duplicate where they meet. It belongs to no group.
 func ExampleReader_Follow() {
 	ctx, orders, stop := exampleOrders(2)

@@ -216,7 +216,7 @@ func ExampleReject() {
 		return err
 	}
 
-	// Only messages that a Subscriber has handed out can be marked.
+	// Only messages that a Subscriber has delivered can be marked.
 	fmt.Println(handler(message.NewMessage("1", nil)))
 	// Output: no such customer
 }
@@ -233,7 +233,7 @@ func ExampleRetryAfter() {
 	// Output: the bank is closed
 }
 
-// After a failure the outcome of each message tells whether publishing it again can make a
+// After a failure the outcome of each message says whether publishing it again can make a
 // duplicate.
 func ExamplePublishError() {
 	client, stop := exampleServer()
@@ -242,7 +242,7 @@ func ExamplePublishError() {
 		log.Fatal(err)
 	}
 	defer publisher.Close()
-	stop() // the server is gone
+	stop() // the server is down
 
 	err = publisher.Publish("orders", message.NewMessage("1", nil), message.NewMessage("2", nil))
 	var failed *redischannels.PublishError

@@ -56,7 +56,7 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 }
 
 // work has workers read until ctx ends or Close, and waits for them. The context of a worker that
-// goes on is ended DrainTimeout after ctx.
+// continues is ended DrainTimeout after ctx.
 func (r *Reader[T]) work(ctx context.Context, concurrency int, work func(ctx context.Context, w *worker)) error {
 	if _, err := r.source.open(ctx); err != nil {
 		return r.openError(ctx, err)

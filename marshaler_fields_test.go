@@ -135,7 +135,7 @@ func TestRepeatedName(t *testing.T) {
 }
 
 // Bug: comparing every name with every other one takes minutes for an entry of
-// 300,000 fields. Allocations tell which way is taken without a clock.
+// 300,000 fields. Allocations show which way is taken without a clock.
 func TestRepeatedNameTable(t *testing.T) {
 	few, many := flat(16), flat(17)
 	require.Zero(t, testing.AllocsPerRun(10, func() { repeatedName(few) }))

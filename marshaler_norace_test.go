@@ -2,5 +2,5 @@
 
 package redischannels
 
-// raceDetector tells that the race detector is off: allocations can be counted.
+// raceDetector says that the race detector is off: allocations can be counted.
 const raceDetector = false

@@ -2,6 +2,6 @@
 
 package redischannels
 
-// raceDetector tells that the race detector is on: it drops pooled objects at
+// raceDetector says that the race detector is on: it drops pooled objects at
 // random, so counts of allocations mean nothing.
 const raceDetector = true

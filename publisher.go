@@ -109,7 +109,7 @@ func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.M
 // PublisherConfig.Timeout (with NoPublishTimeout: DefaultPublishTimeout, after
 // which they are ended), and returns when no goroutine of the Publisher is left.
 // Later calls answer [ErrClosed]. The Redis client stays open. Close may be
-// called more than once and at any time; the error tells that a connection is
+// called more than once and at any time; the error says that a connection is
 // still silent, which only happens when the client has longer timeouts.
 func (p *Publisher) Close() error {
 	return p.life.Close(p.stop)

@@ -100,7 +100,7 @@ func TestChunks(t *testing.T) {
 	}
 }
 
-// A caller could not tell a lost reply from a refusal without parsing texts.
+// A caller could not distinguish a lost reply from a refusal without parsing texts.
 func TestPublishErrorMatchesAllItsCauses(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("reset by peer")

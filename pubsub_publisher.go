@@ -19,7 +19,7 @@ const (
 
 // PubSubPublisher publishes messages to Redis Pub/Sub channels. It is safe for
 // concurrent use. Redis keeps nothing: a message reaches who is subscribed at that
-// moment, and nobody is told who was not.
+// moment, and nothing is reported who was not.
 type PubSubPublisher struct {
 	config PubSubPublisherConfig
 	logger watermill.LoggerAdapter

@@ -190,7 +190,7 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 
 // Close ends all subscriptions: it stops receiving, waits up to DrainTimeout for the
 // messages in flight and closes the Go channels. It returns when every connection
-// and goroutine is gone and every event was reported, whether or not the application
+// and goroutine has ended and every event was reported, whether or not the application
 // still receives; for an OnEvent that does not return it waits 5 s at most. The Redis
 // client stays open. It may be called often and from anywhere but OnEvent, and always
 // returns nil.
@@ -246,7 +246,7 @@ func (s *PubSubSubscriber) topic(name pubsub.Name) string {
 	return strings.TrimPrefix(name.Text, prefix)
 }
 
-// notice makes events of what the mux tells. It is called under its lock.
+// notice makes events of what the mux reports. It is called under its lock.
 func (s *PubSubSubscriber) notice(n pubsub.Notice) {
 	switch n.Kind {
 	case pubsub.Down:

@@ -11,15 +11,15 @@ import (
 )
 
 // All yields values and acknowledges each when the loop comes back for the next. When
-// the body leaves the loop, by break, return or panic, the current value is handed
-// back: it is the next that this reader, or after a second any other of the group,
+// the body leaves the loop, by break, return or panic, the current value is
+// released: it is the next that this reader, or after a second any other of the group,
 // gets, and the delivery does not count. The loop ends when ctx does or by Close and
 // never by itself: silence and outages are waited out.
 //
-// With an error the value is zero. A *[DecodeError] and a *[GapError] tell of what
-// cannot be read; any other error is that of subscribing, which is tried again when
+// With an error the value is zero. A *[DecodeError] and a *[GapError] report what cannot
+// be read; any other error is that of subscribing, which is tried again when
 // the loop continues, after a back-off. Only where a subscriber of [NewChannel] ends the
-// subscription by itself is there nothing to go on with: that error is the last.
+// subscription by itself is there nothing to continue with: that error is the last.
 func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		buf := make([]*source.Attempt, 0, 1)
@@ -89,8 +89,8 @@ func (r *Reader[T]) rest(ctx context.Context, err error, failed int) int {
 // History yields what is in the stream after from (zero means Oldest), up to what is
 // the last entry when it begins, and ends. It belongs to no group, changes nothing in
 // Redis, and is not concerned by what others read. A *[DecodeError] is yielded in the
-// place of its entry, and a *[GapError] first where from was trimmed away; it goes on
-// after both. Any other error is the last thing yielded.
+// place of its entry, and a *[GapError] first where from was trimmed away; it continues after
+// both. Any other error is the last thing yielded.
 func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
 		if r.transport.history == nil {
@@ -122,7 +122,7 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 // where they meet. It belongs to no group and ends as All does; errors are those of
 // History and All. All that is read without a group on one hub with equal settings, by
 // this loop, others and readers, shares one connection per 256 streams (in Redis Cluster
-// per hash slot), and who is slow holds up nobody else.
+// per hash slot), and a slow one holds up no other.
 //
 // Where the transport keeps nothing, Latest is the only position: the loop then has a
 // subscription of its own, and sees what others see, as far as the transport gives every

@@ -23,7 +23,7 @@ const (
 	// RejectUnknown yields a *DecodeError that wraps ErrUnknownEvent; in a group the
 	// event moves to the dead letters.
 	RejectUnknown UnknownPolicy = iota
-	// SkipUnknown acknowledges the event and goes on, without an event or a log line: for
+	// SkipUnknown acknowledges the event and continues, without an event or a log line: for
 	// programs that need only some of the events of a topic. An event without any name is
 	// rejected.
 	SkipUnknown

@@ -41,7 +41,7 @@ func (w *Writer[T]) With(metadata message.Metadata) *Writer[T] {
 // Write writes a value and returns when Redis has confirmed it, with the ID of its
 // entry (where the transport has none, the UUID of its message). The error of a value
 // that cannot be encoded is permanent; [ErrCompleted] and [ErrClosed] answer later
-// writes; every other one is that of [Publisher.Append], whose [*PublishError] tells
+// writes; every other one is that of [Publisher.Append], whose [*PublishError] says
 // whether the value may have been written. Nothing is written twice blindly.
 func (w *Writer[T]) Write(ctx context.Context, value T) (id string, err error) {
 	if err := w.Err(); err != nil {
@@ -119,7 +119,7 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 
 // Complete ends writing through this Channel value: later writes answer
 // [ErrCompleted], which wraps err as well if it is not nil. Nothing is sent, and
-// nobody else is concerned, not even the Reader of this channel. Only the first call
+// no other call is concerned, not even the Reader of this channel. Only the first call
 // has an effect; it reports whether this one was that.
 func (w *Writer[T]) Complete(err error) bool {
 	topic := w.transport.topic

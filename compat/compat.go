@@ -33,7 +33,7 @@ var (
 	// ErrShouldStopOnReadErrors: no error of a read ends a subscription here, and
 	// each outage is an event. A service that wants to end on one cancels the
 	// context of Subscribe from a goroutine that OnEvent starts.
-	ErrShouldStopOnReadErrors = errors.New("compat: ShouldStopOnReadErrors has no counterpart: reading goes on after every error; remove it and end the subscription by its context where OnEvent reports EventDisconnected or EventError")
+	ErrShouldStopOnReadErrors = errors.New("compat: ShouldStopOnReadErrors has no counterpart: reading continues after every error; remove it and end the subscription by its context where OnEvent reports EventDisconnected or EventError")
 )
 
 // PublisherConfig turns the configuration of redisstream.NewPublisher into that
@@ -103,7 +103,7 @@ func retention(maxLen int64) redischannels.Retention {
 //     read blocks decides here neither about latency nor about how soon
 //     Close returns.
 //   - ClaimBatchSize, CheckConsumersInterval, DisableIndefiniteInitialBlock: left
-//     out. A claim walk goes through the whole pending entries list within the
+//     out. A claim scan goes through the whole pending entries list within the
 //     room that the subscription has, idle consumers are looked for at its
 //     rhythm, and every read is bounded.
 //   - ShouldClaimPendingMessage, ShouldStopOnReadErrors: an error,

@@ -35,7 +35,7 @@ func (b binary) MarshalBinary() ([]byte, error) { return []byte{0, 1, 255}, b.er
 
 type kind string
 
-// Every type is written as go-redis writes it, which a real stream tells.
+// Every type is written as go-redis writes it, which a real stream shows.
 func TestMarshalerWritesAsGoRedis(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

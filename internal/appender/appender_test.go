@@ -15,7 +15,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Who shares a load with somebody that gave up was told that his own append was withdrawn,
+// A caller that shared a pipeline with one that gave up got the error that its own append was withdrawn,
 // where no timeout of ours and no retries of the client were set.
 func TestAppender_CallersEndIndependently(t *testing.T) {
 	t.Parallel()

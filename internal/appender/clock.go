@@ -20,7 +20,7 @@ const (
 )
 
 // clocks knows what time it is on the servers. Entry IDs are milliseconds of the server's
-// clock, so only that one tells their age: by the clock of a publisher that is ahead, entries
+// clock, so only that one gives their age: by the clock of a publisher that is ahead, entries
 // would be deleted whose append was just confirmed.
 //
 // A server is asked by TIME. Its answer is already old when it arrives, and from then on the

@@ -164,8 +164,8 @@ func (e *abortError) RedisError() {}
 
 func (e *abortError) Unwrap() error { return e.reply }
 
-// multiRefused reports whether Redis has refused MULTI itself, for want of a
-// right or because the command is renamed. The XADDs behind it, which are in the
+// multiRefused reports whether Redis has refused MULTI itself, for a missing permission
+// or because the command is renamed. The XADDs behind it, which are in the
 // same write, were then executed one by one, and go-redis drops their replies.
 func multiRefused(err error) bool {
 	switch redisconn.Classify(err) {

@@ -186,8 +186,8 @@ func sendBatch(ctx context.Context, to pipeliner, job *appendJob) error {
 }
 
 // sendDurable sends a load on one connection and then asks there how many
-// replicas have all of it. missing is not nil when they were too few or nobody
-// knows; err is as for collect.
+// replicas have all of it. missing is not nil when they were too few or it
+// is unknown; err is as for collect.
 //
 // WAIT counts what was written on its own connection. Sent again on another one
 // it would be answered at once with all replicas, so it is never retried; and the

@@ -126,7 +126,7 @@ func (k *claimer) start() {
 	}
 }
 
-// restart has a scan that is in progress begin anew.
+// restart has a scan that is in progress start again.
 func (k *claimer) restart() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

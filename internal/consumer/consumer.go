@@ -1,5 +1,5 @@
 // Package consumer is a subscription in a consumer group: it reads the entries of one or more
-// streams of a hash slot, claims those of crashed consumers, keeps the leases of what it holds,
+// streams of a hash slot, claims those of crashed consumers, renews the leases of its entries,
 // and writes how deliveries end.
 //
 // Each duty is a type with a state of its own:

@@ -217,7 +217,7 @@ func (r *reader) failedOf(ctx context.Context, of int, err error) {
 	if timedOut(err) {
 		r.c.keeper.control.Reset() // what is silent to us may be so to the renewals
 		if r.c.outage.Quiet() {
-			// Redis starts BLOCK anew when another consumer was faster, so one timeout is
+			// Redis restarts BLOCK when another consumer was faster, so one timeout is
 			// not an outage yet. The connection is replaced by the next read.
 			return
 		}

@@ -49,7 +49,7 @@ type Dispatcher struct {
 	idle    chan struct{} // running may be 0
 	drained chan struct{} // closed: no caller waits for the end of an attempt any more
 
-	running atomic.Int64 // attempts that were taken and not ended by who has them
+	running atomic.Int64 // attempts that were taken and not ended by their callers
 	closed  atomic.Bool  // late ends are not reported any more
 }
 
@@ -118,7 +118,7 @@ func (d *Dispatcher) wait(ctx context.Context, dst []*source.Attempt, first int,
 	d.win.Want(wanted)
 	defer func() {
 		d.win.Want(-wanted)
-		d.win.Pass() // who was woken and leaves something, or has not looked, wakes the next
+		d.win.Pass() // a caller that was woken and leaves something, or has not looked, wakes the next
 	}()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()

@@ -96,7 +96,7 @@ func TestDrain_TimedOut(t *testing.T) {
 				require.Equal(t, !late, len(k.seen().ignored) == 1)
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				require.Equal(t, !late, len(k.seen().ignored) == 1, "nobody is interested any more")
+				require.Equal(t, !late, len(k.seen().ignored) == 1, "no caller is interested any more")
 				require.Equal(t, ordered && !late, len(k.win.Close()) == 1)
 			})
 		}

@@ -217,7 +217,7 @@ func TestEnded_LateAfterAdjust(t *testing.T) {
 	})
 }
 
-// An ack behind a message of its batch and key that is to be redelivered is refused, and the attempt goes on.
+// An ack behind a message of its batch and key that is to be redelivered is refused, and the attempt continues.
 func TestEnded_OutOfOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(func(w *window.Config, _ *source.Origin, _ *Config) { w.Keyed = true })

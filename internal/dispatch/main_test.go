@@ -38,7 +38,7 @@ type log struct {
 	backoffs  []int // counts with which a back-off was asked for
 }
 
-// seen returns what the policy was told so far.
+// seen returns what the policy was called with so far.
 func (k *kit) seen() log {
 	k.mu.Lock()
 	defer k.mu.Unlock()

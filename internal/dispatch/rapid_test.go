@@ -98,7 +98,7 @@ func (c *crowd) run(t *testing.T, random *rand.Rand) error {
 
 func (c *crowd) acked() int { return len(c.k.seen().acked) }
 
-// look asserts, while nobody does anything, that no caller waits beside an item that is ready.
+// look asserts, while nothing happens, that no caller waits beside an item that is ready.
 func (c *crowd) look() {
 	sizes := c.k.win.Sizes()
 	if c.waiting.Load() == c.begun.Load() || sizes.Buffered == 0 || c.k.win.Due() != 0 {

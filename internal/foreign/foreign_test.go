@@ -159,7 +159,7 @@ func TestSource_TryDoesNotWait(t *testing.T) {
 	})
 }
 
-// The end of the subscription by its subscriber is told from the one by Close.
+// The end of the subscription by its subscriber is distinguished from the one by Close.
 func TestSource_EndedByItsSubscriber(t *testing.T) {
 	t.Parallel()
 	for range 20 {
@@ -231,7 +231,7 @@ func TestSource_ReleaseAndWithdraw(t *testing.T) {
 	})
 }
 
-// Whoever waits gets what another caller has returned.
+// A caller that waits gets what another caller has returned.
 func TestSource_ReturnedMessageWakesACaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -335,7 +335,7 @@ func TestSource_RedeliveryBacksOff(t *testing.T) {
 	})
 }
 
-// Close gives back what nobody has, at once, and waits no longer than Patience for a subscriber
+// Close releases what was not delivered, at once, and waits no longer than Patience for a subscriber
 // that does not end.
 func TestSource_CloseGivesBack(t *testing.T) {
 	t.Parallel()
@@ -351,7 +351,7 @@ func TestSource_CloseGivesBack(t *testing.T) {
 		}
 		require.False(t, tr.left)
 		s.putLast(delivery{msg: msgs[0]})
-		require.Empty(t, s.returned, "what comes later is given back at once")
+		require.Empty(t, s.returned, "what comes later is released at once")
 
 		left := false
 		endless := make(chan *message.Message)
@@ -425,7 +425,7 @@ func TestSource_EndsOfOurOwnMessages(t *testing.T) {
 		tr.in <- msg
 		end(t, batch(t, s, source.Limits{Max: 1})[0], source.Outcome{Kind: source.Release})
 		time.Sleep(2 * keepReturned)
-		require.Equal(t, source.Release, theirs.Requested().Kind, "giving it back counts no delivery")
+		require.Equal(t, source.Release, theirs.Requested().Kind, "releasing it counts no delivery")
 		require.NoError(t, s.Close(t.Context()))
 	})
 }

@@ -111,5 +111,5 @@ func TestState_MisuseIsFound(t *testing.T) {
 	require.Panics(t, func() { lifecycle.New(errClosed).Go(func() {}) })
 	closed := lifecycle.New(errClosed)
 	require.NoError(t, closed.Close(nil))
-	require.Panics(t, func() { closed.Go(func() {}) }, "nobody waits for it")
+	require.Panics(t, func() { closed.Go(func() {}) }, "nothing waits for it")
 }

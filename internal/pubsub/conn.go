@@ -50,7 +50,7 @@ func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) 
 	sticky := own.Client.Conn()
 	err := sticky.Ping(ctx).Err()
 	if own.Ready() && redisconn.IsReply(err) {
-		err = nil // it answers: loading, or the user has no right to PING
+		err = nil // it answers: loading, or the user has no permission for PING
 	}
 	stop()
 	if err == nil {

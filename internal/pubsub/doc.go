@@ -1,5 +1,5 @@
 // Package pubsub keeps a set of Redis Pub/Sub names subscribed across outages and
-// hands each message to whoever asked for its name; it also publishes, each message
+// delivers each message to the subscribers of its name; it also publishes, each message
 // at most once.
 //
 // [Mux] is the subscribing side. It speaks the wire protocol itself on connections

@@ -19,7 +19,7 @@ type link struct {
 	key  string // of Mux.links
 	opt  redis.Options
 	ctx  context.Context
-	stop context.CancelFunc // ends it; what it had is gone by then or found by Mux.down
+	stop context.CancelFunc // ends it; what it had is removed by then or found by Mux.down
 	wake chan struct{}      // to the writer: out has something
 
 	entries  map[*entry]struct{}

@@ -36,7 +36,7 @@ type Name struct {
 	Text string
 }
 
-// NoticeKind says what a [Notice] tells.
+// NoticeKind says what a [Notice] reports.
 type NoticeKind uint8
 
 // The kinds of notices.
@@ -86,7 +86,7 @@ type Mux struct {
 	ctx  context.Context  // of life
 
 	mu       sync.Mutex
-	names    [kinds]map[string]*entry // what somebody wants
+	names    [kinds]map[string]*entry // what is wanted
 	links    map[string]*link         // open or being opened
 	tries    map[string]try           // of servers that failed, by key of link
 	unplaced map[*entry]struct{}      // without a link
@@ -101,12 +101,12 @@ type entry struct {
 	name    Name
 	sinks   []*Sink
 	waiters []*waiter
-	link    *link // nil while it is unplaced, and when nobody wants it any more
+	link    *link // nil while it is unplaced, and when it is not wanted any more
 	live    bool  // confirmed on link
 
 	lost     time.Time // since when it is not subscribed any more; zero if it never was
 	inOutage bool      // counted by Mux.outage
-	refused  bool      // a row of refusals was told
+	refused  bool      // a row of refusals was reported
 	attempts int       // that failed in a row, because of this name
 	until    time.Time // when it may be tried again
 	hint     string    // address that MOVED has named
@@ -239,7 +239,7 @@ func (m *Mux) Unsubscribe(sink *Sink) {
 	}
 }
 
-// idle reports whether nobody wants anything.
+// idle reports whether nothing is wanted.
 func (m *Mux) idle() bool {
 	for _, names := range m.names {
 		if len(names) > 0 {
@@ -294,7 +294,7 @@ func (m *Mux) received(l *link, p *push) {
 func (m *Mux) deliver(l *link, p *push) {
 	e := m.names[p.of][string(p.name)]
 	if e == nil || e.link != l {
-		return // nobody wants it any more, or not from this connection
+		return // it is not wanted any more, or not from this connection
 	}
 	if m.shared > 0 {
 		l.sameBurst(e, p)
@@ -342,7 +342,7 @@ func (m *Mux) confirmed(l *link, p *push) {
 	m.recovered(e, true)
 }
 
-// ended handles the end of a subscription. One that nobody has asked for means
+// ended handles the end of a subscription. One that was not asked for means
 // that the slot has moved: the node is asked again, and names the new one.
 func (m *Mux) ended(l *link, p *push) {
 	if len(l.expect) > 0 {
@@ -372,7 +372,7 @@ func (m *Mux) failed(l *link, text string) {
 		return !moved || x.entry != nil && redisconn.Slot(x.entry.name.Text) == slot
 	})
 	e := x.entry
-	if ok && x.unsubscribe && redisconn.Classify(err) == redisconn.KindNoPerm { // it goes on sending what nobody wants
+	if ok && x.unsubscribe && redisconn.Classify(err) == redisconn.KindNoPerm { // it continues to send what is not wanted
 		m.conf.Notify(Notice{Kind: Refused, Name: e.name, Err: err})
 	}
 	if !ok || e == nil || x.unsubscribe || e.link != l {
@@ -396,7 +396,7 @@ func (m *Mux) failed(l *link, text string) {
 	m.place(e)
 }
 
-// refuse fails those who wait for an entry, and tells those who had it.
+// refuse fails the waits for an entry, and notifies the sinks that had it.
 func (m *Mux) refuse(e *entry, err error) {
 	e.fail(err)
 	m.recovered(e, true) // it is no longer the outage that keeps it away
@@ -452,7 +452,7 @@ func (m *Mux) down(l *link, err error) {
 }
 
 // recovered takes an entry out of the outage, which ends with its last one. Without
-// a connection nothing is told: nobody wants the entry any more.
+// a connection nothing is reported: the entry is not wanted any more.
 func (m *Mux) recovered(e *entry, connected bool) {
 	if !e.inOutage {
 		return

@@ -11,8 +11,8 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Who subscribes to a name that Redis has refused to others was not told so, and not helped by
-// a right that was given back, before the back-off of the others was over: up to 36 s.
+// Who subscribes to a name that Redis has refused to others got no report, and was not helped by
+// a permission that was granted again, before the back-off of the others was over: up to 36 s.
 func TestSubscribeDoesNotWaitForTheBackoffOfOthers(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.WithACL("app on >secret +@all allchannels"))

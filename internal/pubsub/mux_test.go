@@ -11,7 +11,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// desk is a Mux with one link that nobody reads or writes: a test plays the server.
+// desk is a Mux with one link that nothing reads or writes: a test plays the server.
 type desk struct {
 	*Mux
 	link    *link
@@ -23,7 +23,7 @@ func newDesk(t *testing.T) *desk {
 	t.Cleanup(func() { _ = client.Close() })
 	d := &desk{}
 	d.Mux = New(Config{Client: client, Notify: func(n Notice) { d.notices = append(d.notices, n) }})
-	d.placing = true // nobody places anything
+	d.placing = true // nothing is placed
 	d.link = &link{mux: d.Mux, key: "a:1", conn: new(conn), entries: make(map[*entry]struct{}), wake: make(chan struct{}, 1)}
 	d.link.ctx, d.link.stop = context.WithCancel(t.Context())
 	d.links["a:1"] = d.link
@@ -77,7 +77,7 @@ func TestAnAnswerThatIsOneTooMany(t *testing.T) {
 	require.Equal(t, "b:2", z.hint, "of the same slot, so it has moved as well")
 	require.Nil(t, z.link)
 	require.Empty(t, zw.done, "it waits for the other node")
-	d.moved("{t}z") // its own answer, too late for anybody
+	d.moved("{t}z") // its own answer, too late for its caller
 	require.Empty(t, d.link.expect)
 	require.True(t, y.live)
 }

@@ -171,7 +171,7 @@ func (m *Mux) server(name Name, hint string) (server, error) {
 	}
 }
 
-// reload makes a cluster client learn anew where slots are. It does not wait.
+// reload makes a cluster client learn again where slots are. It does not wait.
 func (m *Mux) reload() {
 	if c, ok := m.conf.Client.(*redis.ClusterClient); ok {
 		c.ReloadState(m.ctx)

@@ -5,14 +5,14 @@ import (
 )
 
 // Message is a message as it came from Redis. Several queues may have the same
-// Payload: nobody writes to it.
+// Payload: nothing writes to it.
 type Message struct {
 	Channel string // that was published to
 	Payload []byte // nil for one that is larger than Config.MaxPayload
 	Size    int    // bytes of the payload
 }
 
-// itemOverhead is about what a message takes up beside its bytes.
+// itemOverhead is about what a message needs beside its bytes.
 const itemOverhead = 64
 
 // idleItems is the room that an empty queue keeps.
@@ -23,7 +23,7 @@ type QueueConfig struct {
 	Messages   int         // bound, above 0
 	Bytes      int         // bound of payloads and channel names, above 0
 	DropNewest bool        // drop what comes instead of what waits longest
-	Dropped    func(n int) // told how many were dropped; must neither wait nor call the queue
+	Dropped    func(n int) // called with how many were dropped; must neither wait nor call the queue
 }
 
 // Queue is the bounded buffer between the socket, which must never wait, and one
@@ -98,7 +98,7 @@ func (q *Queue) Pop() (Message, bool) {
 	return m, true
 }
 
-// Size returns the number of messages that wait, and what they take up.
+// Size returns the number of messages that wait, and what they need.
 func (q *Queue) Size() (messages, bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -55,7 +55,7 @@ func TestQueueIsABoundedList(t *testing.T) {
 			q.Push(m)
 		}
 		if len(q.Ready) == 0 && len(model) > 0 {
-			t.Fatal("messages, and nobody is told")
+			t.Fatal("messages, and nothing is reported")
 		}
 		if dropped != lost {
 			t.Fatalf("%d dropped, %d expected", dropped, lost)

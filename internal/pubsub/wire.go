@@ -21,7 +21,7 @@ const (
 )
 
 // push is one thing that the server has sent. Its name and channel are valid until
-// the next is read, the payload is new memory that nobody writes to any more.
+// the next is read, the payload is new memory that nothing writes to any more.
 type push struct {
 	kind    pushKind
 	of      Kind   // what name is, of all kinds but pong and error

@@ -130,7 +130,7 @@ func atMost(bound, timeout time.Duration) time.Duration {
 }
 
 // Reset drops the client with its connections: commands under way on it fail, and the next
-// one dials. In Redis Cluster the master of the key is looked up anew. It does not wait.
+// one dials. In Redis Cluster the master of the key is looked up again. It does not wait.
 func (c *Control) Reset() {
 	Relocate(c.base)
 	c.drop(false)

@@ -1,4 +1,4 @@
-// Package redisconn has what every part of the library needs to talk to Redis
+// Package redisconn provides what every part of the library needs to talk to Redis
 // beside the caller's own use of the client, each mechanism once:
 //
 //   - [Conn], a client with a single connection of its own, whose blocking command

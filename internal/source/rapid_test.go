@@ -42,7 +42,7 @@ func TestAttempt_Model(t *testing.T) {
 				m.a.StartNow()
 				m.state = started
 			} else {
-				m.a.From.Timeout = 0 // who is offered an attempt sees to its timeout
+				m.a.From.Timeout = 0 // the taker of an attempt sees to its timeout
 			}
 			begun := time.Now()
 			for range steps {
@@ -182,7 +182,7 @@ func (c *counter) behind() {
 
 func (c *counter) fail(what string) { c.wrong.Store(&what) }
 
-// Whoever ends an attempt at the same time as others: each end that counts is seen once, in order.
+// A caller that ends an attempt at the same time as others: each end that counts is seen once, in order.
 func TestAttempt_ConcurrentEnds(t *testing.T) {
 	for round := range 2000 {
 		c := &counter{}

@@ -38,7 +38,7 @@ func readLarge(t *testing.T, entries int) []Entry {
 	return pages[0].Entries
 }
 
-// Memory that is used again while somebody needs it would make messages of other messages'
+// Memory that is used again while it is needed would make messages of other messages'
 // bytes: a chunk is free when the last copy of the last entry is released, not before.
 func TestChunkIsFreeWhenUnused(t *testing.T) {
 	entries := readLarge(t, 500)

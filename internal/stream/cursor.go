@@ -39,7 +39,7 @@ func (c *Cursor) Move(entries []Entry) {
 }
 
 // Doubtful reports whether entries between the cursor and those that a read of up to limit
-// has returned may be missing. Where the head of the stream has gone beyond the cursor, a
+// has returned may be missing. Where the head of the stream has moved beyond the cursor, a
 // read returns as many as it may or all that the stream has. So other pages need no look at
 // the stream, unless it has become that short since the last one.
 func (c *Cursor) Doubtful(entries []Entry, limit int) bool {

@@ -33,8 +33,8 @@ func (s *trimmed) info() Info {
 }
 
 // Whatever is added and trimmed before and between a read and the look after it: entries
-// that were missed are told before those behind them, and nothing else is. Only where all
-// that was read is gone when it looks, it may tell too early.
+// that were missed are reported before those behind them, and nothing else is. Only where all
+// that was read was removed when it looks, it may report too early.
 func TestCursorReportsWhatIsMissed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := &trimmed{added: rapid.Uint64Range(0, 20).Draw(t, "before")}
@@ -65,7 +65,7 @@ func TestCursorReportsWhatIsMissed(t *testing.T) {
 					require.Equal(t, next > at+1 || s.removed > after, gap)
 				}
 				require.Equal(t, after, c.ID.Ms)
-				at += uint64(len(entries)) // it may be told again
+				at += uint64(len(entries)) // it may be reported again
 				continue
 			}
 			if !begun || !gap { // one that has begun at the oldest and knows no position yet may err
@@ -126,8 +126,8 @@ func TestCursorDoubtfulOnce(t *testing.T) {
 	require.Equal(t, 2, looks)
 }
 
-// Of a cursor in the middle only the entries at its place or before it tell that nothing is
-// missing, and a server before Redis 7 tells nothing.
+// Of a cursor in the middle only the entries at its place or before it show that nothing is
+// missing, and a server before Redis 7 shows nothing.
 func TestCursorWithoutPosition(t *testing.T) {
 	s := &trimmed{added: 10}
 	check := func(change func(*Info)) bool {
@@ -142,7 +142,7 @@ func TestCursorWithoutPosition(t *testing.T) {
 	s.trim(6)
 	require.False(t, check(same), "its own entry is left")
 	s.trim(5)
-	require.True(t, check(same), "nobody knows that none was between")
+	require.True(t, check(same), "it is unknown that none was between")
 	s.trim(3)
 	require.True(t, check(same))
 	require.False(t, check(func(info *Info) { info.Added = -1 }))

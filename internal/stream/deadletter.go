@@ -83,8 +83,8 @@ const (
 	DeadLetterMoved DeadLetterOutcome = iota + 1
 	// DeadLetterOtherOwner: another consumer owns the entry. Nothing was done.
 	DeadLetterOtherOwner
-	// DeadLetterSettled: the entry is not pending, somebody has acknowledged it.
-	// Nothing was done.
+	// DeadLetterSettled: the entry is not pending, another consumer has acknowledged
+	// it. Nothing was done.
 	DeadLetterSettled
 	// DeadLetterGone: the stream does not have the entry any more. Nothing was
 	// done; a second call with Fields writes it from memory.
@@ -102,7 +102,7 @@ type DeadLetterResult struct {
 // one atomic step and only while the consumer owns it. The moves are sent in one pipeline; each has a
 // result or an error of its own. The fields are copied inside of Redis, in their order and with
 // duplicates. After an error the entry is still pending, unless the reply was lost: then it is
-// not known. Either way the same move can be made again, with Again, and at most one dead letter
+// not known. Either way the same move can be repeated, with Again, and at most one dead letter
 // comes of it.
 //
 // With Fields the entry may have left the pending entries list, because Redis

@@ -109,7 +109,7 @@ func (e *DeadEntry) takeBlock() {
 		}
 	}
 	e.Reason, e.EntryID, e.Topic, e.Group, e.Consumer = block[1], block[3], block[5], block[7], block[9]
-	// A count or a time that somebody else has written in another form is left
+	// A count or a time that another program has written in another form is left
 	// at zero: the rest is still of use.
 	e.Count, _ = strconv.Atoi(block[11])
 	e.Time, _ = time.Parse(DeadTimeLayout, block[13])

@@ -155,7 +155,7 @@ func TestParseReplyNestsWithBounds(t *testing.T) {
 	require.Error(t, err)
 }
 
-// The fields of an entry are walked without a check of their own: what parseReply accepted
+// The fields of an entry are passed without a check of their own: what parseReply accepted
 // must be readable, also after Detach.
 func TestEntryDetachAndRelease(t *testing.T) {
 	raw := []byte(resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", "value"))

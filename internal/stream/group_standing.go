@@ -58,14 +58,14 @@ func (g *Group) Leave(ctx context.Context) error {
 
 // Restored is what Restore has done.
 type Restored struct {
-	Created bool     // false if somebody else was faster
+	Created bool     // false if another call was faster
 	Lost    bool     // a reply did not come, also beside an error: that command may have done it
 	Start   string   // where the group stands
 	Entries []string // that were put back
 }
 
 // Restore creates a lost group again after the last ID that was delivered, and puts the
-// held entries back into it. If the stream was made anew it begins at 0-0 instead, and
+// held entries back into it. If the stream was re-created it begins at 0-0 instead, and
 // nothing is put back: its own last ID is less then, or it begins in the millisecond of
 // last although the old one was older, since first.
 func (g *Group) Restore(ctx context.Context, first, last ID, held []Pending) (Restored, error) {

@@ -180,7 +180,7 @@ func asked(sent []any, keys []string, pages []Page) error {
 }
 
 // ReadAfter reads up to count entries after an ID from the stream's master, without
-// waiting. The client does not repeat it: who reads does that himself, and reports the
+// waiting. The client does not repeat it: the reader does that itself, and reports the
 // outage or ends before that. (XREAD COUNT count STREAMS key id)
 func ReadAfter(ctx context.Context, client redis.UniversalClient, key string, after ID, count int) ([]Entry, error) {
 	node, err := redisconn.Master(ctx, client, key)
@@ -298,7 +298,7 @@ func pause(stop <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// reset drops the client, so that the next read finds the server anew.
+// reset drops the client, so that the next read looks for the server again.
 func (r *Reader) reset() {
 	if r.conn != nil {
 		r.conn.Close()

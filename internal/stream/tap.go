@@ -122,7 +122,7 @@ func (t *tap) answer(p []byte) error {
 }
 
 // take hands a reply over to the reader and go-redis what stands in for it. The reply has
-// memory of its own, or is in a chunk, or else in what must be given back.
+// memory of its own, or is in a chunk, or else in what must be released.
 func (t *tap) take(reply []byte, own bool, in *chunk) {
 	if reply[0] == '-' || reply[0] == '!' {
 		t.due = append(t.due, reply...)

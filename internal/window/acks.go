@@ -83,7 +83,7 @@ func (a *Acks) list(l *list, buf []*Item) []*Item {
 	return buf
 }
 
-// Standing is who has the entry of an item, as far as is known.
+// Standing is the owner of the entry of an item, as far as is known.
 type Standing uint8
 
 // The standings.

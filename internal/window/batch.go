@@ -84,7 +84,7 @@ func (w *Window) next(b *Batch, bytes int, now instant) *Item {
 }
 
 // waitsForKey reports whether an item cannot be delivered before others of its key have ended. One
-// that is not prepared waits for those of this batch: callers without any of the key go on.
+// that is not prepared waits for those of this batch: callers without any of the key continue.
 func (w *Window) waitsForKey(it *Item, b *Batch, now instant) bool {
 	return !w.keys.may(it, b.number) || w.keys.contended(it) && w.earlier(it) ||
 		w.keys.busy(it) && !w.Leases.prepared(it, now)

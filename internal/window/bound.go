@@ -16,7 +16,7 @@ func (w *Window) resumeBackoff(it *Item, now instant) {
 	w.block(it)
 }
 
-// exitKey lets the next item of a key go on.
+// exitKey lets the next item of a key continue.
 func (w *Window) exitKey(it *Item) {
 	if it.ownsKey {
 		w.advance(w.keys.free(it))

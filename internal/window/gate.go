@@ -103,7 +103,7 @@ func (w *Window) Rest(d time.Duration) {
 }
 
 // RestRecalled delivers nothing for a while, so that other consumers can have an entry whose offer
-// the application did not take up: for a second, then twice as long each time as long as the
+// the application did not take: for a second, then twice as long each time as long as the
 // application receives nothing, up to most.
 func (w *Window) RestRecalled(most time.Duration) {
 	w.mu.Lock()

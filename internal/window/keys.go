@@ -209,7 +209,7 @@ func (r *keyring) begin() {
 	}
 }
 
-// end ends a pass. complete says that it has gone through all of them.
+// end ends a pass. complete says that it has passed all of them.
 func (r *keyring) end(complete bool) {
 	r.pass = false
 	if !complete {

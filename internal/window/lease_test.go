@@ -143,7 +143,7 @@ func TestLeases_Tried(t *testing.T) {
 }
 
 // A caller slept on although its entry was ready: its lease, which was void, had been renewed before
-// anybody looked which entry is to be prepared.
+// the keeper looked which entry is to be prepared.
 func TestLeases_RenewedIsReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(config(3))
@@ -260,7 +260,7 @@ func TestLeases_Counts(t *testing.T) {
 	require.Equal(t, 2, count(first))
 }
 
-// What is held is told apart from what is being written or is gone.
+// What is held is told apart from what is being written or was deleted.
 func TestLeases_Held(t *testing.T) {
 	w := New(config(4))
 	w.Admit(items(1, 5), time.Now())
@@ -276,6 +276,6 @@ func TestLeases_Held(t *testing.T) {
 	require.Equal(t, []*Item{active, waiting}, yes)
 	require.Len(t, no, 4)
 	require.Len(t, w.Leases.Owned(0), 4)
-	w.Leases.Renewed(time.Now(), &removed) // it is gone
+	w.Leases.Renewed(time.Now(), &removed) // it was deleted
 	require.Zero(t, removed.leased)
 }

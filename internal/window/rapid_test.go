@@ -355,7 +355,7 @@ func (m *model) adjust(_ require.TestingT, random *rand.Rand) {
 	m.cfg.MaxInFlight = m.w.cfg.MaxInFlight
 }
 
-// drain handles everything that is left: nothing may be stuck. Nobody acts without being woken.
+// drain handles everything that is left: nothing may be stuck. Nothing acts without being woken.
 func (m *model) drain(t require.TestingT, random *rand.Rand) {
 	m.bar = nil
 	m.w.Unbar()

@@ -251,7 +251,7 @@ func TestRoom_RecallInOrder(t *testing.T) {
 }
 
 // A caller waited for an item that was not prepared; when that was released the next one, which was
-// ready, had nobody who looked.
+// ready, had no caller that looked.
 func TestRoom_ReleaseMakesReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(config(4))

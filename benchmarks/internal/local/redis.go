@@ -1,4 +1,4 @@
-// Package local has what measurements need of this machine: a redis-server of their own and
+// Package local provides what measurements need of this machine: a redis-server of their own and
 // the time of its processors.
 package local
 
