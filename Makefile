@@ -1,8 +1,8 @@
 # Needs Go and, except for lint, a redis-server, which scripts/redis.sh finds or installs; test
 # also needs a Chromium, for which scripts/chromium.sh does the same.
 
-# Every module of the repository that has code. tools/ only pins the tools of lint.
-MODULES := . examples benchmarks
+# Every module of the repository. tools/ has the tools of lint.
+MODULES := . examples benchmarks tools
 
 # Each module is built by its own go.mod, as its users do; go.work is for editors.
 export GOWORK := off
@@ -35,7 +35,7 @@ test: ## run the tests of all modules with the race detector (RACE= without, TES
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 
 .PHONY: lint
-lint: ## check the format, go vet and staticcheck of all modules
+lint: ## check the format, go vet and staticcheck of all modules, and the words of the prose
 	@unformatted="$$(gofmt -l .)" && \
 	if [ -n "$$unformatted" ]; then echo "not in the form of gofmt:"; echo "$$unformatted"; exit 1; fi
 	@root="$$PWD" && failed= && \
@@ -43,6 +43,8 @@ lint: ## check the format, go vet and staticcheck of all modules
 		echo "go vet, staticcheck ($$module)"; \
 		(cd $$module && go vet ./... && go tool -modfile="$$root/tools/go.mod" staticcheck ./...) || failed="$$failed $$module"; \
 	done && \
+	echo "words" && \
+	{ (cd tools && go run ./words ..) || failed="$$failed words"; } && \
 	if [ -n "$$failed" ]; then echo "lint failed in:$$failed"; exit 1; fi
 
 .PHONY: bench
