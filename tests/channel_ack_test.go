@@ -107,13 +107,12 @@ func TestChannel_ContextOfAnotherDelivery(t *testing.T) {
 	t.Cleanup(func() { _ = inner.Close() })
 	write(t, numbers, 1, 2)
 
-	acked := receiveValue(t, numbers)
+	acked, nacked := receiveValue(t, numbers), receiveValue(t, numbers)
 	must(inner.Writer().Write(acked.Context(), 1))
 	require.NoError(t, receiveValue(t, inner).Ack())
 	require.NoError(t, acked.Context().Err())
 	require.NoError(t, acked.Nack())
 
-	nacked := receiveValue(t, numbers)
 	must(inner.Writer().Write(nacked.Context(), 2))
 	require.NoError(t, receiveValue(t, inner).Nack())
 	again := receiveValue(t, inner)

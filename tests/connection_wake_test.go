@@ -87,24 +87,22 @@ func occupy(t *testing.T, server *redistest.Server) {
 	}
 }
 
-// CLIENT UNBLOCK went out with the ID of a connection that had failed. After a restart the
-// server has given it to a connection of another program, whose blocking command then ended
-// without a result.
-func TestReader_WakeAfterServerRestart(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	occupy(t, server)
-	key := redistest.Key(t)
+// blockedRead begins a read of an empty stream and returns its reader and where its error comes.
+func blockedRead(t *testing.T, server *redistest.Server, key string) (*stream.Reader, <-chan error) {
+	t.Helper()
 	reader := stream.NewReader(server.Client(t), key, time.Minute, nil, nil)
-	defer reader.Close()
+	t.Cleanup(reader.Close)
 	read := make(chan error, 1)
 	go func() {
 		_, err := reader.Read(context.Background(), []string{key}, []stream.ID{{}}, 1)
 		read <- err
 	}()
-	id := readerID(t, server.Admin(t))
-	server.Restart()
-	require.Error(t, <-read)
+	return reader, read
+}
+
+// wakesNoStranger proves that a wake does not reach the connection that has got the ID.
+func wakesNoStranger(t *testing.T, server *redistest.Server, reader *stream.Reader, id int64) {
+	t.Helper()
 	woken := strangers(t, server, id)
 	for range 3 {
 		reader.Wake(t.Context())
@@ -112,29 +110,32 @@ func TestReader_WakeAfterServerRestart(t *testing.T) {
 	redistest.Never(t, quiet, func() bool { return woken.Load() > 0 }, "a stranger was woken")
 }
 
+// CLIENT UNBLOCK went out with the ID of a connection that had failed. After a restart the
+// server has given it to a connection of another program, whose blocking command then ended
+// without a result.
+func TestReader_WakeAfterServerRestart(t *testing.T) {
+	t.Parallel()
+	server, key := redistest.Start(t), redistest.Key(t)
+	occupy(t, server)
+	reader, read := blockedRead(t, server, key)
+	id := readerID(t, server.Admin(t))
+	server.Restart()
+	require.Error(t, <-read)
+	wakesNoStranger(t, server, reader, id)
+}
+
 // The connection of a reader that waits for the application fails unseen, since nothing is
 // read from it.
 func TestReader_WakeAfterServerRestartBetweenReads(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t)
+	server, key := redistest.Start(t), redistest.Key(t)
 	occupy(t, server)
-	key := redistest.Key(t)
-	reader := stream.NewReader(server.Client(t), key, time.Minute, nil, nil)
-	defer reader.Close()
-	read := make(chan error, 1)
-	go func() {
-		_, err := reader.Read(context.Background(), []string{key}, []stream.ID{{}}, 1)
-		read <- err
-	}()
+	reader, read := blockedRead(t, server, key)
 	id := readerID(t, server.Admin(t))
 	require.NoError(t, server.Client(t).XAdd(t.Context(), &redis.XAddArgs{Stream: key, Values: []string{"f", "v"}}).Err())
 	require.NoError(t, <-read)
 	server.Restart()
-	woken := strangers(t, server, id)
-	for range 3 {
-		reader.Wake(t.Context())
-	}
-	redistest.Never(t, quiet, func() bool { return woken.Load() > 0 }, "a stranger was woken")
+	wakesNoStranger(t, server, reader, id)
 }
 
 // dialGate lets a client dial until it is shut. Then a dial lasts until its timeout.

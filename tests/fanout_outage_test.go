@@ -2,70 +2,31 @@ package tests
 
 import (
 	"context"
+	"net"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"net"
-	"syscall"
-
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// An error that stays, for a subscription without a group: it backs off, reports the outage
-// once, and resumes when the cause has ended.
+// An error that stays, for a subscription without a group.
 func TestFanOut_OutageIsWaitedOut(t *testing.T) {
 	t.Parallel()
-	rights := func(rule string) func(*testing.T, *redistest.Server, *redis.Client, string) {
-		return func(t *testing.T, server *redistest.Server, _ *redis.Client, _ string) {
-			require.NoError(t, server.Admin(t).Do(t.Context(), "ACL", "SETUSER", "app", rule).Err())
-		}
-	}
-	for name, fault := range map[string]struct {
-		fail, mend func(t *testing.T, server *redistest.Server, client *redis.Client, topic string)
-	}{
-		"NOPERM": {fail: rights("-xread"), mend: rights("+xread")},
-		"WRONGTYPE": {
-			fail: func(t *testing.T, _ *redistest.Server, client *redis.Client, topic string) {
-				require.NoError(t, client.Set(t.Context(), topic, "x", 0).Err())
-			},
-			mend: func(t *testing.T, _ *redistest.Server, client *redis.Client, topic string) {
-				require.NoError(t, client.Del(t.Context(), topic).Err())
-			},
-		},
-		"server down": {
-			fail: func(_ *testing.T, server *redistest.Server, _ *redis.Client, _ string) { server.Stop() },
-			mend: func(_ *testing.T, server *redistest.Server, _ *redis.Client, _ string) { server.Restart() },
-		},
+	for name, fault := range map[string]lastingFault{
+		"NOPERM":      {fail: aclRule("-xread"), mend: aclRule("+xread")},
+		"WRONGTYPE":   wrongType,
+		"server down": serverDown,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server, topic := redistest.Start(t, redistest.AOF(), redistest.WithACL("app on >secret ~* +@all")), redistest.Key(t)
-			admin := server.Admin(t)
-			all := &countAll{}
-			client := server.Client(t, redistest.As("app", "secret"), func(o *redis.Options) { o.MaxRetries = -1 })
-			client.AddHook(all)
-			logger := redistest.NewRecordingLogger()
-			sub := newLoggedSub(t, client, logger, fanOut, onReads(all))
-			messages := sub.subscribe(t, topic)
-			publish(t, admin, topic, "before")
-			require.Equal(t, []string{"before"}, receiveAcked(t, messages, 1))
-
-			fault.fail(t, server, admin, topic)
-			sub.events.wait(t, redischannels.EventDisconnected)
-			<-time.After(2 * time.Second) // by then the delays have grown
-			before := all.n.Load()
-			redistest.Never(t, time.Second, func() bool { return all.n.Load() >= before+10 }, "10 commands within a second")
-			require.Len(t, sub.events.of(redischannels.EventDisconnected), 1, "one event per outage")
-			require.Less(t, len(logger.Lines()), 10, "%v", logger.Lines())
-			fault.mend(t, server, admin, topic)
-			redistest.Eventually(t, soon, func() bool { return admin.Ping(t.Context()).Err() == nil }, "the server is back")
-			publish(t, admin, topic, "after")
-			require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
+			server := redistest.Start(t, redistest.AOF(), redistest.WithACL("app on >secret ~* +@all"))
+			fault.isWaitedOut(t, server, fanOut)
 		})
 	}
 }

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"context"
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -200,9 +201,15 @@ func waitFor(t *testing.T, c <-chan struct{}) {
 // closeSoon closes the subscriber and returns how long it took.
 func (s *testSub) closeSoon(t *testing.T) time.Duration {
 	t.Helper()
+	return closeSoon(t, s)
+}
+
+// closeSoon closes what must not take long to close, and returns how long it took.
+func closeSoon(t *testing.T, c io.Closer) time.Duration {
+	t.Helper()
 	start := time.Now()
 	closed := make(chan error, 1)
-	go func() { closed <- s.Close() }()
+	go func() { closed <- c.Close() }()
 	select {
 	case err := <-closed:
 		require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -224,9 +225,13 @@ func TestPubSub_Undecodable(t *testing.T) {
 	sub := newPubSub(t, client, func(c *redischannels.PubSubSubscriberConfig) { c.MaxPayload = 1000 })
 	topic := redistest.Key(t)
 	messages := sub.subscribe(t, topic)
-	for range 500 {
-		require.NoError(t, client.Publish(t.Context(), topic, `{"secret":1}`).Err())
-	}
+	_, err := client.Pipelined(t.Context(), func(pipe redis.Pipeliner) error { // at once, so that few events count them
+		for range 500 {
+			pipe.Publish(t.Context(), topic, `{"secret":1}`)
+		}
+		return nil
+	})
+	require.NoError(t, err)
 	require.NoError(t, client.Publish(t.Context(), topic, "\x01\x00\x00"+strings.Repeat("x", 1000)).Err())
 	say(t, newPubSubPub(t, client), topic, "good")
 	require.Equal(t, []string{"good"}, receiveAcked(t, messages, 1))

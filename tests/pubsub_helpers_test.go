@@ -60,16 +60,7 @@ func (s *testPubSub) subscribe(t *testing.T, topics ...string) <-chan *message.M
 // closeSoon closes the subscriber and returns how long it took.
 func (s *testPubSub) closeSoon(t *testing.T) time.Duration {
 	t.Helper()
-	start := time.Now()
-	closed := make(chan error, 1)
-	go func() { closed <- s.Close() }()
-	select {
-	case err := <-closed:
-		require.NoError(t, err)
-	case <-time.After(soon):
-		require.FailNow(t, "Close does not return")
-	}
-	return time.Since(start)
+	return closeSoon(t, s)
 }
 
 // newPubSubPub makes a Pub/Sub publisher that is closed at the end of the test.

@@ -255,11 +255,13 @@ func TestSSE_LongStreams(t *testing.T) {
 			t.Parallel()
 			hub, key := newHubOf(t), redistest.Key(t)
 			channel := streamOf[int](t, hub, key)
-			handler := newSSE(t, channel, sse.Options[int]{Heartbeat: 300 * time.Millisecond, WriteTimeout: 100 * time.Millisecond})
+			// The timeouts bound the handshake as well, and are shorter than the time between two writes.
+			const timeout = 500 * time.Millisecond
+			handler := newSSE(t, channel, sse.Options[int]{Heartbeat: timeout + 200*time.Millisecond, WriteTimeout: timeout})
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				handler.ServeHTTP(wrapped{w}, r)
 			}))
-			server.Config.ReadTimeout, server.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+			server.Config.ReadTimeout, server.Config.WriteTimeout = timeout, timeout
 			server.EnableHTTP2 = h2
 			server.StartTLS()
 			t.Cleanup(server.Close)
