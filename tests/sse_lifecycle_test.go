@@ -292,12 +292,15 @@ func TestSSE_LiveWhenTheResponseBegins(t *testing.T) {
 	channel := streamOf[int](t, hub, key)
 	handler := newSSE(t, channel, sse.Options[int]{})
 	other := openSSE(t, serveSSE(t, handler))
+	written := make(chan struct{})
 	s := openSSE(t, serveSSE(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(&onFlush{wrapped{w}, func() {
+			defer close(written)
 			write(t, channel, 1)
 			require.Equal(t, []string{"1"}, other.data(1))
 		}}, r)
 	})))
+	<-written // the response is here as soon as it is flushed
 	write(t, channel, 2)
 	require.Equal(t, []string{"1", "2"}, s.data(2))
 }
