@@ -145,16 +145,23 @@ func TestChannel_CircuitBreakerMiddleware(t *testing.T) {
 	require.GreaterOrEqual(t, opened.Load(), int32(1))
 }
 
+// poisonQueue is the middleware, with a publisher of its own.
+func poisonQueue(t *testing.T, client redis.UniversalClient, topic string) message.HandlerMiddleware {
+	t.Helper()
+	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pub.Close() })
+	queue, err := middleware.PoisonQueue(pub, topic)
+	require.NoError(t, err)
+	return queue
+}
+
 // PoisonQueue publishes what fails, which acknowledges it.
 func TestChannel_PoisonQueueMiddleware(t *testing.T) {
 	t.Parallel()
 	key, poison := redistest.Key(t), redistest.Key(t, "poison")
 	client := redistest.Shared(t).Client(t)
-	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = pub.Close() })
-	queue, err := middleware.PoisonQueue(pub, poison)
-	require.NoError(t, err)
+	queue := poisonQueue(t, client, poison)
 	var tries atomic.Int32
 	handle(t, numbers(t, key, 1), func() bool { return client.XLen(t.Context(), poison).Val() == 1 }, func(context.Context, int) error {
 		tries.Add(1)
@@ -171,16 +178,12 @@ func TestChannel_MiddlewareSeesMessagesOnly(t *testing.T) {
 	t.Parallel()
 	key, poison := redistest.Key(t), redistest.Key(t, "poison")
 	client := redistest.Shared(t).Client(t)
-	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client}, nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = pub.Close() })
-	queue, err := middleware.PoisonQueue(pub, poison)
-	require.NoError(t, err)
+	queue := poisonQueue(t, client, poison)
 	c := numbers(t, key)
 	for range 3 {
 		require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: key, Values: []string{"other", "x"}}).Err())
 	}
-	_, err = c.Writer().Write(t.Context(), 7)
+	_, err := c.Writer().Write(t.Context(), 7)
 	require.NoError(t, err)
 	var seen, calls atomic.Int32
 	watch := func(next message.HandlerFunc) message.HandlerFunc {
