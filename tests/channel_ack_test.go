@@ -151,7 +151,10 @@ func TestChannel_AckAfterLeaseLost(t *testing.T) {
 // is harmed.
 func TestChannel_AckMisuse(t *testing.T) {
 	t.Parallel()
-	hub, key := newHubOf(t), redistest.Key(t)
+	// Two readers of a group: neither may claim from the other, however slow the machine is.
+	hub, key := newHub(t, redistest.Shared(t).Client(t), func(c *redischannels.HubConfig) {
+		c.Stream.Subscriber.Tuning.MinIdle = time.Minute
+	}), redistest.Key(t)
 	mine, other := streamOf[int](t, hub, key), streamOf[int](t, hub, key)
 	write(t, mine, 1, 2, 3)
 	d := receiveValue(t, mine)
