@@ -88,7 +88,7 @@ func (s *Source) NextBatch(ctx context.Context, dst []*source.Attempt, limits so
 		defer cancel()
 	}
 	bytes := len(d.msg.Payload)
-	for n := 1; n < limits.Max; n++ {
+	for n := 1; n < limits.Max && (limits.Bytes == 0 || bytes < limits.Bytes); n++ {
 		another, _ := s.next(waiting, limits.Wait <= 0) // the next call returns the error
 		if another.msg == nil {
 			break

@@ -124,6 +124,9 @@ func TestSource_BatchIsBoundedByBytes(t *testing.T) {
 		require.Zero(t, time.Since(start), "none of them had room")
 		require.Equal(t, []string{"2"}, payloads(batch(t, s, limits)))
 		require.Equal(t, time.Second, time.Since(start))
+		tr.send("1234567890")
+		require.Equal(t, []string{"1234567890"}, payloads(batch(t, s, limits)))
+		require.Equal(t, time.Second, time.Since(start), "it waited for more, which had no room")
 		require.NoError(t, s.Close(t.Context()))
 	})
 }

@@ -140,7 +140,7 @@ func TestAnswersToEarlierSubscriptions(t *testing.T) {
 	require.Empty(t, d.notices)
 
 	d.received(d.link, &push{kind: pushSMessage, of: Shard, name: []byte("x"), channel: []byte("x"), payload: []byte("m"), size: 1})
-	m, ok := second.sinks[0].Queue.Pop()
+	m, ok, _ := second.sinks[0].Queue.Pop(1)
 	require.True(t, ok)
 	require.Equal(t, Message{Channel: "x", Payload: []byte("m"), Size: 1}, m)
 }

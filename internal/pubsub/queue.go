@@ -79,14 +79,16 @@ func (q *Queue) Push(m Message) {
 	}
 }
 
-// Pop takes the oldest message. When more are left, Ready has a token.
-func (q *Queue) Pop() (Message, bool) {
+// Pop takes the oldest message, unless it has more than most bytes, which it reports by larger. When more
+// are left, Ready has a token.
+func (q *Queue) Pop(most int) (m Message, ok, larger bool) {
 	q.mu.Lock()
-	if q.length == 0 {
+	if q.length == 0 || len(q.items[q.head].Payload) > most {
+		larger = q.length > 0
 		q.mu.Unlock()
-		return Message{}, false
+		return Message{}, false, larger
 	}
-	m := q.take()
+	m = q.take()
 	more := q.length > 0
 	if !more && len(q.items) > idleItems {
 		q.items, q.head = nil, 0
@@ -95,7 +97,7 @@ func (q *Queue) Pop() (Message, bool) {
 	if more {
 		q.signal()
 	}
-	return m, true
+	return m, true, false
 }
 
 // Size returns the number of messages that wait, and what they need.

@@ -29,9 +29,11 @@ func TestQueueIsABoundedList(t *testing.T) {
 		number := 0
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			if rapid.IntRange(0, 2).Draw(t, "step") == 0 {
-				m, ok := q.Pop()
-				if ok != (len(model) > 0) || ok && m.Size != model[0].Size {
-					t.Fatalf("popped %v, %v of %v", m, ok, model)
+				most := rapid.IntRange(0, 700).Draw(t, "most")
+				m, ok, larger := q.Pop(most)
+				fits := len(model) > 0 && len(model[0].Payload) <= most
+				if ok != fits || ok && m.Size != model[0].Size || larger != (len(model) > 0 && !fits) {
+					t.Fatalf("popped %v, %v, %v of %v", m, ok, larger, model)
 				}
 				if ok {
 					model = model[1:]
@@ -64,7 +66,7 @@ func TestQueueIsABoundedList(t *testing.T) {
 			t.Fatalf("%d left, %d expected", n, len(model))
 		}
 		q.Push(Message{})
-		if _, ok := q.Pop(); ok {
+		if _, ok, _ := q.Pop(1); ok {
 			t.Fatal("a message after Close")
 		}
 	})
@@ -76,7 +78,7 @@ func TestQueueKeepsNoHugeRing(t *testing.T) {
 		q.Push(Message{})
 	}
 	for range 50_000 {
-		_, ok := q.Pop()
+		_, ok, _ := q.Pop(0)
 		require.True(t, ok)
 	}
 	require.LessOrEqual(t, len(q.items), idleItems)

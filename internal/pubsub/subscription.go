@@ -1,9 +1,11 @@
 package pubsub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -165,7 +167,7 @@ func (s *Subscription) NextBatch(ctx context.Context, dst []*source.Attempt, lim
 		var due time.Duration
 		for len(dst)-first < limits.Max && (limits.Bytes == 0 || bytes < limits.Bytes) {
 			var a *source.Attempt
-			if a, due = s.next(limits.Offer, dst[first:]); a == nil {
+			if a, due = s.next(limits.Offer, dst[first:], left(limits, dst[first:], bytes)); a == nil {
 				break
 			}
 			bytes += len(a.Payload)
@@ -185,6 +187,14 @@ func (s *Subscription) NextBatch(ctx context.Context, dst []*source.Attempt, lim
 		}
 		s.wait(ctx, due)
 	}
+}
+
+// left is how many bytes the next message of a batch may have: the first one any.
+func left(limits source.Limits, batch []*source.Attempt, bytes int) int {
+	if limits.Bytes == 0 || len(batch) == 0 {
+		return math.MaxInt
+	}
+	return limits.Bytes - bytes
 }
 
 // wait waits until there may be something to deliver, for d at most.
@@ -215,9 +225,9 @@ func ended(dst []*source.Attempt, first int, err error) ([]*source.Attempt, erro
 	return dst, err
 }
 
-// next returns the next attempt for a batch, or the time until one is due: 0 if the next one is
-// not for this batch.
-func (s *Subscription) next(offer bool, batch []*source.Attempt) (*source.Attempt, time.Duration) {
+// next returns the next attempt for a batch, which has most bytes at most, or the time until one is
+// due: 0 if the next one is not for this batch.
+func (s *Subscription) next(offer bool, batch []*source.Attempt, most int) (*source.Attempt, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	due := time.Hour
@@ -228,7 +238,7 @@ func (s *Subscription) next(offer bool, batch []*source.Attempt) (*source.Attemp
 	if len(s.waiting) > 0 {
 		if wait := time.Until(s.waiting[0].due); wait > 0 {
 			due = wait
-		} else if !joins(batch, s.waiting[0].split) {
+		} else if !joins(batch, s.splitOf(s.waiting[0])) || len(s.waiting[0].message.Payload) > most {
 			return nil, 0
 		} else {
 			d, s.waiting = s.waiting[0], s.waiting[1:]
@@ -238,7 +248,11 @@ func (s *Subscription) next(offer bool, batch []*source.Attempt) (*source.Attemp
 		return nil, 0
 	}
 	if d == nil && len(s.held) < s.cfg.MaxInFlight {
-		if m, ok := s.sink.Queue.Pop(); ok {
+		m, ok, larger := s.sink.Queue.Pop(most)
+		if larger {
+			return nil, 0
+		}
+		if ok {
 			d = &delivery{message: m}
 			s.held[d] = struct{}{}
 		}
@@ -246,16 +260,26 @@ func (s *Subscription) next(offer bool, batch []*source.Attempt) (*source.Attemp
 	if d == nil {
 		return nil, due
 	}
-	d.count++
 	a := &source.Attempt{
-		From: s.cfg.Origin, Topic: s.cfg.Topic(d.message.Channel), ID: d.id, Count: d.count, Split: d.split, Held: d, Payload: d.message.Payload,
+		From: s.cfg.Origin, Topic: s.cfg.Topic(d.message.Channel), ID: d.id, Count: d.count + 1, Split: s.splitOf(d), Held: d,
+		Payload: d.message.Payload,
 	}
+	d.count++
 	d.attempt = a
 	if !offer {
 		a.StartNow()
 		s.cfg.Observer.Delivered(a.Count)
 	}
 	return a, due
+}
+
+// splitOf returns the sub-batch that a message belongs to. One that is delivered for the last time has
+// one of its own: the others of its batch shall not make it be skipped.
+func (s *Subscription) splitOf(d *delivery) int {
+	if s.cfg.MaxDeliveries > 1 && d.count+1 >= s.cfg.MaxDeliveries {
+		return source.Single
+	}
+	return d.split
 }
 
 // joins reports whether a message with this split (see source.Outcome) may be in a batch.
@@ -318,7 +342,9 @@ func (s *Subscription) again(d *delivery, delay time.Duration) {
 		return
 	}
 	d.attempt, d.due = nil, time.Now().Add(delay)
-	at, _ := slices.BinarySearchFunc(s.waiting, d.due, func(w *delivery, due time.Time) int { return w.due.Compare(due) })
+	at, _ := slices.BinarySearchFunc(s.waiting, d.due, func(w *delivery, due time.Time) int {
+		return cmp.Or(w.due.Compare(due), -1) // behind those that are due at the same time
+	})
 	s.waiting = slices.Insert(s.waiting, at, d)
 	s.mu.Unlock()
 	signal(s.ready)
