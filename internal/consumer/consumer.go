@@ -380,12 +380,10 @@ func (p *policy) GiveUp(it *window.Item, o source.Outcome) {
 	p.win.Acks.Move(it, reason)
 }
 
-func (p *policy) Recalled(it *window.Item) {
-	c := (*Consumer)(p)
+func (p *policy) Recalled(items []*window.Item) {
 	// Other consumers get the time of a claim scan before something is offered here again.
 	p.win.RestRecalled(p.cfg.ClaimInterval + p.cfg.ClaimInterval/5)
-	p.win.Remove(it)
-	c.release([]*window.Item{it})
+	(*Consumer)(p).release(items)
 }
 
 func (p *policy) AckIgnored(id string, err error) { p.cfg.Observer.AckIgnored([]string{id}, 1, err) }

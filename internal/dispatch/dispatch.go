@@ -23,8 +23,9 @@ type Policy interface {
 	Acked(it *window.Item) (late bool)
 	// GiveUp ends an item that is not to be delivered again.
 	GiveUp(it *window.Item, o source.Outcome)
-	// Recalled ends an item that was offered for too long.
-	Recalled(it *window.Item)
+	// Recalled is called with the items of a batch that was offered for too long. They are not held any
+	// more.
+	Recalled(items []*window.Item)
 	// AckIgnored reports an end that came too late, because of err.
 	AckIgnored(id string, err error)
 	// TimedOut reports a handler that took longer than its timeout.
@@ -245,7 +246,10 @@ func (d *Dispatcher) withdrawn(it *window.Item) {
 	case d.stopped() || !d.win.Recalled(it):
 		d.win.Return(it)
 	default:
-		d.cfg.Policy.Recalled(it)
+		d.win.Withdraw(it)
+	}
+	if items := d.win.Withdrawn(); len(items) > 0 {
+		d.cfg.Policy.Recalled(items)
 	}
 }
 

@@ -141,6 +141,37 @@ func TestEnded_Offer(t *testing.T) {
 	})
 }
 
+// A batch is offered, and recalled, as a whole: an application that does not receive kept all but its
+// last message from other consumers. What was trimmed meanwhile is in memory only, and stays.
+func TestEnded_OfferOfABatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(nil)
+		withdraw := source.Outcome{Kind: source.Withdraw}
+		k.admit(1, 2)
+		time.Sleep(time.Second)
+		k.admit(3, 4)
+		batch := k.next(t, source.Limits{Max: 3, Offer: true}, 0, 1, 2, 3)
+		require.Equal(t, time.Second, k.win.Room.Oldest())
+		k.win.Leases.Trim(batch[1].Held.(*window.Item))
+		_, recalled := k.win.Room.TakeStale(time.Hour, time.Second)
+		require.False(t, recalled)
+		time.Sleep(1)
+		_, recalled = k.win.Room.TakeStale(time.Hour, time.Second)
+		require.True(t, recalled)
+		for i, a := range batch {
+			require.Equal(t, i != 1, k.Dispatcher.Recalled(a))
+		}
+		end(t, withdraw, batch[:2]...)
+		require.Zero(t, k.seen().recalls, "they are released together")
+		k.none(t) // in the meantime
+		end(t, withdraw, batch[2])
+		require.Equal(t, []string{"1-0", "3-0"}, k.seen().recalled)
+		require.Equal(t, 1, k.seen().recalls)
+		end(t, ack, k.next(t, source.Limits{Max: 2}, 0, 2, 4)...)
+		k.idle(t)
+	})
+}
+
 // Without an order, what takes longer than its timeout is redelivered while its handler continues. A late
 // end is of no use, but whether a drain waits for it.
 func TestEnded_Timeout(t *testing.T) {

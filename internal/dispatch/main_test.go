@@ -36,6 +36,7 @@ type log struct {
 	ignored   []string // "ID: cause"
 	timedOut  []string
 	backoffs  []int // counts with which a back-off was asked for
+	recalls   int
 }
 
 // seen returns what the policy was called with so far.
@@ -44,7 +45,7 @@ func (k *kit) seen() log {
 	defer k.mu.Unlock()
 	return log{
 		slices.Clone(k.delivered), slices.Clone(k.acked), slices.Clone(k.givenUp), slices.Clone(k.recalled),
-		slices.Clone(k.ignored), slices.Clone(k.timedOut), slices.Clone(k.backoffs),
+		slices.Clone(k.ignored), slices.Clone(k.timedOut), slices.Clone(k.backoffs), k.recalls,
 	}
 }
 
@@ -109,9 +110,14 @@ func (k *kit) GiveUp(it *window.Item, o source.Outcome) {
 	k.win.Finish(it)
 }
 
-func (k *kit) Recalled(it *window.Item) {
-	k.note(func() { k.recalled = append(k.recalled, it.Text) })
-	k.win.Remove(it)
+func (k *kit) Recalled(items []*window.Item) {
+	k.note(func() {
+		for _, it := range items {
+			k.recalled = append(k.recalled, it.Text)
+		}
+		k.recalls++
+	})
+	k.win.RestRecalled(0)
 }
 
 func (k *kit) AckIgnored(id string, err error) {

@@ -73,7 +73,7 @@ type placedGap struct {
 func NewSubscription(readers *Readers, cfg SubscriptionConfig) *Subscription {
 	s := &Subscription{cfg: cfg, done: make(chan struct{})}
 	s.reading, s.stop = context.WithCancel(context.Background())
-	cfg.Window.From = cfg.Origin
+	cfg.Window.From, cfg.Window.MaxDeliveries = cfg.Origin, cfg.MaxDeliveries
 	s.win = window.New(cfg.Window)
 	s.Dispatcher = dispatch.New(dispatch.Config{
 		Window: s.win, Policy: (*policy)(s), MaxDeliveries: cfg.MaxDeliveries,
@@ -273,8 +273,8 @@ func (p *policy) GiveUp(it *window.Item, o source.Outcome) {
 	p.win.Finish(it)
 }
 
-// Recalled never happens: there is no other consumer to give it to.
-func (p *policy) Recalled(it *window.Item) { p.win.Return(it) }
+// Recalled never happens: there is no other consumer to give them to.
+func (p *policy) Recalled([]*window.Item) {}
 
 func (p *policy) AckIgnored(id string, err error) { p.cfg.Observer.AckIgnored([]string{id}, 1, err) }
 

@@ -129,7 +129,7 @@ func (w *Window) deliver(it *Item, b *Batch, offer bool, now instant) *source.At
 	it.Message = nil // each attempt has a message of its own
 	it.attempt = a
 	if offer {
-		it.offered, it.recalled, w.offered = true, false, it
+		w.offer(it)
 		return a
 	}
 	w.start(it, now)

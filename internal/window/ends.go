@@ -6,10 +6,7 @@ import "time"
 func (w *Window) land(it *Item) {
 	it.leave()
 	it.attempt = nil
-	it.offered = false
-	if w.offered == it {
-		w.offered = nil
-	}
+	w.unoffer(it)
 	if it.Alone {
 		w.alone = false
 	}

@@ -100,7 +100,8 @@ func empty(t require.TestingT, w *Window) {
 	require.Zero(t, w.keys.queued)
 	require.Empty(t, w.keys.states)
 	require.False(t, w.alone)
-	require.Nil(t, w.offered)
+	require.Zero(t, w.offers)
+	require.Empty(t, w.recall)
 }
 
 // signalled reports whether a channel has a signal, and takes it.

@@ -170,9 +170,7 @@ func (r *Room) Oldest() time.Duration {
 		signal(w.Ready)
 	}
 	first := now
-	if w.offered != nil {
-		first = w.offered.admitted
-	}
+	w.eachOffer(func(it *Item) { first = min(first, it.admitted) })
 	for it := w.waiting.head; it != nil; it = it.next {
 		first = min(first, it.admitted)
 	}
@@ -180,8 +178,8 @@ func (r *Room) Oldest() time.Duration {
 }
 
 // TakeStale removes and returns the items that were buffered for longer than stale, and stops
-// reading until the application receives again. An offered item that was admitted longer ago than
-// recall is recalled. Where there is an order, all later ones are taken as well: they must not overtake
+// reading until the application receives again. Where an offered item was admitted longer ago than
+// recall, all that are offered are recalled: they are one batch. Where there is an order, all later ones are taken as well: they must not overtake
 // those that are released. Nor must what a command in progress brings, which Admit leaves out, or
 // what is read before the pending entries were read again (see Window.Drained).
 func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled bool) {
@@ -189,9 +187,7 @@ func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled b
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
-	if o := w.offered; o != nil && now-o.admitted > instant(recall) && o.owner != ownerTrimmed {
-		o.recalled, recalled = true, true
-	}
+	recalled = w.recallOlder(now, instant(recall))
 	buffered := w.releasable()
 	for _, it := range buffered {
 		if it.in == &w.waiting && now-it.admitted > instant(stale) {
@@ -246,14 +242,6 @@ func (w *Window) releasable() []*Item {
 		}
 	}
 	return items
-}
-
-// Recalled reports whether an offered item is to be withdrawn, because it was recalled or lost. One
-// that was trimmed since is in memory only, and stays.
-func (w *Window) Recalled(it *Item) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return it.recalled && it.owner != ownerTrimmed || it.owner == ownerOther
 }
 
 // Paused reports whether reading waits for the application.

@@ -54,7 +54,8 @@ type Window struct {
 	alone   bool
 	batches int     // number of the last batch
 	rest    instant // nothing is delivered before
-	offered *Item   // the one that was offered last
+	offers  int     // items that are offered
+	recall  []*Item // recalled and withdrawn, until Withdrawn returns them
 	moved   instant // last time that something started or ended
 	behind  bool    // nothing is read before the next pass: what was released comes first
 	passing bool    // the same, before the pass that is under way (see BeginPass)
@@ -155,10 +156,7 @@ func (w *Window) Start(it *Item) {
 }
 
 func (w *Window) start(it *Item, now instant) {
-	it.offered = false
-	if w.offered == it {
-		w.offered = nil
-	}
+	w.unoffer(it)
 	it.Delivered++
 	it.Counted = false
 	it.started = now
