@@ -121,10 +121,7 @@ func (d Delivery[T]) end(verb string, o source.Outcome) error {
 
 // endAttempt ends an attempt and takes it from those that are found by their IDs.
 func endAttempt(a *source.Attempt, verb, id string, o source.Outcome, unacked *unacked) error {
-	err := a.End(o)
-	if errors.Is(err, source.ErrOutOfOrder) {
-		_ = a.End(source.Outcome{Kind: source.Release}) // behind the one that is redelivered
-	}
+	err := endInOrder(a, o)
 	if unacked != nil && !errors.Is(err, source.ErrNotSupported) {
 		unacked.remove(id, a)
 	}
@@ -132,6 +129,16 @@ func endAttempt(a *source.Attempt, verb, id string, o source.Outcome, unacked *u
 		return nil
 	}
 	return fmt.Errorf("redischannels: %s %s: %w", verb, id, endError(err))
+}
+
+// endInOrder ends an attempt. One that is acknowledged behind one of its order that is to be redelivered is
+// released instead, so that it is redelivered behind that; the error is ErrOutOfOrder.
+func endInOrder(a *source.Attempt, o source.Outcome) error {
+	err := a.End(o)
+	if errors.Is(err, source.ErrOutOfOrder) {
+		_ = a.End(source.Outcome{Kind: source.Release})
+	}
+	return err
 }
 
 // endError makes a public error of one of source.Attempt.End.

@@ -41,8 +41,9 @@ type HandleConfig struct {
 // of Handle on one Reader share the values. Middleware does not see an entry that makes no
 // message, because the wire format does not fit.
 func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) error, config HandleConfig) error {
+	config.Concurrency = orDefault(config.Concurrency, DefaultConcurrency)
 	v := validation{prefix: "HandleConfig"}
-	v.intRange("Concurrency", config.Concurrency, 0, orDefault(r.transport.limit, maxInFlightLimit), "")
+	v.intRange("Concurrency", config.Concurrency, 1, orDefault(r.transport.limit, maxInFlightLimit), "")
 	for i, middleware := range config.Middleware {
 		if middleware == nil {
 			v.check(errNil, fmt.Sprintf("Middleware[%d]", i))
@@ -52,7 +53,7 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 		return err
 	}
 	h := &handling[T]{reader: r, fn: fn, logger: r.transport.logger, wrapped: wrapped(r.code, fn, config.Middleware)}
-	return r.work(ctx, orDefault(config.Concurrency, DefaultConcurrency), h.work)
+	return r.work(ctx, config.Concurrency, h.work)
 }
 
 // work has workers read until ctx ends or Close, and waits for them. The context of a worker that

@@ -3,6 +3,9 @@ package redischannels
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -28,7 +31,9 @@ import (
 // neighbors.
 //
 // The context of fn has the values of ctx. It is not canceled with ctx, so that a call in
-// progress can finish, but DrainTimeout later. The other errors are those of [Reader.Handle]
+// progress can finish, but DrainTimeout later. HandlerTimeout runs for each delivery from the moment at
+// which it joins the batch, while that waits for more: the context of fn ends with the first of them,
+// and a batch of which all time out has failed as a whole. The other errors are those of [Reader.Handle]
 // and of config, which wrap [ErrInvalidConfig].
 func (r *Reader[T]) HandleBatch(ctx context.Context, fn func(ctx context.Context, batch []Delivery[T]) error, config BatchConfig) error {
 	v := validation{prefix: "BatchConfig"}
@@ -86,11 +91,21 @@ func (b *batching[T]) handle(ctx context.Context, w *worker, attempts []*source.
 	for i := range batch { // fn may change the batch
 		attempts = append(attempts, batch[i].attempt)
 	}
-	handling, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	expireTogether(attempts, batchOutcomes(len(attempts), attempts[0].Split, errTimeout))
+	handling, cancel := handlingContext(ctx, attempts[0])
 	w.begin(nil, cancel)
 	err := safely(func() error { return b.fn(handling, batch) })
 	w.end()
 	b.end(attempts, err)
+}
+
+// handlingContext returns the context of a call for a batch, which ends with the timeout of its first attempt.
+func handlingContext(ctx context.Context, first *source.Attempt) (context.Context, context.CancelFunc) {
+	ctx = context.WithoutCancel(ctx)
+	if deadline, ok := first.Deadline(); ok {
+		return context.WithDeadline(ctx, deadline)
+	}
+	return context.WithCancel(ctx)
 }
 
 // end ends attempts by what fn has returned. One that fn has ended is not pending any more.
@@ -99,26 +114,36 @@ func (b *batching[T]) end(attempts []*source.Attempt, err error) {
 	ignored := 0
 	var cause error
 	for i, a := range attempts {
-		err := a.End(outcomes(i))
-		if errors.Is(err, source.ErrOutOfOrder) {
-			err = a.End(source.Outcome{Kind: source.Release}) // behind the one that is redelivered
-		}
-		if err != nil && !errors.Is(err, source.ErrNotPending) {
+		err := endInOrder(a, outcomes(i))
+		if err != nil && !errors.Is(err, source.ErrNotPending) && !errors.Is(err, source.ErrOutOfOrder) {
 			ignored++
 			cause = endError(err)
 		}
 	}
 	fields := watermill.LogFields{"topic": b.reader.source.topic, "values": len(attempts), "first_id": idOf(attempts[0])}
 	if err != nil {
-		b.logger.Error("A batch was not handled", err, fields)
+		b.logger.Error("A batch was not handled", explained(err, len(attempts)), fields)
 	}
 	if ignored > 0 {
 		b.logger.Info("The end of deliveries is ignored", fields.Add(watermill.LogFields{"ignored": ignored, "err": cause}))
 	}
 }
 
+// expireTogether has attempts end as a batch that has failed as a whole where their timeout runs out.
+func expireTogether(attempts []*source.Attempt, whole func(i int) source.Outcome) {
+	if attempts[0].From.Timeout <= 0 {
+		return
+	}
+	for i, a := range attempts {
+		a.Request(whole(i))
+	}
+}
+
 // splitParts is into how many batches one is split that has failed as a whole.
 const splitParts = 16
+
+// errTimeout stands for the failure of a batch whose timeout has run out.
+var errTimeout = errors.New("HandlerTimeout")
 
 // splits has the last number of a part.
 var splits atomic.Int64
@@ -158,12 +183,20 @@ func batchOutcomes(n, split int, err error) func(i int) source.Outcome {
 	return func(int) source.Outcome { return whole }
 }
 
+// explained returns the error with which a batch of n is logged: of a BatchError that nacks all of it, why.
+func explained(err error, n int) error {
+	var part *BatchError
+	if !errors.As(err, &part) || part.fits(n) {
+		return err
+	}
+	got := "none"
+	if i := slices.IndexFunc(part.Failed, func(i int) bool { return i < 0 || i >= n }); i >= 0 {
+		got = strconv.Itoa(part.Failed[i])
+	}
+	return fmt.Errorf("the whole batch is nacked: BatchError.Failed must have indexes from 0 to %d, got %s: %w", n-1, got, err)
+}
+
 // fits reports whether the error names deliveries of a batch of n.
 func (e *BatchError) fits(n int) bool {
-	for _, i := range e.Failed {
-		if i < 0 || i >= n {
-			return false
-		}
-	}
-	return len(e.Failed) > 0
+	return len(e.Failed) > 0 && !slices.ContainsFunc(e.Failed, func(i int) bool { return i < 0 || i >= n })
 }

@@ -94,15 +94,21 @@ func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Posit
 		src: sub, decode: sub.message, strict: s.cfg.MaxInFlight == 1,
 		out: make(chan *message.Message),
 	}
+	s.pump(ctx, sub, p.run, func() { close(p.out) })
+	return p.out, nil
+}
+
+// pump runs what sends the messages of a subscription, which ends with ctx. When nothing is left it calls
+// end.
+func (s *Subscriber) pump(ctx context.Context, sub *subscription, run, end func()) {
 	detach := context.AfterFunc(ctx, sub.Stop)
 	go func() {
 		defer s.life.Leave()
-		p.run()
+		run()
 		s.finish(sub)
 		detach()
-		close(p.out)
+		end()
 	}()
-	return p.out, nil
 }
 
 // source is Subscribe for a Reader: the source lives until it is closed, or until Close of the

@@ -90,32 +90,58 @@ func (p *pump) send(a *source.Attempt, msg *message.Message) bool {
 
 // watch waits until the application ends a message.
 func (p *pump) watch(a *source.Attempt, msg *message.Message) {
-	var timeout <-chan time.Time
-	if deadline, ok := a.Deadline(); ok {
-		timer := time.NewTimer(time.Until(deadline))
-		defer timer.Stop()
-		timeout = timer.C
+	timeout, stop := timeoutOf(a)
+	defer stop()
+	o := await(a, msg, timeout, p.src.Drained())
+	if o.Kind == source.Expire {
+		_ = a.End(o)
+		o = await(a, msg, nil, p.src.Drained()) // its late end
 	}
-	for range 2 {
-		select {
-		case <-msg.Acked():
-		case <-msg.Nacked():
-		case <-timeout:
-		case <-p.src.Drained():
-		}
-		select { // the choice among the cases above is by chance, and this goroutine may be late
-		case <-msg.Acked():
-			_ = a.End(source.Outcome{Kind: source.Ack})
-			return
-		case <-msg.Nacked():
-			_ = a.End(a.Requested())
-			return
-		case <-p.src.Drained():
-			return
-		default:
-			_ = a.End(source.Outcome{Kind: source.Expire})
-			timeout = nil // its late end is awaited still
-		}
+	if o.Kind != 0 {
+		_ = a.End(o)
+	}
+}
+
+// timeoutOf returns a channel that has a value when the timeout of an attempt has run out, or nil.
+func timeoutOf(a *source.Attempt) (timeout <-chan time.Time, stop func() bool) {
+	deadline, ok := a.Deadline()
+	if !ok {
+		return nil, func() bool { return false }
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	return timer.C, timer.Stop
+}
+
+// await waits until the application ends a message, and returns how: by Expire if the timeout comes first, and
+// by nothing if no caller waits for the end any more.
+func await(a *source.Attempt, msg *message.Message, timeout <-chan time.Time, drained <-chan struct{}) source.Outcome {
+	select {
+	case <-msg.Acked():
+	case <-msg.Nacked():
+	case <-timeout:
+	case <-drained:
+	}
+	// The choice among the cases above is by chance, and this goroutine may be late.
+	if o := outcomeOf(a, msg); o.Kind != 0 {
+		return o
+	}
+	select {
+	case <-drained:
+		return source.Outcome{}
+	default:
+		return source.Outcome{Kind: source.Expire}
+	}
+}
+
+// outcomeOf returns how the application has ended a message, or nothing.
+func outcomeOf(a *source.Attempt, msg *message.Message) source.Outcome {
+	select {
+	case <-msg.Acked():
+		return source.Outcome{Kind: source.Ack}
+	case <-msg.Nacked():
+		return a.Requested()
+	default:
+		return source.Outcome{}
 	}
 }
 

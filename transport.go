@@ -109,6 +109,9 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 	subscribe := genericSubscribe(subscriber, topic, drain, logger)
 	if own, ok := subscriber.(*Subscriber); ok && own != nil {
 		subscribe, t.decoding = own.subscribeFunc(topic, ""), own.decoding(topic)
+		if n := own.cfg.MaxInFlight; n > DefaultMaxInFlight {
+			t.limit, t.fixed = n, true
+		}
 	}
 	t.live(subscribe)
 	return t

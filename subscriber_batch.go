@@ -1,0 +1,138 @@
+package redischannels
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/source"
+)
+
+// SubscribeBatch is Subscribe for handlers that take many messages with one call: each element of the
+// channel is a batch, bounded by config. A Watermill router reads single messages, so routers, their
+// middleware and their subscriber decorators do not see batches: the application reads the channel itself.
+//
+// Every message of a batch must be ended, with Ack or Nack, in any order and from any goroutine. RetryAfter,
+// Postpone and Reject work for each. Messages that are nacked without one of these take effect together: when
+// one of their batch ends in another way only they have failed, and are redelivered after NackBackoff. If all
+// are nacked the batch has failed as a whole, and is redelivered in parts as [Reader.HandleBatch] describes it.
+// Up to Concurrency batches are in flight. A batch that is not received for Tuning.MinIdle is released to
+// other consumers of the group.
+//
+// With MaxInFlight 1, its default, batches are ordered as with BatchConfig.Ordered. Otherwise MaxInFlight
+// must be at least Size times Concurrency. Where there is an order, also that of OrderingKey, a message that is
+// acknowledged behind a nacked one is redelivered behind it, which does not count.
+//
+// The channel is closed as that of Subscribe. The errors are those of Subscribe, and of config, which wrap
+// [ErrInvalidConfig].
+func (s *Subscriber) SubscribeBatch(ctx context.Context, topic string, config BatchConfig) (<-chan []*message.Message, error) {
+	config = config.withDefaults()
+	if err := s.validateBatch(config); err != nil {
+		return nil, err
+	}
+	ordered := config.Ordered || s.cfg.MaxInFlight == 1
+	sub, err := s.open(ctx, topic, s.cfg.StartFrom, sourceOptions{})
+	if err != nil {
+		return nil, err
+	}
+	sub.Adjust(config.Size*config.Concurrency, ordered)
+	p := &batchPump{
+		src: sub, decode: sub.message, limits: config.limits(), inOrder: ordered || s.cfg.OrderingKey != nil,
+		slots: make(chan struct{}, config.Concurrency), out: make(chan []*message.Message),
+	}
+	p.limits.Offer = true
+	s.pump(ctx, sub, p.run, func() { close(p.out) })
+	return p.out, nil
+}
+
+// validateBatch checks what SubscribeBatch is given, with the defaults filled in.
+func (s *Subscriber) validateBatch(config BatchConfig) error {
+	v := validation{prefix: "BatchConfig"}
+	config.validate(&v)
+	limit, values := s.cfg.MaxInFlight, config.Size*config.Concurrency
+	switch {
+	case len(v.errs) > 0:
+	case limit == 1 && config.Concurrency > 1:
+		v.addf("Concurrency", "must be 1 where MaxInFlight of the subscriber is 1, which keeps the order, got %d", config.Concurrency)
+	case limit > 1 && values > limit:
+		v.addf("Size", "must be at most MaxInFlight of the subscriber (%d) together with Concurrency, got %d times %d", limit, config.Size, config.Concurrency)
+	}
+	if most := s.cfg.Tuning.MinIdle / 2; s.cfg.ConsumerGroup != "" && config.Wait > most {
+		v.addf("Wait", "must be at most half of Tuning.MinIdle (%v), because a batch that is not received for longer is released, got %v", most, config.Wait)
+	}
+	return v.err()
+}
+
+// batchPump sends the messages of a source in batches, and makes of their Ack and Nack the ends of
+// the attempts. Its goroutines: run, and one per message in flight.
+type batchPump struct {
+	src      offerer
+	decode   func(a *source.Attempt) (*message.Message, error)
+	limits   source.Limits
+	inOrder  bool          // all messages, or those of a key
+	slots    chan struct{} // has an element for each batch in flight
+	out      chan []*message.Message
+	handlers sync.WaitGroup
+}
+
+// run sends until the source ends, and returns when every attempt has ended or was abandoned.
+func (p *batchPump) run() {
+	defer p.handlers.Wait()
+	for {
+		p.slots <- struct{}{}
+		attempts, err := p.src.NextBatch(context.Background(), nil, p.limits)
+		if err != nil {
+			return // it has ended
+		}
+		if attempts = p.decodeAll(attempts); len(attempts) == 0 || !p.send(attempts) {
+			<-p.slots
+			continue
+		}
+		b := newSentBatch(p, attempts)
+		for i := range attempts {
+			p.handlers.Go(func() { b.watch(i) })
+		}
+	}
+}
+
+// decodeAll makes the messages of attempts, and returns the attempts that have one.
+func (p *batchPump) decodeAll(attempts []*source.Attempt) []*source.Attempt {
+	return slices.DeleteFunc(attempts, func(a *source.Attempt) bool {
+		msg, err := p.decode(a)
+		a.Entry.Release()
+		if err != nil {
+			_ = a.End(undecodableOutcome(err))
+			return true
+		}
+		a.Message = msg
+		msg.SetContext(a)
+		return false
+	})
+}
+
+// send gives a batch to the application. It reports false if the application has not received it and the
+// source wants one of its messages back.
+func (p *batchPump) send(attempts []*source.Attempt) bool {
+	batch := make([]*message.Message, len(attempts)) // the application's own
+	for i, a := range attempts {
+		batch[i] = a.Message
+	}
+	for {
+		select {
+		case p.out <- batch:
+			for _, a := range attempts {
+				a.Start()
+			}
+			return true
+		case <-p.src.Recall():
+		}
+		if slices.ContainsFunc(attempts, p.src.Recalled) {
+			for _, a := range attempts {
+				_ = a.End(source.Outcome{Kind: source.Withdraw})
+			}
+			return false
+		}
+	}
+}
