@@ -30,13 +30,12 @@ type batchSeen struct {
 	batches   [][]int
 }
 
-func (s *batchSeen) add(batch []redischannels.Delivery[int], err error) error {
+func (s *batchSeen) add(values []int, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.delivered == nil {
 		s.delivered = make(map[int]int)
 	}
-	values := valuesOf(batch)
 	for _, v := range values {
 		s.delivered[v]++
 	}
@@ -78,7 +77,7 @@ func TestChannel_HandleBatch(t *testing.T) {
 	defer cancel()
 	var seen batchSeen
 	ended := handlingBatches(ctx, numbers, redischannels.BatchConfig{Size: 500, Wait: time.Second}, func(_ context.Context, batch []redischannels.Delivery[int]) error {
-		return seen.add(batch, nil)
+		return seen.add(valuesOf(batch), nil)
 	})
 	redistest.Eventually(t, soon, func() bool { return seen.count() == 1000 }, "not all handled")
 	require.Equal(t, consecutive(0, 1000), seen.handled)
@@ -218,23 +217,104 @@ var batchChild = redistest.ChildMain("batches", func() {
 	}, batchLimits))
 })
 
+// handleKeyed handles batches of a channel of keyedBatches, which fail as a whole when they have the poison,
+// until ctx ends. The channel that it returns has a value then.
+type handleKeyed func(ctx context.Context, t *testing.T, client *redis.Client, key string, seen *batchSeen) <-chan error
+
+func keyedByReader(ctx context.Context, t *testing.T, client *redis.Client, key string, seen *batchSeen) <-chan error {
+	numbers := streamOf[int](t, newHub(t, client), key, keyedBatches())
+	return handlingBatches(ctx, numbers, batchLimits, func(_ context.Context, batch []redischannels.Delivery[int]) error {
+		return seen.add(valuesOf(batch), poisonError(valuesOf(batch)))
+	})
+}
+
+func keyedBySubscriber(ctx context.Context, t *testing.T, client *redis.Client, key string, seen *batchSeen) <-chan error {
+	sub := newSub(t, client, func(c *redischannels.SubscriberConfig) {
+		*c = keyedBatches().Subscriber
+		c.Client = client
+	})
+	batches, err := sub.SubscribeBatch(ctx, key, batchLimits)
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() {
+		for batch := range batches {
+			values := numbersOf(batch)
+			if seen.add(values, poisonError(values)) == nil {
+				endAll(batch, (*message.Message).Ack)
+			} else {
+				endAll(batch, (*message.Message).Nack)
+			}
+		}
+		ended <- nil
+	}()
+	return ended
+}
+
+func poisonError(values []int) error {
+	if slices.Contains(values, batchPoison) {
+		return errors.New("the database refuses it")
+	}
+	return nil
+}
+
 // A value that always fails becomes the only dead letter, after MaxDeliveries, although it comes in
 // batches and a process is killed in one of them. Its neighbors are delivered a few times, and every key
 // stays in order.
 func TestChannel_BatchPoisonWithACrash(t *testing.T) {
 	t.Parallel()
+	poisonWithACrash(t, keyedByReader)
+}
+
+func TestSubscriber_BatchPoisonWithACrash(t *testing.T) {
+	t.Parallel()
+	poisonWithACrash(t, keyedBySubscriber)
+}
+
+func poisonWithACrash(t *testing.T, handle handleKeyed) {
 	const n = 1500
 	server := redistest.Shared(t)
-	hub, key := newHubOf(t), redistest.Key(t)
-	numbers := streamOf[int](t, hub, key, keyedBatches())
-	ids := write(t, numbers, consecutive(0, n)...)
+	client, key := server.Client(t), redistest.Key(t)
+	ids := write(t, streamOf[int](t, newHub(t, client), key), consecutive(0, n)...)
+	seen := batchSeen{delivered: make(map[int]int)}
+	killInBatch(t, server, key, &seen)
+	// What is claimed later would come behind what is read until then.
+	redistest.Eventually(t, soon, func() bool {
+		pending := pendingOf(t, client, key)
+		return len(pending) > 0 && !slices.ContainsFunc(pending, func(p redis.XPendingExt) bool { return p.Idle < testMinIdle })
+	}, "nothing to claim")
 
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := handle(ctx, t, client, key, &seen)
+	redistest.Eventually(t, 4*soon, func() bool {
+		return client.XLen(t.Context(), deadStream(key)).Val() > 0 && seen.count() >= n-1
+	}, "not all handled")
+	eventuallyPending(t, client, key, 0)
+	cancel()
+	require.NoError(t, <-ended)
+
+	letters := fieldsOf(t, client, deadStream(key))
+	require.Len(t, letters, 1)
+	require.Equal(t, ids[batchPoison], letters[0]["_dead_entry_id"])
+	require.Equal(t, "5", letters[0]["_dead_count"])
+	require.LessOrEqual(t, seen.delivered[batchPoison], 6)
+	requireKeyOrder(t, seen.handled)
+	require.Len(t, seen.handled, n-1, "each is handled once")
+	for v, times := range seen.delivered {
+		if v != batchPoison {
+			require.LessOrEqual(t, times, 4, v)
+		}
+	}
+}
+
+// killInBatch runs a batchChild until it has killed itself.
+func killInBatch(t *testing.T, server *redistest.Server, key string, seen *batchSeen) {
+	t.Helper()
 	options := server.Options()
 	address := url.URL{Scheme: "redis", Host: options.Addr, Path: "/" + strconv.Itoa(options.DB)}
 	if options.Password != "" {
 		address.User = url.UserPassword(options.Username, options.Password)
 	}
-	seen := batchSeen{delivered: make(map[int]int)}
 	child := redistest.StartChild(t, batchChild, "CHILD_URL="+address.String(), "CHILD_TOPIC="+key)
 	var last []int
 	for line := range child.Lines() {
@@ -251,45 +331,17 @@ func TestChannel_BatchPoisonWithACrash(t *testing.T) {
 		}
 	}
 	require.Contains(t, last, batchPoison, "it was killed in that batch")
-	// What is claimed later would come behind what is read until then.
-	redistest.Eventually(t, soon, func() bool {
-		pending := pendingOf(t, hub.client, key)
-		return len(pending) > 0 && !slices.ContainsFunc(pending, func(p redis.XPendingExt) bool { return p.Idle < testMinIdle })
-	}, "nothing to claim")
+}
 
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := handlingBatches(ctx, numbers, batchLimits, func(_ context.Context, batch []redischannels.Delivery[int]) error {
-		var err error
-		if slices.Contains(valuesOf(batch), batchPoison) {
-			err = errors.New("the database refuses it")
-		}
-		return seen.add(batch, err)
-	})
-	redistest.Eventually(t, 4*soon, func() bool {
-		return hub.client.XLen(t.Context(), deadStream(key)).Val() > 0 && seen.count() >= n-1
-	}, "not all handled")
-	eventuallyPending(t, hub.client, key, 0)
-	cancel()
-	require.NoError(t, <-ended)
-
-	letters := fieldsOf(t, hub.client, deadStream(key))
-	require.Len(t, letters, 1)
-	require.Equal(t, ids[batchPoison], letters[0]["_dead_entry_id"])
-	require.Equal(t, "5", letters[0]["_dead_count"])
-	require.LessOrEqual(t, seen.delivered[batchPoison], 6)
-	order := make(map[int]int)
-	for _, v := range seen.handled {
-		if before, ok := order[v%batchKeys]; ok {
+// requireKeyOrder fails the test if a value of a key was handled before an earlier one.
+func requireKeyOrder(t *testing.T, handled []int) {
+	t.Helper()
+	last := make(map[int]int)
+	for _, v := range handled {
+		if before, ok := last[v%batchKeys]; ok {
 			require.Less(t, before, v, "of key %d", v%batchKeys)
 		}
-		order[v%batchKeys] = v
-	}
-	require.Len(t, seen.handled, n-1, "each is handled once")
-	for v, times := range seen.delivered {
-		if v != batchPoison {
-			require.LessOrEqual(t, times, 4, v)
-		}
+		last[v%batchKeys] = v
 	}
 }
 
@@ -324,9 +376,9 @@ func TestChannel_BatchPoisonOverPubSub(t *testing.T) {
 	var seen batchSeen
 	ended := handlingBatches(ctx, c, redischannels.BatchConfig{Size: n, Wait: time.Second}, func(_ context.Context, batch []redischannels.Delivery[int]) error {
 		if slices.Contains(valuesOf(batch), poison) {
-			return seen.add(batch, errors.New("no"))
+			return seen.add(valuesOf(batch), errors.New("no"))
 		}
-		return seen.add(batch, nil)
+		return seen.add(valuesOf(batch), nil)
 	})
 	event := hub.events.wait(t, redischannels.EventSkipped)
 	require.Equal(t, 1, event.Count)
