@@ -155,7 +155,7 @@ func TestEnded_OfferOfABatch(t *testing.T) {
 		k.win.Leases.Trim(batch[1].Held.(*window.Item))
 		_, recalled := k.win.Room.TakeStale(time.Hour, time.Second)
 		require.False(t, recalled)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, recalled = k.win.Room.TakeStale(time.Hour, time.Second)
 		require.True(t, recalled)
 		for i, a := range batch {

@@ -89,7 +89,7 @@ func TestSubscription_BatchIsBoundedByWait(t *testing.T) {
 			sendTo(s, "a")
 			time.Sleep(time.Second - 1)
 			sendTo(s, "b")
-			time.Sleep(2)
+			time.Sleep(2 * time.Nanosecond)
 			sendTo(s, "c")
 		}()
 		limits := source.Limits{Max: 3, Wait: time.Second}
