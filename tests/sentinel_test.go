@@ -173,6 +173,7 @@ func TestSentinel_DurabilityAndTheElection(t *testing.T) {
 		{replicas: 2, confirmed: 0, lost: 0},
 	} {
 		t.Run(fmt.Sprintf("%d replicas", test.replicas), func(t *testing.T) {
+			t.Parallel()
 			set := redistest.StartSentinels(t, 2)
 			master, quick, lagging := set.Servers[0], set.Servers[1], set.Servers[2]
 			topic := redistest.Key(t)
