@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -32,6 +33,8 @@ type transport struct {
 	subscribe subscribeFunc
 	decoding  decoding
 	publish   func(ctx context.Context, msgs []*message.Message) ([]string, error)
+	// delay publishes a message when it is due; nil where the transport cannot.
+	delay func(ctx context.Context, msg *message.Message, due delayed.Due) ([]PublishResult, error)
 	// room reports whether WaitToWrite may return; nil: always.
 	room func(ctx context.Context) (bool, error)
 	// history and last are nil where the transport keeps nothing; follow knows only

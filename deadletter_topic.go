@@ -3,10 +3,10 @@ package redischannels
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
@@ -20,13 +20,11 @@ func DefaultDeadLetterTopic(topic string) (string, error) {
 	if err := validateTopic(topic); err != nil {
 		return "", err
 	}
-	if _, ok := redisconn.HashTag(topic); ok {
-		return topic + ":dead", nil
-	}
-	if strings.Contains(topic, "}") {
+	of, err := keys.Of(topic, nil, true)
+	if err != nil {
 		return "", invalidArgument("topic", fmt.Errorf("must have a hash tag, or SubscriberConfig.DeadLetterTopic be set: no name for dead letters lies in the hash slot of %q", topic))
 	}
-	return "{" + topic + "}:dead", nil
+	return of.Dead(), nil
 }
 
 // deadLetterTopic returns the dead-letter stream of a topic by the configured

@@ -38,12 +38,17 @@ var (
 	// than Durability.Replicas have confirmed it in time (WAIT).
 	ErrUnderReplicated = errors.New("not confirmed by enough replicas")
 
-	// ErrTooLarge means that a message exceeds MaxPayload. It was not sent.
+	// ErrTooLarge means that a message exceeds MaxPayload, or that a delayed one exceeds 1 MiB or
+	// 3,950 fields. It was not sent.
 	ErrTooLarge = errors.New("message too large")
 
 	// ErrPermission means that the Redis user lacks an ACL permission (NOPERM). The error
 	// text has the reply of Redis, which names the command or the key.
 	ErrPermission = errors.New("permission denied by redis")
+
+	// ErrTopicCollision means that the side keys of a topic belong to another one: `orders` and
+	// `{orders}` would share all of them. One of the two needs SideKeys, or another name.
+	ErrTopicCollision = errors.New("the side keys belong to another topic")
 
 	// ErrWrongType means that the key of a topic holds something else than a
 	// stream (WRONGTYPE). The key is left as it is.
@@ -164,6 +169,9 @@ const (
 	// OutcomeUnknown: the message was sent and the reply was lost or did not come
 	// in time. Publishing it again may make a duplicate.
 	OutcomeUnknown
+	// OutcomeScheduled: the message is stored in Redis and will be appended when it is due.
+	// DelayedID is set.
+	OutcomeScheduled
 )
 
 var outcomeNames = [...]string{
@@ -171,6 +179,7 @@ var outcomeNames = [...]string{
 	OutcomeAppended:        "appended",
 	OutcomeUnderReplicated: "under-replicated",
 	OutcomeUnknown:         "unknown",
+	OutcomeScheduled:       "scheduled",
 }
 
 // String returns the outcome in words.
@@ -189,8 +198,11 @@ type PublishResult struct {
 	Index   int    // place of the message in the call
 	UUID    string // of the message
 	EntryID string // ID of the entry, set for OutcomeAppended and OutcomeUnderReplicated
-	Outcome Outcome
-	Err     error // cause, nil for OutcomeAppended
+	// DelayedID is the ID of a message that is stored until it is due, set for OutcomeScheduled and
+	// for OutcomeUnderReplicated of such a message. It is what DelayedMessages.Cancel takes.
+	DelayedID string `json:",omitempty"`
+	Outcome   Outcome
+	Err       error // cause, nil for OutcomeAppended and OutcomeScheduled
 }
 
 // MarshalJSON writes the outcome and the error as text.
@@ -228,7 +240,7 @@ func (e *PublishError) Error() string {
 	fmt.Fprintf(&b, "redischannels: publish to %q: ", e.Topic)
 	if len(e.Results) > 1 {
 		sep := ""
-		for _, o := range []Outcome{OutcomeAppended, OutcomeUnderReplicated, OutcomeNotAppended, OutcomeUnknown} {
+		for _, o := range []Outcome{OutcomeAppended, OutcomeScheduled, OutcomeUnderReplicated, OutcomeNotAppended, OutcomeUnknown} {
 			if n := e.Count(o); n > 0 {
 				fmt.Fprintf(&b, "%s%d %v", sep, n, o)
 				sep = ", "
@@ -302,6 +314,8 @@ func redisError(err error) error {
 		return fmt.Errorf("%w: %w", ErrWrongType, err)
 	case redisconn.KindOOM:
 		return fmt.Errorf("%w: %w", ErrOutOfMemory, err)
+	case redisconn.KindTopicCollision:
+		return fmt.Errorf("%w: %w", ErrTopicCollision, err)
 	case redisconn.KindUnknownCommand:
 		return fmt.Errorf("%w: %w", ErrUnsupportedServer, err)
 	default:

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/flaminco/redischannels/internal/appender"
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/housekeeper"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
@@ -24,11 +27,19 @@ const closeGrace = 5 * time.Second
 // Single messages of concurrent calls share pipelines, except those above 64 KiB,
 // which a server may refuse by closing the connection. No message is sent again
 // unless it is certain that the attempt before has not appended it.
+//
+// A message with the metadata of Watermill's components/delay is appended when it is due, by
+// the clock of the Redis server: see docs/delays.md. Until then it is stored in Redis. A Publisher moves what is
+// due as long as it lives, together with all others of the same client; so does every
+// [Housekeeper].
 type Publisher struct {
 	config   PublisherConfig
 	logger   watermill.LoggerAdapter
 	appender *appender.Appender
 	life     *lifecycle.State
+
+	openKeeper sync.Once
+	keeper     *housekeeper.Handle // nil before the first delayed message
 }
 
 var _ message.Publisher = (*Publisher)(nil)
@@ -72,6 +83,15 @@ func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 	if len(msgs) == 0 {
 		return nil
 	}
+	if anyDelayed(msgs) {
+		batch, err := p.packAll(topic, msgs, delayed.Due{})
+		if err != nil {
+			return err
+		}
+		ctx, stop := joinContexts(msgs)
+		defer stop()
+		return p.publishDelayed(ctx, batch)
+	}
 	// Before the contexts are looked at, since one of a nil message has none.
 	batch, err := p.marshal(topic, msgs)
 	if err != nil {
@@ -88,7 +108,8 @@ func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 // Append is Publish with a context of its own, which alone bounds the wait
 // beside PublisherConfig.Timeout, and returns the IDs of the entries, in the
 // order of the messages. With an error the IDs of messages that were not
-// appended, or whose outcome is unknown, are empty.
+// appended, or whose outcome is unknown, are empty, and always those of delayed messages:
+// see [Publisher.AppendResults].
 func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.Message) ([]string, error) {
 	if err := p.enter(topic); err != nil {
 		return nil, err
@@ -97,12 +118,44 @@ func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.M
 	if len(msgs) == 0 {
 		return nil, nil
 	}
+	if anyDelayed(msgs) {
+		results, err := p.appendDelayed(ctx, topic, msgs, delayed.Due{})
+		return entryIDs(results), err
+	}
 	batch, err := p.marshal(topic, msgs)
 	if err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(msgs))
 	return ids, p.publish(ctx, batch, ids)
+}
+
+// AppendResults is Append with the outcome of each message, in their order: where an entry ID
+// is not all that there is to know, since a message was delayed. The error is that of Append;
+// with one that prevented all messages there may be no results.
+func (p *Publisher) AppendResults(ctx context.Context, topic string, msgs ...*message.Message) ([]PublishResult, error) {
+	return p.appendDue(ctx, topic, msgs, delayed.Due{})
+}
+
+// appendDue is AppendResults for messages that are all due at that time, unless it is the zero
+// Due.
+func (p *Publisher) appendDue(ctx context.Context, topic string, msgs []*message.Message, due delayed.Due) ([]PublishResult, error) {
+	if err := p.enter(topic); err != nil {
+		return nil, err
+	}
+	defer p.life.Leave()
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	if !due.IsZero() || anyDelayed(msgs) {
+		return p.appendDelayed(ctx, topic, msgs, due)
+	}
+	batch, err := p.marshal(topic, msgs)
+	if err != nil {
+		return nil, err
+	}
+	err = p.publish(ctx, batch, nil)
+	return batch.publishResults(), err
 }
 
 // Close lets the calls under way come to their end, which takes no longer than
@@ -129,7 +182,11 @@ func (p *Publisher) stop() error {
 
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace+2*max(p.config.Timeout, 0))
 	defer cancel()
-	if err := p.appender.Close(ctx); err != nil {
+	err := p.appender.Close(ctx)
+	if p.keeper != nil {
+		err = errors.Join(err, p.keeper.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("redischannels: close publisher: a connection to Redis still waits for a reply: %w", err)
 	}
 	return nil
@@ -156,7 +213,7 @@ func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []stri
 	results := batch.results
 	failed := false
 	for start := 0; start < len(batch.cmds); {
-		end, bytes := batch.chunk(start)
+		end, bytes := chunk(batch.sizes, start)
 		part := results[start:end]
 		if failed {
 			for i := range part {
@@ -178,11 +235,7 @@ func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []stri
 	if !failed {
 		return nil
 	}
-	err := &PublishError{Topic: batch.topic, Results: make([]PublishResult, len(results))}
-	for i, r := range results {
-		err.Results[i] = publishResult(i, batch.uuid(i), r)
-	}
-	return err
+	return &PublishError{Topic: batch.topic, Results: batch.publishResults()}
 }
 
 var errEarlierFailed = errors.New("not sent, because messages before it failed")

@@ -45,18 +45,19 @@ func newPublishBatch(topic string, msgs []*message.Message) *publishBatch {
 	}
 }
 
-func (b *publishBatch) uuid(i int) string {
-	if b.msgs[i] == nil {
+// uuidOf returns the UUID of a message, which may be nil.
+func uuidOf(msg *message.Message) string {
+	if msg == nil {
 		return ""
 	}
-	return b.msgs[i].UUID
+	return msg.UUID
 }
 
-// chunk returns the end and the size of the transaction that begins at start. A
-// message that is larger than the bound of a transaction makes one of its own.
-func (b *publishBatch) chunk(start int) (end, bytes int) {
-	for end = start; end < len(b.cmds) && end-start < appender.MaxCommands; end++ {
-		size := b.sizes[end] + appendOverhead
+// chunk returns the end and the size of the transaction that begins at start, of messages with
+// these sizes. A message that is larger than the bound of a transaction makes one of its own.
+func chunk(sizes []int, start int) (end, bytes int) {
+	for end = start; end < len(sizes) && end-start < appender.MaxCommands; end++ {
+		size := sizes[end] + appendOverhead
 		if end > start && bytes+size > appender.MaxBytes {
 			break
 		}
@@ -72,33 +73,45 @@ func (p *Publisher) marshal(topic string, msgs []*message.Message) (*publishBatc
 	b.head = appender.NewHead(topic, p.trim(topic))
 	for i, msg := range msgs {
 		if err := p.marshalOne(b, i, msg); err != nil {
-			return nil, b.refuse(i, err)
+			return nil, refused(topic, msgs, i, err)
 		}
 	}
 	return b, nil
 }
 
 func (p *Publisher) marshalOne(b *publishBatch, i int, msg *message.Message) error {
-	if msg == nil {
-		return fmt.Errorf("%w: message is nil", ErrInvalidArgument)
-	}
-	fields, err := p.fields(b.topic, msg)
+	fields, size, err := p.fields(b.topic, msg)
 	if err != nil {
-		return fmt.Errorf("marshal: %w", err)
+		return err
 	}
-	if len(fields) == 0 {
-		return fmt.Errorf("%w: the marshaler returned no field, and Redis has no empty entries", ErrInvalidConfig)
-	}
+	b.sizes[i] = size
 	cmd := &b.cmds[i]
 	b.room = cmd.Start(b.room, b.head, len(fields), len(b.msgs)-i-1)
 	for k := range fields {
-		b.sizes[i] += len(fields[k].Name) + len(fields[k].Value)
 		cmd.Field(fieldName(fields[k].Name), &fields[k].Value)
 	}
-	if p.config.MaxPayload > 0 && b.sizes[i] > p.config.MaxPayload {
-		return fmt.Errorf("%w: %d bytes, MaxPayload is %d", ErrTooLarge, b.sizes[i], p.config.MaxPayload)
-	}
 	return nil
+}
+
+// fields returns the fields of a message and their size in bytes.
+func (p *Publisher) fields(topic string, msg *message.Message) (fields []Field, size int, err error) {
+	if msg == nil {
+		return nil, 0, fmt.Errorf("%w: message is nil", ErrInvalidArgument)
+	}
+	fields, err = p.callMarshaler(topic, msg)
+	if err != nil {
+		return nil, 0, fmt.Errorf("marshal: %w", err)
+	}
+	if len(fields) == 0 {
+		return nil, 0, fmt.Errorf("%w: the marshaler returned no field, and Redis has no empty entries", ErrInvalidConfig)
+	}
+	for k := range fields {
+		size += len(fields[k].Name) + len(fields[k].Value)
+	}
+	if p.config.MaxPayload > 0 && size > p.config.MaxPayload {
+		return nil, 0, fmt.Errorf("%w: %d bytes, MaxPayload is %d", ErrTooLarge, size, p.config.MaxPayload)
+	}
+	return fields, size, nil
 }
 
 // fieldName returns the name as an interface. One made of a constant costs nothing.
@@ -114,9 +127,9 @@ func fieldName(name string) any {
 	return name
 }
 
-// fields calls the marshaler. A panic in it is an error of the message: in a
+// callMarshaler calls the marshaler. A panic in it is an error of the message: in a
 // handler's goroutine it would take the whole process with it.
-func (p *Publisher) fields(topic string, msg *message.Message) (fields []Field, err error) {
+func (p *Publisher) callMarshaler(topic string, msg *message.Message) (fields []Field, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			fields, err = nil, fmt.Errorf("panic in the marshaler: %v", v)
@@ -125,15 +138,23 @@ func (p *Publisher) fields(topic string, msg *message.Message) (fields []Field, 
 	return p.config.Marshaler.Marshal(topic, msg)
 }
 
-// refuse returns the error of a batch of which nothing was sent because of one
-// message.
-func (b *publishBatch) refuse(culprit int, cause error) error {
-	err := &PublishError{Topic: b.topic, Results: make([]PublishResult, len(b.msgs))}
-	cause = fmt.Errorf("message %d (UUID %q): %w", culprit, b.uuid(culprit), cause)
-	for i := range b.msgs {
-		err.Results[i] = PublishResult{Index: i, UUID: b.uuid(i), Err: cause}
+// refused returns the error of messages of which none was sent because of one.
+func refused(topic string, msgs []*message.Message, culprit int, cause error) error {
+	err := &PublishError{Topic: topic, Results: make([]PublishResult, len(msgs))}
+	cause = fmt.Errorf("message %d (UUID %q): %w", culprit, uuidOf(msgs[culprit]), cause)
+	for i, msg := range msgs {
+		err.Results[i] = PublishResult{Index: i, UUID: uuidOf(msg), Err: cause}
 	}
 	return err
+}
+
+// publishResults returns the outcomes of all messages.
+func (b *publishBatch) publishResults() []PublishResult {
+	results := make([]PublishResult, len(b.results))
+	for i, r := range b.results {
+		results[i] = publishResult(i, uuidOf(b.msgs[i]), r)
+	}
+	return results
 }
 
 // trim returns what bounds the stream of the topic.

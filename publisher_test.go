@@ -88,10 +88,9 @@ func TestChunks(t *testing.T) {
 		{[]int{large / 2, large / 4, large / 2, 1}, []int{2, 4}},
 		{[]int{1, 2 * large, 1}, []int{1, 2, 3}},
 	} {
-		b := &publishBatch{cmds: make([]appender.Command, len(c.sizes)), sizes: c.sizes}
 		var ends []int
 		for start := 0; start < len(c.sizes); {
-			end, bytes := b.chunk(start)
+			end, bytes := chunk(c.sizes, start)
 			require.Positive(t, bytes)
 			ends = append(ends, end)
 			start = end

@@ -166,7 +166,7 @@ func (p *PubSubPublisher) marshal(topic string, msgs []*message.Message) ([][]by
 	for i, msg := range msgs {
 		data, err := p.marshalOne(topic, msg)
 		if err != nil {
-			return nil, (&publishBatch{topic: topic, msgs: msgs}).refuse(i, err)
+			return nil, refused(topic, msgs, i, err)
 		}
 		payloads[i] = data
 	}

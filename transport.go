@@ -40,6 +40,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 		publish: func(ctx context.Context, msgs []*message.Message) ([]string, error) {
 			return publisher.Append(ctx, key, msgs...)
 		},
+		delay: publisher.delay(key),
 		history: func(ctx context.Context, from Position) iter.Seq2[*source.Attempt, error] {
 			return subscriber.history(ctx, key, from, Latest)
 		},
@@ -105,6 +106,9 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 			}
 		}
 		return ids, err
+	}
+	if own, ok := publisher.(*Publisher); ok && own != nil {
+		t.delay = own.delay(topic)
 	}
 	subscribe := genericSubscribe(subscriber, topic, drain, logger)
 	if own, ok := subscriber.(*Subscriber); ok && own != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
@@ -83,6 +84,39 @@ func (w *Writer[T]) message(value *T) (*message.Message, error) {
 		metadata = w.With(w.metadataOf(*value)).metadata
 	}
 	return w.code.message(value, metadata)
+}
+
+// WriteAt writes a value that becomes part of the stream at a time, by the clock of the Redis
+// server: until then it is stored in Redis, where [DelayedMessages] lists and cancels it. A time
+// that is past writes it at once. The result has its delayed ID or its entry ID. Errors are those of
+// Write, and [ErrNotSupported] where the transport cannot delay. See docs/delays.md for which
+// processes append what is due.
+func (w *Writer[T]) WriteAt(ctx context.Context, at time.Time, value T) (PublishResult, error) {
+	return w.writeDue(ctx, delayed.At(at), value)
+}
+
+// WriteAfter is WriteAt for a delay, which begins when Redis has received the value. A delay of 0 or
+// less writes it at once.
+func (w *Writer[T]) WriteAfter(ctx context.Context, delay time.Duration, value T) (PublishResult, error) {
+	return w.writeDue(ctx, delayed.After(delay), value)
+}
+
+func (w *Writer[T]) writeDue(ctx context.Context, due delayed.Due, value T) (PublishResult, error) {
+	if err := w.Err(); err != nil {
+		return PublishResult{}, err
+	}
+	if w.transport.delay == nil {
+		return PublishResult{}, fmt.Errorf("redischannels: write to %q later: %w", w.transport.topic, ErrNotSupported)
+	}
+	msg, err := w.message(&value)
+	if err != nil {
+		return PublishResult{}, err
+	}
+	results, err := w.transport.delay(ctx, msg, due)
+	if len(results) != 1 {
+		return PublishResult{UUID: msg.UUID}, err
+	}
+	return results[0], err
 }
 
 // WaitToWrite returns nil when a value may be written: when fewer than MaxLag entries

@@ -56,8 +56,14 @@ func NewHead(key string, trim stream.Trim) Head {
 	return h
 }
 
-// Command is an XADD that go-redis never sends again. go-redis retries after a
-// lost reply although XADD is not idempotent; NoRetry stops that on all of its
+// NewScriptHead returns the head of a command that runs a script, which appends to the stream at
+// key or does nothing where it returns an error. words are those of the command up to its keys;
+// the first argument of the script is `*`. The reply is a text, which becomes the ID of the
+// result.
+func NewScriptHead(key string, words []any) Head { return Head{key: key, args: words} }
+
+// Command is an XADD, or a script that appends, that go-redis never sends again. go-redis retries after a
+// lost reply although neither is idempotent; NoRetry stops that on all of its
 // paths, and all repetition is left to [Appender], which knows when it is safe.
 type Command struct {
 	*redis.StringCmd

@@ -41,6 +41,9 @@ const (
 	// KindProtocol is a command that the server could not read, for example because
 	// an argument exceeds its proto-max-bulk-len. The server closes the connection.
 	KindProtocol
+	// KindTopicCollision is the reply of a script of this library that has found the keys of
+	// another topic.
+	KindTopicCollision
 )
 
 // replyKinds maps the beginning of an error reply to its kind. The texts are
@@ -67,6 +70,7 @@ var replyKinds = []struct {
 	{"ERR Unknown Redis command", KindUnknownCommand}, // in a script
 	{"ERR Unknown subcommand", KindUnknownCommand},
 	{"ERR Protocol error", KindProtocol},
+	{"TOPICCOLLISION", KindTopicCollision},
 	{"LOADING", KindUnavailable},
 	{"READONLY", KindUnavailable},
 	{"MASTERDOWN", KindUnavailable},

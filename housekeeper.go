@@ -1,0 +1,183 @@
+package redischannels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/housekeeper"
+	"github.com/flaminco/redischannels/internal/keys"
+	"github.com/flaminco/redischannels/internal/lifecycle"
+	"github.com/flaminco/redischannels/internal/redisconn"
+)
+
+// HousekeeperConfig configures [NewHousekeeper]. Client and Topics are required.
+type HousekeeperConfig struct {
+	// Client is used for all commands and is never closed. *redis.Client, also
+	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
+	Client redis.UniversalClient
+
+	// Topics are those whose delayed messages are moved. The slice is copied.
+	Topics []string
+
+	// Interval is how often a topic is looked at of which nothing is known to be due, at least
+	// 100 ms: what other processes delay is seen by that. Too low costs a command per topic and
+	// interval; too high makes a message late whose process ended before it was due. Defaults to
+	// DefaultClaimInterval.
+	Interval time.Duration
+
+	// SideKeys is that of PublisherConfig.
+	SideKeys func(topic string) string
+
+	// OnEvent receives the events of the topics, one at a time: EventDeadLettered for a stored
+	// message that cannot be appended, EventDisconnected and EventReconnected, and EventError. It
+	// should return soon and must not close the Housekeeper. A panic in it is recovered. Defaults
+	// to none: events are only logged.
+	OnEvent func(Event)
+}
+
+// Validate reports every problem of the configuration in one joined error. Each
+// names its field and wraps [ErrInvalidConfig].
+func (c HousekeeperConfig) Validate() error {
+	v := validation{prefix: "HousekeeperConfig"}
+	v.client(c.Client)
+	if len(c.Topics) == 0 {
+		v.check(errEmpty, "Topics")
+	}
+	for _, topic := range c.Topics {
+		v.check(validateTopic(topic), fmt.Sprintf("Topics[%q]", topic))
+		if topic != "" {
+			_, err := sideKeys(topic, c.SideKeys, c.Client)
+			v.check(err, fmt.Sprintf("Topics[%q]", topic))
+		}
+	}
+	v.duration("Interval", c.Interval, 100*time.Millisecond)
+	return v.err()
+}
+
+// Housekeeper appends delayed messages of its topics when they are due. A program needs one
+// for topics where nothing else of this library lives on: a [Publisher] does the same for what
+// it has delayed itself, until it is closed. Any number of processes may have one for the same
+// topics; one of them leads, and each message is appended once. It is safe for concurrent use.
+type Housekeeper struct {
+	config HousekeeperConfig
+	topics []keys.Topic
+	logger watermill.LoggerAdapter
+	life   *lifecycle.State // calls of Run
+}
+
+// NewHousekeeper makes a Housekeeper, which does nothing before Run. A nil logger is
+// slog.Default() for errors; watermill.NopLogger is silence. The error wraps
+// [ErrInvalidConfig], one for each wrong field.
+func NewHousekeeper(config HousekeeperConfig, logger watermill.LoggerAdapter) (*Housekeeper, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	config.Topics = slices.Clone(config.Topics)
+	config.Interval = orDefault(config.Interval, DefaultClaimInterval)
+	h := &Housekeeper{config: config, logger: loggerOrDefault(logger), life: lifecycle.New(fmt.Errorf("redischannels: housekeeper: %w", ErrClosed))}
+	for _, topic := range config.Topics {
+		of, err := sideKeys(topic, config.SideKeys, config.Client)
+		if err != nil {
+			return nil, err
+		}
+		h.topics = append(h.topics, of)
+	}
+	return h, nil
+}
+
+// Run moves what is due until ctx ends, which is no error, or Close is called ([ErrClosed]). It
+// first looks at each topic once and returns the error of a topic that can never work, such as
+// [ErrPermission], [ErrWrongType] or [ErrTopicCollision]. After that errors are events, and
+// everything is tried again. It may be called once at a time. (EVALSHA)
+func (h *Housekeeper) Run(ctx context.Context) error {
+	if err := h.life.Enter(); err != nil {
+		return err
+	}
+	defer h.life.Leave()
+	events := newEventQueue(func(e Event) { logKeeperEvent(h.logger, e) }, h.config.OnEvent, h.logger, false)
+	handle := housekeeper.Open(h.config.Client, keeperObserver{events.Post})
+	err := h.run(ctx, handle)
+	events.End() // what is reported from now on does not wait for OnEvent
+	err = errors.Join(err, handle.Close())
+	events.Close()
+	return err
+}
+
+func (h *Housekeeper) run(ctx context.Context, handle *housekeeper.Handle) error {
+	for _, topic := range h.topics {
+		target := delayed.Target{Topic: topic}
+		err := handle.Look(ctx, target)
+		switch kind := redisconn.Classify(err); {
+		case err == nil || kind == redisconn.KindCanceled:
+		case kind.Retryable():
+			handle.Due(target, 0)
+		default:
+			return fmt.Errorf("redischannels: delayed messages of %q: %w", topic.Name, redisError(err))
+		}
+	}
+	ticker := time.NewTicker(h.config.Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			for _, topic := range h.topics {
+				handle.Due(delayed.Target{Topic: topic}, 0)
+			}
+		case <-ctx.Done():
+			return nil
+		case <-h.life.Context().Done():
+			return h.life.Err()
+		}
+	}
+}
+
+// Close ends Run and returns when it has returned. The Redis client stays open. It may be called
+// more than once and at any time.
+func (h *Housekeeper) Close() error { return h.life.Close(nil) }
+
+// keeperObserver makes events of what a housekeeper reports.
+type keeperObserver struct{ report func(Event) }
+
+// DeadLetters implements housekeeper.Observer.
+func (o keeperObserver) DeadLetters(target delayed.Target, letters []delayed.Letter) {
+	for _, l := range letters {
+		o.report(Event{Kind: EventDeadLettered, Topic: target.Topic.Name, Group: target.Group, EntryIDs: []string{l.ID}, Err: errors.New(l.Reason)})
+	}
+}
+
+// Failed implements housekeeper.Observer.
+func (o keeperObserver) Failed(target delayed.Target, err error) {
+	kind := EventError
+	if k := redisconn.Classify(err); k == redisconn.KindNetwork || k == redisconn.KindUnavailable {
+		kind = EventDisconnected
+	}
+	o.report(Event{Kind: kind, Topic: target.Topic.Name, Group: target.Group, Err: fmt.Errorf("delayed messages: %w", redisError(err))})
+}
+
+// Recovered implements housekeeper.Observer.
+func (o keeperObserver) Recovered(target delayed.Target, after time.Duration) {
+	o.report(Event{Kind: EventReconnected, Topic: target.Topic.Name, Group: target.Group, Duration: after})
+}
+
+// logKeeperEvent writes an event of a housekeeper to the log.
+func logKeeperEvent(logger watermill.LoggerAdapter, e Event) {
+	fields := watermill.LogFields{"topic": e.Topic}
+	if e.Group != "" {
+		fields["consumer_group"] = e.Group
+	}
+	if len(e.EntryIDs) > 0 {
+		fields["delayed"] = e.EntryIDs
+	}
+	if e.Err == nil {
+		logger.Info("Delayed messages: "+e.Kind.String(), fields)
+		return
+	}
+	logger.Error("Delayed messages: "+e.Kind.String(), e.Err, fields)
+}

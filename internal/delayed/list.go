@@ -1,0 +1,65 @@
+package delayed
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Waiting is an entry in the store.
+type Waiting struct {
+	ID    string
+	Due   time.Time // by the clock of the server, to the millisecond
+	Entry string    // packed; empty if it is missing
+}
+
+// List returns a page of what waits for the target, in the order in which it is due, behind the
+// last entry of the page before; nil begins with the first. An empty page is the end.
+func List(ctx context.Context, client redis.UniversalClient, target Target, last *Waiting) ([]Waiting, error) {
+	score, after := "", ""
+	if last != nil {
+		score, after = strconv.FormatInt(last.Due.UnixMilli(), 10), last.ID
+	}
+	t := target.Topic
+	words, err := listScript.Run(ctx, client, []string{t.Due(target.Group), t.Delayed()}, score, after, pageEntries, pageBytes).StringSlice()
+	if err != nil {
+		return nil, err
+	}
+	page := make([]Waiting, 0, len(words)/3)
+	for i := 0; i+2 < len(words); i += 3 {
+		ms, err := strconv.ParseFloat(words[i+1], 64)
+		if err != nil {
+			return nil, err
+		}
+		page = append(page, Waiting{ID: words[i], Due: time.UnixMilli(int64(ms)), Entry: words[i+2]})
+	}
+	return page, nil
+}
+
+// Cancel takes entries out of the store and reports for each whether it was still there. An error reply
+// means that nothing was taken out; after a lost reply that is not known. The client does not
+// repeat it.
+func Cancel(ctx context.Context, client redis.UniversalClient, target Target, ids []string) ([]bool, error) {
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id
+	}
+	t := target.Topic
+	reply, err := cancelScript.once(ctx, client, []string{t.Due(target.Group), t.Delayed()}, args...)
+	if err != nil {
+		return nil, err
+	}
+	items, ok := reply.([]any)
+	if !ok || len(items) != len(ids) {
+		return nil, errors.New("delayed: unexpected reply of the script that cancels")
+	}
+	cancelled := make([]bool, len(items))
+	for i, item := range items {
+		n, _ := item.(int64)
+		cancelled[i] = n == 1
+	}
+	return cancelled, nil
+}

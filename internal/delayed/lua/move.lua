@@ -1,0 +1,129 @@
+-- Appends what is due to its target, one page of it, and takes it out of the store.
+-- common.lua stands before this text.
+--
+-- KEYS[1] due set, KEYS[2] delayed, KEYS[3] target stream, KEYS[4] control, KEYS[5] dead letters,
+-- KEYS[6] leader key
+-- ARGV[1] topic's name, ARGV[2] group whose return stream is the target, or '' for the topic
+-- ARGV[3] this mover, ARGV[4] how long it leads without a further call, in ms
+-- ARGV[5] it stays the leader while the next entry is due within this many ms
+-- ARGV[6] most entries of a page, ARGV[7] most bytes of it (one entry may exceed them)
+-- ARGV[8] time of a dead letter as text
+--
+-- Returns {`leads`, `idle` or `other`, now, when the next entry is due or -1, entries appended, then for
+-- each dead letter its delayed ID and the reason}. `idle` and `other` have moved nothing: nothing
+-- is due soon, or another mover leads. An error reply means that nothing was
+-- moved, but for `ERR moved n: ...`, which says that n entries were.
+--
+-- After a lost reply it is simply called again: what was moved is not in the store any more.
+
+local due, delayed, target, control, dead, mover = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local topic, group, self = ARGV[1], ARGV[2], ARGV[3]
+local keep, most, bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+
+local now, due_next = milliseconds(), first_due(due)
+local leader = redis.call('GET', mover)
+if leader and leader ~= self and due_next >= 0 then
+  return {'other', text(now), text(due_next), 0}
+end
+if due_next < 0 or due_next > now + keep then
+  if leader == self then
+    redis.pcall('DEL', mover) -- or else it expires
+  end
+  return {'idle', text(now), text(due_next), 0}
+end
+local other = collision(control, topic)
+if other then
+  return other
+end
+
+-- Everything is read before the first write: while a slot of a cluster moves, a key that a write
+-- has emptied cannot be read any more, and nothing is rolled back.
+local kind = redis.call('TYPE', target).ok
+if kind ~= 'none' and kind ~= 'stream' then
+  return redis.error_reply('WRONGTYPE ' .. target .. ' holds no stream')
+end
+local refused
+if group ~= '' then
+  refused = 'the consumer group ' .. group .. ' does not exist'
+  for _, info in ipairs(kind == 'stream' and redis.call('XINFO', 'GROUPS', target) or {}) do
+    if info[2] == group then
+      refused = nil
+    end
+  end
+end
+local retention = group == '' and redis.call('HGET', control, 'retention') or ''
+local page = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, most + 1)
+local ids, entries, size = {}, {}, 0
+for i = 1, math.min(#page, most) do
+  size = size + redis.call('HSTRLEN', delayed, page[i])
+  if i > 1 and size > bytes then
+    break
+  end
+  ids[i], entries[i] = page[i], redis.call('HGET', delayed, page[i])
+end
+local function score(entry)
+  return tonumber(redis.call('ZSCORE', due, entry))
+end
+if #page > #ids then
+  due_next = score(page[#ids + 1])
+else
+  local after = redis.call('ZRANGEBYSCORE', due, '(' .. text(now), '+inf', 'LIMIT', 0, 1)
+  due_next = after[1] and score(after[1]) or -1
+end
+
+-- These change nothing. Without the permission an entry would be appended again and again.
+for _, probe in ipairs({redis.pcall('ZREM', due, ''), redis.pcall('HDEL', delayed, '')}) do
+  if failed(probe) then
+    return failure(probe)
+  end
+end
+-- The first write: a full server refuses it, and then lets all that follow it pass.
+local leads = redis.pcall('SET', mover, self, 'PX', ARGV[4])
+if failed(leads) then
+  return failure(leads)
+end
+local moved, letters, problem = {}, {}, nil
+for i, id in ipairs(ids) do
+  local values, reason
+  if entries[i] then
+    values, reason = unpacked(entries[i])
+    reason = reason and 'the stored entry cannot be read: ' .. reason
+  else
+    reason = 'there is no stored entry'
+  end
+  local reply
+  if values and not refused then
+    reply = append(target, retention, now, values)
+  else
+    reason = reason or refused
+    values = values or (entries[i] and {'_delayed', entries[i]} or {})
+    for _, v in ipairs({'_dead_reason', reason, '_dead_entry_id', string.match(id, '%d+%-%d+$') or '0-0', '_dead_topic', topic,
+        '_dead_group', group, '_dead_consumer', '', '_dead_count', '0', '_dead_time', ARGV[8]}) do
+      values[#values + 1] = v
+    end
+    reply = redis.pcall('XADD', dead, '*', unpack(values))
+    if not failed(reply) then
+      letters[#letters + 1] = id
+      letters[#letters + 1] = reason
+    end
+  end
+  if failed(reply) then
+    problem = failure(reply)
+    break
+  end
+  moved[i] = id
+end
+if #moved > 0 then
+  redis.call('ZREM', due, unpack(moved))
+  redis.call('HDEL', delayed, unpack(moved))
+end
+if due_next < 0 or due_next > now + keep then
+  redis.pcall('DEL', mover) -- or else it expires
+end
+if problem then
+  if #moved > 0 then
+    problem.err = 'ERR moved ' .. #moved .. ': ' .. problem.err
+  end
+  return problem
+end
+return {'leads', text(now), text(due_next), #moved - #letters / 2, unpack(letters)}

@@ -1,0 +1,115 @@
+package delayed
+
+import (
+	_ "embed"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/keys"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+var (
+	//go:embed lua/common.lua
+	commonLua string
+	//go:embed lua/store.lua
+	storeLua string
+	//go:embed lua/move.lua
+	moveLua string
+	//go:embed lua/list.lua
+	listLua string
+	//go:embed lua/cancel.lua
+	cancelLua string
+
+	storeScript  = newScript(storeLua)
+	moveScript   = newScript(moveLua)
+	listScript   = newScript(listLua)
+	cancelScript = newScript(cancelLua)
+)
+
+// StoreCommand returns the words of a command that stores entries of a topic: EVALSHA, or EVAL for
+// a server that does not know the script. Behind them stand `*`, the topic's name, [Retention],
+// and for each entry its [Due] and the packed entry. The text of the reply is for [ParseStored].
+//
+// The command appends and stores all or nothing. An error reply means nothing. After a lost
+// reply it is unknown which, and a repetition would store everything twice.
+func StoreCommand(topic keys.Topic, whole bool) (words []any) {
+	words = []any{"evalsha", storeScript.Hash()}
+	if whole {
+		words = []any{"eval", storeScript.text}
+	}
+	return append(words, 5, topic.Name, topic.Control(), topic.Delayed(), topic.Due(""), topic.Mover(""))
+}
+
+// Retention returns the retention as the scripts take it.
+func Retention(trim stream.Trim) string {
+	switch {
+	case trim.MaxLen > 0:
+		return fmt.Sprintf("maxlen %s %d", trim.Operator(), trim.MaxLen)
+	case trim.MaxAge > 0:
+		return fmt.Sprintf("maxage %s %d", trim.Operator(), trim.MaxAge.Milliseconds())
+	}
+	return ""
+}
+
+// Stored is what was done with an entry: one of the IDs is set.
+type Stored struct {
+	EntryID   string // it was appended
+	DelayedID string // it waits
+}
+
+// StoreReply is the reply to a [StoreCommand].
+type StoreReply struct {
+	Entries []Stored
+	Next    time.Duration // until the first entry of the due set is due; negative if it is empty
+	Led     bool          // a mover leads: it looks at the due set more often than once a second
+}
+
+// ParseStored reads the reply to a [StoreCommand] for a number of entries.
+func ParseStored(reply string, entries int) (r StoreReply, err error) {
+	words := strings.Fields(reply)
+	if len(words) != entries+3 {
+		return r, fmt.Errorf("delayed: the reply has %d words for %d entries", len(words), entries)
+	}
+	if r.Next, err = untilDue(words[0], words[1]); err != nil {
+		return r, err
+	}
+	r.Led = words[2] == "1"
+	r.Entries = make([]Stored, entries)
+	for i, word := range words[3:] {
+		switch id := word[1:]; word[0] {
+		case 'd':
+			r.Entries[i].DelayedID = id
+		case 'e':
+			r.Entries[i].EntryID = id
+		default:
+			return r, fmt.Errorf("delayed: the reply for entry %d is neither stored nor appended", i)
+		}
+	}
+	return r, nil
+}
+
+// none is the time until nothing.
+const none time.Duration = -1
+
+// untilDue returns the time from now to due, both in ms. It is 0 for what is due, and negative for
+// a due time of -1.
+func untilDue(now, due string) (time.Duration, error) {
+	from, err := strconv.ParseInt(now, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("delayed: the reply has no time: %w", err)
+	}
+	to, err := strconv.ParseInt(due, 10, 64)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("delayed: the reply has no due time: %w", err)
+	case to < 0:
+		return none, nil
+	}
+	return time.Duration(min(max(to-from, 0), int64(maxWait/time.Millisecond))) * time.Millisecond, nil
+}
+
+// maxWait keeps due times far away within a time.Duration.
+const maxWait = 100 * 365 * 24 * time.Hour

@@ -1,0 +1,167 @@
+package housekeeper
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/redisconn"
+)
+
+const (
+	// pageInterval is the least time between two pages of a target.
+	pageInterval = 20 * time.Millisecond
+	// leadInterval is how often a leader looks while the next entry is due within a second: another
+	// process may have stored an earlier one.
+	leadInterval = 40 * time.Millisecond
+	// followInterval is how soon a mover looks again that is not the leader.
+	followInterval = time.Second
+
+	retryMin = 50 * time.Millisecond
+	retryMax = 5 * time.Second
+)
+
+// duty moves what is due for one target, for as long as something is in its due set.
+type duty struct {
+	keeper *keeper
+	target delayed.Target
+	wake   chan struct{} // next was moved forward
+
+	// Guarded by keeper.mu. next is when to look; the zero time means that a look is under way and
+	// nothing was learnt since it began.
+	next, notBefore time.Time
+	handles         map[*Handle]struct{}
+
+	// Of the goroutine.
+	failures    int
+	failedSince time.Time
+	reported    bool // the failure
+}
+
+// run is the goroutine of a duty.
+func (d *duty) run() {
+	for d.wait() {
+		page, err := d.keeper.move(d.keeper.life.Context(), d.target)
+		if d.keeper.life.Err() != nil {
+			return
+		}
+		after, more := d.learn(page, err)
+		if d.ends(after, more) {
+			return
+		}
+	}
+}
+
+// wait returns true when it is time to look, and false at the end.
+func (d *duty) wait() bool {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		d.keeper.mu.Lock()
+		left := time.Until(d.next)
+		if left <= 0 {
+			d.next = time.Time{}
+		}
+		d.keeper.mu.Unlock()
+		if left <= 0 {
+			return d.keeper.life.Err() == nil
+		}
+		timer.Reset(left)
+		select {
+		case <-timer.C:
+		case <-d.wake:
+		case <-d.keeper.life.Context().Done():
+			return false
+		}
+	}
+}
+
+// learn reports what a look has brought, and returns when to look again, or that the duty is done.
+func (d *duty) learn(page delayed.Page, err error) (after time.Duration, more bool) {
+	if err != nil {
+		return d.failed(err), true
+	}
+	d.recovered()
+	d.report(func(o Observer) { deadLetters(o, d.target, page) })
+	switch {
+	case page.Next < 0:
+		return 0, false
+	case page.Other: // it is there when the next entry is due; this one is for the case that it dies
+		return page.Next + followInterval, true
+	case page.Leads && page.Next <= delayed.LeadsFor:
+		return min(max(page.Next, pageInterval), leadInterval), true
+	default:
+		return page.Next, true
+	}
+}
+
+// failed reports the first failure, or of an outage that it lasts, and returns the back-off.
+func (d *duty) failed(err error) time.Duration {
+	if d.failures == 0 {
+		d.failedSince, d.reported = time.Now(), false
+	}
+	d.failures++
+	kind := redisconn.Classify(err)
+	if kind == redisconn.KindNetwork || kind == redisconn.KindUnavailable {
+		redisconn.Relocate(d.keeper.client)
+	}
+	if !d.reported && (!kind.Retryable() || time.Since(d.failedSince) > followInterval) {
+		d.reported = true
+		d.report(func(o Observer) { o.Failed(d.target, err) })
+	}
+	return min(retryMin<<min(d.failures-1, 10), retryMax)
+}
+
+func (d *duty) recovered() {
+	if d.failures > 0 && d.reported {
+		lasted := time.Since(d.failedSince)
+		d.report(func(o Observer) { o.Recovered(d.target, lasted) })
+	}
+	d.failures = 0
+}
+
+// report calls the observers of all handles that the target concerns.
+func (d *duty) report(call func(Observer)) {
+	d.keeper.mu.Lock()
+	handles := slices.Collect(maps.Keys(d.handles))
+	d.keeper.mu.Unlock()
+	for _, h := range handles {
+		h.report(call)
+	}
+}
+
+// ends removes the duty if it is done and nothing was learnt since the look began; otherwise it sets
+// when to look again.
+func (d *duty) ends(after time.Duration, more bool) bool {
+	d.keeper.mu.Lock()
+	defer d.keeper.mu.Unlock()
+	now := time.Now()
+	d.notBefore = now.Add(pageInterval)
+	if more {
+		d.forward(now.Add(after))
+	}
+	if d.next.IsZero() {
+		delete(d.keeper.duties, d.target)
+		return true
+	}
+	if d.next.Before(d.notBefore) {
+		d.next = d.notBefore
+	}
+	return false
+}
+
+// forward moves the next look forward. The caller holds keeper.mu.
+func (d *duty) forward(at time.Time) {
+	if at.Before(d.notBefore) {
+		at = d.notBefore
+	}
+	if !d.next.IsZero() && !at.Before(d.next) {
+		return
+	}
+	d.next = at
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}

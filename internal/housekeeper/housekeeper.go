@@ -1,0 +1,217 @@
+// Package housekeeper has the periodic duties of topics: moving what is due. There is one
+// housekeeper per client in a process, shared by all that use the client.
+package housekeeper
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/lifecycle"
+	"github.com/flaminco/redischannels/internal/redisconn"
+)
+
+// closeGrace is how long the last Close waits for a connection that is silent.
+const closeGrace = 5 * time.Second
+
+// commandTimeout bounds a command where the client itself has no timeout, or a longer one.
+const commandTimeout = 5 * time.Second
+
+// all are the housekeepers of the process by their client.
+var all = struct {
+	mu        sync.Mutex
+	byClient  map[redis.UniversalClient]*keeper
+	processID string
+}{byClient: make(map[redis.UniversalClient]*keeper), processID: rand.Text()}
+
+// keeper is the housekeeper of a client.
+type keeper struct {
+	client redis.UniversalClient
+	name   string // among all movers
+	life   *lifecycle.State
+	users  int // handles; guarded by all.mu
+
+	mu     sync.Mutex
+	duties map[delayed.Target]*duty
+}
+
+// Observer receives what the duties of a topic report, one at a time for each topic. Its methods
+// are called by the goroutine of a duty, which waits for them.
+type Observer interface {
+	// DeadLetters reports stored entries that became dead letters.
+	DeadLetters(target delayed.Target, letters []delayed.Letter)
+	// Failed reports why nothing can be moved, once until it can again. It is tried again.
+	Failed(target delayed.Target, err error)
+	// Recovered reports that a failure is over.
+	Recovered(target delayed.Target, after time.Duration)
+}
+
+// Handle is the use of a housekeeper by one owner. It is safe for concurrent use.
+type Handle struct {
+	keeper   *keeper
+	observer Observer
+	life     *lifecycle.State // calls of the observer, and of Due
+}
+
+var errClosed = errors.New("housekeeper: closed")
+
+// Open returns a handle of the housekeeper of a client. It starts nothing.
+func Open(client redis.UniversalClient, observer Observer) *Handle {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	k := all.byClient[client]
+	if k == nil {
+		k = &keeper{
+			client: bounded(client), name: all.processID + ":" + rand.Text(),
+			life: lifecycle.New(errClosed), duties: make(map[delayed.Target]*duty),
+		}
+		all.byClient[client] = k
+	}
+	k.users++
+	return &Handle{keeper: k, observer: observer, life: lifecycle.New(errClosed)}
+}
+
+// bounded is the client with a bound for each command. A cluster client keeps its own.
+func bounded(client redis.UniversalClient) redis.UniversalClient {
+	c, ok := client.(*redis.Client)
+	if !ok {
+		return client
+	}
+	if o := c.Options(); o.ReadTimeout > 0 && o.ReadTimeout <= commandTimeout && o.WriteTimeout > 0 && o.WriteTimeout <= commandTimeout {
+		return client
+	}
+	return c.WithTimeout(commandTimeout)
+}
+
+// Due makes the housekeeper look at a due set after a time, and go on for as long as something is
+// in it. A negative time is that of an empty due set and does nothing. The observer of this
+// handle receives what happens to the target until the handle is closed.
+func (h *Handle) Due(target delayed.Target, after time.Duration) {
+	if after < 0 || h.life.Enter() != nil {
+		return
+	}
+	defer h.life.Leave()
+	h.keeper.due(h, target, time.Now().Add(after))
+}
+
+// Stored is Due after a reply of the script that stores. While a mover leads it looks in time, and
+// this housekeeper, which may be that one, only a second later for the case that it dies.
+func (h *Handle) Stored(target delayed.Target, reply delayed.StoreReply) {
+	after := reply.Next
+	if after >= 0 && reply.Led {
+		after += followInterval
+	}
+	h.Due(target, after)
+}
+
+// Look runs one page of a duty now and returns its error, or makes the housekeeper go on.
+func (h *Handle) Look(ctx context.Context, target delayed.Target) error {
+	if err := h.life.Enter(); err != nil {
+		return err
+	}
+	defer h.life.Leave()
+	page, err := h.keeper.move(ctx, target)
+	if err != nil {
+		return err
+	}
+	h.report(func(o Observer) { deadLetters(o, target, page) })
+	h.Due(target, page.Next)
+	return nil
+}
+
+// report calls the observer, unless the handle is closed. A panic in it is of no consequence.
+func (h *Handle) report(call func(Observer)) {
+	if h.life.Enter() != nil {
+		return
+	}
+	defer h.life.Leave()
+	_ = redisconn.Guard(func() error { call(h.observer); return nil })
+}
+
+func deadLetters(o Observer, target delayed.Target, page delayed.Page) {
+	if len(page.Letters) > 0 {
+		o.DeadLetters(target, page.Letters)
+	}
+}
+
+// Close ends the use. It waits for the observer, and the last Close of a client for all duties, at
+// most 5 s beyond which a connection is silent.
+func (h *Handle) Close() error {
+	return h.life.Close(func() error {
+		<-h.life.Idle()
+		h.keeper.forget(h)
+		if h.keeper.release() {
+			return h.keeper.stop()
+		}
+		return nil
+	})
+}
+
+// release ends one use and reports whether it was the last.
+func (k *keeper) release() bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	k.users--
+	if k.users > 0 {
+		return false
+	}
+	for client, other := range all.byClient {
+		if other == k {
+			delete(all.byClient, client)
+		}
+	}
+	return true
+}
+
+func (k *keeper) stop() error {
+	k.life.End(nil)
+	timer := time.NewTimer(closeGrace)
+	defer timer.Stop()
+	select {
+	case <-k.life.Idle():
+		return nil
+	case <-timer.C:
+		return errors.New("housekeeper: a connection to Redis still waits for a reply")
+	}
+}
+
+// due makes a duty of a target, or moves the next look of the one that there is forward.
+func (k *keeper) due(h *Handle, target delayed.Target, at time.Time) {
+	if k.life.Enter() != nil {
+		return
+	}
+	defer k.life.Leave()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := k.duties[target]
+	if d == nil {
+		d = &duty{keeper: k, target: target, wake: make(chan struct{}, 1), handles: make(map[*Handle]struct{})}
+		k.duties[target] = d
+		k.life.Go(d.run)
+	}
+	d.handles[h] = struct{}{}
+	d.forward(at)
+}
+
+// forget takes the handle off all duties.
+func (k *keeper) forget(h *Handle) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, d := range k.duties {
+		delete(d.handles, h)
+	}
+}
+
+// move moves one page. A panic of a hook of the client is an error.
+func (k *keeper) move(ctx context.Context, target delayed.Target) (page delayed.Page, err error) {
+	err = redisconn.Guard(func() (err error) {
+		page, err = delayed.Move(ctx, k.client, target, k.name)
+		return err
+	})
+	return page, err
+}

@@ -1,0 +1,228 @@
+package redischannels
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/components/delay"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/appender"
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/housekeeper"
+	"github.com/flaminco/redischannels/internal/keys"
+	"github.com/flaminco/redischannels/internal/redisconn"
+)
+
+// sideKeys returns the side keys of a topic.
+func sideKeys(topic string, configured func(topic string) string, client redis.UniversalClient) (keys.Topic, error) {
+	_, cluster := client.(*redis.ClusterClient)
+	of, err := keys.Of(topic, configured, cluster)
+	if err != nil {
+		return of, invalidArgument("topic", fmt.Errorf("%q: %w", topic, err))
+	}
+	return of, nil
+}
+
+// anyDelayed reports whether a message may have to wait.
+func anyDelayed(msgs []*message.Message) bool {
+	for _, msg := range msgs {
+		if msg != nil && msg.Metadata[delay.DelayedUntilKey] != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// dueOf returns when a message is due by the metadata of Watermill's components/delay, which has
+// a time in whole seconds and the delay that it was made of. A message that was stamped just
+// now is due after the delay, since its time may be early by a second. With any other one
+// the delay is what it once was: Requeuer and forwarders publish messages again.
+func dueOf(msg *message.Message, now time.Time) (delayed.Due, error) {
+	text := msg.Metadata[delay.DelayedUntilKey]
+	if text == "" {
+		return delayed.Due{}, nil
+	}
+	until, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return delayed.Due{}, fmt.Errorf("%w: the metadata %s must be a time such as %s, got %q", ErrInvalidArgument, delay.DelayedUntilKey, time.RFC3339, text)
+	}
+	if d, err := time.ParseDuration(msg.Metadata[delay.DelayedForKey]); err == nil {
+		if end := now.Add(d); !end.Before(until) && end.Before(until.Add(time.Second)) {
+			return delayed.After(d), nil
+		}
+	}
+	return delayed.At(until), nil
+}
+
+// delayedBatch has the messages of one call, of which at least one may have to wait.
+type delayedBatch struct {
+	topic     keys.Topic
+	retention []byte
+	dues      []string
+	entries   [][]byte // packed
+	sizes     []int
+	results   []PublishResult
+}
+
+// appendDelayed is publishDelayed of messages with the results.
+func (p *Publisher) appendDelayed(ctx context.Context, topic string, msgs []*message.Message, due delayed.Due) ([]PublishResult, error) {
+	b, err := p.packAll(topic, msgs, due)
+	if err != nil {
+		return nil, err
+	}
+	err = p.publishDelayed(ctx, b)
+	return b.results, err
+}
+
+// publishDelayed appends messages, or stores them until they are due. Up to 500 of them, and
+// up to 4 MiB, are one step, as in [Publisher.Publish].
+func (p *Publisher) publishDelayed(ctx context.Context, b *delayedBatch) error {
+	var deadline time.Time
+	if p.config.Timeout > 0 {
+		deadline = time.Now().Add(p.config.Timeout)
+	}
+	failed := false
+	for start := 0; start < len(b.sizes); {
+		end, bytes := chunk(b.sizes, start)
+		if failed {
+			b.fail(start, end, appender.Result{Err: errEarlierFailed})
+		} else {
+			failed = !p.store(ctx, deadline, b, start, end, bytes)
+		}
+		start = end
+	}
+	if failed {
+		return &PublishError{Topic: b.topic.Name, Results: b.results}
+	}
+	return nil
+}
+
+// packAll makes entries of all messages, or an error that says which message prevents them. due
+// is that of all, unless it is zero.
+func (p *Publisher) packAll(topic string, msgs []*message.Message, due delayed.Due) (*delayedBatch, error) {
+	of, err := sideKeys(topic, p.config.SideKeys, p.config.Client)
+	if err != nil {
+		return nil, err
+	}
+	n := len(msgs)
+	b := &delayedBatch{
+		topic: of, retention: []byte(delayed.Retention(p.trim(topic))),
+		dues: make([]string, n), entries: make([][]byte, n), sizes: make([]int, n), results: make([]PublishResult, n),
+	}
+	now := time.Now()
+	for i, msg := range msgs {
+		b.results[i] = PublishResult{Index: i, UUID: uuidOf(msg)}
+		if err := p.pack(b, i, msg, due, now); err != nil {
+			return nil, refused(topic, msgs, i, err)
+		}
+	}
+	return b, nil
+}
+
+func (p *Publisher) pack(b *delayedBatch, i int, msg *message.Message, due delayed.Due, now time.Time) (err error) {
+	if due.IsZero() && msg != nil {
+		if due, err = dueOf(msg, now); err != nil {
+			return err
+		}
+	}
+	fields, size, err := p.fields(b.topic.Name, msg)
+	if err != nil {
+		return err
+	}
+	entry := delayed.NewEntry(len(fields), size)
+	for _, f := range fields {
+		entry = delayed.AppendField(entry, f.Name, f.Value)
+	}
+	switch {
+	case len(fields) > delayed.MaxFields:
+		return fmt.Errorf("%w: %d fields, a delayed message, and one beside it, has up to %d", ErrTooLarge, len(fields), delayed.MaxFields)
+	case !due.IsZero() && len(entry) > delayed.MaxBytes:
+		return fmt.Errorf("%w: %d bytes, a delayed message has up to %d", ErrTooLarge, len(entry), delayed.MaxBytes)
+	}
+	b.dues[i], b.entries[i], b.sizes[i] = due.String(), entry, len(entry)
+	return nil
+}
+
+// store sends the messages from start to end in one command and reports whether all were
+// confirmed. A server that does not know the script has done nothing, and gets it whole.
+func (p *Publisher) store(ctx context.Context, deadline time.Time, b *delayedBatch, start, end, bytes int) bool {
+	var result [1]appender.Result
+	for _, whole := range []bool{false, true} {
+		cmd := make([]appender.Command, 1) // it belongs to the appender while its outcome is unknown
+		head := appender.NewScriptHead(b.topic.Name, delayed.StoreCommand(b.topic, whole))
+		cmd[0].Start(nil, head, end-start+1, 0)
+		cmd[0].Field(b.topic.Name, &b.retention)
+		for i := start; i < end; i++ {
+			cmd[0].Field(b.dues[i], &b.entries[i])
+		}
+		p.appender.Do(ctx, deadline, head, cmd, bytes, result[:])
+		if result[0].Outcome != appender.NotAppended || redisconn.Classify(result[0].Err) != redisconn.KindNoScript {
+			break
+		}
+	}
+	r, target := result[0], delayed.Target{Topic: b.topic}
+	switch r.Outcome {
+	case appender.NotAppended:
+	case appender.Unknown:
+		p.housekeeper().Due(target, 0)
+	default:
+		reply, err := delayed.ParseStored(r.ID, end-start)
+		if err != nil {
+			r = appender.Result{Outcome: appender.Unknown, Err: err}
+			break
+		}
+		p.housekeeper().Stored(target, reply)
+		b.confirm(start, reply, r)
+		return r.Outcome == appender.Appended
+	}
+	b.fail(start, end, r)
+	return false
+}
+
+// confirm sets the results of messages that are in Redis.
+func (b *delayedBatch) confirm(start int, reply delayed.StoreReply, r appender.Result) {
+	for n, stored := range reply.Entries {
+		at := &b.results[start+n]
+		*at = publishResult(at.Index, at.UUID, appender.Result{Outcome: r.Outcome, ID: stored.EntryID, Err: r.Err})
+		if at.DelayedID = stored.DelayedID; stored.DelayedID != "" && at.Outcome == OutcomeAppended {
+			at.Outcome = OutcomeScheduled
+		}
+	}
+}
+
+// fail sets the results of messages that are not known to be in Redis.
+func (b *delayedBatch) fail(start, end int, r appender.Result) {
+	for i := start; i < end; i++ {
+		b.results[i] = publishResult(i, b.results[i].UUID, r)
+	}
+}
+
+// entryIDs returns the entry IDs of results, empty where there is none.
+func entryIDs(results []PublishResult) []string {
+	if results == nil {
+		return nil
+	}
+	ids := make([]string, len(results))
+	for i := range results {
+		ids[i] = results[i].EntryID
+	}
+	return ids
+}
+
+// housekeeper returns the Publisher's use of the housekeeper of its client.
+func (p *Publisher) housekeeper() *housekeeper.Handle {
+	p.openKeeper.Do(func() {
+		p.keeper = housekeeper.Open(p.config.Client, keeperObserver{report: func(e Event) { logKeeperEvent(p.logger, e) }})
+	})
+	return p.keeper
+}
+
+// delay returns what a channel delays a message with.
+func (p *Publisher) delay(topic string) func(context.Context, *message.Message, delayed.Due) ([]PublishResult, error) {
+	return func(ctx context.Context, msg *message.Message, due delayed.Due) ([]PublishResult, error) {
+		return p.appendDue(ctx, topic, []*message.Message{msg}, due)
+	}
+}
