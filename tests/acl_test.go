@@ -110,9 +110,12 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 		require.True(t, n == 1 || err != nil)
 		return err
 	},
-	"operator":       aclOperate,
-	"waiting-writer": aclWaitToWrite,
-	"follower":       aclFollow,
+	"delaying-publisher": aclDelay,
+	"housekeeper":        aclKeep,
+	"delay-operator":     aclCancel,
+	"operator":           aclOperate,
+	"waiting-writer":     aclWaitToWrite,
+	"follower":           aclFollow,
 	"channel-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
 		return aclPubSubPublish(t, client, topic)
 	},

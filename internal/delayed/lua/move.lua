@@ -22,12 +22,15 @@ local keep, most, bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]
 
 local now, due_next = milliseconds(), first_due(due)
 local leader = redis.call('GET', mover)
+local function stop_leading()
+  redis.pcall('SET', mover, self, 'PX', 1)
+end
 if leader and leader ~= self and due_next >= 0 then
   return {'other', text(now), text(due_next), 0}
 end
 if due_next < 0 or due_next > now + keep then
   if leader == self then
-    redis.pcall('DEL', mover) -- or else it expires
+    stop_leading()
   end
   return {'idle', text(now), text(due_next), 0}
 end
@@ -61,23 +64,20 @@ for i = 1, math.min(#page, most) do
   end
   ids[i], entries[i] = page[i], redis.call('HGET', delayed, page[i])
 end
-local function score(entry)
-  return tonumber(redis.call('ZSCORE', due, entry))
-end
 if #page > #ids then
-  due_next = score(page[#ids + 1])
+  due_next = now
 else
-  local after = redis.call('ZRANGEBYSCORE', due, '(' .. text(now), '+inf', 'LIMIT', 0, 1)
-  due_next = after[1] and score(after[1]) or -1
+  local after = redis.call('ZRANGEBYSCORE', due, '(' .. text(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  due_next = after[2] and tonumber(after[2]) or -1
 end
 
--- These change nothing. Without the permission an entry would be appended again and again.
+-- These change nothing. Without the permission an entry would be appended again and again. Behind
+-- them a full server refuses no write: what is appended leaves the store, so no memory is needed.
 for _, probe in ipairs({redis.pcall('ZREM', due, ''), redis.pcall('HDEL', delayed, '')}) do
   if failed(probe) then
     return failure(probe)
   end
 end
--- The first write: a full server refuses it, and then lets all that follow it pass.
 local leads = redis.pcall('SET', mover, self, 'PX', ARGV[4])
 if failed(leads) then
   return failure(leads)
@@ -118,7 +118,7 @@ if #moved > 0 then
   redis.call('HDEL', delayed, unpack(moved))
 end
 if due_next < 0 or due_next > now + keep then
-  redis.pcall('DEL', mover) -- or else it expires
+  stop_leading()
 end
 if problem then
   if #moved > 0 then

@@ -1,0 +1,102 @@
+package tests
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+)
+
+// errorLog is a logger that keeps the errors.
+type errorLog struct {
+	watermill.NopLogger
+	errs chan error
+}
+
+func (l errorLog) Error(_ string, err error, _ watermill.LogFields) {
+	select {
+	case l.errs <- err:
+	default:
+	}
+}
+
+func (l errorLog) With(watermill.LogFields) watermill.LoggerAdapter { return l }
+
+// aclDelay publishes both kinds of messages and waits until they are appended.
+func aclDelay(t *testing.T, admin, client *redis.Client, topic string) error {
+	t.Helper()
+	logged := errorLog{errs: make(chan error, 1)}
+	p, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: client, Timeout: 5 * time.Second}, logged)
+	require.NoError(t, err)
+	defer p.Close()
+	if err := p.Publish(topic, pubMessages("m", 2)...); err != nil {
+		return err
+	}
+	if err := p.Publish(topic, append(delayedFor(50*time.Millisecond, pubMessages("d", 2)...), pubMessages("n", 1)...)...); err != nil {
+		return err
+	}
+	return aclAppended(t, admin, topic, 5, logged.errs)
+}
+
+// aclKeep moves what others have delayed.
+func aclKeep(t *testing.T, admin, client *redis.Client, topic string) error {
+	t.Helper()
+	keeper, err := redischannels.NewHousekeeper(redischannels.HousekeeperConfig{Client: client, Topics: []string{topic}}, nil)
+	require.NoError(t, err)
+	p, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: admin}, nil)
+	require.NoError(t, err)
+	require.NoError(t, p.Publish(topic, delayedFor(10*time.Millisecond, pubMessages("d", 2)...)...))
+	require.NoError(t, p.Close())
+	require.NoError(t, admin.ZAdd(t.Context(), delayKeys(topic)[1], redis.Z{Member: "no entry"}).Err()) // a dead letter
+	failed := make(chan error, 1)
+	go func() { failed <- keeper.Run(t.Context()) }()
+	defer keeper.Close()
+	return aclAppended(t, admin, topic, 2, failed)
+}
+
+func aclAppended(t *testing.T, admin *redis.Client, topic string, n int64, failed <-chan error) error {
+	t.Helper()
+	for deadline := time.After(soon); admin.XLen(t.Context(), topic).Val() < n; {
+		select {
+		case err := <-failed:
+			return err
+		case <-time.After(5 * time.Millisecond):
+		case <-deadline:
+			return errors.New("not all messages are appended")
+		}
+	}
+	return nil
+}
+
+// aclCancel lists and cancels.
+func aclCancel(t *testing.T, admin, client *redis.Client, topic string) error {
+	t.Helper()
+	p, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: admin}, nil)
+	require.NoError(t, err)
+	defer p.Close()
+	require.NoError(t, p.Publish(topic, delayedFor(time.Hour, pubMessages("d", 150)...)...))
+	waiting, err := redischannels.NewDelayedMessages(redischannels.DelayedMessagesConfig{Client: client}, nil)
+	require.NoError(t, err)
+	n := 0
+	for m, err := range waiting.List(t.Context(), topic) {
+		if err != nil {
+			return err
+		}
+		n++
+		if n != 100 { // the end of a page, behind which the list goes on
+			continue
+		}
+		cancelled, err := waiting.Cancel(t.Context(), topic, m.ID)
+		if err != nil {
+			return err
+		}
+		require.Equal(t, []string{m.ID}, cancelled)
+	}
+	require.Equal(t, 150, n)
+	return nil
+}
