@@ -36,10 +36,15 @@ func anyDelayed(msgs []*message.Message) bool {
 	return false
 }
 
+// publishPause is how long ago a message may have been stamped that was stamped just now, so that
+// the next second may have begun since.
+const publishPause = 250 * time.Millisecond
+
 // dueOf returns when a message is due by the metadata of Watermill's components/delay, which has
 // a time in whole seconds and the delay that it was made of. A message that was stamped just
 // now is due after the delay, since its time may be early by a second. With any other one
-// the delay is what it once was: Requeuer and forwarders publish messages again.
+// the delay is what it once was: Requeuer and forwarders publish messages again, when the time
+// has come, so that the end of the delay is then behind the time by the delay at least.
 func dueOf(msg *message.Message, now time.Time) (delayed.Due, error) {
 	text := msg.Metadata[delay.DelayedUntilKey]
 	if text == "" {
@@ -50,7 +55,8 @@ func dueOf(msg *message.Message, now time.Time) (delayed.Due, error) {
 		return delayed.Due{}, fmt.Errorf("%w: the metadata %s must be a time such as %s, got %q", ErrInvalidArgument, delay.DelayedUntilKey, time.RFC3339, text)
 	}
 	if d, err := time.ParseDuration(msg.Metadata[delay.DelayedForKey]); err == nil {
-		if end := now.Add(d); !end.Before(until) && end.Before(until.Add(time.Second)) {
+		fresh := max(time.Second, min(d, time.Second+publishPause))
+		if end := now.Add(d); !end.Before(until) && end.Before(until.Add(fresh)) {
 			return delayed.After(d), nil
 		}
 	}

@@ -24,8 +24,10 @@ func TestPublisher_DueOfMetadata(t *testing.T) {
 	}{
 		"none":                      {"", "2s", stamped, delayed.Due{}},
 		"stamped just now":          {until.Format(time.RFC3339), "2s", stamped, delayed.After(2 * time.Second)},
-		"the last moment of it":     {until.Format(time.RFC3339), "2s", until.Add(-time.Second - time.Nanosecond), delayed.After(2 * time.Second)},
-		"stamped a second ago":      {until.Format(time.RFC3339), "2s", until.Add(-time.Second), delayed.At(until)},
+		"the next second has begun": {until.Format(time.RFC3339), "2s", until.Add(-time.Second + 249*time.Millisecond), delayed.After(2 * time.Second)},
+		"stamped a while ago":       {until.Format(time.RFC3339), "2s", until.Add(-time.Second + 250*time.Millisecond), delayed.At(until)},
+		"a second, the last moment": {until.Format(time.RFC3339), "1s", until.Add(-time.Nanosecond), delayed.After(time.Second)},
+		"a second, published again": {until.Format(time.RFC3339), "1s", until, delayed.At(until)},
 		"published again, past due": {until.Format(time.RFC3339), "2s", until.Add(time.Hour), delayed.At(until)},
 		"without the delay":         {until.Format(time.RFC3339), "", stamped, delayed.At(until)},
 		"another delay":             {until.Format(time.RFC3339), "1h", stamped, delayed.At(until)},

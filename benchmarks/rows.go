@@ -92,6 +92,7 @@ func rows() []row {
 		}},
 		fanOutRow("fanout-1000", 1000, 200_000),
 		latencyRow("latency-1000", 1000, 3*time.Second),
+		delayedRow("delayed-1000", 1000, 5*time.Second),
 		{name: "pubsub", unit: rate, peers: []peer{
 			{name: ours.name, messages: 300_000, run: pubSubPeer(oursPubSub).flood},
 			{name: bare + " PubSub", messages: 300_000, run: pubSubPeer(barePubSub).flood, least: 0.7},

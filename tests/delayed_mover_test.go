@@ -64,26 +64,31 @@ func newKeeper(t *testing.T, client redis.UniversalClient, topic string) *events
 	return seen
 }
 
-// schedule publishes messages one by one, each with a random delay of up to spread, and returns
-// when each is due by the server's clock.
-func schedule(t *testing.T, p *redischannels.Publisher, topic string, n int, spread time.Duration) (due map[string]time.Time) {
+// stampUntil marks a message as due at a time, to the millisecond.
+func stampUntil(msg *message.Message, at time.Time) {
+	msg.Metadata.Set(delay.DelayedUntilKey, at.Format(time.RFC3339Nano))
+}
+
+// schedule publishes messages one by one, each due at random within spread, and returns when each is
+// due by the server's clock.
+func schedule(t *testing.T, client *redis.Client, p *redischannels.Publisher, topic string, n int, spread time.Duration) (due map[string]time.Time) {
 	t.Helper()
 	due = make(map[string]time.Time, n)
+	began, server := time.Now(), serverTime(t, client).Truncate(time.Millisecond)
 	var mu sync.Mutex
 	var callers sync.WaitGroup
 	for first := range 8 {
 		callers.Go(func() {
 			for i := first; i < n; i += 8 {
-				after := time.Duration(1+rand.Int64N(int64(spread/time.Millisecond))) * time.Millisecond
 				msg := message.NewMessage(fmt.Sprint("m", i), []byte("payload"))
-				delay.Message(msg, delay.For(after))
-				results, err := p.AppendResults(t.Context(), topic, msg)
-				if err != nil || results[0].Outcome != redischannels.OutcomeScheduled {
-					t.Errorf("%v: %+v", err, results)
+				at := server.Add((time.Since(began) + rand.N(spread)).Truncate(time.Millisecond))
+				stampUntil(msg, at)
+				if err := p.Publish(topic, msg); err != nil {
+					t.Error(err)
 					return
 				}
 				mu.Lock()
-				due[msg.UUID] = entryTime(t, results[0].DelayedID).Add(after)
+				due[msg.UUID] = at
 				mu.Unlock()
 			}
 		})
@@ -127,7 +132,7 @@ func testMoversKilled(t *testing.T, n int, spread, between time.Duration) {
 	for _, k := range keepers {
 		k.WaitLine("live", 2*soon)
 	}
-	due := schedule(t, p, topic, n, spread)
+	due := schedule(t, client, p, topic, n, spread)
 	require.NoError(t, p.Close()) // only the processes move from now on
 	kills := 0
 	for client.ZCard(t.Context(), delayKeys(topic)[1]).Val() > 0 {
@@ -188,7 +193,7 @@ func TestDelayed_LostRepliesOfTheMover(t *testing.T) {
 			<-time.After(50 * time.Millisecond)
 		}
 	})
-	due := schedule(t, p, topic, 500, 2*time.Second)
+	due := schedule(t, direct, p, topic, 500, 2*time.Second)
 	redistest.Eventually(t, 2*soon, func() bool { return direct.ZCard(t.Context(), delayKeys(topic)[1]).Val() == 0 }, "all are moved")
 	close(stop)
 	dropping.Wait()
@@ -204,16 +209,16 @@ func TestDelayed_LostReplyOfAPublish(t *testing.T) {
 	p := newTestPublisher(t, client)
 	require.NoError(t, p.Publish(topic, delayedFor(time.Millisecond, pubMessages("warm", 1)...)...))
 	eventuallyNoDelays(t, direct, topic)
-	proxy.DropReply(1, redistest.And(redistest.Script(), redistest.Contains("stored")))
-	err := p.Publish(topic, delayedFor(200*time.Millisecond, pubMessages("stored", 3)...)...)
+	proxy.DropReply(1, redistest.And(redistest.Script(), redistest.Contains("kept-0")))
+	err := p.Publish(topic, delayedFor(200*time.Millisecond, pubMessages("kept-", 3)...)...)
 	requireOutcomes(t, err, redischannels.OutcomeUnknown, 3)
 	redistest.Eventually(t, soon, func() bool { return direct.XLen(t.Context(), topic).Val() == 4 }, "they are moved")
-	proxy.DropRequest(1, redistest.And(redistest.Script(), redistest.Contains("never")))
-	err = p.Publish(topic, delayedFor(200*time.Millisecond, pubMessages("never", 3)...)...)
+	proxy.DropRequest(1, redistest.And(redistest.Script(), redistest.Contains("lost-0")))
+	err = p.Publish(topic, delayedFor(200*time.Millisecond, pubMessages("lost-", 3)...)...)
 	requireOutcomes(t, err, redischannels.OutcomeUnknown, 3)
 	eventuallyNoDelays(t, direct, topic)
 	_, uuids := pubEntries(t, direct, topic)
-	require.Equal(t, []string{"warm0", "stored0", "stored1", "stored2"}, uuids)
+	require.Equal(t, []string{"warm0", "kept-0", "kept-1", "kept-2"}, uuids)
 }
 
 // An entry that cannot be read would be read first for ever.
@@ -412,7 +417,12 @@ func TestDelayed_ByTheServersClock(t *testing.T) {
 			t.Parallel()
 			client := redistest.Start(t, redistest.ClockOffset(offset)).Client(t)
 			topic := redistest.Key(t)
-			requireOnce(t, client, topic, schedule(t, newTestPublisher(t, client), topic, 50, 500*time.Millisecond), soon)
+			p := newTestPublisher(t, client)
+			began := serverTime(t, client)
+			require.NoError(t, p.Publish(topic, delayedFor(300*time.Millisecond, pubMessages("after", 1)...)...))
+			due := schedule(t, client, p, topic, 50, 500*time.Millisecond)
+			due["after0"] = began.Truncate(time.Millisecond).Add(300 * time.Millisecond)
+			requireOnce(t, client, topic, due, soon)
 		})
 	}
 }
@@ -426,15 +436,12 @@ func TestDelayed_SlotMoves(t *testing.T) {
 	p := newTestPublisher(t, cluster.Client(t))
 	due := make(map[string]time.Time)
 	for i, to := range []int{1, 2, 0} {
-		msgs := pubMessages(fmt.Sprint("round", i, "-"), 300)
+		msgs, now := pubMessages(fmt.Sprint("round", i, "-"), 300), time.Now().Truncate(time.Millisecond)
 		for n, msg := range msgs {
-			delay.Message(msg, delay.For(time.Duration(1+n*5)*time.Millisecond))
+			due[msg.UUID] = now.Add(time.Duration(n*5) * time.Millisecond)
+			stampUntil(msg, due[msg.UUID])
 		}
-		results, err := p.AppendResults(t.Context(), topic, msgs...)
-		require.NoError(t, err)
-		for n, r := range results {
-			due[r.UUID] = entryTime(t, r.DelayedID).Add(time.Duration(1+n*5) * time.Millisecond)
-		}
+		require.NoError(t, p.Publish(topic, msgs...))
 		cluster.MoveSlot(topic, to)
 	}
 	requireOnce(t, client, topic, due, 2*soon)

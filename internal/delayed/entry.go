@@ -37,7 +37,11 @@ func At(t time.Time) Due {
 
 // After returns the Due of a delay.
 func After(d time.Duration) Due {
-	return Due{after: max(int64((d+time.Millisecond-1)/time.Millisecond), 0)}
+	ms := d.Milliseconds()
+	if d%time.Millisecond > 0 {
+		ms++
+	}
+	return Due{after: max(ms, 0)}
 }
 
 // IsZero reports whether the entry is due at once.

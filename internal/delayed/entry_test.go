@@ -1,6 +1,7 @@
 package delayed
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +53,7 @@ func TestDue_IsNeverEarly(t *testing.T) {
 	require.Equal(t, "+1", After(1).String())
 	require.Equal(t, "+1", After(time.Millisecond).String())
 	require.Equal(t, "+2", After(time.Millisecond+1).String())
+	require.Equal(t, "+9223372036855", After(math.MaxInt64).String())
 	for _, due := range []Due{At(time.Time{}), At(time.Unix(0, 0)), After(0), After(-time.Hour)} {
 		require.True(t, due.IsZero())
 		require.Empty(t, due.String())
