@@ -16,10 +16,10 @@ import (
 func fanOutRow(name string, subscriptions, deliveries int) row {
 	r := row{
 		name: name, unit: "deliveries/s", copies: subscriptions,
-		metrics: []metric{{}, {name: "connections", unit: "connections", most: 2}},
+		metrics: []metric{{}, {name: "connections", unit: "connections", most: 1}},
 		peers: []peer{
 			{name: ours.name, messages: deliveries / subscriptions, run: ours.fanOut},
-			{name: bare + " XREAD loops", messages: deliveries / subscriptions, run: bareFanOut},
+			{name: bare + " XREAD loops", messages: deliveries / subscriptions, run: bareFanOut, least: 1.5},
 		},
 	}
 	if subscriptions <= 100 { // it takes a connection and a command for each delivery

@@ -59,8 +59,6 @@ type peerResult struct {
 	Least float64 `json:"least,omitempty"`
 	// AtMost is the aim of rows where less is better.
 	AtMost float64 `json:"at_most,omitempty"`
-	// Slack is what the first peer may have in addition, in the unit of the row.
-	Slack float64 `json:"slack,omitempty"`
 }
 
 type ratio struct {
@@ -137,9 +135,12 @@ func (r row) result(metric int, all []measured, messages func(peer) int) result 
 	}
 	for i, p := range r.peers {
 		values := all[i].values[metric]
-		pr := peerResult{Name: p.name, Messages: messages(p), Values: values, Least: p.least, AtMost: p.atMost}
+		pr := peerResult{Name: p.name, Messages: messages(p), Values: values, AtMost: p.atMost}
+		if metric == 0 {
+			pr.Least = p.least
+		}
 		if p.name == m.against {
-			pr.AtMost, pr.Slack = m.atMost, m.slack
+			pr.AtMost = m.atMost
 		}
 		if r.window == 0 && metric == 0 {
 			pr.CPU, pr.Allocations = median(all[i].cpu), median(all[i].allocations)

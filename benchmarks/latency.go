@@ -21,7 +21,7 @@ func latencyRow(name string, perSecond int, d time.Duration) row {
 	n := perSecond * int(d/time.Second)
 	p99 := metric{name: "p99"}
 	if perSecond == 1000 {
-		p99 = metric{name: "p99", against: bare + " XREADGROUP", atMost: 2, slack: 300}
+		p99 = metric{name: "p99", against: bare + " XREADGROUP", atMost: 1.1}
 	}
 	r := row{
 		name: name, unit: fmt.Sprintf("µs at %s/s", decimal(float64(perSecond))), rate: perSecond,

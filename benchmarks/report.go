@@ -124,9 +124,6 @@ func (r result) aim(i int) string {
 		return fmt.Sprintf("<= %g %s", r.Most, met[median(p.Values) <= r.Most])
 	case i == 0:
 		return ""
-	case p.AtMost > 0 && p.Slack > 0:
-		return fmt.Sprintf("<= %gx + %g %s", p.AtMost, p.Slack,
-			met[median(r.Peers[0].Values) <= p.AtMost*median(p.Values)+p.Slack])
 	case p.AtMost > 0:
 		return fmt.Sprintf("<= %gx %s", p.AtMost, met[p.Ratio.Median <= p.AtMost])
 	case p.Least > 0:
