@@ -91,12 +91,13 @@ func (b *batching[T]) handle(ctx context.Context, w *worker, attempts []*source.
 	for i := range batch { // fn may change the batch
 		attempts = append(attempts, batch[i].attempt)
 	}
-	expireTogether(attempts, batchOutcomes(len(attempts), attempts[0].Split, errTimeout))
+	whole := wholeOutcomes(len(attempts), attempts[0].Split)
+	expireTogether(attempts, whole)
 	handling, cancel := handlingContext(ctx, attempts[0])
 	w.begin(nil, cancel)
 	err := safely(func() error { return b.fn(handling, batch) })
 	w.end()
-	b.end(attempts, err)
+	b.end(attempts, whole, err)
 }
 
 // handlingContext returns the context of a call for a batch, which ends with the timeout of its first attempt.
@@ -109,8 +110,8 @@ func handlingContext(ctx context.Context, first *source.Attempt) (context.Contex
 }
 
 // end ends attempts by what fn has returned. One that fn has ended is not pending any more.
-func (b *batching[T]) end(attempts []*source.Attempt, err error) {
-	outcomes := batchOutcomes(len(attempts), attempts[0].Split, err)
+func (b *batching[T]) end(attempts []*source.Attempt, whole func(i int) source.Outcome, err error) {
+	outcomes := batchOutcomes(len(attempts), whole, err)
 	ignored := 0
 	var cause error
 	for i, a := range attempts {
@@ -142,33 +143,36 @@ func expireTogether(attempts []*source.Attempt, whole func(i int) source.Outcome
 // splitParts is into how many batches one is split that has failed as a whole.
 const splitParts = 16
 
-// errTimeout stands for the failure of a batch whose timeout has run out.
-var errTimeout = errors.New("HandlerTimeout")
-
 // splits has the last number of a part.
 var splits atomic.Int64
 
-// batchOutcomes returns how the attempts of a batch of n end, after fn has returned err. split is
-// the number of the part that the batch was.
-func batchOutcomes(n, split int, err error) func(i int) source.Outcome {
+// batchOutcomes returns how the attempts of a batch of n end, after fn has returned err. whole is how they
+// end if all have failed.
+func batchOutcomes(n int, whole func(i int) source.Outcome, err error) func(i int) source.Outcome {
 	ack := source.Outcome{Kind: source.Ack}
 	if err == nil {
 		return func(int) source.Outcome { return ack }
 	}
 	var part *BatchError
-	if errors.As(err, &part) && part.fits(n) {
-		nack := source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay}
-		failed := make([]bool, n)
-		for _, i := range part.Failed {
-			failed[i] = true
-		}
-		return func(i int) source.Outcome {
-			if failed[i] {
-				return nack
-			}
-			return ack
-		}
+	if !errors.As(err, &part) || !part.fits(n) {
+		return whole
 	}
+	nack := source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay}
+	failed := make([]bool, n)
+	for _, i := range part.Failed {
+		failed[i] = true
+	}
+	return func(i int) source.Outcome {
+		if failed[i] {
+			return nack
+		}
+		return ack
+	}
+}
+
+// wholeOutcomes returns how the attempts of a batch of n end that has failed as a whole. split is the number
+// of the part that the batch was.
+func wholeOutcomes(n, split int) func(i int) source.Outcome {
 	whole := source.Outcome{Kind: source.Nack, Split: source.Single}
 	switch {
 	case n == 1:
@@ -176,8 +180,9 @@ func batchOutcomes(n, split int, err error) func(i int) source.Outcome {
 	case split == 0 && n > splitParts:
 		first := int(splits.Add(splitParts)) - splitParts + 1
 		return func(i int) source.Outcome {
-			whole.Split = first + i*splitParts/n
-			return whole
+			part := whole
+			part.Split = first + i*splitParts/n
+			return part
 		}
 	}
 	return func(int) source.Outcome { return whole }

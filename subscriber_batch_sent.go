@@ -1,15 +1,11 @@
 package redischannels
 
 import (
-	"errors"
 	"slices"
 	"sync"
 
 	"github.com/flaminco/redischannels/internal/source"
 )
-
-// errAllNacked stands for the failure of a batch of SubscribeBatch.
-var errAllNacked = errors.New("all messages were nacked")
 
 // sentBatch is a batch that the application has. A nack without a delay of its own waits until the batch has
 // failed as a whole, or in part.
@@ -29,7 +25,7 @@ type sentBatch struct {
 func newSentBatch(p *batchPump, attempts []*source.Attempt) *sentBatch {
 	b := &sentBatch{
 		pump: p, attempts: attempts, ended: make([]bool, len(attempts)), left: len(attempts),
-		whole: batchOutcomes(len(attempts), attempts[0].Split, errAllNacked),
+		whole: wholeOutcomes(len(attempts), attempts[0].Split),
 	}
 	expireTogether(attempts, b.whole)
 	return b

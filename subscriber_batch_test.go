@@ -63,18 +63,35 @@ func (k *batchKit) Close(context.Context) error { return nil }
 
 const batchKitBackoff = time.Minute
 
-// newBatchKit returns a pump that runs until stop. Messages have the odd and the even numbers as their keys if
-// c is Keyed.
-func newBatchKit(config BatchConfig, c window.Config, timeout time.Duration) *batchKit {
-	config = config.withDefaults()
-	k := &batchKit{done: make(chan struct{})}
+// newWindowKit returns a batchKit without a pump.
+func newWindowKit(c window.Config, timeout time.Duration) *batchKit {
+	k := &batchKit{}
 	c.From = &source.Origin{Topic: "t", Values: context.Background(), Timeout: timeout}
-	c.MaxInFlight, c.Prefetch, c.PrefetchBytes = max(config.Size*config.Concurrency, c.MaxInFlight), 1000, 1<<20
+	c.Prefetch, c.PrefetchBytes = 1000, 1<<20
 	k.win = window.New(c)
 	k.Dispatcher = dispatch.New(dispatch.Config{
 		Window: k.win, Policy: (*batchPolicy)(k), Backoff: func(int, float64) time.Duration { return batchKitBackoff },
 	})
 	c.From.Owner = k.Dispatcher
+	return k
+}
+
+// numberDecoding is that of the attempts of a batchKit: their values are their numbers.
+type numberDecoding struct{ messageDecoding }
+
+func (numberDecoding) payload(a *source.Attempt) ([]byte, message.Metadata, error) {
+	return strconv.AppendUint(nil, a.Entry.ID.Ms, 10), nil, nil
+}
+
+func (numberDecoding) context(*source.Attempt) context.Context { return nil }
+
+// newBatchKit returns a pump that runs until stop. Messages have the odd and the even numbers as their keys if
+// c is Keyed.
+func newBatchKit(config BatchConfig, c window.Config, timeout time.Duration) *batchKit {
+	config = config.withDefaults()
+	c.MaxInFlight = max(config.Size*config.Concurrency, c.MaxInFlight)
+	k := newWindowKit(c, timeout)
+	k.done = make(chan struct{})
 	k.pump = &batchPump{
 		src: k, limits: config.limits(), inOrder: c.Ordered || c.Keyed,
 		slots: make(chan struct{}, config.Concurrency), out: make(chan []*message.Message),

@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -389,4 +391,38 @@ func TestChannel_BatchPoisonOverPubSub(t *testing.T) {
 	for v, times := range seen.delivered {
 		require.True(t, v == poison || times <= 3, "%d was delivered %d times", v, times)
 	}
+}
+
+// Over another subscriber a batch has what that sends before the first message is acknowledged, and a value that
+// fails is isolated as well.
+func TestChannel_BatchesOverGoChannel(t *testing.T) {
+	t.Parallel()
+	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
+	t.Cleanup(func() { _ = transport.Close() })
+	c := must(redischannels.NewChannel(transport, transport, "numbers", redischannels.ChannelConfig[int]{}))
+	t.Cleanup(func() { _ = c.Close() })
+	write(t, c, consecutive(0, 20)...)
+	batch, err := c.Reader().ReceiveBatch(soonCtx(t), 5, soon)
+	require.NoError(t, err)
+	require.Len(t, batch, 5)
+	for _, d := range batch {
+		require.NoError(t, d.Nack())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var seen batchSeen
+	ended := handlingBatches(ctx, c, redischannels.BatchConfig{Size: 5, Wait: redischannels.NoBatchWait}, func(_ context.Context, batch []redischannels.Delivery[int]) error {
+		seen.mu.Lock()
+		fails := slices.Contains(valuesOf(batch), 7) && seen.delivered[7] < 2
+		seen.mu.Unlock()
+		if fails {
+			return seen.add(valuesOf(batch), errors.New("no"))
+		}
+		return seen.add(valuesOf(batch), nil)
+	})
+	redistest.Eventually(t, soon, func() bool { return seen.count() == 20 }, "not all handled")
+	cancel()
+	require.NoError(t, <-ended)
+	require.ElementsMatch(t, consecutive(0, 20), seen.handled)
+	require.Equal(t, 3, seen.delivered[7])
 }
