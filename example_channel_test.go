@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"sync"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
 
@@ -111,6 +112,42 @@ func ExampleReader_Handle() {
 		log.Fatal(err) // the subscription could not be opened
 	}
 	// Output: order 1 billed in try 2
+}
+
+// Many values with one call: those that the function names in a BatchError are redelivered, the others are
+// acknowledged.
+func ExampleReader_HandleBatch() {
+	ctx, orders, stop := exampleOrders(3)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	tries := 0
+	insert := func(ctx context.Context, rows []Order) (refused []int, err error) {
+		if tries++; tries == 1 {
+			fmt.Printf("%d orders inserted, order 2 refused\n", len(rows)-1)
+			return []int{1}, errors.New("no such customer")
+		}
+		fmt.Printf("order %d inserted in try %d\n", rows[0].ID, tries)
+		cancel() // the end of this example
+		return nil, nil
+	}
+
+	err := orders.Reader().HandleBatch(ctx, func(ctx context.Context, batch []redischannels.Delivery[Order]) error {
+		rows := make([]Order, len(batch))
+		for i, d := range batch {
+			rows[i] = d.Value
+		}
+		refused, err := insert(ctx, rows) // all of them by one statement
+		if len(refused) > 0 {
+			return &redischannels.BatchError{Failed: refused, Err: err} // indexes of the batch
+		}
+		return err // nil acknowledges all, any other error nacks all
+	}, redischannels.BatchConfig{Size: 500, Wait: 200 * time.Millisecond})
+	if err != nil {
+		log.Fatal(err) // the configuration, or the subscription could not be opened
+	}
+	// Output:
+	// 2 orders inserted, order 2 refused
+	// order 2 inserted in try 2
 }
 
 // The dead letters of a channel are values: look at them, and give them back to the group.
