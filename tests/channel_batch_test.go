@@ -78,7 +78,7 @@ func TestChannel_HandleBatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var seen batchSeen
-	ended := handlingBatches(ctx, numbers, redischannels.BatchConfig{Size: 500, Wait: time.Second}, func(_ context.Context, batch []redischannels.Delivery[int]) error {
+	ended := handlingBatches(ctx, numbers, redischannels.BatchConfig{Size: 500, Wait: soon}, func(_ context.Context, batch []redischannels.Delivery[int]) error {
 		return seen.add(valuesOf(batch), nil)
 	})
 	redistest.Eventually(t, soon, func() bool { return seen.count() == 1000 }, "not all handled")
@@ -99,7 +99,7 @@ func TestChannel_ReceiveBatch(t *testing.T) {
 			config.Subscriber.StartFrom = redischannels.Oldest
 			numbers := streamOf[int](t, hub, key, config)
 			ids := write(t, numbers, consecutive(0, 400)...)
-			batch, err := numbers.Reader().ReceiveBatch(soonCtx(t), 300, time.Second)
+			batch, err := numbers.Reader().ReceiveBatch(soonCtx(t), 300, soon)
 			require.NoError(t, err)
 			require.Equal(t, consecutive(0, 300), valuesOf(batch))
 			n, err := numbers.Reader().Ack(soonCtx(t), ids[:299]...)
@@ -352,13 +352,17 @@ func TestChannel_BatchesAndMaxInFlight(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t, func(c *redischannels.HubConfig) { c.Stream.Subscriber.MaxInFlight = 50 })
 	nothing := func(context.Context, []redischannels.Delivery[int]) error { return nil }
+	sub := newSub(t, hub.client, inFlight(50))
 	for name, c := range map[string]*redischannels.Channel[int]{
-		"of the hub":     streamOf[int](t, hub, redistest.Key(t)),
-		"of the channel": streamOf[int](t, newHubOf(t), redistest.Key(t), redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{MaxInFlight: 50}}),
+		"of the subscriber": must(redischannels.NewChannel(nil, sub.Subscriber, redistest.Key(t), redischannels.ChannelConfig[int]{})),
+		"of the hub":        streamOf[int](t, hub, redistest.Key(t)),
+		"of the channel":    streamOf[int](t, newHubOf(t), redistest.Key(t), redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{MaxInFlight: 50}}),
 	} {
 		require.ErrorIs(t, c.Reader().HandleBatch(t.Context(), nothing, redischannels.BatchConfig{Size: 51}), redischannels.ErrInvalidConfig, name)
 		_, err := c.Reader().ReceiveBatch(t.Context(), 51, 0)
 		require.ErrorIs(t, err, redischannels.ErrInvalidArgument, name)
+		err = c.Reader().Handle(t.Context(), func(context.Context, int) error { return nil }, redischannels.HandleConfig{Concurrency: 51})
+		require.ErrorIs(t, err, redischannels.ErrInvalidConfig, name)
 	}
 }
 
