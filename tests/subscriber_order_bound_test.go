@@ -164,3 +164,35 @@ func TestSubscriber_AKeyThatIsHeldUpStopsNoOther(t *testing.T) {
 		require.Equal(t, large+others, h.len())
 	})
 }
+
+// What waits for a key that is held up waits for longer than a second: another consumer that has
+// nothing to do gets some of it. The order of each of the two is right, also when entries come back.
+func TestSubscriber_AnIdleConsumerSharesTheEntriesOfOneKey(t *testing.T) {
+	t.Parallel()
+	const waiting, share = 426, 100
+	for name, backOff := range map[string]time.Duration{"backing off": 4 * time.Second, "in flight": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			scene, head := newOrderScene(t, perKey, func(c *redischannels.Tuning) { c.MinIdle = time.Minute }), holdHead(backOff)
+			defer head.release()
+			first := handle(newSub(t, scene.client, scene.config).subscribe(t, scene.topic), perKey.inFlight, head.handle)
+			publish(t, scene.client, scene.topic, keyedBatch(1, 0, waiting)...)
+			// More of other keys makes it fetch ahead, until all is with the first consumer.
+			for n := waiting + 1; n < waiting+100 || !readEverything(t, scene.client, scene.topic); n++ {
+				require.Less(t, n, 10*waiting, "the first consumer does not read everything")
+				publish(t, scene.client, scene.topic, keyedPayload(1+n%7, n))
+			}
+			require.Equal(t, 1, len(ofKey(first.all(), "k0")), "the head is held up")
+
+			second := handle(newSub(t, scene.server.Client(t), scene.config).subscribe(t, scene.topic), perKey.inFlight, work(0))
+			redistest.Eventually(t, soon/2, func() bool { return len(ofKey(second.all(), "k0")) >= share },
+				"the second consumer has a share of %d entries that wait", waiting)
+			require.Equal(t, 1, len(ofKey(first.all(), "k0")), "the head is held up still")
+			head.release()
+			finished(t, scene)
+			require.Empty(t, firstOf(perKey.inversions(first.all(), nil)), "the order of the first is lost")
+			require.Empty(t, firstOf(perKey.inversions(second.all(), nil)), "the order of the second is lost")
+			require.Zero(t, len(missing(waiting+1, append(first.all(), second.all()...), nil)), "messages that were not delivered")
+		})
+	}
+}

@@ -80,7 +80,11 @@ func (k *claimer) delay() time.Duration {
 
 // begin begins a scan where it is this consumer's turn; else it only shows that it is alive.
 func (k *claimer) begin(ctx context.Context) {
-	if k.c.win.Room.Claim() == 0 || k.slot.due(k.c.cfg.ClaimInterval) {
+	switch {
+	case k.c.reader.shared.Load() && k.company(ctx):
+		// It would take back what was released of an ordering key, and release it again behind
+		// what others have taken since.
+	case k.c.win.Room.Claim() == 0 || k.slot.due(k.c.cfg.ClaimInterval):
 		// Without room the scan waits for some; until then the turn is a sibling's that has it.
 		k.start()
 		signal(k.turn)

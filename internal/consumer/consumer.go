@@ -261,13 +261,20 @@ func (c *Consumer) upkeep(ctx context.Context) {
 	}
 }
 
-// releaseStale gives entries that wait for a busy application to the group's other consumers, if
-// one is alive.
+// releaseStale gives entries that wait for a busy application, or for an ordering key that has too
+// many, to the group's other consumers, if one is alive.
 func (c *Consumer) releaseStale(ctx context.Context) {
 	if c.obtain.unknown.Load() {
 		c.claimer.company(ctx) // it looks what the lost reply may have named
 	}
-	if c.win.Room.Oldest() < staleAfter || !c.claimer.company(ctx) {
+	stale, left := c.win.Room.Oldest() >= staleAfter, c.win.LeftOut()
+	if !stale && !left || !c.claimer.company(ctx) {
+		return
+	}
+	if left {
+		c.reader.share(ctx)
+	}
+	if !stale {
 		return
 	}
 	items, recalled := c.win.Room.TakeStale(staleAfter, c.cfg.MinIdle)
@@ -311,7 +318,7 @@ func (c *Consumer) leave() {
 		return
 	}
 	if c.obtain.lost.Load() {
-		_ = c.obtain.releaseUnseen(c.working) // else they are claimed when MinIdle is over
+		_ = c.obtain.releaseUnseen(c.working, c.cfg.Client) // else they are claimed when MinIdle is over
 	}
 	if c.obtain.unknown.Load() {
 		_ = c.claimer.reap(c.working) // it looks what a lost reply may have named

@@ -240,10 +240,14 @@ func (o *obtainer) prepare(it *window.Item) {
 	}
 }
 
-// releaseUnseen releases what is pending for this consumer and not held.
-func (o *obtainer) releaseUnseen(ctx context.Context) error {
+// releaseUnseen releases what is pending for this consumer and not held. No read may be in progress:
+// what it brings is not held yet.
+func (o *obtainer) releaseUnseen(ctx context.Context, client redis.UniversalClient) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.c.win.Share()
 	for of := range o.c.cfg.Keys {
-		group := o.c.id.on(o.c.cfg.Client, of)
+		group := o.c.id.on(client, of)
 		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
 			entries := make([]stream.Released, len(page))
 			for i, p := range page {

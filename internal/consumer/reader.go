@@ -27,12 +27,14 @@ const (
 
 // reader decides what is fetched next. Before new entries, for the sake of order, come those that
 // are pending for this consumer already, those that it has released, and those that the first
-// claim scan finds. Its fields but away belong to its goroutine.
+// claim scan finds. Its fields but the atomic ones belong to its goroutine.
 type reader struct {
 	c      *Consumer
 	stream *stream.Reader
 
 	away     atomic.Bool // entries may be released that none may overtake
+	sharing  atomic.Bool // entries that were left out are to be released
+	shared   atomic.Bool // some were, since they were last taken back
 	restores int         // of the group since the last read
 	cut      bool        // the connection was why the last read failed
 	scanned  bool        // the first claim scan is over, or takes too long
@@ -110,8 +112,18 @@ func (r *reader) before(ctx context.Context) bool {
 // pending fetches entries that are pending already and come before new ones. It reports whether
 // there may be more that wait for room.
 func (r *reader) pending(ctx context.Context) (more bool, err error) {
+	if r.sharing.Swap(false) {
+		r.shared.Store(true)
+		if err := r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.releaseUnseen(ctx, client) }); err != nil {
+			return false, err
+		}
+	}
 	if r.c.win.Room.Paused() {
 		return false, nil
+	}
+	if r.shared.Load() && r.c.win.Drained() {
+		r.shared.Store(false)
+		r.away.Store(true) // they come before those that were left out since
 	}
 	for r.away.Load() && ctx.Err() == nil {
 		room := r.c.win.Room.Claim()
@@ -134,6 +146,13 @@ func (r *reader) pending(ctx context.Context) (more bool, err error) {
 		return false, nil
 	}
 	return false, r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.own(ctx, client) })
+}
+
+// share has the reader release, between two reads, what was left out.
+func (r *reader) share(ctx context.Context) {
+	r.sharing.Store(true)
+	signal(r.c.win.Room.Changed)
+	r.stream.Wake(ctx)
 }
 
 // firstScan takes part in the first claim scan, and reports whether new entries may be read.

@@ -99,6 +99,20 @@ func (w *Window) DetachLong(long time.Duration) {
 	}
 }
 
+// LeftOut reports whether entries were left out because of their ordering keys since Share.
+func (w *Window) LeftOut() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.keys.leftOut
+}
+
+// Share says that what was left out is about to be released to other consumers.
+func (w *Window) Share() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys.leftOut = false
+}
+
 // Drained reports whether pending entries that were left out are to be read again.
 func (w *Window) Drained() bool {
 	w.mu.Lock()

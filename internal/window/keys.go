@@ -12,11 +12,12 @@ import "github.com/flaminco/redischannels/internal/stream"
 // pending entries are read again in stream order (a pass). The overflow ends with a pass that
 // has admitted all of the key.
 type keyring struct {
-	bound  int
-	bytes  int // the same in bytes
-	states map[string]*keyState
-	queued int  // items in all queues
-	pass   bool // the pending entries are being read again
+	bound   int
+	bytes   int // the same in bytes
+	states  map[string]*keyState
+	queued  int  // items in all queues
+	pass    bool // the pending entries are being read again
+	leftOut bool // entries were, since Window.Share
 }
 
 type keyState struct {
@@ -49,7 +50,7 @@ func (r *keyring) admit(it *Item) bool {
 	}
 	full := k.held >= r.bound || k.bytes >= r.bytes
 	if k.blocked && full || k.overflow && (!r.pass || k.left || full) {
-		k.overflow, k.left = true, true
+		r.overflow(k)
 		return false
 	}
 	k.held++
@@ -175,11 +176,14 @@ func (r *keyring) block(it *Item) (excess bool) {
 	k := r.states[it.Key]
 	k.blocked = true
 	if k.held > r.bound || k.held > 1 && k.bytes > r.bytes {
-		k.overflow, k.left = true, true // a pass may have been past them
+		r.overflow(k)
 		return true
 	}
 	return false
 }
+
+// overflow leaves entries of a key out. (A pass may have been past them.)
+func (r *keyring) overflow(k *keyState) { k.overflow, k.left, r.leftOut = true, true, true }
 
 // drained reports whether the pending entries are to be read again.
 func (r *keyring) drained() bool {

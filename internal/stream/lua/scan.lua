@@ -18,6 +18,9 @@ local claimed, returned, trimmed = {}, {}, {}
 if left == 0 then
   return {cursor, claimed, returned, trimmed}
 end
+if cursor == '0-0' and #redis.call('XPENDING', key, group, '-', '+', 1) == 0 then
+  return {cursor, claimed, returned, trimmed} -- nothing is pending: the usual answer of an idle group
+end
 local released = {}
 for _, p in ipairs(redis.call('XPENDING', key, group, cursor, '+', looks + 10 * left, holder)) do
   released[p[1]] = true
