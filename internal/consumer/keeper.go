@@ -65,8 +65,12 @@ func (k *keeper) run(ctx context.Context) {
 // prepare sees to it that the entries that are next are ours for the time being, and that Redis
 // counts the deliveries that are about to happen. It reports whether it is to be tried again.
 func (k *keeper) prepare(ctx context.Context) (again bool) {
-	items := k.c.win.Leases.Wanted()
-	of, err := k.hold(ctx, items, (*window.Item).NextCount, k.c.win.Leases.Prepared)
+	leases := &k.c.win.Leases
+	items := leases.Wanted()
+	of, err := k.hold(ctx, leases.Overtaken(items), (*window.Item).LastCount, leases.Uncounted)
+	if err == nil {
+		of, err = k.hold(ctx, items, (*window.Item).NextCount, leases.Prepared)
+	}
 	if err == nil {
 		return false
 	}

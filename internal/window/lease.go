@@ -1,6 +1,7 @@
 package window
 
 import (
+	"slices"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/source"
@@ -65,6 +66,28 @@ func (l *Leases) Wanted() []*Item {
 	return items
 }
 
+// Overtaken returns the items behind others in which Redis counts two deliveries (see NextCount)
+// although none has begun here: an earlier entry that was claimed since comes first, and may end the
+// process. What takes back their counts is followed by Uncounted.
+func (l *Leases) Overtaken(by []*Item) (items []*Item) {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	for _, first := range by {
+		for it := first.next; it != nil && first.in == &l.w.waiting; it = it.next {
+			if it.Suspect && it.Delivered == 0 && it.Counted && !slices.Contains(items, it) {
+				items = append(items, it)
+			}
+		}
+	}
+	return items
+}
+
+// Uncounted says that a command sent then has renewed the leases of items and taken back the counts
+// of their next deliveries.
+func (l *Leases) Uncounted(sent time.Time, items ...*Item) {
+	l.renew(sent, items, func(it *Item) { it.Counted = it.in != &l.w.waiting && it.Counted })
+}
+
 // Prepared says that a command sent then has renewed the leases of items and counted their next
 // deliveries.
 func (l *Leases) Prepared(sent time.Time, items ...*Item) {
@@ -80,6 +103,9 @@ func (it *Item) NextCount() int {
 	}
 	return it.Delivered + 1
 }
+
+// LastCount is the count that Redis must have of an item whose next delivery is put off.
+func (it *Item) LastCount() int { return max(1, it.Delivered) }
 
 // Renewed says that a command sent then has renewed the leases of items. One that was delivered
 // gets memory of its own: its handler may take long, and a small entry would keep its whole reply.

@@ -279,3 +279,39 @@ func TestLeases_Held(t *testing.T) {
 	w.Leases.Renewed(time.Now(), &removed) // it was deleted
 	require.Zero(t, removed.leased)
 }
+
+// What a crashed process had buffered was counted as delivered twice, without one delivery: it was next and
+// so was counted, then an earlier entry was claimed, came first, and ended the process.
+func TestLeases_Overtaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(1))
+		claimed := func(id int) []Item {
+			it := item(id)
+			it.Counted, it.Suspect = false, true
+			return []Item{it}
+		}
+		w.Want(1)
+		w.Admit(claimed(5), time.Now())
+		next := w.Leases.Wanted()
+		require.Len(t, next, 1)
+		require.Equal(t, 2, next[0].NextCount())
+		require.Empty(t, w.Leases.Overtaken(next))
+		w.Leases.Prepared(time.Now(), next...)
+
+		w.Admit(claimed(4), time.Now())
+		first := w.Leases.Wanted()
+		require.Equal(t, uint64(4), first[0].ID.Ms)
+		require.Equal(t, next, w.Leases.Overtaken(first))
+		require.Equal(t, 1, next[0].LastCount())
+		w.Leases.Uncounted(time.Now(), next...)
+		require.Empty(t, w.Leases.Overtaken(first))
+		w.Leases.Prepared(time.Now(), first...)
+		handle(t, w, 4, 4)
+		require.Equal(t, next, w.Leases.Wanted(), "it is counted again when it is next")
+
+		w.Leases.Prepared(time.Now(), next...)
+		start(t, w, 5)
+		w.Leases.Uncounted(time.Now(), next...)
+		require.Equal(t, 1, w.Leases.Counts(next)[0].Count, "a delivery that has begun stays counted")
+	})
+}
