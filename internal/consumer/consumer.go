@@ -120,9 +120,10 @@ func New(cfg Config) *Consumer {
 	c.restorer = newRestorer(c)
 	c.obtain = newObtainer(c)
 	c.claimer = newClaimer(c)
-	c.releases = &releases{id: c.id, client: cfg.Client, win: c.win, minIdle: cfg.MinIdle,
+	control := redisconn.NewControl(cfg.Client, cfg.Keys[0], max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
+	c.keeper = newKeeper(c, control)
+	c.releases = &releases{id: c.id, control: control, win: c.win, minIdle: cfg.MinIdle,
 		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
-	c.keeper = newKeeper(c, redisconn.NewControl(cfg.Client, cfg.Keys[0], max(cfg.MinIdle/4, leastTimeout), cfg.OnClient))
 	c.acker = newAcker(c)
 	c.mover = newMover(c)
 	c.reader = newReader(c, connection)
@@ -318,7 +319,7 @@ func (c *Consumer) leave() {
 		return
 	}
 	if c.obtain.lost.Load() {
-		_ = c.obtain.releaseUnseen(c.working, c.cfg.Client) // else they are claimed when MinIdle is over
+		_ = c.obtain.releaseUnseen(c.working) // else they are claimed when MinIdle is over
 	}
 	if c.obtain.unknown.Load() {
 		_ = c.claimer.reap(c.working) // it looks what a lost reply may have named

@@ -111,6 +111,7 @@ func (k *keeper) hold(ctx context.Context, items []*window.Item, count func(*win
 		sent := time.Now()
 		states, err := k.c.id.on(client, of).Hold(ctx, entries)
 		if err != nil {
+			k.c.obtain.unknown.Store(true) // it removes what was trimmed
 			return err
 		}
 		done(sent, k.owned(ctx, items, states)...)

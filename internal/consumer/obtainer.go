@@ -242,10 +242,14 @@ func (o *obtainer) prepare(it *window.Item) {
 
 // releaseUnseen releases what is pending for this consumer and not held. No read may be in progress:
 // what it brings is not held yet.
-func (o *obtainer) releaseUnseen(ctx context.Context, client redis.UniversalClient) error {
+func (o *obtainer) releaseUnseen(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.c.win.Share()
+	client, err := o.c.keeper.control.Client(ctx)
+	if err != nil {
+		return err
+	}
 	for of := range o.c.cfg.Keys {
 		group := o.c.id.on(client, of)
 		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
@@ -256,7 +260,7 @@ func (o *obtainer) releaseUnseen(ctx context.Context, client redis.UniversalClie
 				}
 				entries[i] = stream.Released{Pending: p, Idle: o.c.cfg.MinIdle}
 			}
-			states, err := group.Release(ctx, entries)
+			states, err := o.c.releases.send(ctx, of, entries)
 			if err != nil {
 				o.unknown.Store(true)
 			}

@@ -114,7 +114,7 @@ func (r *reader) before(ctx context.Context) bool {
 func (r *reader) pending(ctx context.Context) (more bool, err error) {
 	if r.sharing.Swap(false) {
 		r.shared.Store(true)
-		if err := r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.releaseUnseen(ctx, client) }); err != nil {
+		if err := r.c.obtain.releaseUnseen(ctx); err != nil {
 			return false, err
 		}
 	}

@@ -5,9 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/flaminco/redischannels/internal/outage"
+	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/window"
 )
@@ -25,7 +24,7 @@ const (
 // their back-off is over, with the number of their deliveries. It has no goroutine.
 type releases struct {
 	id       *identity
-	client   redis.UniversalClient
+	control  *redisconn.Control // whose client repeats nothing: what a second run found would not be the truth
 	win      *window.Window
 	minIdle  time.Duration
 	obs      Observer
@@ -47,7 +46,7 @@ func (r *releases) release(ctx context.Context, items []*window.Item) {
 				Idle:    max(0, r.minIdle-it.Delay()),
 			}
 		}
-		states, err := r.id.on(r.client, of).Release(ctx, entries)
+		states, err := r.send(ctx, of, entries)
 		if err != nil {
 			r.lost.Store(true)
 			r.unknown.Store(true)
@@ -62,6 +61,18 @@ func (r *releases) release(ctx context.Context, items []*window.Item) {
 		}
 		return nil
 	})
+}
+
+func (r *releases) send(ctx context.Context, of int, entries []stream.Released) ([]stream.State, error) {
+	client, err := r.control.Client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states, err := r.id.on(client, of).Release(ctx, entries)
+	if err != nil {
+		r.control.Reset()
+	}
+	return states, err
 }
 
 // atEnd is release for a server that may not be there any more: all retries of the client
