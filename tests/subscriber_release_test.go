@@ -39,15 +39,15 @@ func TestSubscriber_ReleaseIsNotUndoneByARead(t *testing.T) {
 			return nil
 		})
 	}
-	client.AddHook(hook)
-
-	sub := newSub(t, client, inFlight(8), minIdle(time.Minute))
+	sub := newSub(t, client, inFlight(8), minIdle(time.Minute), func(c *redischannels.SubscriberConfig) {
+		c.OnReadClient = func(own *redis.Client) { own.AddHook(hook) }
+	})
 	messages := sub.subscribe(t, topic)
 	livingConsumer(t, admin, topic, "peer")
 	publish(t, admin, topic, "a", "b", "c")
 	eventuallyPending(t, admin, topic, 3)
 	receive(t, messages).Ack() // b is offered, c waits
-	<-handing
+	waitFor(t, handing)
 	receive(t, messages).Ack() // the reader continues, and looks for c
 	c := receive(t, messages)
 	close(received)
