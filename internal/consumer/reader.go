@@ -32,13 +32,13 @@ type reader struct {
 	c      *Consumer
 	stream *stream.Reader
 
-	away     atomic.Bool // entries may be released that none may overtake
-	sharing  atomic.Bool // entries that were left out are to be released
-	shared   atomic.Bool // some were, since they were last taken back
-	restores int         // of the group since the last read
-	cut      bool        // the connection was why the last read failed
-	scanned  bool        // the first claim scan is over, or takes too long
-	vain     time.Time   // since when it finds nothing
+	away     atomic.Bool   // entries may be released that none may overtake
+	sharing  atomic.Bool   // entries that were left out are to be released
+	shared   atomic.Bool   // some were, since they were last taken back
+	restores int           // of the group since the last read
+	cut      bool          // the connection was why the last read failed
+	scanned  bool          // the first claim scan is over, or takes too long
+	vain     time.Duration // for how long it has found nothing
 }
 
 func newReader(c *Consumer, connection *stream.Reader) *reader {
@@ -52,7 +52,6 @@ func (r *reader) probe(ctx context.Context, of int) error {
 
 // run fetches entries into the window until ctx ends.
 func (r *reader) run(ctx context.Context) {
-	r.vain = time.Now()
 	r.away.Store(r.c.ordered()) // what a consumer that has left released comes before new entries
 	for ctx.Err() == nil {
 		if r.before(ctx) {
@@ -157,23 +156,24 @@ func (r *reader) share(ctx context.Context) {
 
 // firstScan takes part in the first claim scan, and reports whether new entries may be read.
 func (r *reader) firstScan(ctx context.Context) bool {
-	if !r.c.claimer.active() || time.Since(r.vain) > scanFirst {
+	if !r.c.claimer.active() || r.vain > scanFirst {
 		r.scanned = true
 		signal(r.c.claimer.turn)
 		return true
 	}
 	if r.c.win.Room.Claim() == 0 {
 		r.awaitRoom(ctx)
-		r.vain = time.Now()
+		r.vain = 0
 		return false
 	}
+	begun := time.Now()
 	found, err := r.c.claimer.step(ctx)
 	if err != nil {
 		r.c.claimer.end()
 		r.failed(ctx, err)
 	}
-	if found {
-		r.vain = time.Now()
+	if r.vain += time.Since(begun); found {
+		r.vain = 0
 	}
 	return false
 }
