@@ -223,7 +223,8 @@ func calls(n, goroutines, batch, g int, call func(from, n int) error) error {
 }
 
 // idle counts the commands per second of subscriptions to which nothing happens, a while
-// after each of them has received a message.
+// after each of them has received a message: those that are sent, and those that the server executes
+// for them, those of scripts included.
 func (l library) idle(subscriptions int) func(*trial) error {
 	return func(t *trial) error {
 		sub, err := l.subscriber(t, settings{})
@@ -261,9 +262,13 @@ func (l library) idle(subscriptions int) func(*trial) error {
 		err = t.awaitAll()
 		pause(t.ctx, t.window/5)
 		err = errors.Join(err, t.start())
+		before, failed := t.server.Reads(t.ctx)
+		err = errors.Join(err, failed)
 		pause(t.ctx, t.window)
-		err = errors.Join(err, t.stop(), t.ctx.Err(), sub.Close(), pub.Close(), <-received, t.check(false))
-		t.values = []float64{float64(t.commands) / t.elapsed.Seconds()}
+		after, failed := t.server.Reads(t.ctx)
+		err = errors.Join(err, failed, t.stop(), t.ctx.Err(), sub.Close(), pub.Close(), <-received, t.check(false))
+		sent, executed := after-before-1, t.commands-2 // without the two INFO
+		t.values = []float64{float64(sent) / t.elapsed.Seconds(), float64(executed) / t.elapsed.Seconds()}
 		return err
 	}
 }

@@ -175,6 +175,16 @@ func (s *Redis) Commands(ctx context.Context) (int64, error) {
 	return strconv.ParseInt(info["total_commands_processed"], 10, 64)
 }
 
+// Reads returns how often the server has read from a connection: once per command, where none are
+// sent together. Those of scripts do not count.
+func (s *Redis) Reads(ctx context.Context) (int64, error) {
+	info, err := s.Info(ctx, "stats")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(info["total_reads_processed"], 10, 64)
+}
+
 // CommandStats returns how often the server has executed each command, by its name in lower
 // case.
 func (s *Redis) CommandStats(ctx context.Context) (map[string]int64, error) {
