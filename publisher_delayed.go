@@ -55,7 +55,10 @@ func dueOf(msg *message.Message, now time.Time) (delayed.Due, error) {
 		return delayed.Due{}, fmt.Errorf("%w: the metadata %s must be a time such as %s, got %q", ErrInvalidArgument, delay.DelayedUntilKey, time.RFC3339, text)
 	}
 	if d, err := time.ParseDuration(msg.Metadata[delay.DelayedForKey]); err == nil {
-		fresh := max(time.Second, min(d, time.Second+publishPause))
+		fresh := time.Second + publishPause
+		if d >= time.Second {
+			fresh = min(fresh, d)
+		}
 		if end := now.Add(d); !end.Before(until) && end.Before(until.Add(fresh)) {
 			return delayed.After(d), nil
 		}

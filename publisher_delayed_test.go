@@ -26,6 +26,7 @@ func TestPublisher_DueOfMetadata(t *testing.T) {
 		"stamped just now":          {until.Format(time.RFC3339), "2s", stamped, delayed.After(2 * time.Second)},
 		"the next second has begun": {until.Format(time.RFC3339), "2s", until.Add(-time.Second + 249*time.Millisecond), delayed.After(2 * time.Second)},
 		"stamped a while ago":       {until.Format(time.RFC3339), "2s", until.Add(-time.Second + 250*time.Millisecond), delayed.At(until)},
+		"less than a second":        {until.Format(time.RFC3339), "500ms", until.Add(749 * time.Millisecond), delayed.After(500 * time.Millisecond)},
 		"a second, the last moment": {until.Format(time.RFC3339), "1s", until.Add(-time.Nanosecond), delayed.After(time.Second)},
 		"a second, published again": {until.Format(time.RFC3339), "1s", until, delayed.At(until)},
 		"published again, past due": {until.Format(time.RFC3339), "2s", until.Add(time.Hour), delayed.At(until)},

@@ -13,7 +13,7 @@ import (
 )
 
 // delayFor is how long each message of a row of delayed ones waits.
-const delayFor = 500 * time.Millisecond
+const delayFor = 2 * time.Second
 
 // delayedRow measures how late messages reach the handler that were due at a steady pace. One that
 // is early by the server's clock makes the trial worthless.
@@ -72,6 +72,9 @@ func delayed(t *trial) error {
 		results, err := pub.AppendResults(t.ctx, t.topic, msg)
 		if err != nil {
 			return err
+		}
+		if results[0].DelayedID == "" {
+			return fmt.Errorf("message %d was appended at once", i)
 		}
 		due[i] <- milliseconds(results[0].DelayedID) + delayFor.Milliseconds()
 		return nil
