@@ -273,7 +273,7 @@ func TestChannelConfig_Defaults(t *testing.T) {
 	require.Equal(t, Bytes, config.Codec)
 	settings := config.Subscriber.settings()
 	require.EqualValues(t, NoJitter, settings.NackBackoff.Jitter)
-	require.Equal(t, time.Second, Backoff{Min: time.Second, Jitter: NoJitter}.withDefaults().delay(1, 1))
+	require.Equal(t, time.Second, Backoff{Min: time.Second, Jitter: NoJitter}.withDefaults().after(1))
 
 	own := StreamChannelConfig{Codec: String, Subscriber: SubscriberConfig{ConsumerGroup: NoConsumerGroup, Tuning: Tuning{Prefetch: NoPrefetch}}}
 	config = hub.streamConfig(&v, own)

@@ -3,11 +3,12 @@ package redischannels
 import (
 	"errors"
 	"fmt"
-	"math"
 	"reflect"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/backoff"
 )
 
 // Defaults of the configurations.
@@ -75,14 +76,10 @@ func (b Backoff) withDefaults() Backoff {
 	return b
 }
 
-// validate reports a problem of a Backoff with its defaults filled in.
-// delay returns the back-off before delivery n+1, after n deliveries.
-func (b Backoff) delay(n int, random float64) time.Duration {
-	d := min(float64(b.Min)*math.Pow(b.Factor, float64(max(n, 1)-1)), float64(b.Max))
-	d += d * max(0, b.Jitter) * (2*random - 1)
-	return min(max(time.Duration(d), 0), b.Max)
-}
+// after returns the back-off before delivery n+1, after n deliveries.
+func (b Backoff) after(n int) time.Duration { return backoff.Backoff(b).After(n) }
 
+// validate reports a problem of a Backoff with its defaults filled in.
 func (b Backoff) validate() error {
 	switch {
 	case b.Min < 0 || b.Min > maxDuration:

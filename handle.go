@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/source"
 )
 
@@ -71,7 +72,7 @@ func (r *Reader[T]) work(ctx context.Context, concurrency int, work func(ctx con
 		case <-finished:
 			return
 		}
-		if pause(finished, r.transport.drain) {
+		if backoff.Wait(finished, r.transport.drain) {
 			for i := range workers {
 				workers[i].stop()
 			}

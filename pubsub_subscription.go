@@ -31,7 +31,7 @@ func (s *PubSubSubscriber) newSubscription(ctx context.Context, label string) *p
 		Topic:  func(channel string) string { return strings.TrimPrefix(channel, s.cfg.ChannelPrefix) },
 		Origin: &source.Origin{Topic: label, Values: context.WithoutCancel(ctx)},
 		Buffer: s.cfg.Buffer, BufferBytes: s.cfg.BufferBytes, DropNewest: s.cfg.Drop == DropNewest,
-		MaxInFlight: s.cfg.MaxInFlight, MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.delay,
+		MaxInFlight: s.cfg.MaxInFlight, MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after,
 		DrainTimeout: s.cfg.DrainTimeout, Observer: sub,
 	})
 	return sub

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/bridge"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -82,7 +83,7 @@ func (r *Reader[T]) rest(ctx context.Context, err error, failed int) int {
 	ending, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.source.life.Context(), cancel)()
-	pause(ending.Done(), retryDelay(failed))
+	backoff.Wait(ending.Done(), backoff.Redis.After(failed))
 	return failed
 }
 

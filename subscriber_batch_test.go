@@ -70,7 +70,7 @@ func newWindowKit(c window.Config, timeout time.Duration) *batchKit {
 	c.Prefetch, c.PrefetchBytes = 1000, 1<<20
 	k.win = window.New(c)
 	k.Dispatcher = dispatch.New(dispatch.Config{
-		Window: k.win, Policy: (*batchPolicy)(k), Backoff: func(int, float64) time.Duration { return batchKitBackoff },
+		Window: k.win, Policy: (*batchPolicy)(k), Backoff: func(int) time.Duration { return batchKitBackoff },
 	})
 	c.From.Owner = k.Dispatcher
 	return k

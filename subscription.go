@@ -76,7 +76,7 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 func (s *Subscriber) newFanOut(sub *subscription, origin *source.Origin, options sourceOptions) *tail.Subscription {
 	return tail.NewSubscription(s.readers, tail.SubscriptionConfig{
 		Topic: sub.topic, Origin: origin, Window: s.windowConfig(options),
-		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.delay, Prepare: s.preparer(sub.decoder),
+		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after, Prepare: s.preparer(sub.decoder),
 		DrainTimeout: s.cfg.Tuning.DrainTimeout, StallAfter: s.stallAfter(options), Gaps: options.reader, Observer: sub,
 	})
 }
@@ -90,7 +90,7 @@ func (s *Subscriber) newConsumer(sub *subscription, origin *source.Origin, from 
 		MinIdle: t.MinIdle, ClaimInterval: t.ClaimInterval, BlockTime: t.BlockTime, ConsumerTimeout: t.ConsumerTimeout,
 		DrainTimeout: t.DrainTimeout, StallAfter: s.stallAfter(options),
 		Origin: origin, Window: s.windowConfig(options),
-		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.delay, Prepare: s.preparer(sub.decoder),
+		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after, Prepare: s.preparer(sub.decoder),
 		DeadTopic: dead, DeadTrim: s.cfg.DeadLetterRetention.trim(),
 		OnClient: s.cfg.OnReadClient, Observer: sub,
 	})

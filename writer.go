@@ -8,15 +8,13 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
-// roomInterval is the shortest and the longest time between two looks of WaitToWrite.
-const (
-	roomIntervalMin = 5 * time.Millisecond
-	roomIntervalMax = 250 * time.Millisecond
-)
+// roomInterval is the time between two looks of WaitToWrite.
+var roomInterval = backoff.Backoff{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond, Factor: 2}
 
 // Writer is the writing side of a [Channel]. It is safe for concurrent use.
 type Writer[T any] struct {
@@ -125,9 +123,7 @@ func (w *Writer[T]) writeDue(ctx context.Context, due delayed.Due, value T) (Pub
 // together may exceed a bound by what each writes after one wait. The error is that
 // of ctx, of Redis, or of [Writer.Err].
 func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for interval := roomIntervalMin; ; interval = min(2*interval, roomIntervalMax) {
+	for looks := 1; ; looks++ {
 		if err := w.Err(); err != nil {
 			return err
 		}
@@ -142,12 +138,7 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 		} else if ok {
 			return nil
 		}
-		timer.Reset(interval)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		backoff.Wait(ctx.Done(), roomInterval.After(looks))
 	}
 }
 

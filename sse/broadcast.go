@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"math/rand/v2"
 	"sync"
-	"time"
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/bridge"
@@ -110,10 +108,4 @@ func (b *broadcast[T]) edge() edge {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return edge{b.ring.floor, b.ring.end, b.ring.next(), b.ring.life}
-}
-
-// retryDelay is the back-off of what talks to Redis.
-func retryDelay(failed int) time.Duration {
-	d := min(50*time.Millisecond<<min(failed, 6), 2*time.Second)
-	return d - rand.N(d/4)
 }

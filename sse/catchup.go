@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -172,7 +173,7 @@ func (c *client[T]) rest(failed int, err error) error {
 	if failed == 1 && c.ctx.Err() == nil {
 		c.handler.options.OnError(err)
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, retryDelay(failed))
+	ctx, cancel := context.WithTimeout(c.ctx, backoff.Redis.After(failed))
 	defer cancel()
 	if err := c.wait(ctx.Done(), nil); err != nil {
 		return err

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
@@ -44,10 +44,10 @@ const (
 	// ioMargin keeps the timeouts of a connection behind that of the caller, who
 	// otherwise sees either, by chance. go-redis reads a clock of 50 ms.
 	ioMargin = 100 * time.Millisecond
-
-	retryMin = 10 * time.Millisecond
-	retryMax = 500 * time.Millisecond
 )
+
+// retries is the back-off of an append that was not executed.
+var retries = backoff.Backoff{Min: 10 * time.Millisecond, Max: 500 * time.Millisecond, Factor: 2, Jitter: 0.2}
 
 // ErrClosed ends the wait of an append when the Appender is closed, and refuses later ones.
 var ErrClosed = errors.New("closed while waiting")
@@ -253,8 +253,7 @@ func (a *Appender) maxRetries() int {
 
 // pause waits before the next attempt and returns why there is none.
 func (a *Appender) pause(ctx context.Context, deadline time.Time, attempt int) error {
-	d := min(retryMin<<min(attempt, 10), retryMax)
-	d = d - d/5 + rand.N(2*d/5)
+	d := retries.After(attempt + 1)
 	late := !deadline.IsZero() && time.Until(deadline) < d
 	if late {
 		d = time.Until(deadline)

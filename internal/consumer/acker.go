@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/outage"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -101,7 +102,7 @@ func retryLater(items ...*window.Item) {
 	now := time.Now()
 	for _, it := range items {
 		it.Attempts++
-		it.Retry = now.Add(retryDelay(it.Attempts))
+		it.Retry = now.Add(backoff.Redis.After(it.Attempts))
 	}
 }
 

@@ -18,7 +18,6 @@ package consumer
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -59,7 +58,7 @@ type Config struct {
 	Origin        *source.Origin // of the attempts; New sets its Owner
 	Window        window.Config  // New sets From, LeaseTime and MaxDeliveries
 	MaxDeliveries int            // 0 for no bound
-	Backoff       func(delivered int, random float64) time.Duration
+	Backoff       func(delivered int) time.Duration
 
 	// Prepare sets what is known of an item before it is delivered: its ordering key, or a
 	// Reason for which it is dead-lettered. nil where there is nothing to prepare.
@@ -397,12 +396,6 @@ func (p *policy) Recalled(items []*window.Item) {
 func (p *policy) AckIgnored(id string, err error) { p.cfg.Observer.AckIgnored([]string{id}, 1, err) }
 
 func (p *policy) TimedOut(id string) { p.cfg.Observer.HandlerTimeout(id) }
-
-// retryDelay is the back-off of everything that talks to Redis in the background.
-func retryDelay(attempt int) time.Duration {
-	d := min(time.Second, 50*time.Millisecond<<min(attempt-1, 10))
-	return d - time.Duration(rand.Float64()*0.2*float64(d))
-}
 
 func texts(items []*window.Item) []string {
 	ids := make([]string, len(items))

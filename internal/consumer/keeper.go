@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/outage"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -58,7 +59,7 @@ func (k *keeper) run(ctx context.Context) {
 			continue
 		}
 		failures++
-		retry.Reset(retryDelay(failures))
+		retry.Reset(backoff.Redis.After(failures))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/outage"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -250,26 +251,17 @@ func (r *reader) failedOf(ctx context.Context, of int, err error) {
 		if err == nil {
 			// Something that removes the group again and again must not make this a hot loop.
 			if r.restores++; r.restores > 1 {
-				pause(ctx, retryDelay(r.restores))
+				backoff.Wait(ctx.Done(), backoff.Redis.After(r.restores))
 			}
 			return
 		}
 	}
 	r.cut = redisconn.Classify(err).Retryable()
-	pause(ctx, retryDelay(r.c.fail(outage.Read, err)))
+	backoff.Wait(ctx.Done(), backoff.Redis.After(r.c.fail(outage.Read, err)))
 }
 
 // timedOut reports a read that had no answer in time.
 func timedOut(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout() && redisconn.Classify(err) != redisconn.KindCanceled
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

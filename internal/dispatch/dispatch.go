@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -37,7 +36,7 @@ type Config struct {
 	Window        *window.Window
 	Policy        Policy
 	MaxDeliveries int // 0 for no bound
-	Backoff       func(delivered int, random float64) time.Duration
+	Backoff       func(delivered int) time.Duration
 	Before        func() error // an error that is returned before the next attempt; may be nil
 }
 
@@ -268,7 +267,7 @@ func (d *Dispatcher) nacked(it *window.Item, o source.Outcome) {
 	case o.Delay >= 0:
 		d.win.Backoff(it, o.Delay, o.Split)
 	default:
-		d.win.Backoff(it, d.cfg.Backoff(it.Delivered, rand.Float64()), o.Split)
+		d.win.Backoff(it, d.cfg.Backoff(it.Delivered), o.Split)
 	}
 }
 

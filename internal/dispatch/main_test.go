@@ -57,13 +57,10 @@ func newKit(change func(w *window.Config, o *source.Origin, c *Config)) *kit {
 	k := &kit{}
 	origin := &source.Origin{Topic: "topic", Values: context.Background()}
 	wc := window.Config{From: origin, MaxInFlight: 10, Prefetch: 100, PrefetchBytes: 1 << 20}
-	cfg := Config{Policy: k, Before: func() error { return k.err() }, Backoff: func(delivered int, random float64) time.Duration {
+	cfg := Config{Policy: k, Before: func() error { return k.err() }, Backoff: func(delivered int) time.Duration {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.backoffs = append(k.backoffs, delivered)
-		if random < 0 || random >= 1 {
-			panic("not a random number")
-		}
 		return backoff
 	}}
 	if change != nil {

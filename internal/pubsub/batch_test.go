@@ -25,7 +25,7 @@ func unconnected(observer *observer, maxDeliveries int) *Subscription {
 	return NewSubscription(SubscriptionConfig{
 		Topic: func(channel string) string { return channel }, Origin: &source.Origin{Values: context.Background()},
 		Buffer: 100, BufferBytes: 1 << 20, MaxInFlight: 100, MaxDeliveries: maxDeliveries, Observer: observer,
-		Backoff: func(int, float64) time.Duration { return time.Second },
+		Backoff: func(int) time.Duration { return time.Second },
 	})
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -195,13 +194,4 @@ func (l *link) sameBurst(e *entry, p *push) bool {
 	}
 	b.names = append(b.names, e)
 	return same
-}
-
-// retryDelay is the back-off before attempt n+1.
-func retryDelay(n int, least, most time.Duration, random float64) time.Duration {
-	d := least
-	for ; n > 1 && d < most; n-- {
-		d *= 2
-	}
-	return time.Duration(float64(min(d, most)) * (0.8 + 0.4*random))
 }

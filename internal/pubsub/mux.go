@@ -3,13 +3,13 @@ package pubsub
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
@@ -111,6 +111,12 @@ type entry struct {
 	until    time.Time // when it may be tried again
 	hint     string    // address that MOVED has named
 }
+
+// Of a name that nodes send to each other, and of one that Redis refuses.
+var (
+	movedBackoff   = backoff.Backoff{Min: 5 * time.Millisecond, Max: time.Second, Factor: 2, Jitter: 0.2}
+	refusedBackoff = backoff.Backoff{Min: 50 * time.Millisecond, Max: 30 * time.Second, Factor: 2, Jitter: 0.2}
+)
 
 // try is what is known of a server that could not be reached.
 type try struct {
@@ -386,11 +392,11 @@ func (m *Mux) failed(l *link, text string) {
 		m.reload()
 		e.hint = addr
 		if e.attempts > 2 { // two nodes that send us to each other
-			e.until = time.Now().Add(retryDelay(e.attempts-2, 5*time.Millisecond, time.Second, rand.Float64()))
+			e.until = time.Now().Add(movedBackoff.After(e.attempts - 2))
 		}
 	} else {
 		m.refuse(e, err)
-		e.until = time.Now().Add(retryDelay(e.attempts, 50*time.Millisecond, 30*time.Second, rand.Float64()))
+		e.until = time.Now().Add(refusedBackoff.After(e.attempts))
 	}
 	m.detach(e)
 	m.place(e)
@@ -429,7 +435,7 @@ func (m *Mux) down(l *link, err error) {
 	delete(m.links, l.key)
 	t := m.tries[l.key]
 	t.failures++
-	t.until = time.Now().Add(retryDelay(t.failures, 50*time.Millisecond, time.Second, rand.Float64()))
+	t.until = time.Now().Add(backoff.Redis.After(t.failures))
 	m.tries[l.key] = t
 	m.reload()
 	for e := range l.entries {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/backoff"
 )
 
 // place sees to it that an entry gets a link. Mux.mu is held.
@@ -115,7 +117,7 @@ func (m *Mux) assign(wishes []wish) {
 func (m *Mux) assignTo(e *entry, to server, err error) {
 	if err != nil {
 		e.attempts++
-		e.until = time.Now().Add(retryDelay(e.attempts, 50*time.Millisecond, time.Second, rand.Float64()))
+		e.until = time.Now().Add(backoff.Redis.After(e.attempts))
 		e.fail(err)
 		return
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +33,7 @@ type SubscriptionConfig struct {
 	DropNewest    bool
 	MaxInFlight   int
 	MaxDeliveries int // after which a message is skipped; 0 for no bound
-	Backoff       func(delivered int, random float64) time.Duration
+	Backoff       func(delivered int) time.Duration
 	DrainTimeout  time.Duration
 	Observer      SubscriptionObserver
 }
@@ -323,7 +322,7 @@ func (s *Subscription) Ended(a *source.Attempt, o source.Outcome) error {
 		s.again(d, o.Delay)
 	default:
 		d.split = o.Split
-		s.again(d, s.cfg.Backoff(d.count, rand.Float64()))
+		s.again(d, s.cfg.Backoff(d.count))
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/backoff"
 )
 
 // slots is the number of hash slots of a Redis Cluster.
@@ -56,21 +58,18 @@ func Master(ctx context.Context, client redis.UniversalClient, key string) (*red
 	}
 }
 
+// followLimit is how long Follow repeats a command.
+const followLimit = time.Second
+
 // Follow calls fn, which sends a command to the master of a key. In Redis Cluster it repeats
-// that for up to a second while the server is not the master: the client learns in the
+// that for about a second while the server is not the master: the client learns in the
 // background where a slot has moved to.
 func Follow(ctx context.Context, client redis.UniversalClient, fn func() error) error {
 	_, cluster := client.(*redis.ClusterClient)
-	for wait := 10 * time.Millisecond; ; wait *= 2 {
+	waits := backoff.Backoff{Min: 10 * time.Millisecond, Max: followLimit / 2, Factor: 2}
+	for start, n := time.Now(), 1; ; n++ {
 		err := fn()
-		if !cluster || Classify(err) != KindUnavailable || wait > time.Second/2 {
-			return err
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !cluster || Classify(err) != KindUnavailable || time.Since(start) > followLimit || !backoff.Wait(ctx.Done(), waits.After(n)) {
 			return err
 		}
 	}

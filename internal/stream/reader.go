@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
@@ -273,29 +274,17 @@ func (r *Reader) End(ctx context.Context, left <-chan struct{}) {
 	var dropping sync.WaitGroup
 	dropping.Go(func() {
 		defer cancel() // Wake may wait for a connection of the pool
-		for pause(left, wakeLimit) {
+		for backoff.Wait(left, wakeLimit) {
 			r.Drop()
 		}
 	})
 	for {
 		r.Wake(ctx)
-		if !pause(left, wakeInterval) {
+		if !backoff.Wait(left, wakeInterval) {
 			break
 		}
 	}
 	dropping.Wait()
-}
-
-// pause waits for d or until stop is closed; it reports false when stopped.
-func pause(stop <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-stop:
-		return false
-	}
 }
 
 // reset drops the client, so that the next read looks for the server again.

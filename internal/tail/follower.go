@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/outage"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -125,7 +126,7 @@ func (f *Follower) failed(ctx context.Context, err error) {
 	}
 	attempt := f.outage.Failed(outage.Read, err)
 	redisconn.Relocate(f.readers.cfg.Client)
-	pause(ctx.Done(), retryDelay(attempt))
+	backoff.Wait(ctx.Done(), backoff.Redis.After(attempt))
 }
 
 // timedOut reports a read that was not answered in time.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 )
@@ -83,13 +84,13 @@ func (r *reader) wake(ctx context.Context, done <-chan struct{}, limit time.Dura
 	var dropping sync.WaitGroup
 	dropping.Go(func() {
 		defer cancel() // Wake may wait for a connection of the pool
-		for pause(done, limit) {
+		for backoff.Wait(done, limit) {
 			r.stream.Drop()
 		}
 	})
 	for {
 		r.stream.Wake(ctx)
-		if !pause(done, wakeInterval) {
+		if !backoff.Wait(done, wakeInterval) {
 			break
 		}
 	}
@@ -129,7 +130,7 @@ func (r *reader) run() {
 		r.finish(topics, err)
 		if r.failures > 1 {
 			// Each may have read by itself and be back at once.
-			pause(r.ctx.Done(), retryDelay(r.failures))
+			backoff.Wait(r.ctx.Done(), backoff.Redis.After(r.failures))
 		}
 		for i := range pages {
 			r.deliver(&pages[i], topics[pages[i].Key], count)

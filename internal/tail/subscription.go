@@ -39,7 +39,7 @@ type SubscriptionConfig struct {
 	Origin        *source.Origin // of the attempts; NewSubscription sets its Owner
 	Window        window.Config  // NewSubscription sets From
 	MaxDeliveries int            // after which a message is skipped; 0 for no bound
-	Backoff       func(delivered int, random float64) time.Duration
+	Backoff       func(delivered int) time.Duration
 	Prepare       func(it *window.Item) // see consumer.Config
 	DrainTimeout  time.Duration
 	StallAfter    time.Duration

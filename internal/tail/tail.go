@@ -13,7 +13,6 @@
 package tail
 
 import (
-	"math/rand/v2"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -106,24 +105,6 @@ func (s *pageSize) read(entries []stream.Entry) {
 		s.largest = max(s.largest, entries[i].Size)
 	}
 	s.n = min(4*s.n, s.most, max(1, s.bytes/max(1, s.largest)))
-}
-
-// retryDelay is the back-off of reads that fail.
-func retryDelay(attempt int) time.Duration {
-	d := min(50*time.Millisecond<<min(attempt-1, 10), time.Second)
-	return d - d/5 + rand.N(2*d/5)
-}
-
-// pause waits for d or until stop is closed; it reports false when stopped.
-func pause(stop <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-stop:
-		return false
-	}
 }
 
 func signal(c chan struct{}) {
