@@ -29,6 +29,8 @@ func (r *run) check() {
 	dead := r.deadLetters(p)
 	r.journal.lost(p, dead)
 	r.journal.order(p)
+	r.journal.soleOrder(p)
+	r.journal.pauses(p)
 	r.journal.owners(p)
 	r.journal.overtaken(p)
 	r.journal.taken(p)
@@ -65,7 +67,7 @@ func table(counts map[string]int) string {
 // deadLetters returns the messages that are dead letters: each once, and for a reason.
 func (r *run) deadLetters(p *report) map[messageKey]bool {
 	found := map[messageKey]bool{}
-	for _, topic := range []string{keyed, strict} {
+	for _, topic := range topics {
 		seen := map[string]bool{}
 		for _, e := range r.entriesOf("{" + topic + "}:dead") {
 			id := e.Values["_dead_entry_id"].(string)
@@ -117,38 +119,6 @@ func (j *journal) lost(p *report, dead map[messageKey]bool) {
 	}
 }
 
-// order: within one process the entries of a key, or of the strict topic, begin in the order of
-// the stream. One may begin again, but none after a later one, unless it was taken over.
-func (j *journal) order(p *report) {
-	for _, in := range j.processes {
-		last := map[string]*handling{}
-		for _, h := range in.starts {
-			key := h.message.key
-			if in.topic == strict {
-				key = ""
-			}
-			if in.taken[h.entry] {
-				continue
-			}
-			if before := last[key]; before != nil && less(h.entry, before.entry) {
-				p.addf("order", "%s: %s (%v) began after %s (%v)", in.name, h.entry, h.message, before.entry, before.message)
-				continue
-			}
-			last[key] = h
-		}
-	}
-}
-
-// less compares entry IDs.
-func less(a, b string) bool {
-	ams, aseq, _ := strings.Cut(a, "-")
-	bms, bseq, _ := strings.Cut(b, "-")
-	if ams != bms {
-		return atoi(ams) < atoi(bms)
-	}
-	return atoi(aseq) < atoi(bseq)
-}
-
 // over is when a handling has ended, or its process has.
 func (h *handling) over() int64 {
 	switch {
@@ -164,9 +134,7 @@ func (h *handling) over() int64 {
 // a fault that keeps a process from renewing it; a process that has lost one learns it by its next renewal,
 // after the fault and those that come before it is due, and his context has ended then.
 func (j *journal) owners(p *report) {
-	for _, hs := range j.entries {
-		hs = slices.Clone(hs)
-		slices.SortFunc(hs, func(a, b *handling) int { return int(a.start - b.start) })
+	for _, hs := range j.groups() {
 		for i, a := range hs {
 			for _, b := range hs[i+1:] {
 				if a.by == b.by || b.start >= a.over() {
@@ -221,9 +189,7 @@ func (j *journal) undisturbed(name string, moment, span int64) int64 {
 // process that was given it earlier, and comes to it late, must have looked whether it is still its own. A process
 // that is held up between looking and beginning cannot know; his context ends with the next renewal.
 func (j *journal) taken(p *report) {
-	for _, hs := range j.entries {
-		hs = slices.Clone(hs)
-		slices.SortFunc(hs, func(a, b *handling) int { return int(a.start - b.start) })
+	for _, hs := range j.groups() {
 		for i, h := range hs[min(1, len(hs)):] {
 			before := hs[i]
 			if before.by == h.by || h.by.taken[h.entry] || h.by.killed != 0 {
@@ -246,35 +212,13 @@ func (j *journal) unaware(h, before *handling) bool {
 	})
 }
 
-// deliveryCounts: the count is that of the hand-overs. A process that dies with entries that
-// wait in it makes one more of each, because reading them has counted. It makes two more of the
-// one that is just being delivered.
-func (j *journal) deliveryCounts(p *report) {
-	kills := 0
-	for _, in := range j.processes {
-		if in.killed != 0 && in.topic != "" {
-			kills++
-		}
-	}
-	var wrong []string
-	for _, hs := range j.entries {
-		for i, h := range hs {
-			if excess := h.count - 1 - i; excess > 1 {
-				wrong = append(wrong, fmt.Sprintf("%s: hand-over %d has the count %d", h.entry, i+1, h.count))
-			}
-		}
-	}
-	if len(wrong) > kills {
-		for _, text := range wrong {
-			p.addf("delivery count", "%s", text)
-		}
-	}
-}
-
 // dropped: what was acknowledged is not pending for a process that has closed, unless it said
 // that it could not write that.
 func (j *journal) dropped(p *report) {
 	for _, in := range j.processes {
+		if in.killed != 0 {
+			continue
+		}
 		for _, id := range in.left {
 			ended := ""
 			for _, h := range in.starts {
@@ -302,7 +246,7 @@ func (j *journal) again(p *report) map[string]int {
 	for _, hs := range j.entries {
 		for i, h := range hs[1:] {
 			before := hs[i]
-			if before.how == "nack" {
+			if before.how == "nack" || j.requeuedBetween(h, before.start, h.start) {
 				continue
 			}
 			// What comes later than the writing of the ack cannot undo it.
@@ -346,7 +290,7 @@ func harmless(w window) bool { return w.kind == "late reply" || w.kind == "scrip
 
 // leftOver: nothing is pending, and no consumer is left, those of killed processes included.
 func (r *run) leftOver(p *report) {
-	for _, topic := range []string{keyed, strict} {
+	for _, topic := range topics {
 		groups, err := r.admin.XInfoGroups(r.t.Context(), topic).Result()
 		require.NoError(r.t, err)
 		if len(groups) != 1 || groups[0].Pending != 0 || groups[0].Consumers != 0 || r.behind(topic, groups[0]) {
@@ -358,7 +302,7 @@ func (r *run) leftOver(p *report) {
 
 // published: what was confirmed is in the stream, and the numbers of a key are in their order.
 func (r *run) published(p *report) {
-	for _, topic := range []string{keyed, strict} {
+	for _, topic := range topics {
 		there, last := map[messageKey]bool{}, map[string]int{}
 		for _, e := range r.entriesOf(topic) {
 			m := parsePayload(topic, e)

@@ -27,7 +27,24 @@ const (
 
 	keyed  = "keyed"  // topic with an order per key
 	strict = "strict" // topic with one order, and one consumer
+
+	// The same with one consumer at a time whose handlers are slow now and then, all at once, so
+	// that entries wait in it for longer than a second.
+	slowKeyed  = "slow-keyed"
+	slowStrict = "slow-strict"
+
+	slowChance        = 60 // one message of so many begins a slow time
+	slowTime          = 1500 * time.Millisecond
+	slowClaimInterval = 4 * time.Second // what waits for a claim scan waits for longer than a handler does
 )
+
+var topics = []string{keyed, strict, slowKeyed, slowStrict}
+
+func perKey(topic string) bool { return topic == keyed || topic == slowKeyed }
+func isSlow(topic string) bool { return topic == slowKeyed || topic == slowStrict }
+
+// sole reports whether a topic has one consumer at a time.
+func sole(topic string) bool { return topic != keyed }
 
 func number(name string) int {
 	n, _ := strconv.Atoi(os.Getenv(name))
@@ -98,10 +115,7 @@ var publisherChild = redistest.ChildMain("publisher", func() {
 	say("live")
 	next := map[string]int{}
 	for running := true; running; {
-		topic, key := keyed, fmt.Sprintf("%s-%d", os.Getenv("SOAK_NAME"), rand.IntN(10))
-		if rand.IntN(5) == 0 {
-			topic = strict
-		}
+		topic, key := drawTopic(), fmt.Sprintf("%s-%d", os.Getenv("SOAK_NAME"), rand.IntN(10))
 		slot := topic + key
 		if next[slot] == 0 {
 			next[slot] = number("SOAK_FIRST")
@@ -133,15 +147,29 @@ var publisherChild = redistest.ChildMain("publisher", func() {
 	say("closed")
 })
 
+// drawTopic chooses a topic. The consumers of slow ones have little time.
+func drawTopic() string {
+	switch n := rand.IntN(100); {
+	case n < 5:
+		return slowStrict
+	case n < 10:
+		return slowKeyed
+	case n < 28:
+		return strict
+	}
+	return keyed
+}
+
 // consumerChild consumes SOAK_TOPIC. It says, with the entry's ID behind the moment,
 //
 //	live CONSUMER    it has subscribed, under this name in Redis
 //	start ID KEY SEQ COUNT    a handler begins
-//	ack ID, nack ID, reject ID    it ends, said before the message is reported
-//	as ended ID    its context was cancelled before it has ended
+//	ack ID, nack ID, reject ID    it ends, said before the message is ended
+//	ended ID    its context was cancelled before it has ended
 //	event KIND ID,ID,...    the library reports something
+//	deaf SINCE    it has received nothing since that moment, on purpose
 //
-// With SOAK_HOLD it keeps every message until it is given to close.
+// With SOAK_HOLD it keeps every message until it is asked to close.
 var consumerChild = redistest.ChildMain("consumer", func() {
 	config := redischannels.SubscriberConfig{
 		Client:        childClient(),
@@ -156,7 +184,11 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 			say("event", strings.ReplaceAll(e.Kind.String(), " ", "-"), strings.Join(e.EntryIDs, ","))
 		},
 	}
-	if os.Getenv("SOAK_TOPIC") == keyed {
+	topic := os.Getenv("SOAK_TOPIC")
+	if isSlow(topic) {
+		config.Tuning.ClaimInterval = slowClaimInterval
+	}
+	if perKey(topic) {
 		config.OrderingKey = func(m *message.Message) string {
 			key, _, _ := strings.Cut(string(m.Payload), " ")
 			return key
@@ -169,7 +201,7 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 	stop := stopRequested()
 	var messages <-chan *message.Message
 	for {
-		if messages, err = sub.Subscribe(context.Background(), os.Getenv("SOAK_TOPIC")); err == nil {
+		if messages, err = sub.Subscribe(context.Background(), topic); err == nil {
 			break
 		}
 		<-time.After(100 * time.Millisecond) // the server may be away
@@ -187,18 +219,31 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 		close(closing)
 	}()
 	hold := os.Getenv("SOAK_HOLD") != ""
+	var slowUntil time.Time
 	for msg := range messages {
 		id, _ := redischannels.EntryIDFromContext(msg.Context())
 		count, _ := redischannels.DeliveryCountFromContext(msg.Context())
 		say("start", id, string(msg.Payload), count)
-		go handle(msg, id, hold, release)
+		deaf := false
+		if isSlow(topic) && rand.IntN(slowChance) == 0 {
+			if deaf = rand.IntN(2) == 0; !deaf {
+				slowUntil = time.Now().Add(slowTime)
+			}
+		}
+		go handle(msg, id, hold, time.Until(slowUntil), release)
+		if deaf { // an application that does something else
+			since := time.Now()
+			<-time.After(slowTime)
+			say("deaf", since.UnixNano())
+		}
 	}
 	<-closing
 })
 
-// handle is mostly quick, and slower than any lease for certain messages, in every process.
-func handle(msg *message.Message, id string, hold bool, release <-chan struct{}) {
-	work := time.Duration(rand.IntN(10_000)) * time.Microsecond
+// handle is mostly quick, and slower than any lease for certain messages, in every process. It
+// takes at least the time that it is given.
+func handle(msg *message.Message, id string, hold bool, least time.Duration, release <-chan struct{}) {
+	work := max(least, time.Duration(rand.IntN(10_000))*time.Microsecond)
 	if _, seq, _ := strings.Cut(string(msg.Payload), " "); os.Getenv("SOAK_TOPIC") == keyed && atoi(seq)%300 == 150 {
 		work = 6 * minIdle
 	}

@@ -6,6 +6,8 @@
 //   - faults_test.go: what is broken, drawn from a seed
 //   - journal_test.go: what the processes have said, in one place
 //   - check_test.go: the promises, as questions to the journal and to Redis
+//   - check_order_test.go: order, and that nothing pauses
+//   - check_count_test.go: delivery counts
 //
 // SOAK is the length of a run, SOAK_SEED repeats the faults of an earlier one.
 package soak

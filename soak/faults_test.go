@@ -116,6 +116,17 @@ var faults = []fault{
 			_ = r.admin.ClientKillByFilter(r.t.Context(), "type", "normal", "skipme", "yes").Err()
 		})
 	}},
+	// What follows breaks nothing, but leaves the name of a consumer in the group.
+	{"restart slow consumer", 5, func(r *run) {
+		p := r.slow[r.random.IntN(len(r.slow))]
+		if r.random.IntN(3) == 0 {
+			r.kill(p)
+			return
+		}
+		r.end(p)
+		r.start(p)
+	}},
+	{"requeue", 3, func(r *run) { r.requeue(topics[r.random.IntN(len(topics))]) }},
 	{"scripts forgotten", 1, func(r *run) {
 		r.during("scripts forgotten", "", func() { _ = r.admin.ScriptFlush(r.t.Context()).Err() })
 	}},

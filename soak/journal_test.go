@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -32,10 +33,11 @@ type incarnation struct {
 	starts          []*handling // in their order
 	open            map[string]*handling
 	taken           map[string]bool // entries that were claimed or found again
-	began           int64
+	began, live     int64
 	killed          int64    // 0 unless SIGKILL
 	closing, closed int64    // 0 unless it was asked to
-	left            []string // entries that were pending for it when it had closed
+	left            []string // entries that were pending for it when it had closed or was killed
+	deaf            []window // times in which it received nothing, on purpose
 	events          []event
 }
 
@@ -58,7 +60,9 @@ type journal struct {
 	confirmed map[messageKey]bool
 	last      map[string]int // greatest number that a publisher has tried
 	processes []*incarnation
+	topicOf   map[string]string      // of the processes, by their names
 	entries   map[string][]*handling // by topic and entry, in the order of their lines
+	requeued  map[string][]int64     // when an entry may have been given back to its group, by topic and entry
 	windows   []window
 	trouble   []string // lines that make no sense
 }
@@ -66,7 +70,7 @@ type journal struct {
 func newJournal() *journal {
 	return &journal{
 		tried: map[messageKey]bool{}, confirmed: map[messageKey]bool{}, last: map[string]int{},
-		entries: map[string][]*handling{},
+		entries: map[string][]*handling{}, requeued: map[string][]int64{}, topicOf: map[string]string{},
 	}
 }
 
@@ -78,6 +82,7 @@ func (j *journal) incarnate(name, topic string) *incarnation {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.processes = append(j.processes, in)
+	j.topicOf[name] = topic
 	return in
 }
 
@@ -135,7 +140,11 @@ func (j *journal) line(in *incarnation, text string) {
 	case "stall":
 		from, _ := strconv.ParseInt(rest[0], 10, 64)
 		j.windows = append(j.windows, window{"stall", in.name, from, at})
+	case "deaf":
+		from, _ := strconv.ParseInt(rest[0], 10, 64)
+		in.deaf = append(in.deaf, window{"deaf", in.name, from, at})
 	case "live":
+		in.live = at
 		if len(rest) > 0 {
 			in.consumer = rest[0]
 		}
@@ -156,6 +165,33 @@ func (j *journal) during(name string, from, to int64) []window {
 	return slices.DeleteFunc(slices.Clone(j.windows), func(w window) bool {
 		return w.who != "" && w.who != name || w.to < from || w.from > to
 	})
+}
+
+// requeue notes that an entry is about to be given back to its group.
+func (j *journal) requeue(topic, entry string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	slot := topic + " " + entry
+	j.requeued[slot] = append(j.requeued[slot], time.Now().UnixNano())
+}
+
+// requeuedBetween reports whether an entry was given back to its group in a span of time.
+func (j *journal) requeuedBetween(h *handling, from, to int64) bool {
+	return slices.ContainsFunc(j.requeued[h.slot()], func(at int64) bool { return from <= at && at <= to })
+}
+
+// slot names the entry of a handling: entries of two topics may have the same ID.
+func (h *handling) slot() string { return h.message.topic + " " + h.entry }
+
+// groups returns the handlings of each entry, in their order.
+func (j *journal) groups() [][]*handling {
+	var all [][]*handling
+	for _, hs := range j.entries {
+		hs = slices.Clone(hs)
+		slices.SortStableFunc(hs, func(a, b *handling) int { return cmp.Compare(a.start, b.start) })
+		all = append(all, hs)
+	}
+	return all
 }
 
 func (m messageKey) String() string { return fmt.Sprintf("%s %s %d", m.topic, m.key, m.seq) }

@@ -46,6 +46,7 @@ type run struct {
 	counts  map[string]int // faults by name
 
 	publishers, consumers []*process
+	slow                  []*process // those of the consumers whose handlers are slow now and then
 	holder                *process
 }
 
@@ -102,7 +103,7 @@ func TestSoakModel(t *testing.T) {
 // pending entries, and a scan for entries of crashed consumers has to look behind it.
 func (r *run) prepare() {
 	ctx := r.t.Context()
-	for _, topic := range []string{keyed, strict} {
+	for _, topic := range topics {
 		require.NoError(r.t, r.admin.XGroupCreateMkStream(ctx, topic, group, "0").Err())
 	}
 	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: r.admin}, nil)
@@ -126,8 +127,16 @@ func (r *run) prepare() {
 		r.consumers = append(r.consumers, &process{name: fmt.Sprint("consumer", n), main: consumerChild, topic: keyed,
 			settings: []string{"SOAK_IN_FLIGHT=8"}})
 	}
-	r.consumers = append(r.consumers, &process{name: "strict", main: consumerChild, topic: strict,
-		settings: []string{"SOAK_IN_FLIGHT=1"}})
+	for _, topic := range []string{strict, slowStrict, slowKeyed} {
+		inFlight := "SOAK_IN_FLIGHT=1"
+		if perKey(topic) {
+			inFlight = "SOAK_IN_FLIGHT=8"
+		}
+		p := &process{name: topic, main: consumerChild, topic: topic, settings: []string{inFlight}}
+		if r.consumers = append(r.consumers, p); isSlow(topic) {
+			r.slow = append(r.slow, p)
+		}
+	}
 	for _, p := range append(r.consumers, r.publishers...) {
 		r.start(p)
 	}
@@ -169,8 +178,49 @@ func (r *run) kill(p *process) {
 		}
 		p.child.Kill()
 		p.now.killed = time.Now().UnixNano()
+		if p.topic != "" {
+			// The server may give something to a connection that has just ended.
+			r.wait(time.Second/10, time.Second/5)
+			for _, consumer := range r.consumersOf(p) {
+				p.now.left = append(p.now.left, r.pendingOf(p.topic, consumer)...)
+			}
+		}
 	})
 	r.start(p)
+}
+
+// consumersOf returns the consumers of the running incarnation of a process, by their names in
+// Redis: it may not have told its own.
+func (r *run) consumersOf(p *process) []string {
+	r.t.Helper()
+	consumers, err := r.admin.XInfoConsumers(r.t.Context(), p.topic, group).Result()
+	require.NoError(r.t, err)
+	r.journal.mu.Lock()
+	defer r.journal.mu.Unlock()
+	earlier := map[string]bool{}
+	for _, in := range r.journal.processes {
+		earlier[in.consumer] = in != p.now
+	}
+	var names []string
+	for _, c := range consumers {
+		if strings.HasPrefix(c.Name, p.name+"-") && !earlier[c.Name] {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// pendingOf returns the entries that are pending for a consumer.
+func (r *run) pendingOf(topic, consumer string) (ids []string) {
+	r.t.Helper()
+	pending, err := r.admin.XPendingExt(r.t.Context(), &redis.XPendingExtArgs{
+		Stream: topic, Group: group, Start: "-", End: "+", Count: 10_000, Consumer: consumer,
+	}).Result()
+	require.NoError(r.t, err)
+	for _, entry := range pending {
+		ids = append(ids, entry.ID)
+	}
+	return ids
 }
 
 // end asks a process to close, waits for it, and notes what is pending for it then.
@@ -184,13 +234,22 @@ func (r *run) end(p *process) {
 	r.journal.mu.Lock()
 	consumer := p.now.consumer
 	r.journal.mu.Unlock()
-	pending, err := r.admin.XPendingExt(r.t.Context(), &redis.XPendingExtArgs{
-		Stream: p.topic, Group: group, Start: "-", End: "+", Count: 10_000, Consumer: consumer,
-	}).Result()
+	p.now.left = r.pendingOf(p.topic, consumer)
+}
+
+// requeue gives dead letters back to their group.
+func (r *run) requeue(topic string) {
+	r.t.Helper()
+	letters, err := redischannels.NewDeadLetters(redischannels.DeadLettersConfig{Client: r.admin}, nil)
 	require.NoError(r.t, err)
-	for _, entry := range pending {
-		p.now.left = append(p.now.left, entry.ID)
+	var ids []string
+	for letter, err := range letters.List(r.t.Context(), topic, redischannels.DeadLetterQuery{Limit: 5}) {
+		require.NoError(r.t, err)
+		ids = append(ids, letter.ID)
+		r.journal.requeue(topic, letter.EntryID)
 	}
+	_, err = letters.Requeue(r.t.Context(), topic, ids...)
+	require.NoError(r.t, err)
 }
 
 // ended reports whether no incarnation of the process runs.
@@ -209,7 +268,7 @@ func (r *run) drain() {
 	ctx := r.t.Context()
 	rest := func() string {
 		text := ""
-		for _, topic := range []string{keyed, strict} {
+		for _, topic := range topics {
 			groups, err := r.admin.XInfoGroups(ctx, topic).Result()
 			if err != nil {
 				return err.Error()
@@ -293,7 +352,18 @@ func (r *run) wait(least, most time.Duration) {
 	<-time.After(least + time.Duration(r.random.Int64N(int64(most-least))))
 }
 
-func (r *run) consumer() *process  { return r.consumers[r.random.IntN(len(r.consumers))] }
+// consumer draws a consumer, those that share a topic twice as often as the others: most faults
+// show only where somebody else can take over.
+func (r *run) consumer() *process {
+	var all []*process
+	for _, p := range r.consumers {
+		if all = append(all, p); !sole(p.topic) {
+			all = append(all, p)
+		}
+	}
+	return all[r.random.IntN(len(all))]
+}
+
 func (r *run) publisher() *process { return r.publishers[r.random.IntN(len(r.publishers))] }
 func (r *run) any() *process {
 	if r.random.IntN(3) == 0 {
