@@ -122,11 +122,11 @@ type GroupStats struct {
 
 // GroupStats asks Redis where the consumer group stands on a topic.
 //
-// XINFO GROUPS has a lag since Redis 7.0 only, and a wrong one after trimming and
-// after a restart from an append-only file, so it is not used. Where the group has
-// read nothing that is left, or everything, the length of the stream is the answer; otherwise
-// the entries after the last one delivered are counted inside Redis, 200 at a time.
-// That takes longer the greater the lag is; ctx bounds it.
+// XINFO GROUPS has a lag since Redis 7.0 only, and a wrong one after trimming, deleting,
+// XGROUP SETID, and a restart from an append-only file. So from Redis 7 on a group is created
+// at the same ID, asked, and destroyed, in one script; without the permission to do so, and
+// where the server cannot know, the entries after the last one delivered are counted inside
+// Redis, 200 at a time. That takes longer the more and the larger they are; ctx bounds it.
 //
 // The error wraps [ErrInvalidConfig] without a group, [ErrPermission], [ErrWrongType],
 // or is the reply NOGROUP of Redis if the group or its stream does not exist.

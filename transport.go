@@ -68,9 +68,9 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 		release: func() error { return errors.Join(releasePublisher(), release()) },
 	}
 	if config.MaxLag > 0 || config.MaxLen > 0 {
-		bound := stream.Bound{Client: h.client, Key: key, Group: reading.ConsumerGroup, MaxLag: config.MaxLag, MaxLen: config.MaxLen}
+		room := &stream.Room{Client: h.client, Key: key, Group: reading.ConsumerGroup, MaxLag: config.MaxLag, MaxLen: config.MaxLen}
 		t.room = func(ctx context.Context) (bool, error) {
-			ok, err := bound.Room(ctx)
+			ok, err := room.Look(ctx)
 			return ok, redisError(err)
 		}
 	}

@@ -19,7 +19,7 @@ func TestACL_MissingPermissionIsAnErrorOfSubscribe(t *testing.T) {
 	needed := map[string][]string{
 		"Subscribe": {
 			"xgroup|create", "xgroup|delconsumer", "xreadgroup", "xpending", "xclaim", "xack", "xautoclaim",
-			"xrange", "xinfo|consumers", "xinfo|groups", "evalsha", "xadd",
+			"xrange", "xinfo|consumers", "xinfo|groups", "xinfo|stream", "xgroup|destroy", "xlen", "evalsha", "xadd",
 			"xrevrange", "xdel", // of the dead-letter stream
 		},
 		"Subscribe, fan-out":  {"xread", "xinfo|stream", "evalsha"},
@@ -79,7 +79,7 @@ func without(redis7 bool, command string) string {
 	if name, _, ok := strings.Cut(command, "|"); ok && !redis7 {
 		rule = "-" + name
 		for _, other := range []string{
-			"xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xinfo|groups", "xinfo|stream",
+			"xgroup|create", "xgroup|delconsumer", "xgroup|destroy", "xinfo|consumers", "xinfo|groups", "xinfo|stream",
 			"client|id", "client|unblock", "client|setname", "client|setinfo",
 		} {
 			if strings.HasPrefix(other, name+"|") && other != command {

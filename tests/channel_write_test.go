@@ -174,3 +174,44 @@ func TestChannel_WriteAllReportsWhatWasWritten(t *testing.T) {
 		require.Equal(t, e.ID, ids[i])
 	}
 }
+
+// The lag of XINFO GROUPS is wrong after trimming, XDEL and XGROUP SETID: WaitToWrite waited for
+// a group that had read everything, for ever.
+func TestChannel_WaitToWriteWhereTheServersLagIsWrong(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	readAll := func(t *testing.T, topic string) {
+		require.NoError(t, client.XReadGroup(t.Context(), &redis.XReadGroupArgs{
+			Group: "g", Consumer: "c", Streams: []string{topic, ">"}, Block: -1}).Err())
+	}
+	for name, act := range map[string]func(t *testing.T, topic string, ids []string){
+		"trimmed": func(t *testing.T, topic string, _ []string) {
+			require.NoError(t, client.XTrimMaxLen(t.Context(), topic, 10).Err())
+			readAll(t, topic)
+		},
+		"deleted": func(t *testing.T, topic string, ids []string) {
+			require.NoError(t, client.XDel(t.Context(), topic, ids[1], ids[15]).Err())
+			readAll(t, topic)
+		},
+		"last deleted": func(t *testing.T, topic string, ids []string) {
+			require.NoError(t, client.XDel(t.Context(), topic, ids[19]).Err())
+			readAll(t, topic)
+		},
+		"moved": func(t *testing.T, topic string, ids []string) {
+			require.NoError(t, client.XGroupSetID(t.Context(), topic, "g", ids[18]).Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := redistest.Key(t)
+			require.NoError(t, client.XGroupCreateMkStream(t.Context(), topic, "g", "0").Err())
+			ids := publish(t, client, topic, numbered(20)...)
+			c := streamOf[int](t, newHub(t, client), topic, redischannels.StreamChannelConfig{MaxLag: 3})
+			full, cancel := context.WithTimeout(t.Context(), quiet)
+			defer cancel()
+			require.ErrorIs(t, c.Writer().WaitToWrite(full), context.DeadlineExceeded)
+			act(t, topic, ids)
+			require.NoError(t, c.Writer().WaitToWrite(soonCtx(t)))
+		})
+	}
+}

@@ -155,8 +155,10 @@ func scriptOf(t *testing.T, name string) redistest.Match {
 	switch name {
 	case "dead_letter":
 		files = []string{"dead_common", name}
-	case "reap", "restore":
-		files = []string{"less", name}
+	case "reap", "lag", "room":
+		files = []string{"behind", name}
+	case "restore":
+		files = []string{"less", "behind", name}
 	}
 	text := scriptText(t, files)
 	hash := redistest.Contains(redis.NewScript(text).Hash())

@@ -136,7 +136,42 @@ func TestSubscriber_EntryIDsThatRepeat(t *testing.T) {
 	}
 }
 
-// A group that is re-created at "0" replays everything, at "$" it skips what was not read.
+// A stream that was trimmed down to the entries of one millisecond was taken for another one when its
+// group was lost: all of it came again, and what was in a handler twice at once.
+func TestSubscriber_LostGroupOfAStreamAsShortAsOneBatch(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	redistest.NeedsRedis7(t, client, "the number of entries that were ever added")
+	sub := newSub(t, client, inFlight(2))
+	messages := sub.subscribe(t, topic)
+	add := func(id, payload string) {
+		require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, ID: id, Values: []any{
+			"_watermill_message_uuid", payload, "metadata", "\x80", "payload", payload}}).Err())
+	}
+	add("999-0", "old")
+	require.Equal(t, []string{"old"}, receiveAcked(t, messages, 1))
+	add("1000-0", "a")
+	require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
+	add("1000-1", "b")
+	held := receive(t, messages)
+	eventuallyPending(t, client, topic, 1)
+	_, err := client.TxPipelined(t.Context(), func(tx redis.Pipeliner) error {
+		tx.XTrimMinID(t.Context(), topic, "1000-0")
+		tx.XGroupDestroy(t.Context(), topic, "g")
+		return nil
+	})
+	require.NoError(t, err)
+	add("1000-2", "c")
+	require.Equal(t, []string{"c"}, receiveAcked(t, messages, 1))
+	lost := sub.events.wait(t, redischannels.EventGroupLost)
+	require.Equal(t, "1000-1", lost.Position)
+	require.Equal(t, []string{"1000-1"}, lost.EntryIDs)
+	held.Ack()
+	eventuallyPending(t, client, topic, 0)
+	noMessage(t, messages)
+}
+
+// A group that is made again at "0" replays everything, at "$" it skips what nobody has read.
 func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -53,7 +53,7 @@ func newClaimer(c *Consumer) *claimer {
 // open looks where the group stands and begins the first scan, so that its errors have a caller.
 func (k *claimer) open(ctx context.Context) error {
 	k.slot = acquireSlot(slotKey{k.c.cfg.Shared, k.c.cfg.Keys[0], k.c.cfg.Group})
-	if err := k.reap(ctx); err != nil {
+	if err := k.reap(ctx, stream.CountNew); err != nil {
 		return err
 	}
 	k.start()
@@ -93,7 +93,7 @@ func (k *claimer) begin(ctx context.Context) {
 		k.touch(ctx)
 	}
 	if k.scans++; k.scans%reapEvery == 0 {
-		if err := k.reap(ctx); err != nil {
+		if err := k.reap(ctx, stream.CountNew); err != nil {
 			k.c.failed(outage.Control, 0, err)
 		}
 	}
@@ -203,7 +203,7 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 // company reports whether another consumer of the group is alive. It asks once a second at most.
 func (k *claimer) company(ctx context.Context) bool {
 	if time.Since(k.reaped) > staleAfter {
-		if err := k.reap(ctx); err != nil {
+		if err := k.reap(ctx, stream.CountNone); err != nil {
 			k.c.failed(outage.Control, 0, err)
 			return false
 		}
@@ -212,21 +212,28 @@ func (k *claimer) company(ctx context.Context) bool {
 }
 
 // reap removes idle consumers, and remembers where the group stands.
-func (k *claimer) reap(ctx context.Context) error {
+func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 	k.reaped = time.Now()
 	unknown := k.c.obtain.unknown.Swap(false)
 	for of := range k.groups {
 		seen := &k.groups[of]
-		standing, err := k.c.id.on(k.c.cfg.Client, of).Reap(ctx, k.c.cfg.ConsumerTimeout, 2*k.c.cfg.ClaimInterval)
+		opts := stream.ReapOptions{Timeout: k.c.cfg.ConsumerTimeout, Alive: 2 * k.c.cfg.ClaimInterval, Count: count}
+		if opts.Count == stream.CountNew && seen.losses.base > 0 {
+			opts.Count = stream.CountAll
+		}
+		if unknown {
+			opts.Base = seen.base
+		}
+		standing, err := k.c.id.on(k.c.cfg.Client, of).Reap(ctx, opts)
 		if err != nil {
 			return err
 		}
 		seen.peers.see(standing.Others, standing.Sent, time.Now())
-		k.c.restorer.saw(of, stream.ID{}, standing.LastDelivered)
+		k.c.restorer.saw(of, standing.LastDelivered, standing.Read)
 		if n, lost := seen.losses.see(standing); lost {
 			k.c.cfg.Observer.Trimmed(nil, n)
 		}
-		if unknown && seen.base.Less(standing.Removed) {
+		if standing.Removed {
 			// Some that were pending can have been trimmed, and the reply that named them was lost.
 			k.c.cfg.Observer.Trimmed(nil, 0)
 		}

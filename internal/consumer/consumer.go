@@ -321,7 +321,7 @@ func (c *Consumer) leave() {
 		_ = c.obtain.releaseUnseen(c.working) // else they are claimed when MinIdle is over
 	}
 	if c.obtain.unknown.Load() {
-		_ = c.claimer.reap(c.working) // it looks what a lost reply may have named
+		_ = c.claimer.reap(c.working, stream.CountNew) // it looks what a lost reply may have named
 	}
 	for i := range c.cfg.Keys {
 		_ = c.id.on(c.cfg.Client, i).Leave(c.working) // else others remove it

@@ -214,7 +214,7 @@ func (o *obtainer) admit(of int, fetched []stream.Fetched, held map[window.Ident
 			o.prepare(&it)
 			items = append(items, it)
 			recovered = append(recovered, f.Entry.Text)
-			o.c.restorer.saw(of, stream.ID{}, f.Entry.ID)
+			o.c.restorer.saw(of, f.Entry.ID, 0)
 		case stream.Trimmed:
 			trimmed = append(trimmed, f.Entry.Text)
 		case stream.OtherOwner, stream.NotPending:

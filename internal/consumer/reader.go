@@ -207,7 +207,7 @@ func (r *reader) admit(of int, entries []stream.Entry, sent time.Time) {
 		// consumer, which did not know of what we have.
 		held = r.c.win.Leases.IDs()
 	}
-	r.c.restorer.saw(of, entries[0].ID, entries[len(entries)-1].ID)
+	r.c.restorer.read(of, entries)
 	for block := range slices.Chunk(entries, admitBlock) {
 		items := make([]window.Item, 0, len(block))
 		for i := range block {

@@ -29,39 +29,44 @@ type restorer struct {
 	writing sync.RWMutex
 
 	mu    sync.Mutex
-	spans []span
+	spans []stream.Span
 	cause []error // why the group is missing in a stream, for the reader
-}
-
-// span is what was delivered of a stream.
-type span struct {
-	first stream.ID // entry that was delivered here first, zero before
-	last  stream.ID // the greatest ID that is known to be delivered to the group
 }
 
 func newRestorer(c *Consumer) *restorer {
 	n := len(c.cfg.Keys)
-	return &restorer{c: c, spans: make([]span, n), cause: make([]error, n)}
+	return &restorer{c: c, spans: make([]stream.Span, n), cause: make([]error, n)}
 }
 
-// saw remembers what was delivered. A zero first says nothing about it.
-func (r *restorer) saw(of int, first, last stream.ID) {
+// read remembers new entries that were read.
+func (r *restorer) read(of int, entries []stream.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &r.spans[of]
-	if s.first.IsZero() {
-		s.first = first
+	if s.First.IsZero() {
+		s.First = entries[0].ID
 	}
-	if s.last.Less(last) {
-		s.last = last
+	if s.Last.Less(entries[0].ID) {
+		s.Added += int64(len(entries))
 	}
+	s.Reach(entries[len(entries)-1].ID)
+}
+
+// saw remembers an entry that was delivered to the group, and how many had been added up to it
+// at least.
+func (r *restorer) saw(of int, last stream.ID, added int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := &r.spans[of]
+	s.Added = max(s.Added, added)
+	s.Reach(last)
 }
 
 // seen returns the greatest ID that is known to be delivered to the group.
 func (r *restorer) seen(of int) stream.ID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.spans[of].last
+	return r.spans[of].Last
 }
 
 // missing has the reader re-create the group if the error says that it is lost, and reports
@@ -135,7 +140,7 @@ func (r *restorer) restoreIn(ctx context.Context, client redis.UniversalClient, 
 	if done.Start == "0-0" {
 		// Another stream, which may use the IDs of the entries that are held again.
 		r.mu.Lock()
-		r.spans[of] = span{}
+		r.spans[of] = stream.Span{}
 		r.mu.Unlock()
 		for _, it := range owned {
 			r.trimmed(it)
@@ -152,12 +157,9 @@ func (r *restorer) restoreIn(ctx context.Context, client redis.UniversalClient, 
 // put runs the script.
 func (r *restorer) put(ctx context.Context, client redis.UniversalClient, of int, held []stream.Pending) (stream.Restored, error) {
 	r.mu.Lock()
-	s := r.spans[of]
+	span := r.spans[of]
 	r.mu.Unlock()
-	if s.first.IsZero() {
-		s.first = s.last
-	}
-	return r.c.id.on(client, of).Restore(ctx, s.first, s.last, held)
+	return r.c.id.on(client, of).Restore(ctx, span, held)
 }
 
 var errForgotten = errors.New("the group was re-created without entries that are held here")

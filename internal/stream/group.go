@@ -54,9 +54,9 @@ var (
 	ackScript     = redis.NewScript(ackSource)
 	ownScript     = redis.NewScript(ownSource)
 	fetchScript   = redis.NewScript(fetchSource)
-	reapScript    = redis.NewScript(lessSource + reapSource)
+	reapScript    = redis.NewScript(behindSource + reapSource)
 	leaveScript   = redis.NewScript(leaveSource)
-	restoreScript = redis.NewScript(lessSource + restoreSource)
+	restoreScript = redis.NewScript(lessSource + behindSource + restoreSource)
 )
 
 // State is what a script found out about an entry of a consumer.
@@ -121,6 +121,9 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 	pipe.XRange(ctx, g.Key, probeID, probeID)
 	pipe.XGroupDelConsumer(ctx, g.Key, g.Name, g.Consumer+"-probe")
 	own := pipe.Len()
+	// A missing permission is found before the wrong argument, without which the reply has
+	// whole entries.
+	pipe.Do(ctx, "XINFO", "STREAM", g.Key, "probe")
 	// Redis refuses the ID 0-0 before it looks at the key, and a missing right
 	// before that. Whatever else is wrong with the dead-letter stream can be mended.
 	pipe.Do(ctx, "XADD", deadKey, "NOMKSTREAM", "0-0", "probe", "")

@@ -11,7 +11,8 @@ import (
 type Standing struct {
 	LastDelivered ID        // of the group
 	Oldest        ID        // pending entry, zero without one
-	Removed       ID        // the stream may have lost entries before this ID
+	Read          int64     // entries that the group has read, by the counter of Redis 7, or -1
+	Removed       bool      // the stream may have lost ReapOptions.Base or entries before it
 	Lost          int64     // see lua/reap.lua; 0 for none, -1 for an unknown number
 	LostUntilNow  int64     // see lua/reap.lua; -1 unless the group has read everything
 	Others        []Idle    // consumers that may be alive
@@ -24,27 +25,50 @@ type Idle struct {
 	Idle time.Duration
 }
 
-// Reap removes consumers that were idle for timeout and have nothing pending, and returns where
-// the group stands, with its consumers that were idle for less than alive.
-// (XINFO CONSUMERS, XINFO GROUPS, XINFO STREAM, XPENDING, XGROUP DELCONSUMER)
-func (g *Group) Reap(ctx context.Context, timeout, alive time.Duration) (Standing, error) {
+// Counting is how thoroughly Reap counts lost entries.
+type Counting string
+
+// The ways to count.
+const (
+	CountNone Counting = "none" // not at all
+	CountNew  Counting = "new"  // where none are known: a group that has read everything has lost none
+	CountAll  Counting = "all"
+)
+
+// ReapOptions says which consumers to remove, and what to look for.
+type ReapOptions struct {
+	Timeout time.Duration // after which idle consumers without pending entries are removed
+	Alive   time.Duration // consumers that were idle for less are listed
+	Count   Counting      // lost entries
+	Base    ID            // not zero: whether it or entries before it were removed
+}
+
+// Reap removes idle consumers that have nothing pending, and returns where the group stands.
+// (XINFO CONSUMERS, XINFO GROUPS, XPENDING, XGROUP CREATE, XGROUP DESTROY, XGROUP DELCONSUMER;
+// XINFO STREAM of an empty stream)
+func (g *Group) Reap(ctx context.Context, opts ReapOptions) (Standing, error) {
 	standing := Standing{Sent: time.Now()}
+	base := ""
+	if !opts.Base.IsZero() {
+		base = opts.Base.String()
+	}
 	reply, err := reapScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer,
-		timeout.Milliseconds(), alive.Milliseconds(), RequeueConsumer).Slice()
+		opts.Timeout.Milliseconds(), opts.Alive.Milliseconds(), RequeueConsumer, string(opts.Count), base).Slice()
 	if err != nil {
 		return Standing{}, err
 	}
-	if len(reply) < 5 || len(reply)%2 != 1 {
+	if len(reply) < 6 || len(reply)%2 != 0 {
 		return Standing{}, redisconn.ErrMalformed
 	}
-	for i, id := range []*ID{&standing.LastDelivered, &standing.Oldest, &standing.Removed} {
+	for i, id := range []*ID{&standing.LastDelivered, &standing.Oldest} {
 		text, _ := reply[i].(string)
 		if *id, err = ParseID(text); err != nil {
 			return Standing{}, redisconn.ErrMalformed
 		}
 	}
-	standing.Lost, standing.LostUntilNow = toInt(reply[3]), toInt(reply[4])
-	for i := 5; i < len(reply); i += 2 {
+	standing.Read, standing.Removed = toInt(reply[2]), toInt(reply[3]) == 1
+	standing.Lost, standing.LostUntilNow = toInt(reply[4]), toInt(reply[5])
+	for i := 6; i < len(reply); i += 2 {
 		name, _ := reply[i].(string)
 		standing.Others = append(standing.Others, Idle{name, time.Duration(toInt(reply[i+1])) * time.Millisecond})
 	}
@@ -64,17 +88,35 @@ type Restored struct {
 	Entries []string // that were put back
 }
 
+// Span is what was delivered of a stream.
+type Span struct {
+	First ID    // entry that was delivered here first, zero before
+	Last  ID    // the greatest ID that is known to be delivered to the group
+	Added int64 // entries that had been added up to Last, at least
+}
+
+// Reach remembers that an entry was delivered to the group.
+func (s *Span) Reach(id ID) {
+	if s.Last.Less(id) {
+		s.Last = id
+	}
+}
+
 // Restore creates a lost group again after the last ID that was delivered, and puts the
-// held entries back into it. If the stream was re-created it begins at 0-0 instead, and
-// nothing is put back: its own last ID is less then, or it begins in the millisecond of
-// last although the old one was older, since first.
-func (g *Group) Restore(ctx context.Context, first, last ID, held []Pending) (Restored, error) {
-	args := make([]any, 0, 2+2*len(held))
-	args = append(args, last.String(), first.String())
+// held entries back into it. If the stream is another one it begins at 0-0 instead, and
+// nothing is put back: its own last ID is less then, or it has fewer entries up to the last
+// that was delivered than had been added. Before Redis 7, which counts them, it is also taken
+// for another one where it begins in the millisecond of that ID although the old one was older.
+func (g *Group) Restore(ctx context.Context, span Span, held []Pending) (Restored, error) {
+	if span.First.IsZero() {
+		span.First = span.Last
+	}
+	args := make([]any, 0, 3+2*len(held))
+	args = append(args, span.Last.String(), span.First.String(), span.Added)
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}
-	cmd, lost := g.run(ctx, 2, restoreScript, lessSource+restoreSource, args...)
+	cmd, lost := g.run(ctx, 2, restoreScript, lessSource+behindSource+restoreSource, args...)
 	done := Restored{Lost: lost}
 	reply, err := cmd.Slice()
 	if err != nil {

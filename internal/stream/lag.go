@@ -9,10 +9,13 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
+//go:embed lua/behind.lua
+var behindSource string
+
 //go:embed lua/lag.lua
 var lagSource string
 
-var lagScript = redis.NewScript(lagSource)
+var lagScript = redis.NewScript(behindSource + lagSource)
 
 // lagPage is how many entries one script counts: Redis reads them whole.
 const lagPage = 200
@@ -24,7 +27,7 @@ type Lag struct {
 }
 
 // Lag counts the entries that were not yet delivered to the group.
-// (XINFO GROUPS, XINFO STREAM, XRANGE)
+// (XINFO GROUPS, XGROUP CREATE, XGROUP DESTROY, XRANGE)
 func (g *Group) Lag(ctx context.Context) (Lag, error) {
 	var found Lag
 	for from := ""; ; {

@@ -1,13 +1,16 @@
 -- Removes idle consumers without pending entries, in one step with the check, so
--- that an entry delivered in between cannot be lost with its consumer.
--- less.lua stands before this text.
+-- that an entry delivered in between cannot vanish with its consumer.
+-- behind.lua stands before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] this consumer, which stays, ARGV[3] idle time in ms after which others
 -- are removed, ARGV[4] idle time in ms below which others may be alive, ARGV[5] consumer that
 -- holds released entries, which never is
--- Returns {last-delivered-id of the group, ID of the oldest pending entry or 0-0, ID before
--- which entries may have been removed, entries lost, entries lost until now, then of each other consumer that may be alive its name and its idle
--- time in ms}.
+-- ARGV[6] 'all' to count lost entries, 'new' where none were before, 'none'
+-- ARGV[7] ID of which it is asked whether it or entries before
+-- it were removed, or ''
+-- Returns {last-delivered-id of the group, ID of the oldest pending entry or 0-0, entries read,
+-- 1 if the ID or entries before it may have been removed, entries lost, entries lost until now,
+-- then of each other consumer that may be alive its name and its idle time in ms}.
 --
 -- Lost are entries that were removed from the stream before they were delivered, by the
 -- counters of Redis 7: those that were ever added, those that are left, and those that
@@ -31,41 +34,51 @@ for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', key, group)) do
     end
   end
 end
-local last, read = '0-0', nil
-for _, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
-  local g = {}
-  for i = 1, #flat, 2 do
-    g[flat[i]] = flat[i + 1]
+redis.call('XGROUP', 'DESTROY', key, PROBE .. ':none') -- a missing permission shows at once
+local g = named(key, group) or {}
+local last, read = g['last-delivered-id'] or '0-0', g['entries-read']
+local length = redis.call('XLEN', key)
+
+-- Returns the two numbers.
+local function lost()
+  -- Most groups have read everything: that needs no probe.
+  if ARGV[6] == 'none' then return 0, -1 end
+  if ARGV[6] == 'new' and g.lag == 0 and read then return 0, 0 end
+  local newest, added = ends(key)
+  if newest == '' then newest = '0-0' end -- of miniredis, when the stream is empty
+  if not added or not newest then return 0, -1 end
+  if not read and last == '0-0' then read = 0 end
+  if last == newest then
+    return 0, read and added - read or -1
   end
-  if g.name == group then
-    last, read = g['last-delivered-id'], g['entries-read']
+  if added == length then return 0, -1 end
+  if length > 0 then
+    local at = probe(key, last)
+    if at.lag and at.lag ~= length then return 0, -1 end
+    -- In the middle of the stream; or an entry behind was deleted, which leaves only reading one.
+    if not at.lag and (probe(key, last, 0).lag == added or #redis.call('XRANGE', key, '-', last, 'COUNT', 1) > 0) then
+      return 0, -1
+    end
   end
+  return read and math.max(0, added - length - read) or -1, -1
 end
 
-local flat = redis.call('XINFO', 'STREAM', key)
-local s = {}
-for i = 1, #flat, 2 do
-  s[flat[i]] = flat[i + 1]
-end
-local added, newest = s['entries-added'], s['last-generated-id']
-if newest == '' then newest = '0-0' end -- of miniredis, when the stream is empty
-local lost, until_now = 0, -1
-if added then
-  if not read and last == '0-0' then read = 0 end
-  local first = s['first-entry'] and s['first-entry'][1]
-  if last == newest then
-    if read then until_now = added - read end
-  elseif added > s.length and (not first or less(last, first)) then
-    lost = read and math.max(0, added - s.length - read) or -1
+-- Reports whether an entry with this ID or before it may have been removed.
+local function removed(id)
+  if length == 0 then return 1 end
+  local _, added = ends(key)
+  if not added then
+    return #redis.call('XRANGE', key, '-', id, 'COUNT', 1) == 0 and 1 or 0
   end
+  if added == length then return 0 end
+  local deleted, before = probe(key, id, 0), probe(key, id)
+  return (deleted.lag ~= added or before.lag == length) and 1 or 0
 end
 
 local pending = redis.call('XPENDING', key, group, '-', '+', 1)
 local oldest = pending[1] and pending[1][1] or '0-0'
-local removed = s['first-entry'] and s['first-entry'][1] or newest
-local deleted = s['max-deleted-entry-id']
-if deleted and less(removed, deleted) then removed = deleted end
-local out = {last, oldest, removed, lost, until_now}
+local gone, now = lost()
+local out = {last, oldest, read or -1, ARGV[7] ~= '' and removed(ARGV[7]) or 0, gone, now}
 for _, value in ipairs(others) do
   out[#out + 1] = value
 end

@@ -1,29 +1,39 @@
 -- Creates a lost consumer group again where it stood, and puts entries that are
 -- still held back into it.
--- less.lua stands before this text.
+-- less.lua and behind.lua stand before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] consumer
 -- ARGV[3] the greatest entry ID that is known to have been delivered
 -- ARGV[4] one of the first that were
--- ARGV[5..] pairs of held entry ID and delivery count
+-- ARGV[5] how many entries had been added up to ARGV[3], at least
+-- ARGV[6..] pairs of held entry ID and delivery count
 -- Returns {created: 1 or 0 if the group is there again, its start ID, IDs put back ...}.
 -- The start is 0-0 if the stream is another one now.
 local key, group, consumer, start, oldest = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local function ms(id) return id:match('^%d+') end
+-- How many entries are counted at most to recognize another stream.
+local most = 1000
 
-local last, first = '0-0', '0-0'
-if redis.call('EXISTS', key) == 1 then
-  local info = redis.call('XINFO', 'STREAM', key)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then last = info[i + 1] end
-    if info[i] == 'first-entry' and info[i + 1] then first = info[i + 1][1] end
+-- Reports whether this is another stream than the one in which `start` was delivered.
+local function another()
+  if redis.call('EXISTS', key) == 0 then return true end
+  local newest, added = ends(key)
+  if not newest then return false end
+  if less(newest, start) then return true end
+  if added then
+    -- Of the same stream at least as many entries have been added, besides those behind start.
+    local spare = added - tonumber(ARGV[5])
+    return spare < 0 or (behind(key, start, false, math.min(spare + 1, most))) > spare
   end
+  -- Before Redis 7: a stream that is deleted and written again within a millisecond uses the
+  -- same IDs again. So does one that was trimmed down to that millisecond.
+  local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  local function ms(id) return id:match('^%d+') end
+  return first and ms(first[1]) == ms(start) and ms(oldest) ~= ms(start)
 end
--- A stream that is deleted and written again within a millisecond uses the same IDs again.
-local reused = ms(first) == ms(start) and ms(oldest) ~= ms(start)
-if less(last, start) or reused then
-  start = '0-0' -- another stream: all of it is new
+
+if another() then
+  start = '0-0' -- all of it is new
 end
 
 local created = 1
@@ -34,11 +44,14 @@ if type(reply) == 'table' and reply.err then
 end
 local out = {created, start}
 if start == '0-0' then return out end
-for i = 5, #ARGV, 2 do
-  if #redis.call('XRANGE', key, ARGV[i], ARGV[i]) > 0 then
-    local args = {'XCLAIM', key, group, consumer, 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'FORCE', 'JUSTID'}
-    if #redis.call('XPENDING', key, group, ARGV[i], ARGV[i], 1) == 0 and #redis.call(unpack(args)) > 0 then
-      out[#out + 1] = ARGV[i]
+-- Redis 7 refuses to claim an entry that the stream does not have; Redis 6.2 does not.
+local forces = named(key, group).lag == nil
+for i = 6, #ARGV, 2 do
+  local id = ARGV[i]
+  if not (forces and #redis.call('XRANGE', key, id, id) == 0) and #redis.call('XPENDING', key, group, id, id, 1) == 0 then
+    local args = {'XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', ARGV[i + 1], 'FORCE', 'JUSTID'}
+    if #redis.call(unpack(args)) > 0 then
+      out[#out + 1] = id
     end
   end
 end

@@ -1,8 +1,10 @@
--- Returns whether a stream, and what of it a group has still to read, are below bounds.
+-- Reports whether a stream, and what of it a group has still to read, are below bounds.
+-- behind.lua stands before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] greatest lag or 0, ARGV[3] greatest length or 0
+-- ARGV[4] '1' if entries may be counted
 -- Returns 1 if both are below, 0 otherwise; 1 for a missing stream. For a missing group
--- every entry counts.
+-- every entry counts. -1 if entries had to be counted.
 local key, group, maxlag, maxlen = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 if redis.call('EXISTS', key) == 0 then
   return 1
@@ -14,20 +16,15 @@ end
 if maxlag == 0 or length < maxlag then
   return 1
 end
-for _, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
-  local g = {}
-  for i = 1, #flat, 2 do
-    g[flat[i]] = flat[i + 1]
-  end
-  if g.name == group then
-    -- Redis reports none before 7.0 and where entries were deleted out of order.
-    local lag = g.lag
-    if not lag then
-      local next = g['last-delivered-id']
-      local entries = redis.call('XRANGE', key, '(' .. next, '+', 'COUNT', maxlag)
-      lag = #entries
-    end
-    return lag < maxlag and 1 or 0
-  end
+local g = named(key, group)
+if not g then
+  return 0
 end
-return 0
+-- A lag that the server tells may be too great, see behind.lua.
+if g.lag and g.lag < maxlag then
+  return 1
+end
+if ARGV[4] ~= '1' then
+  return -1
+end
+return (behind(key, g['last-delivered-id'], g.lag, maxlag)) < maxlag and 1 or 0

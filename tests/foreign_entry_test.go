@@ -1,0 +1,78 @@
+package tests
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/redistest"
+)
+
+// addManyFields appends an entry with 300,000 fields, as a foreign producer might: Redis takes
+// 100 ms or more to give it to a script.
+func addManyFields(t *testing.T, client *redis.Client, topic string) {
+	t.Helper()
+	require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, Values: manyFields(300_000)}).Err())
+}
+
+// slowest returns the longest that the server took for a script of more than 20 ms since the slow
+// log was reset.
+func slowest(t *testing.T, client *redis.Client) (longest time.Duration) {
+	t.Helper()
+	logged, err := client.SlowLogGet(t.Context(), -1).Result()
+	require.NoError(t, err)
+	for _, entry := range logged {
+		if strings.HasPrefix(strings.ToLower(entry.Args[0]), "eval") {
+			longest = max(longest, entry.Duration)
+		}
+	}
+	return longest
+}
+
+// XINFO STREAM returns the first and the last entry whole. One of 300,000 fields stopped Redis for
+// 200 ms with every look at the stream: in a group with every look for idle consumers.
+func TestForeignEntry_LooksAtItsStreamAreCheap(t *testing.T) {
+	t.Parallel()
+	for _, read := range []bool{false, true} {
+		t.Run(fmt.Sprintf("read=%v", read), func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client, topic := server.Client(t), redistest.Key(t)
+			redistest.NeedsRedis7(t, client, "the lag of XINFO GROUPS")
+			start := "0"
+			if read {
+				start = "$"
+			}
+			addManyFields(t, client, topic)
+			require.NoError(t, client.XGroupCreate(t.Context(), topic, "g", start).Err())
+			require.NoError(t, client.ConfigSet(t.Context(), "slowlog-log-slower-than", "20000").Err())
+			require.NoError(t, client.SlowLogReset(t.Context()).Err())
+
+			sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.ClaimInterval = 20 * time.Millisecond }))
+			stats, err := sub.GroupStats(t.Context(), topic)
+			require.NoError(t, err)
+			if !read {
+				require.Equal(t, int64(1), stats.Lag)
+				longest := slowest(t, client)
+				require.Zero(t, longest)
+				return // to read it takes as long as it takes
+			}
+			require.Equal(t, int64(0), stats.Lag)
+			messages := sub.subscribe(t, topic)
+			before := redistest.CommandStats(t, client)["xinfo|consumers"]
+			redistest.Eventually(t, soon, func() bool {
+				return redistest.CommandStats(t, client)["xinfo|consumers"] > before+5
+			}, "the group is looked at")
+			publish(t, client, topic, "m")
+			require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
+			require.NoError(t, sub.Close())
+			longest := slowest(t, client)
+			require.Zero(t, longest)
+		})
+	}
+}
