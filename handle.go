@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -31,8 +30,9 @@ type HandleConfig struct {
 
 // Handle calls fn for each value until ctx ends or Close, which it returns as nil, when
 // all calls in progress have returned. A value is acknowledged when fn returns nil and
-// nacked when it returns an error or panics, which is logged; [RetryAfter] and [Reject]
-// work in a middleware. The context of fn is that of the delivery with the values of
+// nacked when it returns an error or panics, which is logged: the last error is the reason of
+// the dead letter, [Permanent] makes one at once, and [WithRetryAfter] sets the delay.
+// [RetryAfter] and [Reject] work in a middleware. The context of fn is that of the delivery with the values of
 // ctx: it is not canceled with ctx, so that a call in progress can finish, but
 // DrainTimeout later.
 //
@@ -200,25 +200,19 @@ func (h *handling[T]) end(a *source.Attempt, err error) {
 	o := source.Outcome{Kind: source.Ack}
 	if err != nil {
 		h.failed(a, err)
-		o = a.Requested()
+		o = failedOutcome(a, err)
 	}
-	if err := a.End(o); err != nil {
+	err = a.End(o)
+	if errors.Is(err, source.ErrNotSupported) { // the transport has neither delays nor dead letters
+		err = a.End(source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay})
+	}
+	if err != nil {
 		h.logger.Info("The end of a delivery is ignored", watermill.LogFields{"topic": a.Topic, "id": idOf(a), "err": endError(err)})
 	}
 }
 
 func (h *handling[T]) failed(a *source.Attempt, err error) {
 	h.logger.Error("A value was not handled", err, watermill.LogFields{"topic": a.Topic, "id": idOf(a)})
-}
-
-// safely calls a function of the application; a panic is an error.
-func safely(f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
-		}
-	}()
-	return f()
 }
 
 // valuesContext is the context of a delivery with further values.

@@ -78,6 +78,12 @@ type SubscriberConfig struct {
 	// them, unreadable for Redis at its next start. Defaults to no bound.
 	DeadLetterRetention Retention
 
+	// HideHandlerErrors keeps the texts of handlers' errors, which may quote a payload, out of
+	// Redis and of events: the reason of a dead letter says how often it was delivered, or that
+	// it was rejected. Defaults to false: the last error, at most 1,024 bytes of it, is the
+	// reason, as far as [HandlerErrors] or [Reader.Handle] has seen it.
+	HideHandlerErrors bool
+
 	// MaxPayload is the largest entry, in bytes of all its fields, that is
 	// decoded; a larger one is treated as undecodable. Defaults to
 	// DefaultMaxPayload; UnlimitedPayload turns it off.

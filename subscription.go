@@ -60,6 +60,7 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 	sub.reports = newEventQueue(func(e Event) { logEvent(sub.log, e) }, s.cfg.OnEvent, sub.log, false)
 	origin := &source.Origin{
 		Topic: topic, Group: s.cfg.ConsumerGroup, Entries: true, Values: context.WithoutCancel(ctx), Timeout: s.cfg.HandlerTimeout,
+		HideCauses: s.cfg.HideHandlerErrors,
 	}
 	if s.cfg.ConsumerGroup == "" {
 		sub.engine = s.newFanOut(sub, origin, options)

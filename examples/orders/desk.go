@@ -42,19 +42,17 @@ func (d *desk) router() (*message.Router, error) {
 		return nil, err
 	}
 	// The first is the outermost: a panic becomes an error, which is retried, and what still
-	// fails then goes back to Redis.
+	// fails then goes back to Redis. The last error is the reason of the dead letter.
 	router.AddMiddleware(
-		d.lastWord,
+		redischannels.HandlerErrors,
+		d.counting,
 		middleware.Retry{
 			MaxRetries:      2,
 			InitialInterval: 20 * time.Millisecond,
 			MaxInterval:     time.Second,
 			Multiplier:      2,
-			ShouldRetry: func(p middleware.RetryParams) bool {
-				var permanent permanentError
-				return !errors.As(p.Err, &permanent)
-			},
-			Logger: d.imp.logger,
+			ShouldRetry:     func(p middleware.RetryParams) bool { return !redischannels.IsPermanent(p.Err) },
+			Logger:          d.imp.logger,
 		}.Middleware,
 		middleware.Recoverer,
 	)
@@ -98,32 +96,11 @@ func (d *desk) note(consumer string, e redischannels.Event) {
 	}
 }
 
-// permanentError is an error that no retry can help.
-type permanentError struct{ error }
-
-// reject makes a message a dead letter with this reason, as soon as the router nacks it.
-func reject(msg *message.Message, err error) error {
-	redischannels.Reject(msg, err.Error())
-	return permanentError{err}
-}
-
-// lastWord counts deliveries, and makes the error of the last one the reason of the dead letter.
-// Without it the reason would only be that MaxDeliveries was reached.
-func (d *desk) lastWord(next message.HandlerFunc) message.HandlerFunc {
+// counting counts deliveries.
+func (d *desk) counting(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		d.deliveries.Add(1)
-		produced, err := next(msg)
-		count, _ := redischannels.DeliveryCountFromContext(msg.Context())
-		var permanent permanentError
-		if err != nil && count >= maxDeliveries && !errors.As(err, &permanent) {
-			reason := err.Error()
-			var panicked middleware.RecoveredPanicError
-			if errors.As(err, &panicked) {
-				reason = fmt.Sprintf("panic: %v", panicked.V)
-			}
-			redischannels.Reject(msg, reason)
-		}
-		return produced, err
+		return next(msg)
 	}
 }
 
@@ -133,11 +110,11 @@ func (d *desk) handle(msg *message.Message) error {
 	ctx := msg.Context()
 	line, err := strconv.Atoi(msg.Metadata.Get(lineKey))
 	if err != nil {
-		return reject(msg, errors.New("message has no line"))
+		return redischannels.Permanent(errors.New("message has no line"))
 	}
 	o, err := parseOrder(string(msg.Payload))
 	if err != nil {
-		return reject(msg, err)
+		return redischannels.Permanent(err)
 	}
 	if d.imp.slow > 0 {
 		if err := wait(ctx, d.imp.slow); err != nil {
@@ -152,7 +129,7 @@ func (d *desk) handle(msg *message.Message) error {
 	case err != nil:
 		return fmt.Errorf("enter order %s: %w", o.id, err)
 	case from != line:
-		return reject(msg, fmt.Errorf("order %s is on line %d already", o.id, from))
+		return redischannels.Permanent(fmt.Errorf("order %s is on line %d already", o.id, from))
 	case !now:
 		d.duplicates.Add(1)
 	}

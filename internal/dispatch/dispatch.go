@@ -4,6 +4,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -262,7 +263,7 @@ func (d *Dispatcher) nacked(it *window.Item, o source.Outcome) {
 	case o.Kind == source.Reject || o.Kind == source.Undecodable:
 		d.cfg.Policy.GiveUp(it, o)
 	case d.cfg.MaxDeliveries > 0 && it.Delivered >= d.cfg.MaxDeliveries:
-		o.Kind, o.Reason = source.Reject, fmt.Sprintf("delivered %d times without success", it.Delivered)
+		o.Kind, o.Reason = source.Reject, cmp.Or(o.Reason, fmt.Sprintf("delivered %d times without success", it.Delivered))
 		d.cfg.Policy.GiveUp(it, o)
 	case o.Delay >= 0:
 		d.win.Backoff(it, o.Delay, o.Split)

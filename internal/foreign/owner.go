@@ -29,9 +29,11 @@ func (s *Source) Ended(a *source.Attempt, o source.Outcome) error {
 	case o.Kind == source.Release && o.Delay <= 0:
 		s.putLast(delivery{msg, a.Split})
 	case of != nil:
-		if !plainNack { // else what the application has asked for counts
-			of.Request(o)
+		if plainNack { // what the application has asked for counts
+			requested := of.Requested()
+			requested.Cause, o = o.Cause, requested
 		}
+		of.Request(o)
 		msg.Nack()
 	case o.Kind == source.Undecodable:
 		s.cfg.Skipped(msg.UUID, o.Err)

@@ -315,7 +315,7 @@ func (s *Subscription) Ended(a *source.Attempt, o source.Outcome) error {
 		d.count--
 		s.again(d, max(0, o.Delay))
 	case s.cfg.MaxDeliveries > 0 && d.count >= s.cfg.MaxDeliveries:
-		s.cfg.Observer.Skipped(fmt.Errorf("message %q was delivered %d times without success", d.id, d.count))
+		s.cfg.Observer.Skipped(fmt.Errorf("message %q was delivered %d times without success%s", d.id, d.count, suffix(o.Reason)))
 		s.forget(d)
 	case o.Delay >= 0:
 		d.split = o.Split
@@ -421,4 +421,12 @@ func signal(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+// suffix is the last error of a handler at the end of a text.
+func suffix(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
 }

@@ -37,7 +37,8 @@ type Outcome struct {
 	Kind   Kind
 	Delay  time.Duration // of Nack and Release
 	Split  int           // of Nack: messages of one number are delivered in one batch, 0 for any
-	Reason string        // of Reject and Undecodable
+	Reason string        // of Reject and Undecodable, and of a Nack that is the last
+	Cause  string        // the error of the handler: the Reason where there is none
 	Err    error         // of Undecodable
 }
 
@@ -60,6 +61,7 @@ type Origin struct {
 	Values       context.Context // gives attempts its values; never canceled
 	Timeout      time.Duration   // of one attempt, 0 for none
 	Owner        Owner
+	HideCauses   bool // Outcome.Cause never becomes the Reason
 }
 
 // state is how far an attempt is:
@@ -173,6 +175,9 @@ func (a *Attempt) End(o Outcome) error {
 		a.expire(o)
 	default:
 		a.cancel(context.Canceled) // before the next delivery
+		if o.Reason == "" && !a.From.HideCauses {
+			o.Reason = o.Cause
+		}
 		if err := a.From.Owner.Ended(a, o); err != nil {
 			a.mu.Lock()
 			a.state = before

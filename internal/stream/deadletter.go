@@ -117,7 +117,7 @@ func MoveToDeadLetters(ctx context.Context, client redis.UniversalClient, moves 
 		if m.Time.IsZero() {
 			m.Time = time.Now()
 		}
-		m.Reason = capReason(m.Reason)
+		m.Reason = CapReason(m.Reason)
 		switch {
 		case m.Fields != nil && (len(m.Fields) == 0 || len(m.Fields)%2 != 0):
 			errs[i] = fmt.Errorf("dead letter of entry %s: %d names and values in memory make no entry", m.EntryID, len(m.Fields))
@@ -236,8 +236,8 @@ func deadLetterResult(reply []string) (DeadLetterResult, error) {
 
 func deadTime(t time.Time) string { return t.UTC().Format(DeadTimeLayout) }
 
-// capReason makes valid UTF-8 of at most MaxDeadReason bytes, cut between runes.
-func capReason(s string) string {
+// CapReason makes valid UTF-8 of at most MaxDeadReason bytes, cut between runes.
+func CapReason(s string) string {
 	s = strings.ToValidUTF8(s, string(utf8.RuneError))
 	if len(s) <= MaxDeadReason {
 		return s
