@@ -13,6 +13,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/pubsub"
@@ -84,7 +85,9 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 //
 // The error wraps [ErrInvalidArgument], [ErrClosed], [ErrPermission],
 // [ErrUnsupportedServer], is the one of the connection, or, when Redis has not
-// confirmed within SubscribeTimeout, [context.DeadlineExceeded].
+// confirmed within SubscribeTimeout, [context.DeadlineExceeded]. In a cluster it wraps
+// [ErrNotSupported] for keyspace notifications, which stay on the node of the key: each
+// master needs a subscriber of its own, with a *redis.Client.
 func (s *PubSubSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	return s.SubscribeAll(ctx, topic)
 }
@@ -102,13 +105,17 @@ func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (
 		}
 	}
 	label := topicLabel(topics)
+	names := s.names(topics)
+	if err := s.checkNames(names); err != nil {
+		return nil, err
+	}
 	if err := s.life.Enter(); err != nil {
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", label, err)
 	}
 	defer s.life.Leave()
 
 	sub := s.newSubscription(ctx, label)
-	if err := s.open(ctx, sub, s.names(topics)); err != nil {
+	if err := s.open(ctx, sub, names); err != nil {
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", label, err)
 	}
 	p := &pump{src: sub, decode: s.message, strict: s.cfg.MaxInFlight == 1, out: make(chan *message.Message)}
@@ -129,8 +136,12 @@ func (s *PubSubSubscriber) source(ctx context.Context, topic string) (*pubSubSub
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: subscriber: %w", topic, err)
 	}
 	defer s.life.Leave()
+	names := s.names([]string{topic})
+	if err := s.checkNames(names); err != nil {
+		return nil, err
+	}
 	sub := s.newSubscription(ctx, topic)
-	if err := s.open(ctx, sub, s.names([]string{topic})); err != nil {
+	if err := s.open(ctx, sub, names); err != nil {
 		return nil, fmt.Errorf("redischannels: subscribe to topic %q: %w", topic, err)
 	}
 	s.life.Go(func() { s.finish(sub) })
@@ -230,6 +241,30 @@ func (s *PubSubSubscriber) names(topics []string) []pubsub.Name {
 		}
 	}
 	return names
+}
+
+// notifications are the beginnings of the channels of keyspace notifications.
+var notifications = [...]string{"__keyspace@", "__keyevent@"}
+
+// checkNames refuses names whose messages stay on the node of a cluster where they arise: a
+// subscription is on one node, and would get a part of them.
+func (s *PubSubSubscriber) checkNames(names []pubsub.Name) error {
+	if _, cluster := s.cfg.Client.(*redis.ClusterClient); !cluster || s.cfg.Sharded {
+		return nil
+	}
+	for _, name := range names {
+		text := name.Text
+		if name.Kind == pubsub.Pattern {
+			text = text[:max(0, strings.IndexAny(text, globCharacters))]
+		}
+		for _, prefix := range notifications {
+			if strings.HasPrefix(text, prefix) || name.Kind == pubsub.Pattern && text != "" && strings.HasPrefix(prefix, text) {
+				return fmt.Errorf("redischannels: subscribe to %q: a node of a cluster publishes keyspace notifications to its own "+
+					"subscribers only, subscribe with a *redis.Client of each master: %w", s.topic(name), ErrNotSupported)
+			}
+		}
+	}
+	return nil
 }
 
 // Characters that have a meaning in a pattern of Redis.

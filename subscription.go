@@ -9,6 +9,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/consumer"
 	"github.com/flaminco/redischannels/internal/source"
@@ -34,6 +35,7 @@ type engine interface {
 type subscription struct {
 	engine
 	topic, group string
+	client       redis.UniversalClient
 	detach       func() bool   // from the end of the Subscriber
 	finished     chan struct{} // closed when nothing is left, events included
 	decoder      *entryDecoder
@@ -54,7 +56,7 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 		fields["consumer_group"] = s.cfg.ConsumerGroup
 	}
 	sub := &subscription{
-		topic: topic, group: s.cfg.ConsumerGroup, finished: make(chan struct{}),
+		topic: topic, group: s.cfg.ConsumerGroup, client: s.cfg.Client, finished: make(chan struct{}),
 		decoder: newEntryDecoder(topic, s.cfg.Unmarshaler, s.cfg.MaxPayload), log: s.logger.With(fields),
 	}
 	sub.reports = newEventQueue(func(e Event) { logEvent(sub.log, e) }, s.cfg.OnEvent, sub.log, false)
@@ -151,16 +153,41 @@ func (s *Subscriber) preparer(decoder *entryDecoder) func(it *window.Item) {
 func (s *subscription) start(ctx context.Context, from Position) error {
 	switch e := s.engine.(type) {
 	case *tail.Subscription:
-		return e.Open(ctx, from.cursor)
+		err := e.Open(ctx, from.cursor)
+		if err == nil {
+			logSubscribed(s.log, "Subscribed without a consumer group", watermill.LogFields{"from": from})
+		}
+		return err
 	case *consumer.Consumer:
 		existed, err := e.Open(ctx)
-		if err == nil && existed && from != Oldest {
-			s.log.Info("The consumer group exists: it resumes where it is, StartFrom is ignored",
-				watermill.LogFields{"consumer": e.ConsumerName()})
+		if err == nil {
+			s.logGroup(ctx, existed, from)
 		}
 		return err
 	}
 	return nil
+}
+
+// logGroup writes the line of Subscribe in a group: a misspelled name makes a new group, which
+// reads what others have handled.
+func (s *subscription) logGroup(ctx context.Context, existed bool, from Position) {
+	if _, silent := s.log.(watermill.NopLogger); silent {
+		return // it takes a command
+	}
+	text, fields := "Subscribed: the consumer group exists and resumes where it is, whatever StartFrom is", watermill.LogFields{"consumer": s.ConsumerName()}
+	if !existed {
+		text = "Subscribed: the consumer group was created"
+		fields["from"] = from
+	}
+	group := &stream.Group{Client: s.client, Key: s.topic, Name: s.group}
+	if found, err := group.LagAtLeast(ctx); err == nil {
+		fields["last_delivered"], fields["pending"], fields["lag"] = found.LastDelivered, found.Pending, found.Lag
+		if found.More {
+			delete(fields, "lag")
+			fields["lag_at_least"] = found.Lag
+		}
+	}
+	logSubscribed(s.log, text, fields)
 }
 
 // report counts an event and leaves it to the event queue. In a group nothing waits for that:

@@ -198,3 +198,29 @@ func TestDeadLetters_RequeueWithSubscribers(t *testing.T) {
 	noMessage(t, bad)
 	require.Empty(t, listIDs(t, letters, topic, redischannels.DeadLetterQuery{}))
 }
+
+// What is no entry ID in a dead letter of another producer, for example one of 30 digits, ended the
+// requeueing of all others.
+func TestDeadLetters_RequeueBesideForeignEntryIDs(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic := newDeadTopic(t, client)
+	letters := newDeadLetters(t, client)
+	var ids []string
+	for _, entry := range []string{
+		strings.Repeat("1", 30) + "-0", "1-" + strings.Repeat("1", 30), "18446744073709551616-0", "1-18446744073709551616",
+		"-", "+", "1", "1-", "-1", "01-1", "1-01", "1-1-1", "a-b", "", "1-1\x00", "\xff-0",
+	} {
+		ids = append(ids, client.XAdd(t.Context(), &redis.XAddArgs{Stream: topic.dead, Values: []string{
+			"x", "y", "_dead_reason", "r", "_dead_entry_id", entry, "_dead_topic", topic.name, "_dead_group", "g",
+			"_dead_consumer", "c", "_dead_count", "1", "_dead_time", "?"}}).Val())
+	}
+	entry, id := topic.die(t, "g", "", "a", "1")
+	results, err := letters.Requeue(t.Context(), topic.name, append(ids, id)...)
+	require.NoError(t, err)
+	require.Len(t, results, len(ids)+1)
+	for i := range ids {
+		require.Equal(t, redischannels.RequeueResult{ID: ids[i], Outcome: redischannels.RequeueForeign}, results[i])
+	}
+	require.Equal(t, redischannels.RequeueResult{ID: id, Outcome: redischannels.RequeueDone, EntryID: entry, Group: "g"}, results[len(ids)])
+}

@@ -206,3 +206,23 @@ func TestPubSub_NodeThatDiesIsReplaced(t *testing.T) {
 	}, "published")
 	receiveAcked(t, others, 1)
 }
+
+// Keyspace notifications are published on the node of their key only. A subscription got those of
+// one node of three, without a word.
+func TestPubSub_KeyspaceNotificationsOfAClusterAreRefused(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3)
+	sub := newPubSub(t, cluster.Client(t), func(c *redischannels.PubSubSubscriberConfig) { c.Patterns = true })
+	for _, topic := range []string{
+		"__keyspace@0__:orders", "__keyevent@0__:expired", "__keyspace@0__:*", "__keyevent@*__:*", "__key*", "__*", "_*",
+	} {
+		_, err := sub.Subscribe(t.Context(), topic)
+		require.ErrorIs(t, err, redischannels.ErrNotSupported, topic)
+		require.ErrorContains(t, err, topic)
+	}
+	for _, topic := range []string{"*", "orders*", "__orders*", "keyspace"} {
+		sub.subscribe(t, topic)
+	}
+	node := newPubSub(t, cluster.Admin(0), func(c *redischannels.PubSubSubscriberConfig) { c.Patterns = true })
+	node.subscribe(t, "__keyevent@0__:*")
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -301,4 +302,35 @@ func TestSubscriber_ReplayContinuesIntoLive(t *testing.T) {
 	require.Equal(t, want, receiveAcked(t, messages, before+during))
 	noMessage(t, messages)
 	publishing.Wait()
+}
+
+// A group with a misspelled name handled 1,000 old messages again without one line in the log.
+func TestSubscriber_SubscribeIsLogged(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	publish(t, client, topic, numbered(3)...)
+	lines := func(change ...func(*redischannels.SubscriberConfig)) []watermill.CapturedMessage {
+		logger := watermill.NewCaptureLogger()
+		sub := newLoggedSub(t, client, logger, change...)
+		sub.subscribe(t, topic)
+		require.NoError(t, sub.Close())
+		return slices.DeleteFunc(logger.Captured()[watermill.InfoLogLevel], func(m watermill.CapturedMessage) bool {
+			return !strings.HasPrefix(m.Msg, "Subscribed")
+		})
+	}
+	first := lines(tuned(func(c *redischannels.Tuning) { c.Prefetch = redischannels.NoPrefetch }))
+	require.Len(t, first, 1)
+	require.Equal(t, "Subscribed: the consumer group was created", first[0].Msg)
+	require.Equal(t, topic, first[0].Fields["topic"])
+	require.Equal(t, "g", first[0].Fields["consumer_group"])
+	require.Equal(t, redischannels.Oldest, first[0].Fields["from"])
+	for _, field := range []string{"last_delivered", "pending", "lag", "consumer"} {
+		require.Contains(t, first[0].Fields, field)
+	}
+	again := lines()
+	require.Len(t, again, 1)
+	require.Contains(t, again[0].Msg, "the consumer group exists")
+	fanned := lines(fanOut)
+	require.Len(t, fanned, 1)
+	require.Equal(t, redischannels.Latest, fanned[0].Fields["from"])
 }

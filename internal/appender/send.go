@@ -199,8 +199,8 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 			err = nodeErr
 			return nil
 		}
-		conn := node.WithTimeout(a.conf.WaitTimeout + waitMargin).Conn()
-		defer func() { _ = conn.Close() }()
+		conn, release := durableConn(node, a.conf.WaitTimeout+waitMargin)
+		defer release()
 		var singles []*appendJob
 		for _, job := range load.jobs {
 			if len(job.cmds) == 1 {
@@ -232,6 +232,21 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 		return nil
 	})
 	return missing, errors.Join(guarded, err)
+}
+
+// durableConn returns one connection for appends and their WAIT: of the pool, unless go-redis
+// cannot log such a one in (see [redisconn.Pulling]).
+func durableConn(node *redis.Client, timeout time.Duration) (conn *redis.Conn, release func()) {
+	if node.Options().StreamingCredentialsProvider == nil {
+		conn = node.WithTimeout(timeout).Conn()
+		return conn, func() { _ = conn.Close() }
+	}
+	own := redisconn.Open(redisconn.Pulling(*node.Options()), redisconn.Config{ReadTimeout: timeout, WriteTimeout: timeout})
+	conn = own.Client.Conn()
+	return conn, func() {
+		_ = conn.Close()
+		own.Close()
+	}
 }
 
 // underReplicated changes what was appended; false means that nothing was.
@@ -280,17 +295,14 @@ func (a *Appender) checkMulti(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	// WithTimeout gives the connection options of its own. Those of the client are
-	// written by the first connection that is made, under a lock that Conn does not
-	// share (go-redis 9.23).
-	timeout := node.Options().ReadTimeout
-	if a.conf.Timeout > 0 && (timeout <= 0 || timeout > a.conf.Timeout) {
-		timeout = a.conf.Timeout
+	opt := redisconn.Pulling(*node.Options())
+	if a.conf.Timeout > 0 && (opt.ReadTimeout <= 0 || opt.ReadTimeout > a.conf.Timeout) {
+		opt.ReadTimeout = a.conf.Timeout
 	}
-	conn := node.WithTimeout(timeout).EphemeralConn()
-	defer func() { _ = conn.Close() }()
+	conn := redisconn.Open(opt, redisconn.Config{})
+	defer conn.Close()
 	multi, exec := redisconn.OnceCmd{Cmd: redis.NewCmd(ctx, "multi")}, redisconn.OnceCmd{Cmd: redis.NewCmd(ctx, "exec")}
-	if err := redisconn.Exec(ctx, conn.Pipeline(), []redis.Cmder{multi, exec}); err != nil {
+	if err := redisconn.Exec(ctx, conn.Client.Pipeline(), []redis.Cmder{multi, exec}); err != nil {
 		return err
 	}
 	a.multi.ok.Store(true)

@@ -38,7 +38,7 @@ type conn struct {
 
 // dial opens a connection with the options of a client. It ends with ctx.
 func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) (*conn, error) {
-	own := redisconn.Open(opt, redisconn.Config{
+	own := redisconn.Open(redisconn.Pulling(opt), redisconn.Config{
 		Context:      ctx,
 		ReadTimeout:  bounded(opt.ReadTimeout),
 		WriteTimeout: bounded(opt.WriteTimeout),

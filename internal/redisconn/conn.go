@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/auth"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
@@ -31,6 +32,33 @@ func own(opt redis.Options, connections int) redis.Options {
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return opt
 }
+
+// Pulling returns options by which a connection asks a StreamingCredentialsProvider for its
+// credentials when it logs in, and not for later ones. A [redis.Client.Conn] of a client that
+// has such a provider panics when it logs in (go-redis 9.23).
+func Pulling(opt redis.Options) redis.Options {
+	provider := opt.StreamingCredentialsProvider
+	if provider == nil {
+		return opt
+	}
+	opt.StreamingCredentialsProvider = nil
+	opt.CredentialsProviderContext = func(context.Context) (username, password string, err error) {
+		credentials, unsubscribe, err := provider.Subscribe(noListener{})
+		if err != nil {
+			return "", "", err
+		}
+		defer func() { _ = unsubscribe() }()
+		username, password = credentials.BasicAuth()
+		return username, password, nil
+	}
+	return opt
+}
+
+// noListener wants no later credentials.
+type noListener struct{}
+
+func (noListener) OnNext(auth.Credentials) {}
+func (noListener) OnError(error)           {}
 
 // Config configures [Open].
 type Config struct {

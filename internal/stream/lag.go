@@ -24,27 +24,41 @@ const lagPage = 200
 type Lag struct {
 	Lag, Pending, Consumers int64
 	LastDelivered           string
+	More                    bool // Lag is not all, see LagAtLeast
 }
 
 // Lag counts the entries that were not yet delivered to the group.
 // (XINFO GROUPS, XGROUP CREATE, XGROUP DESTROY, XRANGE)
 func (g *Group) Lag(ctx context.Context) (Lag, error) {
-	var found Lag
-	for from := ""; ; {
-		reply, err := lagScript.Run(ctx, g.Client, []string{g.Key}, g.Name, from, lagPage).Slice()
-		if err != nil {
-			return Lag{}, err
-		}
-		if len(reply) != 5 {
-			return Lag{}, redisconn.ErrMalformed
-		}
-		found.Pending, found.Consumers = toInt(reply[0]), toInt(reply[1])
-		if from == "" { // what is delivered meanwhile has been counted
-			found.LastDelivered, _ = reply[2].(string)
-		}
-		found.Lag += toInt(reply[3])
-		if from, _ = reply[4].(string); from == "" {
-			return found, nil
+	found, from, err := g.lag(ctx, "")
+	for from != "" && err == nil { // what is delivered meanwhile has been counted
+		var more Lag
+		if more, from, err = g.lag(ctx, from); err == nil {
+			found.Lag, found.Pending, found.Consumers = found.Lag+more.Lag, more.Pending, more.Consumers
 		}
 	}
+	found.More = false
+	return found, err
+}
+
+// LagAtLeast is Lag by one command: where More is true the lag may be greater.
+func (g *Group) LagAtLeast(ctx context.Context) (Lag, error) {
+	found, _, err := g.lag(ctx, "")
+	return found, err
+}
+
+// lag runs the script once. from is empty or what the call before has returned.
+func (g *Group) lag(ctx context.Context, from string) (found Lag, next string, err error) {
+	reply, err := lagScript.Run(ctx, g.Client, []string{g.Key}, g.Name, from, lagPage).Slice()
+	if err != nil {
+		return Lag{}, "", err
+	}
+	if len(reply) != 5 {
+		return Lag{}, "", redisconn.ErrMalformed
+	}
+	found.Pending, found.Consumers, found.Lag = toInt(reply[0]), toInt(reply[1]), toInt(reply[3])
+	found.LastDelivered, _ = reply[2].(string)
+	next, _ = reply[4].(string)
+	found.More = next != ""
+	return found, next, nil
 }

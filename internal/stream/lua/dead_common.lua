@@ -12,6 +12,18 @@ local function failure(reply)
   return {err = (string.gsub(reply.err, '^%-', ''))}
 end
 
+-- Whether a text is a half of an entry ID in the form that Redis gives it: of 64 bits.
+local function half(text)
+  return string.find(text, '^%d+$') and (text == '0' or string.sub(text, 1, 1) ~= '0')
+    and (#text < 20 or #text == 20 and text <= '18446744073709551615')
+end
+
+-- Whether a text is an entry ID in that form.
+local function entryID(text)
+  local ms, seq = string.match(text, '^(%d+)%-(%d+)$')
+  return ms and half(ms) and half(seq)
+end
+
 -- The topic, group, entry ID and consumer that a dead letter names, or nothing when the entry is
 -- no dead letter. Only the last 14 values count: an original that was a dead letter itself has
 -- such a block further ahead. Any program may have written it: what is no entry ID in the form that
@@ -21,7 +33,7 @@ local function block(fields)
   if n >= 14 and fields[n - 13] == '_dead_reason' and fields[n - 11] == '_dead_entry_id'
       and fields[n - 9] == '_dead_topic' and fields[n - 7] == '_dead_group'
       and fields[n - 5] == '_dead_consumer' and fields[n - 3] == '_dead_count'
-      and fields[n - 1] == '_dead_time' and string.find(fields[n - 10], '^%d+%-%d+$') then
+      and fields[n - 1] == '_dead_time' and entryID(fields[n - 10]) then
     return fields[n - 8], fields[n - 6], fields[n - 10], fields[n - 4]
   end
 end
