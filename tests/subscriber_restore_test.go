@@ -171,7 +171,7 @@ func TestSubscriber_LostGroupOfAStreamAsShortAsOneBatch(t *testing.T) {
 	noMessage(t, messages)
 }
 
-// A group that is made again at "0" replays everything, at "$" it skips what nobody has read.
+// A group that is re-created at "0" replays everything, at "$" it skips what was not read.
 func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -57,16 +57,16 @@ local function count(key, id, limit)
 end
 
 -- The number of entries after an ID: exactly or, with the ID to continue with, the first of
--- them. `told` is the lag of the server, nil before Redis 7. It is wrong after trimming, deleting, XGROUP
+-- them. `reported` is the lag of the server, nil before Redis 7. It is wrong after trimming, deleting, XGROUP
 -- SETID, and a restart from an append-only file; a 0 only says that looking is cheap.
-local function behind(key, id, told, limit)
+local function behind(key, id, reported, limit)
   local length = redis.call('XLEN', key)
   if length == 0 then return 0, '' end
   local g
-  if told ~= nil and told ~= 0 then g = probe(key, id) end
+  if reported ~= nil and reported ~= 0 then g = probe(key, id) end
   if g and g.lag then return g.lag, '' end
   local n, more = count(key, id, limit)
-  -- Where no probe tells: whether anything of what is left was delivered.
+  -- Without an answer of the probe: whether anything of what is left was delivered.
   if more ~= '' and not g and #redis.call('XRANGE', key, '-', id, 'COUNT', 1) == 0 then
     return length, ''
   end

@@ -20,7 +20,7 @@ local g = named(key, group)
 if not g then
   return 0
 end
--- A lag that the server tells may be too great, see behind.lua.
+-- A lag that the server returns may be too great, see behind.lua.
 if g.lag and g.lag < maxlag then
   return 1
 end
