@@ -141,12 +141,17 @@ func (c *client[T]) open() error {
 		return errEnded
 	}
 	c.extend()
+	if !canFlush(c.w) {
+		err := fmt.Errorf("redischannels/sse: flush a %T: %w", c.w, http.ErrNotSupported)
+		c.handler.options.OnError(err)
+		c.w.Header().Del("Cache-Control")
+		http.Error(c.w, "streaming is not possible here", http.StatusInternalServerError)
+		return err
+	}
+	// A middleware that compresses decides by the status; one that sees a flush before it sends
+	// compressed bytes without saying so.
+	c.w.WriteHeader(http.StatusOK)
 	if err := c.out.Flush(); err != nil {
-		if errors.Is(err, http.ErrNotSupported) {
-			c.handler.options.OnError(fmt.Errorf("redischannels/sse: flush a %T: %w", c.w, err))
-			c.w.Header().Del("Cache-Control")
-			http.Error(c.w, "streaming is not possible here", http.StatusInternalServerError)
-		}
 		return err
 	}
 	if c.handler.options.Retry != NoRetry {
@@ -298,4 +303,18 @@ func (c *client[T]) flush() error {
 		c.beat.Reset(c.handler.options.Heartbeat)
 	}
 	return err
+}
+
+// canFlush reports whether a [http.ResponseController] finds a flush in the writer.
+func canFlush(w http.ResponseWriter) bool {
+	for {
+		switch inner := w.(type) {
+		case interface{ FlushError() error }, http.Flusher:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return false
+		}
+	}
 }

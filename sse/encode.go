@@ -42,7 +42,11 @@ func (h *Handler[T]) value(d redischannels.Delivery[T]) (e *event[T], err error)
 	}()
 	var m gosse.Message
 	if h.options.Event != nil {
-		if name := h.options.Event(d); name != "" {
+		switch name := h.options.Event(d); name {
+		case "":
+		case EventGap, EventUndecodable:
+			return nil, fmt.Errorf("Event returned %q, which is an event of the Handler's own", name)
+		default:
 			if m.Type, err = gosse.NewType(name); err != nil {
 				return nil, err
 			}

@@ -26,7 +26,7 @@ type RecoveredPanicError struct {
 func (e RecoveredPanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.V, e.Stacktrace) }
 
 // hostileError panics in its methods.
-type hostileError struct{ error }
+type hostileError struct{}
 
 func (hostileError) Error() string { panic("of the error") }
 

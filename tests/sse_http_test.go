@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -353,4 +354,63 @@ func TestSSE_RequestContext(t *testing.T) {
 	expire()
 	s.ended()
 	redistest.Eventually(t, soon, func() bool { return handler.Clients() == 0 }, "it has left")
+}
+
+// gzipped is a middleware as many are: it compresses when the status is written, and hides the
+// handler's flush from the writer below until then.
+type gzipped struct {
+	http.ResponseWriter
+	zip *gzip.Writer
+}
+
+func (w *gzipped) WriteHeader(status int) {
+	if w.zip == nil {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.zip = gzip.NewWriter(w.ResponseWriter)
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *gzipped) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.zip.Write(p)
+}
+
+func (w *gzipped) Flush() {
+	if w.zip != nil {
+		_ = w.zip.Flush()
+	}
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// The handler flushed before it wrote the status: a middleware that compresses sent gzip without
+// saying so.
+func TestSSE_BehindCompression(t *testing.T) {
+	t.Parallel()
+	hub, key := newHubOf(t), redistest.Key(t)
+	channel := streamOf[int](t, hub, key)
+	handler := newSSE(t, channel, sse.Options[int]{})
+	s := openSSE(t, serveSSE(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(&gzipped{ResponseWriter: w}, r)
+	}))).live() // Go's client decodes what says that it is gzip
+	write(t, channel, 7)
+	require.Equal(t, []string{"7"}, s.data(1))
+}
+
+// An event of a value cannot pass for one of the handler's own.
+func TestSSE_EventsOfTheHandlerAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{sse.EventGap, sse.EventUndecodable} {
+		hub, key := newHubOf(t), redistest.Key(t)
+		channel := streamOf[int](t, hub, key)
+		reported := make(chan error, 10)
+		handler := newSSE(t, channel, sse.Options[int]{
+			Event:   func(redischannels.Delivery[int]) string { return name },
+			OnError: func(err error) { reported <- err },
+		})
+		s := openSSE(t, serveSSE(t, handler)).live()
+		write(t, channel, 7)
+		require.Equal(t, sse.EventUndecodable, s.next().Name)
+		require.ErrorContains(t, <-reported, name)
+	}
 }
