@@ -1,6 +1,8 @@
 package tests
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -117,6 +119,38 @@ func TestLogs_NoSecretsOfPubSub(t *testing.T) {
 	require.Greater(t, len(texts), 10)
 	for _, text := range texts {
 		require.NotContains(t, text, password)
+		require.NotContains(t, text, payload)
+	}
+}
+
+// talkative is a value whose own method quotes what it has read.
+type talkative struct{ Text string }
+
+func (v *talkative) UnmarshalJSON(data []byte) error {
+	return fmt.Errorf("talkative cannot read %s", data)
+}
+
+// An error of the application that has seen the payload was logged and reported with it.
+func TestLogs_NoSecretsOfCodecs(t *testing.T) {
+	t.Parallel()
+	const payload = "pay10ad-of-a-customer"
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	logger := redistest.NewRecordingLogger()
+	hub := newHub(t, client, func(c *redischannels.HubConfig) { c.Logger = logger })
+	c := streamOf[talkative](t, hub, topic)
+	handled := handling(t.Context(), c, func(context.Context, talkative) error { return nil }, redischannels.HandleConfig{})
+	publish(t, client, topic, `"`+payload+`"`)
+	letter := onlyDeadLetter(t, client, topic)
+	require.NoError(t, c.Close())
+	require.NoError(t, <-handled)
+	texts := append(logger.Lines(), letter.Reason)
+	for _, e := range hub.events.seen {
+		texts = append(texts, fmt.Sprint(e))
+		data, err := json.Marshal(e)
+		require.NoError(t, err)
+		texts = append(texts, string(data))
+	}
+	for _, text := range texts {
 		require.NotContains(t, text, payload)
 	}
 }
