@@ -173,7 +173,7 @@ func TestJSON_SubstitutesNothing(t *testing.T) {
 	} {
 		require.NoError(t, JSON.CheckType(typ), "%s", typ)
 	}
-	_ = hidden{}.a
+	_ = embedding{}.hidden.a
 }
 
 // StrictJSON took a member twice, or in another case.
