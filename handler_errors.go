@@ -18,13 +18,13 @@ type permanentError struct{ error }
 
 func (e *permanentError) Unwrap() error { return e.error }
 
-// delayedError is what WithRetryAfter returns.
-type delayedError struct {
+// retryError is what WithRetryAfter returns.
+type retryError struct {
 	error
 	delay time.Duration
 }
 
-func (e *delayedError) Unwrap() error { return e.error }
+func (e *retryError) Unwrap() error { return e.error }
 
 // Permanent marks the error of a handler as one that no retry can help: its message becomes a
 // dead letter at once, or is skipped without a group. [Reader.Handle] understands it, and in a
@@ -52,7 +52,7 @@ func WithRetryAfter(err error, delay time.Duration) error {
 	if err == nil || delay < 0 {
 		return err
 	}
-	return &delayedError{err, delay}
+	return &retryError{err, delay}
 }
 
 // HandlerErrors is a message.HandlerMiddleware for routers, to be added before all others, so
@@ -89,12 +89,12 @@ func requestFor(msg *message.Message, err error) {
 func failedOutcome(a *source.Attempt, err error) source.Outcome {
 	o := a.Requested()
 	problem := safely(func() error { // the methods of the error are the application's
-		var delayed *delayedError
+		var retry *retryError
 		switch {
 		case IsPermanent(err):
 			o = source.Outcome{Kind: source.Reject, Reason: o.Reason}
-		case errors.As(err, &delayed):
-			o = source.Outcome{Kind: source.Nack, Delay: delayed.delay}
+		case errors.As(err, &retry):
+			o = source.Outcome{Kind: source.Nack, Delay: retry.delay}
 		}
 		o.Cause = stream.CapReason(causeOf(err))
 		return nil
