@@ -53,7 +53,7 @@ func TestHandlerErrors_AreTheReasonsOfDeadLetters(t *testing.T) {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				t.Parallel()
 				topic := redistest.Key(t)
-				run(t, topic, failing(client), c.fail)
+				run(t, topic, failingConfig(client), c.fail)
 				publish(t, client, topic, `"m"`)
 				letter := onlyDeadLetter(t, client, topic)
 				require.Equal(t, c.reason, letter.Reason)
@@ -62,7 +62,7 @@ func TestHandlerErrors_AreTheReasonsOfDeadLetters(t *testing.T) {
 		}
 		t.Run(name+"/hidden", func(t *testing.T) {
 			t.Parallel()
-			config := failing(client)
+			config := failingConfig(client)
 			config.HideHandlerErrors = true
 			topic := redistest.Key(t)
 			run(t, topic, config, func(int) error { return errors.New("card 4711 declined") })
@@ -71,7 +71,7 @@ func TestHandlerErrors_AreTheReasonsOfDeadLetters(t *testing.T) {
 		})
 		t.Run(name+"/delayed", func(t *testing.T) {
 			t.Parallel()
-			config := failing(client)
+			config := failingConfig(client)
 			config.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
 			topic := redistest.Key(t)
 			run(t, topic, config, func(int) error {
@@ -87,7 +87,7 @@ func TestHandlerErrors_AreTheReasonsOfDeadLetters(t *testing.T) {
 func TestHandlerErrors_RequestsOfTheHandlerCount(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
-	router(t, topic, failing(client), func(msg *message.Message) error {
+	router(t, topic, failingConfig(client), func(msg *message.Message) error {
 		redischannels.Reject(msg, "no such customer")
 		return errors.New("see the log")
 	})
@@ -97,7 +97,7 @@ func TestHandlerErrors_RequestsOfTheHandlerCount(t *testing.T) {
 	require.Equal(t, 1, letter.Count)
 }
 
-func failing(client redis.UniversalClient) redischannels.SubscriberConfig {
+func failingConfig(client redis.UniversalClient) redischannels.SubscriberConfig {
 	return redischannels.SubscriberConfig{
 		Client: client, ConsumerGroup: "g", MaxDeliveries: 2, NackBackoff: quickBackoff(), Tuning: quickTuning(),
 	}
