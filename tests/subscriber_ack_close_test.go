@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -283,4 +284,27 @@ func TestAck_IsQuickBesideManyRejects(t *testing.T) {
 			redistest.Eventually(t, 2*soon, func() bool { return r.deadLetters(t) == manyRejects }, "dead letters")
 		})
 	}
+}
+
+// Acknowledgements that Redis refuses until Close gives up are reported: their messages come again.
+func TestClose_ReportsAcksThatCouldNotBeWritten(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.WithACL("app on >secret ~* +@all"))
+	topic := redistest.Key(t)
+	sub := newSub(t, server.Client(t, redistest.As("app", "secret")), inFlight(3), minIdle(time.Minute))
+	messages := sub.subscribe(t, topic)
+	admin := server.Admin(t)
+	ids := publish(t, admin, topic, numbered(3)...)
+	var received []*message.Message
+	for range ids {
+		received = append(received, receive(t, messages))
+	}
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "app", "-xack").Err())
+	for _, msg := range received {
+		msg.Ack()
+	}
+	sub.events.wait(t, redischannels.EventAckFailed)
+	require.Less(t, sub.closeSoon(t), 10*time.Second)
+	require.ElementsMatch(t, ids, sub.events.wait(t, redischannels.EventAbandoned).EntryIDs)
+	require.Len(t, pendingOf(t, admin, topic), 3)
 }

@@ -118,3 +118,21 @@ func TestAppender_ErrorOfOneTransactionIsKept(t *testing.T) {
 		require.Equal(t, UnderReplicated, r.Outcome, "%v", r.Err) // there are no replicas
 	}
 }
+
+// An append that had finished when its caller gave up, but had not been reported, became unknown.
+func TestAppender_WhatHasFinishedIsKnown(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer client.Close()
+	a := New(Config{Client: client})
+	last := errors.New("of the attempt before")
+	job := &appendJob{cmds: make([]Command, 2), last: last, load: &appendLoad{finished: true}, results: []Result{
+		{Outcome: Appended, ID: "1-0"}, {Outcome: NotAppended},
+	}}
+	results := make([]Result, 2)
+	a.abandon(job, context.Canceled, results)
+	require.Equal(t, Result{Outcome: Appended, ID: "1-0"}, results[0])
+	require.Equal(t, NotAppended, results[1].Outcome)
+	require.ErrorIs(t, results[1].Err, context.Canceled)
+	require.ErrorIs(t, results[1].Err, last)
+}
