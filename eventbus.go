@@ -2,6 +2,11 @@ package redischannels
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 )
@@ -69,3 +74,201 @@ func (b *EventBus[E]) Channel() *Channel[E] { return b.channel }
 
 // Close closes the channel.
 func (b *EventBus[E]) Close() error { return b.channel.Close() }
+
+// EventNameKey is the metadata key of an event's name, the one that the marshalers of
+// Watermill's cqrs package use, so that both can share a topic: give their
+// GenerateName the names of the Registry.
+const EventNameKey = "name"
+
+// UnknownPolicy says what reading does with an event whose name is not registered.
+type UnknownPolicy uint8
+
+// The policies for unknown names.
+const (
+	// RejectUnknown yields a *DecodeError that wraps ErrUnknownEvent; in a group the
+	// event moves to the dead letters.
+	RejectUnknown UnknownPolicy = iota
+	// SkipUnknown acknowledges the event and continues, without an event or a log line: for
+	// programs that need only some of the events of a topic. An event without any name is
+	// rejected.
+	SkipUnknown
+)
+
+var unknownPolicyNames = [...]string{RejectUnknown: "reject", SkipUnknown: "skip"}
+
+// String returns the policy in one word.
+func (p UnknownPolicy) String() string {
+	return enumName(unknownPolicyNames[:], "policy for unknown names", p)
+}
+
+// MarshalText returns the same, for JSON and logs.
+func (p UnknownPolicy) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText sets the value of that name. The error wraps [ErrInvalidArgument].
+func (p *UnknownPolicy) UnmarshalText(text []byte) error {
+	return parseEnum(unknownPolicyNames[:], "policy for unknown names", text, p)
+}
+
+// RegistryConfig configures [NewRegistry].
+type RegistryConfig struct {
+	// Unknown is what becomes of names that are not registered. Defaults to
+	// RejectUnknown.
+	Unknown UnknownPolicy
+}
+
+// Registry has the names by which the types of an [EventBus] are known on the wire.
+// They are chosen by the developer, and a name that is not here makes nothing: no type
+// is ever looked up by what was read. Fill it with [Register] and [Upcast] before it
+// is given to a bus, which takes a copy. The zero value is empty and rejects unknown names.
+// It is safe for concurrent use.
+type Registry[E any] struct {
+	unknown UnknownPolicy
+
+	mu     sync.Mutex
+	kinds  map[string]eventKind[E]
+	byType map[reflect.Type]string
+}
+
+// eventKind is how events of one name are read.
+type eventKind[E any] struct {
+	wire   reflect.Type // what the payload is decoded into
+	decode func(codec Codec, data []byte) (E, error)
+}
+
+// NewRegistry returns an empty registry. E is the interface that all events have, or
+// any.
+func NewRegistry[E any](config RegistryConfig) *Registry[E] {
+	return &Registry[E]{unknown: config.Unknown}
+}
+
+// Register gives the type T a name: events of this type are written under it, and what
+// is read under it becomes a T. A type has one name, and a name one type. The error
+// wraps [ErrInvalidArgument].
+func Register[T, E any](r *Registry[E], name string) error {
+	t := reflect.TypeFor[T]()
+	if !t.AssignableTo(reflect.TypeFor[E]()) {
+		return invalidArgument("T", fmt.Errorf("must be assignable to %s, got %s for the name %q", reflect.TypeFor[E](), t, name))
+	}
+	if t.Kind() == reflect.Interface {
+		return invalidArgument("T", fmt.Errorf("must not be an interface, got %s for the name %q", t, name))
+	}
+	return r.add(name, t, eventKind[E]{wire: t, decode: func(codec Codec, data []byte) (E, error) {
+		var v T
+		if err := codec.Decode(data, &v); err != nil {
+			var none E
+			return none, err
+		}
+		return any(v).(E), nil
+	}})
+}
+
+// Upcast makes events that were once written under a name, in the form of Old, into
+// those of today. Nothing is written under such a name. An error of up makes the event
+// undecodable. The error of Upcast wraps [ErrInvalidArgument].
+func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) error {
+	if up == nil {
+		return invalidArgument("up", errNil)
+	}
+	return r.add(name, nil, eventKind[E]{wire: reflect.TypeFor[Old](), decode: func(codec Codec, data []byte) (E, error) {
+		var old Old
+		if err := codec.Decode(data, &old); err != nil {
+			var none E
+			return none, err
+		}
+		today, err := up(old)
+		if err == nil && any(today) == nil {
+			err = plainError("was made into nothing by the upcast")
+		}
+		return today, err
+	}})
+}
+
+var errNoRegistry = invalidArgument("registry", errNil)
+
+// add registers a name; written is the type of the events that are written under it.
+func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) error {
+	if r == nil {
+		return errNoRegistry
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if name == "" {
+		return invalidArgument("name", fmt.Errorf("must not be empty, got \"\" for %s", kind.wire))
+	}
+	if other, ok := r.kinds[name]; ok {
+		return invalidArgument("name", fmt.Errorf("must be new, got %q for %s, which stands for %s", name, kind.wire, other.wire))
+	}
+	if written != nil {
+		if other, ok := r.byType[written]; ok {
+			return invalidArgument("name", fmt.Errorf("must be the one of its type, got %q for %s, which has the name %q", name, written, other))
+		}
+		if r.byType == nil {
+			r.byType = make(map[reflect.Type]string)
+		}
+		r.byType[written] = name
+	}
+	if r.kinds == nil {
+		r.kinds = make(map[string]eventKind[E])
+	}
+	r.kinds[name] = kind
+	return nil
+}
+
+// errSkip has the reader acknowledge a message and to take the next one.
+var errSkip = errors.New("skip this event")
+
+// coder returns a copy of the registry as a coder.
+func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
+	r.mu.Lock()
+	kinds, byType := maps.Clone(r.kinds), maps.Clone(r.byType)
+	r.mu.Unlock()
+	if codec == nil {
+		codec = JSON
+	}
+	for name, kind := range kinds {
+		if _, err := checkCodec(codec, kind.wire); err != nil {
+			return coder[E]{}, fmt.Errorf("event %q: %w", name, err)
+		}
+	}
+	known := func(metadata message.Metadata) (kind eventKind[E], name string, ok bool) {
+		name = metadata[EventNameKey]
+		kind, ok = kinds[name]
+		return kind, name, ok
+	}
+	code := coder[E]{
+		encode: func(v *E, msg *message.Message) (err error) {
+			t := reflect.TypeOf(*v)
+			name, ok := byType[t]
+			if !ok {
+				return fmt.Errorf("the type %v is not registered: %w", t, ErrUnknownEvent)
+			}
+			// The codec is given a pointer to the type itself, not to the interface.
+			pointer := reflect.New(t)
+			pointer.Elem().Set(reflect.ValueOf(*v))
+			msg.Metadata[EventNameKey] = name
+			msg.Payload, err = codec.Encode(pointer.Interface())
+			return err
+		},
+		decode: func(payload []byte, metadata message.Metadata, v *E) (err error) {
+			kind, name, ok := known(metadata)
+			switch {
+			case ok:
+				*v, err = kind.decode(codec, payload)
+				return err
+			case name == "":
+				return &DecodeError{Reason: "the metadata has no " + EventNameKey, Err: ErrUnknownEvent}
+			case r.unknown == SkipUnknown:
+				return errSkip
+			default:
+				return &DecodeError{Reason: "the name of the event is not registered", Err: ErrUnknownEvent}
+			}
+		},
+	}
+	if r.unknown == SkipUnknown {
+		code.skip = func(metadata message.Metadata) bool {
+			_, name, ok := known(metadata)
+			return !ok && name != ""
+		}
+	}
+	return code, nil
+}
