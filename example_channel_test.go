@@ -150,7 +150,7 @@ func ExampleReader_HandleBatch() {
 	// order 2 inserted in try 2
 }
 
-// The dead letters of a channel are values: look at them, and give them back to the group.
+// The dead letters of a channel are values: look at them, and return them to the group.
 func ExampleChannel_DeadLetters() {
 	ctx, orders, stop := exampleOrders(1)
 	defer stop()

@@ -34,7 +34,7 @@ func (j *journal) order(p *report) {
 
 // soleOrder: the same for a topic with one consumer at a time, over all its processes. What one
 // has released, because it was closed or because it waited, comes in its order. What comes when
-// it comes: an entry that a killed process has left, and one that was given back to the group.
+// it comes: an entry that a killed process has left, and one that was requeued.
 func (j *journal) soleOrder(p *report) {
 	last, orphans := map[string]*handling{}, j.orphans()
 	for _, in := range j.processes {

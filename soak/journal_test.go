@@ -62,7 +62,7 @@ type journal struct {
 	processes []*incarnation
 	topicOf   map[string]string      // of the processes, by their names
 	entries   map[string][]*handling // by topic and entry, in the order of their lines
-	requeued  map[string][]int64     // when an entry may have been given back to its group, by topic and entry
+	requeued  map[string][]int64     // when an entry may have been requeued, by topic and entry
 	windows   []window
 	trouble   []string // lines that make no sense
 }
@@ -167,7 +167,7 @@ func (j *journal) during(name string, from, to int64) []window {
 	})
 }
 
-// requeue notes that an entry is about to be given back to its group.
+// requeue notes that an entry is about to be requeued.
 func (j *journal) requeue(topic, entry string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -175,7 +175,7 @@ func (j *journal) requeue(topic, entry string) {
 	j.requeued[slot] = append(j.requeued[slot], time.Now().UnixNano())
 }
 
-// requeuedBetween reports whether an entry was given back to its group in a span of time.
+// requeuedBetween reports whether an entry was requeued in a span of time.
 func (j *journal) requeuedBetween(h *handling, from, to int64) bool {
 	return slices.ContainsFunc(j.requeued[h.slot()], func(at int64) bool { return from <= at && at <= to })
 }

@@ -32,7 +32,7 @@ func delayKeys(topic string) []string {
 // eventuallyNoDelays waits until nothing is left of delayed messages.
 func eventuallyNoDelays(t *testing.T, client redis.UniversalClient, topic string) {
 	t.Helper()
-	redistest.Eventually(t, soon, func() bool { return client.Exists(t.Context(), delayKeys(topic)...).Val() == 0 }, "the keys of delayed messages are gone")
+	redistest.Eventually(t, soon, func() bool { return client.Exists(t.Context(), delayKeys(topic)...).Val() == 0 }, "the keys of delayed messages are deleted")
 }
 
 func serverTime(t *testing.T, client *redis.Client) time.Time {

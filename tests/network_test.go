@@ -19,7 +19,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A peer is gone without a word: a read without a deadline is deaf for ever, and the server
+// A peer fails silently: a read without a deadline is deaf for ever, and the server
 // hands the next message to the dead connection.
 func TestNetwork_HalfOpenConnectionIsReplaced(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-// Package backoff has the one rule by which the time between two attempts grows, and the one
+// Package backoff implements the one rule by which the time between two attempts grows, and the one
 // wait that its callers need.
 package backoff
 

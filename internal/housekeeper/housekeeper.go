@@ -1,4 +1,4 @@
-// Package housekeeper has the periodic duties of topics: moving what is due. There is one
+// Package housekeeper runs the periodic duties of topics: moving what is due. There is one
 // housekeeper per client in a process, shared by all that use the client.
 package housekeeper
 

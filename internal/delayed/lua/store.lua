@@ -9,8 +9,8 @@
 --
 -- Returns a text: now, when the first entry of the due set is due or -1, 1 if a mover leads or 0, and for each entry
 -- `d` and the delayed ID, or `e` and the entry ID. An error reply means that nothing was stored or
--- appended: the types of all keys are looked at first, and what could be refused for want of
--- memory or of a permission comes before the first write that matters.
+-- appended: the types of all keys are checked first, and a command that may be refused because Redis
+-- is out of memory or a permission is missing comes before the first write that matters.
 --
 -- A repetition after a lost reply stores everything again: the caller must not make one.
 
