@@ -54,12 +54,17 @@ func (j *journal) stopped(h *handling) (last window) {
 }
 
 // forgotten reports whether a delivery may be missing in the count of the next one: it was the
-// first, and its process has lost the entry, by its end or by a fault; or the two overlap. What was
-// nacked and then released is counted.
+// first, and its process has lost the entry, by its end or by a fault; or the two overlap; or the
+// process of the next one had the entry before and lost it by a fault. What was nacked and then
+// released is counted.
 func (j *journal) forgotten(h, before *handling) bool {
 	if h.start < before.over() || j.unaware(h, before) {
 		return true
 	}
-	broken := slices.ContainsFunc(j.during(before.by.name, before.start, h.start), func(w window) bool { return !harmless(w) })
+	harmful := func(w window) bool { return !harmless(w) }
+	if h.by != before.by && slices.ContainsFunc(j.during(h.by.name, before.start-int64(2*minIdle), h.start), harmful) {
+		return true
+	}
+	broken := slices.ContainsFunc(j.during(before.by.name, before.start, h.start), harmful)
 	return before.count == 1 && (before.by.killed != 0 || before.how != "nack" || h.by.taken[h.entry] && broken)
 }

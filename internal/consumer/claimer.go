@@ -57,6 +57,7 @@ func (k *claimer) open(ctx context.Context) error {
 		return err
 	}
 	k.start()
+	k.cursor = stream.ID{}.Next() // a scan from 0-0 on would not ask for its permissions where nothing is pending
 	if k.c.ordered() {
 		// What was released comes first, also what waits for its retry.
 		if more, err := k.c.obtain.released(ctx, k.c.cfg.Client, k.c.win.Room.Claim()); more || err != nil {

@@ -246,12 +246,8 @@ func (o *obtainer) releaseUnseen(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.c.win.Share()
-	client, err := o.c.keeper.control.Client(ctx)
-	if err != nil {
-		return err
-	}
 	for of := range o.c.cfg.Keys {
-		group := o.c.id.on(client, of)
+		group := o.c.id.on(o.c.cfg.Client, of) // which may repeat a list
 		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
 			entries := make([]stream.Released, len(page))
 			for i, p := range page {

@@ -65,8 +65,8 @@ end
 
 -- Reports whether an entry with this ID or before it may have been removed.
 local function removed(id)
-  if length == 0 then return 1 end
   local _, added = ends(key)
+  if length == 0 then return added == 0 and 0 or 1 end
   if not added then
     return #redis.call('XRANGE', key, '-', id, 'COUNT', 1) == 0 and 1 or 0
   end
