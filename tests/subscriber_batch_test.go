@@ -110,7 +110,7 @@ func TestSubscriber_BatchIsReleasedByClose(t *testing.T) {
 	sub.closeSoon(t)
 	_, open := <-batches
 	require.False(t, open)
-	again := subscribeBatch(t, newSub(t, client, minIdle(time.Minute)), topic, redischannels.BatchConfig{Size: 20, Wait: time.Second})
+	again := subscribeBatch(t, newSub(t, client, minIdle(time.Minute)), topic, redischannels.BatchConfig{Size: 20, Wait: soon})
 	batch := receiveBatch(t, again)
 	require.Equal(t, consecutive(0, 20), numbersOf(batch))
 	for _, msg := range batch {
@@ -207,7 +207,7 @@ func TestSubscriber_CommandsPerBatch(t *testing.T) {
 			eventuallyPending(t, direct, topic, 0)
 			stats := redistest.CommandStats(t, direct)
 			require.LessOrEqual(t, batches, 2*n/size)
-			require.LessOrEqual(t, stats["xack"], int64(n/100+n/size), "of up to 100 entries: %v", stats)
+			require.LessOrEqual(t, stats["xack"], int64(2*n/100), "of up to 100 entries: %v", stats)
 			require.LessOrEqual(t, stats["xreadgroup"], int64(5*n/size), "%v", stats)
 			var others int64
 			for command, calls := range stats {
@@ -215,7 +215,7 @@ func TestSubscriber_CommandsPerBatch(t *testing.T) {
 					others += calls
 				}
 			}
-			require.LessOrEqual(t, others, int64(30), "%v", stats)
+			require.LessOrEqual(t, others, int64(60), "to open the subscription: %v", stats)
 		})
 	}
 }
