@@ -22,7 +22,7 @@ import (
 
 const (
 	soakTime = 60 * time.Second // without SOAK
-	held     = 1100             // messages that are in flight from the beginning to the end
+	held     = 2200             // more than a step of a claim scan looks at: messages that are in flight from the beginning to the end
 	patience = 45 * time.Second // until everything is handled once nothing is broken any more
 )
 
