@@ -11,6 +11,7 @@ RACE        ?= -race
 TESTTIMEOUT ?= 15m
 FUZZTIME    ?= 30s
 SOAK        ?= 60s
+SUITES      ?= ./...
 
 # A shell command that sets REDIS_SERVER, or ends the recipe with words that tell what to
 # install. A server that exists only at REDIS_ADDR leaves it empty.
@@ -21,7 +22,7 @@ BROWSER := CHROMIUM="$$(scripts/chromium.sh)" && export CHROMIUM
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: test
 test: ## run the tests of all modules with the race detector (RACE= without, TESTTIMEOUT=15m)
@@ -33,6 +34,11 @@ test: ## run the tests of all modules with the race detector (RACE= without, TES
 	echo "go test -run Allocations (the race detector makes allocations of its own)" && \
 	{ go test -count=1 -timeout $(TESTTIMEOUT) -run Allocations . ./tests || failed="$$failed allocations"; } && \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
+
+.PHONY: test-servers
+test-servers: RACE =
+test-servers: ## run the tests of the library with each of SERVERS="path ..." (RACE=-race, SUITES=./...)
+	@REQUIRE_REDIS=1 scripts/servers.sh run go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) $(SUITES)
 
 .PHONY: lint
 lint: ## check the format, go vet and staticcheck of all modules, and the words of the prose

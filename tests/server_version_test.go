@@ -24,6 +24,22 @@ func TestServer_TooOldForStreams(t *testing.T) {
 	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
 
+// A server whose scripts are switched off is found out by Subscribe, and the error has its reply.
+func TestServer_WithoutScripts(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Arg("rename-command", "EVAL", ""), redistest.Arg("rename-command", "EVALSHA", "")).Client(t)
+	_, err := newSub(t, client).Subscribe(t.Context(), redistest.Key(t))
+	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
+	require.ErrorContains(t, err, "unknown command 'eval")
+
+	client = redistest.Start(t).Client(t)
+	if client.Do(t.Context(), "MODULE", "UNLOAD", "lua").Err() != nil {
+		return // its scripts are no module
+	}
+	_, err = newSub(t, client).Subscribe(t.Context(), redistest.Key(t))
+	require.ErrorContains(t, err, "scripting engine")
+}
+
 // Shard channels came with Redis 7.0, and an older server calls them an unknown command.
 func TestServer_TooOldForShardChannels(t *testing.T) {
 	t.Parallel()

@@ -68,6 +68,7 @@ var replyKinds = []struct {
 	{"ERR unknown command", KindUnknownCommand},
 	{"ERR unknown subcommand", KindUnknownCommand},
 	{"ERR Unknown Redis command", KindUnknownCommand}, // in a script
+	{"ERR Unknown command", KindUnknownCommand},       // in a script of Valkey
 	{"ERR Unknown subcommand", KindUnknownCommand},
 	{"ERR Protocol error", KindProtocol},
 	{"TOPICCOLLISION", KindTopicCollision},

@@ -48,6 +48,7 @@ func TestClassify(t *testing.T) {
 		"ERR Error running script (call to f_1): @user_script:7: WRONGTYPE Operation against a key":                             KindWrongType,
 		"@user_script: 7: -OOM command not allowed when used memory > 'maxmemory'.":                                             KindOOM,
 		"ERR Error running script (call to f_1): @user_script:7: @user_script: 7: Unknown Redis command called from Lua script": KindUnknownCommand,
+		"ERR Unknown command called from script script: on @user_script:29.":                                                    KindUnknownCommand,
 		"ERR Error running script (call to f_1): @user_script:7: NOGROUP No such key 'a' or consumer group 'g'":                 KindNoGroup,
 		"READONLY You can't write against a read only replica. script: 5f4, on @user_script:9.":                                 KindUnavailable,
 		"NOPERM this user has no permissions to access one of the keys used as arguments script: 5f4, on @user_script:9.":       KindNoPerm,
