@@ -9,16 +9,17 @@ import (
 	gosse "github.com/tmaxmax/go-sse"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/feed"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // event makes an event of what a reader yields, or returns the error that is none.
-func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*event[T], error) {
+func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*feed.Event, error) {
 	var gap *redischannels.GapError
 	var undecodable *redischannels.DecodeError
 	switch {
 	case errors.As(err, &gap):
-		return newGap[T](gap.After, gap.FirstAvailable), nil
+		return newGap(gap), nil
 	case errors.As(err, &undecodable):
 		h.options.OnError(err)
 		return h.undecodable(undecodable.EntryID), nil
@@ -34,7 +35,7 @@ func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*event[T], e
 }
 
 // value makes the event of a value. A panic of the application's functions is an error.
-func (h *Handler[T]) value(d redischannels.Delivery[T]) (e *event[T], err error) {
+func (h *Handler[T]) value(d redischannels.Delivery[T]) (e *feed.Event, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			e, err = nil, fmt.Errorf("Event or Encode panicked: %v", r)
@@ -64,28 +65,17 @@ func (h *Handler[T]) value(d redischannels.Delivery[T]) (e *event[T], err error)
 	if !utf8.Valid(data) {
 		return nil, errors.New("encode: not UTF-8")
 	}
-	e = &event[T]{id: h.id(d.ID)}
+	id := h.id(d.ID)
+	e = &feed.Event{ID: id, Wire: encode(&m, wireID(id), string(data))}
 	if h.options.Filter != nil {
-		e.value = &d
+		e.Value = &d
 	}
-	e.wire = e.encode(&m, string(data))
 	return e, nil
 }
 
-func (h *Handler[T]) undecodable(id string) *event[T] {
-	e := &event[T]{id: h.id(id)}
-	if !h.keeps {
-		id = ""
-	}
-	e.wire = e.encode(&gosse.Message{Type: gosse.Type(EventUndecodable)}, toJSON(Undecodable{ID: id}))
-	return e
-}
-
-// newGap makes an EventGap. It has no `id:`, so a client that has got nothing else gets it again.
-func newGap[T any](from, to string) *event[T] {
-	e := &event[T]{gap: true}
-	e.wire = e.encode(&gosse.Message{Type: gosse.Type(EventGap)}, toJSON(Gap{From: from, To: to}))
-	return e
+func (h *Handler[T]) undecodable(text string) *feed.Event {
+	id := h.id(text)
+	return &feed.Event{ID: id, Wire: encodeUndecodable(wireID(id), wireID(id))}
 }
 
 // id is the ID of an entry, zero where the transport has none.
@@ -97,14 +87,36 @@ func (h *Handler[T]) id(text string) stream.ID {
 	return id
 }
 
+// wireID is an ID as clients know it, empty where there is none.
+func wireID(id stream.ID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}
+
+func encodeUndecodable(id, entryID string) []byte {
+	return encode(&gosse.Message{Type: gosse.Type(EventUndecodable)}, id, toJSON(Undecodable{ID: entryID}))
+}
+
+// encodeGap returns an EventGap. It has no `id:`, so a client that has seen nothing else sees it
+// again after a reconnection.
+func encodeGap(from, to string) []byte {
+	return encode(&gosse.Message{Type: gosse.Type(EventGap)}, "", toJSON(Gap{From: from, To: to}))
+}
+
+func newGap(gap *redischannels.GapError) *feed.Event {
+	return &feed.Event{Gap: true, Wire: encodeGap(gap.After, gap.FirstAvailable)}
+}
+
 // encode returns an event as it is sent.
-func (e *event[T]) encode(m *gosse.Message, data string) []byte {
+func encode(m *gosse.Message, id, data string) []byte {
 	if data == "" {
-		data = "\n" // one empty line: without any, browsers do not report the event
+		data = "\n" // one empty line: without any, browsers do not dispatch the event
 	}
 	m.AppendData(data)
-	if !e.id.IsZero() {
-		m.ID = gosse.ID(e.id.String())
+	if id != "" {
+		m.ID = gosse.ID(id)
 	}
 	return toBytes(m)
 }

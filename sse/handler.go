@@ -4,33 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
-	"strconv"
-	"sync"
-	"time"
 
 	"github.com/flaminco/redischannels"
-	"github.com/flaminco/redischannels/internal/lifecycle"
+	"github.com/flaminco/redischannels/internal/bridge"
+	"github.com/flaminco/redischannels/internal/feed"
 	"github.com/flaminco/redischannels/internal/stream"
 )
-
-// catchUps is how many clients of a Handler read from Redis at once. Each holds a page.
-const catchUps = 8
 
 // Handler streams the values of a channel to any number of clients. It is safe for
 // concurrent use, also several of one channel. All Handlers of one hub whose channels
 // have equal settings share one connection for reading, whatever the number of clients.
 type Handler[T any] struct {
+	server[T]
 	channel *redischannels.Channel[T]
-	options Options[T]
 	keeps   bool // the transport has IDs and history
-
-	slots chan struct{}    // taken by those who read from Redis
-	life  *lifecycle.State // clients, broadcasts and readers of pages
-
-	mu      sync.Mutex
-	clients int
-	current *broadcast[T] // nil without clients
+	events  *feed.Feed
 }
 
 // NewHandler returns a handler for a channel, which stays the caller's: close the handler
@@ -44,11 +34,12 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 	if err := errors.Join(append(errs, options.Validate())...); err != nil {
 		return nil, err
 	}
-	h := &Handler[T]{channel: channel, options: options.withDefaults(), slots: make(chan struct{}, catchUps), life: lifecycle.New(errEnded)}
+	h := &Handler[T]{server: newServer(options), channel: channel}
 	never, cancel := context.WithCancel(context.Background())
 	cancel()
 	_, err := channel.Reader().LastID(never)
 	h.keeps = !errors.Is(err, redischannels.ErrNotSupported)
+	h.events = h.feed(source[T]{channel: channel, keeps: h.keeps, event: h.event})
 	return h, nil
 }
 
@@ -56,111 +47,100 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 // nothing of the handler is left. Later requests are answered 503. It may be called often
 // and from anywhere but OnError, best by http.Server.RegisterOnShutdown, since Shutdown
 // waits for requests to end. It always returns nil.
-func (h *Handler[T]) Close() error {
-	return h.life.Close(nil)
-}
+func (h *Handler[T]) Close() error { return h.close() }
 
 // Clients is how many clients are connected now.
-func (h *Handler[T]) Clients() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.clients
-}
+func (h *Handler[T]) Clients() int { return h.count() }
 
 // ServeHTTP streams events until the client goes, cannot follow, or Close.
 func (h *Handler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "only GET streams events", http.StatusMethodNotAllowed)
+	if !h.permits(w, r) {
 		return
 	}
-	if h.options.Authorize != nil {
-		if err := h.options.Authorize(r); err != nil {
-			refuse(w, err)
-			return
-		}
-	}
-	c := &client[T]{handler: h, w: w, out: http.NewResponseController(w), request: r}
-	if err := c.begin(); err != nil {
+	c := h.client(r)
+	if err := h.begin(r, c); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	b, err := h.join()
-	if err != nil {
-		if h.options.Retry != NoRetry {
-			w.Header().Set("Retry-After", strconv.Itoa(int((h.options.Retry+time.Second-1)/time.Second)))
+	err := h.join()
+	if err == nil {
+		defer h.leave()
+		if h.channel.Reader().Err() != nil {
+			err = feed.ErrEnded
 		}
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+	if err != nil {
+		h.unavailable(w, err)
 		return
 	}
-	defer h.leave(b)
-	c.broadcast = b
-	c.serve()
+	h.serve(r.Context(), h.events, c, h.output(w, r, stream.ID.String))
 }
 
-// refuse answers a request that Authorize has an error for.
-func refuse(w http.ResponseWriter, err error) {
-	status := http.StatusForbidden
-	if errors.Is(err, ErrUnauthorized) {
-		status = http.StatusUnauthorized
+// begin finds out from the request where the client begins. The error is for the client.
+func (h *Handler[T]) begin(r *http.Request, c *feed.Client) error {
+	if !h.keeps {
+		return nil
 	}
-	http.Error(w, http.StatusText(status), status)
-}
-
-var (
-	errFull  = errors.New("too many clients")
-	errEnded = errors.New("the stream has ended")
-)
-
-// join counts a client and returns the broadcast that serves it.
-func (h *Handler[T]) join() (_ *broadcast[T], err error) {
-	if err := h.life.Enter(); err != nil {
-		return nil, err
-	}
-	defer func() {
+	if last := h.lastEventID(r); last != "" {
+		id, err := stream.ParseID(last)
 		if err != nil {
-			h.life.Leave()
+			return errors.New("the last event ID must be that of an event of this stream, such as 1700000000000-0")
 		}
-	}()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case h.channel.Reader().Err() != nil:
-		return nil, errEnded
-	case h.options.MaxClients != UnlimitedClients && h.clients >= h.options.MaxClients:
-		return nil, errFull
+		c.At, c.Known = id, true
+		return nil
 	}
-	if h.current == nil || h.current.ctx.Err() != nil {
-		h.current = newBroadcast(h)
-		h.life.Go(h.current.run)
+	if h.options.Start == nil {
+		return nil
 	}
-	h.clients++
-	h.current.clients++
-	return h.current, nil
+	start, err := redischannels.ParsePosition(string(h.options.Start(r)))
+	if err != nil {
+		return errors.New("the start must be an entry ID such as 1700000000000-0")
+	}
+	if start != "" {
+		c.Start = feed.Position(start)
+	}
+	return nil
 }
 
-// leave undoes join. The last client of a broadcast ends it and waits for that.
-func (h *Handler[T]) leave(b *broadcast[T]) {
-	defer h.life.Leave()
-	h.mu.Lock()
-	h.clients--
-	b.clients--
-	last := b.clients == 0
-	if last && h.current == b {
-		h.current = nil
-	}
-	h.mu.Unlock()
-	if last {
-		b.stop()
-		<-b.done
+// source is a channel as a feed reads it. V is the type of its values.
+type source[V any] struct {
+	channel *redischannels.Channel[V]
+	keeps   bool
+	// event makes an event of what a reader yields, or returns the error that is none.
+	event func(redischannels.Delivery[V], error) (*feed.Event, error)
+}
+
+// Keeps implements feed.Source.
+func (s source[V]) Keeps() bool { return s.keeps }
+
+// Follow implements feed.Source.
+func (s source[V]) Follow(ctx context.Context, live func(start stream.ID)) iter.Seq2[*feed.Event, error] {
+	return s.events(bridge.Follow(ctx, s.channel.Reader(), live).(iter.Seq2[redischannels.Delivery[V], error]))
+}
+
+// History implements feed.Source.
+func (s source[V]) History(ctx context.Context, from feed.Position) iter.Seq2[*feed.Event, error] {
+	return s.events(s.channel.Reader().History(ctx, redischannels.Position(from)))
+}
+
+func (s source[V]) events(deliveries iter.Seq2[redischannels.Delivery[V], error]) iter.Seq2[*feed.Event, error] {
+	return func(yield func(*feed.Event, error) bool) {
+		for d, err := range deliveries {
+			if !yield(s.event(d, err)) {
+				return
+			}
+		}
 	}
 }
 
-// lastID is the greatest ID that the stream has had.
-func (h *Handler[T]) lastID(ctx context.Context) (stream.ID, error) {
-	text, err := h.channel.Reader().LastID(ctx)
+// LastID implements feed.Source.
+func (s source[V]) LastID(ctx context.Context) (stream.ID, error) {
+	text, err := s.channel.Reader().LastID(ctx)
 	if err != nil {
 		return stream.ID{}, err
 	}
 	return stream.ParseID(text)
 }
+
+// IsClosed implements feed.Source.
+func (s source[V]) IsClosed(err error) bool { return errors.Is(err, redischannels.ErrClosed) }

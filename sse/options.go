@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/feed"
 )
 
 // Defaults of [Options].
@@ -134,7 +135,7 @@ var (
 
 	// ErrSlowClient means that a client took nothing for WriteTimeout, or was further
 	// behind than Buffer and BufferBytes. It resumes where it has come to.
-	ErrSlowClient = errors.New("client is too slow")
+	ErrSlowClient = feed.ErrSlow
 )
 
 // Validate reports every problem of the options in one joined error. Each names its

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 	"time"
 
@@ -74,17 +73,3 @@ func (p *pipe) Flush() {
 }
 
 func (p *pipe) Write(b []byte) (int, error) { return p.Body.Write(b) }
-
-// What is sent to many is encoded once, and large events are kept from pushing out all
-// others but the last.
-func TestRingIsBounded(t *testing.T) {
-	t.Parallel()
-	r := ring[int]{maxEvents: 3, maxBytes: 1000}
-	for i := range 5 {
-		r.add(&event[int]{wire: []byte{byte(i)}})
-	}
-	require.Len(t, r.events, 3)
-	r.add(&event[int]{wire: []byte(strings.Repeat("x", 5000))})
-	require.Len(t, r.events, 1)
-	require.Equal(t, uint64(6), r.next())
-}

@@ -1,16 +1,14 @@
-package sse
+package feed
 
 import (
 	"context"
-	"errors"
 
-	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
 // A page that a client catches up by has at most this many events, and about this many
-// bytes. Only pages are held in memory for clients that are not up to date, catchUps of
+// bytes. Only pages are held in memory for clients that are not up to date, CatchUps of
 // them being read and one per client being written.
 const (
 	pageEvents = 256
@@ -24,41 +22,41 @@ const (
 // stream until one ends at the stream's end. The floor of the ring was noted before that
 // page was read, and everything up to it existed then, so the client has it now; what is
 // behind it is in the ring, unless the ring was faster: then it reads on.
-func (c *client[T]) attach() (uint64, error) {
-	if !c.known && c.start == redischannels.Latest {
-		c.at, c.owes = c.edge.end, true
+func (c *Client) attach() (uint64, error) {
+	if !c.Known && c.Start == Latest {
+		c.At, c.owes = c.edge.end, true
 		return c.edge.next, nil
 	}
-	from := c.start
-	exists := false // Redis has, or had, an entry of the ID at
+	from := c.Start
+	exists := false // Redis has, or had, an entry of the ID At
 	for failed := 0; ; {
 		edge := c.broadcast.edge()
-		if c.known {
-			from = redischannels.AfterID(c.at.String())
-			number, where, life := c.broadcast.locate(c.at)
+		if c.Known {
+			from = After(c.At)
+			number, where, life := c.broadcast.locate(c.At)
 			switch {
 			case where == inside:
 				return number, nil
 			case where == ahead && exists:
-				c.skip, c.life = c.at, life // what comes up to there is known
+				c.skip, c.life = c.At, life // what comes up to there is known
 				return number, nil
 			case where == ahead:
 				last, err := c.lastID()
 				if err != nil {
 					return 0, err
 				}
-				if exists = !last.Less(c.at); exists {
+				if exists = !last.Less(c.At); exists {
 					continue // another process was faster than this one
 				}
-				// The stream has started again.
-				if err := c.send(newGap[T](c.at.String(), "")); err != nil {
+				// The stream has begun anew.
+				if err := c.sendAll([]*Event{c.feed.gap(c.At.String(), "")}); err != nil {
 					return 0, err
 				}
 				if now := c.broadcast.edge(); last.Less(now.end) && now.life == edge.life {
-					c.at, c.owes = now.end, true // the ring will find that out, and then has all of it
+					c.At, c.owes = now.end, true // the ring will find that out, and then has all of it
 					return now.next, nil
 				}
-				c.at, c.known, from = stream.ID{}, false, redischannels.Oldest
+				c.At, c.Known, from = stream.ID{}, false, Oldest
 				continue
 			}
 		}
@@ -79,20 +77,20 @@ func (c *client[T]) attach() (uint64, error) {
 		}
 		failed = 0
 		if !p.more && edge.life == c.broadcast.edge().life {
-			if c.at.Less(edge.floor) {
-				c.at, c.owes = edge.floor, true
+			if c.At.Less(edge.floor) {
+				c.At, c.owes = edge.floor, true
 			}
-			c.known = true
+			c.Known = true
 		}
 	}
 }
 
 // lastID asks Redis until it answers.
-func (c *client[T]) lastID() (stream.ID, error) {
+func (c *Client) lastID() (stream.ID, error) {
 	for failed := 1; ; failed++ {
 		var last stream.ID
 		var redisErr error
-		if err := c.apart(func() { last, redisErr = c.handler.lastID(c.ctx) }); err != nil {
+		if err := c.apart(func() { last, redisErr = c.feed.config.Source.LastID(c.ctx) }); err != nil {
 			return stream.ID{}, err
 		}
 		if redisErr == nil {
@@ -105,73 +103,69 @@ func (c *client[T]) lastID() (stream.ID, error) {
 }
 
 // page is a part of the stream that a client is sent from Redis.
-type page[T any] struct {
-	events []*event[T]
+type page struct {
+	events []*Event
 	more   bool  // it does not end at the end of the stream
 	err    error // behind events
 }
 
 // read reads what comes after a position.
-func (c *client[T]) read(from redischannels.Position) (*page[T], error) {
-	p := new(page[T])
-	err := c.apart(func() { *p = c.handler.page(c.ctx, from) })
+func (c *Client) read(from Position) (*page, error) {
+	p := new(page)
+	err := c.apart(func() { *p = c.feed.page(c.ctx, from) })
 	return p, err
 }
 
 // page reads a page from Redis.
-func (h *Handler[T]) page(ctx context.Context, from redischannels.Position) (p page[T]) {
+func (f *Feed) page(ctx context.Context, from Position) (p page) {
 	bytes := 0
-	for d, err := range h.channel.Reader().History(ctx, from) {
+	for e, err := range f.config.Source.History(ctx, from) {
 		if len(p.events) == pageEvents || bytes >= pageBytes {
 			p.more = true
 			break
 		}
-		e, err := h.event(d, err)
 		if err != nil {
 			p.err = err
 			break
 		}
 		p.events = append(p.events, e)
-		bytes += len(e.wire)
+		bytes += len(e.Wire)
 	}
 	return p
 }
 
 // sendPage writes the events of a page.
-func (c *client[T]) sendPage(p *page[T]) error {
+func (c *Client) sendPage(p *page) error {
 	for _, e := range p.events {
-		if err := c.send(e); err != nil {
-			return err
-		}
-		if !e.gap {
-			c.known = true
+		if !e.Gap {
+			c.Known = true
 		}
 	}
-	return c.flush()
+	return c.sendAll(p.events)
 }
 
 // apart lets f, which talks to Redis, run in a goroutine of its own while heartbeats are
 // sent; few do so at once. After an error f may still run.
-func (c *client[T]) apart(f func()) error {
-	if err := c.wait(nil, c.handler.slots); err != nil {
+func (c *Client) apart(f func()) error {
+	if err := c.wait(nil, c.feed.config.Slots); err != nil {
 		return err
 	}
 	done := make(chan struct{})
-	c.handler.life.Go(func() {
+	c.feed.config.Life.Go(func() {
 		defer close(done)
-		defer func() { <-c.handler.slots }()
+		defer func() { <-c.feed.config.Slots }()
 		f()
 	})
 	return c.wait(done, nil)
 }
 
 // rest waits before Redis is asked again, and reports the first error of a row.
-func (c *client[T]) rest(failed int, err error) error {
-	if errors.Is(err, redischannels.ErrClosed) {
-		return errEnded
+func (c *Client) rest(failed int, err error) error {
+	if c.feed.config.Source.IsClosed(err) {
+		return ErrEnded
 	}
 	if failed == 1 && c.ctx.Err() == nil {
-		c.handler.options.OnError(err)
+		c.feed.config.OnError(err)
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, backoff.Redis.After(failed))
 	defer cancel()

@@ -1,52 +1,37 @@
-package sse
+package feed
 
 import (
 	"sort"
 
-	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// eventSize is what an event costs beside its bytes on the wire, about.
-const eventSize = 256
-
-// event is what clients are sent, encoded once for all of them.
-type event[T any] struct {
-	id    stream.ID // zero where the transport has none
-	life  int       // of the stream, which may be deleted and start again
-	gap   bool      // EventGap: id is only its place among others
-	value *redischannels.Delivery[T]
-	wire  []byte
-}
-
-func (e *event[T]) size() int { return eventSize + len(e.wire) }
-
 // ring has the latest events of a stream. Events are numbered from 0 as they come. By
 // their IDs they can be found as far as the IDs grow: since the stream last began.
-type ring[T any] struct {
+type ring struct {
 	maxEvents, maxBytes int
 
-	events []*event[T]
+	events []*Event
 	first  uint64 // number of events[0]
 	bytes  int
 
-	life    int       // how often the stream has started again
+	life    int       // how often the stream has begun anew
 	floor   stream.ID // everything after it, up to end, is in events from number floorAt on
 	floorAt uint64
 	end     stream.ID
 }
 
 // next is the number of the next event.
-func (r *ring[T]) next() uint64 { return r.first + uint64(len(r.events)) }
+func (r *ring) next() uint64 { return r.first + uint64(len(r.events)) }
 
 // add appends an event. Its ID is greater than end, or zero; that of a gap does not count
 // as read.
-func (r *ring[T]) add(e *event[T]) {
+func (r *ring) add(e *Event) {
 	e.life = r.life
 	r.events = append(r.events, e)
 	r.bytes += e.size()
-	if !e.gap {
-		r.end = e.id
+	if !e.Gap {
+		r.end = e.ID
 	}
 	for len(r.events) > r.maxEvents || r.bytes > r.maxBytes && len(r.events) > 1 {
 		old := r.events[0]
@@ -54,14 +39,14 @@ func (r *ring[T]) add(e *event[T]) {
 		r.events = r.events[1:]
 		r.bytes -= old.size()
 		if r.first >= r.floorAt {
-			r.floor, r.floorAt = old.id, r.first+1
+			r.floor, r.floorAt = old.ID, r.first+1
 		}
 		r.first++
 	}
 }
 
-// renew forgets the IDs: the stream has started again.
-func (r *ring[T]) renew() {
+// renew forgets the IDs: the stream has begun anew.
+func (r *ring) renew() {
 	r.life++
 	r.floor, r.floorAt, r.end = stream.ID{}, r.next(), stream.ID{}
 }
@@ -76,7 +61,7 @@ const (
 )
 
 // locate returns the number of the first event after an ID.
-func (r *ring[T]) locate(id stream.ID) (uint64, place) {
+func (r *ring) locate(id stream.ID) (uint64, place) {
 	switch {
 	case id.Less(r.floor):
 		return 0, behind
@@ -84,12 +69,12 @@ func (r *ring[T]) locate(id stream.ID) (uint64, place) {
 		return r.next(), ahead
 	}
 	known := r.events[r.floorAt-r.first:]
-	i := sort.Search(len(known), func(i int) bool { return id.Less(known[i].id) })
+	i := sort.Search(len(known), func(i int) bool { return id.Less(known[i].ID) })
 	return r.floorAt + uint64(i), inside
 }
 
-// take copies events from a number on. It reports false when they are lost.
-func (r *ring[T]) take(number uint64, into []*event[T]) (int, bool) {
+// take copies events from a number on. It reports false when they are gone.
+func (r *ring) take(number uint64, into []*Event) (int, bool) {
 	if number < r.first {
 		return 0, false
 	}

@@ -1,77 +1,73 @@
-package sse
+package feed
 
 import (
 	"context"
-	"errors"
-	"iter"
 	"sync"
 
-	"github.com/flaminco/redischannels"
-	"github.com/flaminco/redischannels/internal/bridge"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// broadcast follows the channel for all clients of a Handler, from the first that comes
-// until the last has left. It has one goroutine; clients read the ring in theirs.
-type broadcast[T any] struct {
-	handler *Handler[T]
+// broadcast follows the source for all clients of a feed, from the first that comes until the
+// last has left. It has one goroutine; clients read the ring in theirs.
+type broadcast struct {
+	feed    *Feed
 	ctx     context.Context // ends with the broadcast
 	stop    context.CancelFunc
 	live    chan struct{} // closed when the ring has a place where clients can begin
 	done    chan struct{} // closed when run has ended
-	clients int           // guarded by the handler's lock
+	clients int           // guarded by the lock of the feed
 
 	mu      sync.RWMutex
-	ring    ring[T]
+	ring    ring
 	changed chan struct{} // closed and replaced with every change of the ring
 }
 
-func newBroadcast[T any](h *Handler[T]) *broadcast[T] {
-	b := &broadcast[T]{
-		handler: h,
+func newBroadcast(f *Feed) *broadcast {
+	b := &broadcast{
+		feed:    f,
 		live:    make(chan struct{}),
 		done:    make(chan struct{}),
 		changed: make(chan struct{}),
-		ring:    ring[T]{maxEvents: h.options.Buffer, maxBytes: h.options.BufferBytes},
+		ring:    ring{maxEvents: f.config.Buffer, maxBytes: f.config.BufferBytes},
 	}
-	b.ctx, b.stop = context.WithCancel(h.life.Context())
+	b.ctx, b.stop = context.WithCancel(f.config.Life.Context())
 	return b
 }
 
-// run follows the channel until stop, or until the channel is closed.
-func (b *broadcast[T]) run() {
+// run follows the source until stop, or until the source is closed.
+func (b *broadcast) run() {
 	defer close(b.done)
 	defer b.stop()
-	follow := bridge.Follow(b.ctx, b.handler.channel.Reader(), func(start stream.ID) {
+	source := b.feed.config.Source
+	follow := source.Follow(b.ctx, func(start stream.ID) {
 		b.ring.floor, b.ring.end = start, start
 		close(b.live)
 	})
 	failed := false
-	for d, err := range follow.(iter.Seq2[redischannels.Delivery[T], error]) {
-		e, err := b.handler.event(d, err)
+	for e, err := range follow {
 		if err == nil {
 			b.add(e)
-		} else if !failed && b.ctx.Err() == nil && !errors.Is(err, redischannels.ErrClosed) {
+		} else if !failed && b.ctx.Err() == nil && !source.IsClosed(err) {
 			failed = true // Follow tries until it is live, and has no errors then
-			b.handler.options.OnError(err)
+			b.feed.config.OnError(err)
 		}
 	}
 }
 
 // add puts an event into the ring and wakes the clients.
-func (b *broadcast[T]) add(e *event[T]) {
+func (b *broadcast) add(e *Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case e.gap:
-		// Its place is before the entries that are left, and behind the end: a client that
-		// has come to the end is to see it.
-		e.id = b.ring.end.Next()
-	case e.id.IsZero():
-	case !b.ring.end.Less(e.id):
+	case e.Gap:
+		// Its place is before the entries that are left, and behind the end: who has come
+		// up to the end is to see it.
+		e.ID = b.ring.end.Next()
+	case e.ID.IsZero():
+	case !b.ring.end.Less(e.ID):
 		old := b.ring.end
 		b.ring.renew()
-		b.ring.add(newGap[T](old.String(), e.id.String()))
+		b.ring.add(b.feed.gap(old.String(), e.ID.String()))
 	}
 	b.ring.add(e)
 	close(b.changed)
@@ -79,8 +75,8 @@ func (b *broadcast[T]) add(e *event[T]) {
 }
 
 // take returns events from a number on, or, if there are none yet, what is closed when
-// there are. It reports false when they are lost.
-func (b *broadcast[T]) take(number uint64, into []*event[T]) (n int, changed <-chan struct{}, ok bool) {
+// there are. It reports false when they are no longer in the ring.
+func (b *broadcast) take(number uint64, into []*Event) (n int, changed <-chan struct{}, ok bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	n, ok = b.ring.take(number, into)
@@ -89,7 +85,7 @@ func (b *broadcast[T]) take(number uint64, into []*event[T]) (n int, changed <-c
 
 // locate returns the number of the first event after an ID, if it is inside of the ring,
 // of the next one, if it is ahead, and the life of the stream.
-func (b *broadcast[T]) locate(id stream.ID) (number uint64, where place, life int) {
+func (b *broadcast) locate(id stream.ID) (number uint64, where place, life int) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	number, where = b.ring.locate(id)
@@ -104,8 +100,14 @@ type edge struct {
 	life  int       // of the stream
 }
 
-func (b *broadcast[T]) edge() edge {
+func (b *broadcast) edge() edge {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return edge{b.ring.floor, b.ring.end, b.ring.next(), b.ring.life}
+}
+
+// gap makes an event about missing entries. It has no `id:`, so a client that receives only this
+// event receives it again after a reconnection.
+func (f *Feed) gap(from, to string) *Event {
+	return &Event{Gap: true, Wire: f.config.Gap(from, to)}
 }

@@ -1,0 +1,209 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+const (
+	// openWait is how long the answer to a client waits for Redis. Then it begins without
+	// being live, so that clients of a Redis that is down stay connected.
+	openWait = time.Second
+	// batchSize is how many events are taken from the ring at once.
+	batchSize = 16
+)
+
+// Output is how one client is written to. Its methods are called by one goroutine. What the
+// client does not take in time is an error that wraps ErrSlow.
+type Output interface {
+	// Open begins the response.
+	Open() error
+	// Write writes the bytes of one event.
+	Write(event []byte) error
+	// Place tells the client the ID up to which it has been sent everything, without an event.
+	Place(at stream.ID) error
+	// Beat writes a heartbeat.
+	Beat() error
+	// Flush sends what was written, and reports whether there was something.
+	Flush() (sent bool, err error)
+}
+
+// Client is one request. The exported fields are set before [Feed.Serve]; all of it belongs to
+// the goroutine that calls that.
+type Client struct {
+	Output    Output
+	Filter    func(value any) bool // nil: all
+	Heartbeat time.Duration        // after this much silence; 0: none
+	Start     Position             // where it begins, unless Known
+	At        stream.ID            // up to which it was sent everything
+	Known     bool                 // At is set
+
+	feed      *Feed
+	broadcast *broadcast
+	ctx       context.Context // of the request
+	beat      *time.Timer
+	silent    <-chan time.Time // of beat; nil without heartbeats
+
+	edge *edge     // of the ring when the response began, or when the ring was live
+	owes bool      // the client does not know At
+	skip stream.ID // events up to here, of life, are not sent
+	life int
+}
+
+// serve sends events until the client has left, cannot follow, or the stream ends.
+func (c *Client) serve(ctx context.Context) error {
+	var cancel context.CancelFunc
+	c.ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	if c.Heartbeat > 0 {
+		c.beat = time.NewTimer(c.Heartbeat)
+		defer c.beat.Stop()
+		c.silent = c.beat.C
+	}
+	err := c.open()
+	var number uint64
+	if err == nil {
+		number, err = c.attach()
+	}
+	if err == nil {
+		err = c.follow(number)
+	}
+	return err
+}
+
+// open answers the request, when events can come, or when that takes too long.
+func (c *Client) open() error {
+	wait := time.NewTimer(openWait)
+	defer wait.Stop()
+	select {
+	case <-c.broadcast.live:
+		// Before the response begins: who sees that may write at once.
+		c.look()
+	case <-wait.C:
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	case <-c.broadcast.ctx.Done():
+		return ErrEnded
+	}
+	if err := c.Output.Open(); err != nil {
+		return err
+	}
+	if err := c.wait(c.broadcast.live, nil); err != nil {
+		return err
+	}
+	c.look()
+	return nil
+}
+
+// look notes where the ring ends, once.
+func (c *Client) look() {
+	if c.edge == nil {
+		edge := c.broadcast.edge()
+		c.edge = &edge
+	}
+}
+
+// follow sends the events of the ring from a number on.
+func (c *Client) follow(number uint64) error {
+	var batch [batchSize]*Event
+	if err := c.settle(); err != nil {
+		return err
+	}
+	for {
+		n, changed, ok := c.broadcast.take(number, batch[:])
+		if !ok {
+			return ErrSlow
+		}
+		if n == 0 {
+			if err := c.wait(changed, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := c.sendAll(batch[:n]); err != nil {
+			return err
+		}
+		clear(batch[:n])
+		number += uint64(n)
+		if c.broadcast.ctx.Err() != nil || c.ctx.Err() != nil {
+			return ErrEnded
+		}
+	}
+}
+
+// sendAll writes events and flushes them. Behind the last event of the stream the error is
+// ErrEnded.
+func (c *Client) sendAll(events []*Event) error {
+	for _, e := range events {
+		sent, err := c.send(e)
+		if err != nil {
+			return err
+		}
+		if e.Last && sent {
+			return errors.Join(ErrEnded, c.flush())
+		}
+	}
+	return c.flush()
+}
+
+// send writes an event unless the client has it, which it reports, or the filter is against it.
+func (c *Client) send(e *Event) (is bool, err error) {
+	if e.Gap {
+		return true, c.Output.Write(e.Wire)
+	}
+	if !e.ID.IsZero() && e.life == c.life && !c.skip.Less(e.ID) {
+		return false, nil
+	}
+	c.At = e.ID
+	if c.Filter != nil && e.Value != nil && !c.Filter(e.Value) {
+		c.owes = true
+		return true, nil
+	}
+	c.owes = false
+	return true, c.Output.Write(e.Wire)
+}
+
+// settle tells the client the ID that it has come to, if it does not know it.
+func (c *Client) settle() error {
+	if !c.owes || !c.feed.config.Source.Keeps() {
+		return nil
+	}
+	c.owes = false
+	if err := c.Output.Place(c.At); err != nil {
+		return err
+	}
+	return c.flush()
+}
+
+// wait returns when wake is closed or a slot is taken, or an error when the stream is to
+// end. Meanwhile it sends heartbeats.
+func (c *Client) wait(wake <-chan struct{}, slots chan<- struct{}) error {
+	for {
+		select {
+		case <-wake:
+			return nil
+		case slots <- struct{}{}:
+			return nil
+		case <-c.silent:
+			if err := errors.Join(c.settle(), c.Output.Beat(), c.flush()); err != nil {
+				return err
+			}
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		case <-c.broadcast.ctx.Done():
+			return ErrEnded
+		}
+	}
+}
+
+// flush sends what was written.
+func (c *Client) flush() error {
+	sent, err := c.Output.Flush()
+	if sent && c.beat != nil {
+		c.beat.Reset(c.Heartbeat)
+	}
+	return err
+}

@@ -1,0 +1,126 @@
+// Package feed sends one stream of events to any number of clients. It is the core of package
+// sse: what a client is sent, and how, belongs to its users.
+//
+// A [Feed] follows its [Source] while it has clients. One goroutine, the broadcast, keeps the
+// latest events in a ring; a [Client] is the goroutine of its request, with a place in the ring.
+// Who is behind the ring reads pages of history, a few clients at a time, until it is inside.
+//
+// Locks: those of a Feed and of its broadcast are never taken under each other, nor held while
+// anything waits.
+package feed
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+
+	"github.com/flaminco/redischannels/internal/lifecycle"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// CatchUps is how many clients of a handler read from Redis at once. Each holds a page.
+const CatchUps = 8
+
+var (
+	// ErrSlow means that a client took nothing in time, or that the ring has left it behind.
+	ErrSlow = errors.New("client is too slow")
+	// ErrEnded means that the stream has ended, or that its handler is closed.
+	ErrEnded = errors.New("the stream has ended")
+)
+
+// Position is the text of a redischannels.Position.
+type Position string
+
+// The positions that clients begin at, besides those after an ID.
+const (
+	Latest Position = "latest"
+	Oldest Position = "oldest"
+)
+
+// After returns the position behind an ID.
+func After(id stream.ID) Position { return Position("after:" + id.String()) }
+
+// Source is the stream that a feed sends. Its methods are called from several goroutines.
+type Source interface {
+	// Keeps reports whether events have IDs and a history.
+	Keeps() bool
+	// Follow yields what is written from now on. It calls live once, before the first event; start
+	// is the ID after which it begins. An error after which it cannot continue is its last pair.
+	Follow(ctx context.Context, live func(start stream.ID)) iter.Seq2[*Event, error]
+	// History yields what there is after a position. An error is its last pair.
+	History(ctx context.Context, from Position) iter.Seq2[*Event, error]
+	// LastID returns the greatest ID that the stream has had.
+	LastID(ctx context.Context) (stream.ID, error)
+	// IsClosed reports an error of the source after its Close.
+	IsClosed(err error) bool
+}
+
+// Config is fixed for the life of a [Feed].
+type Config struct {
+	Source      Source
+	Gap         func(from, to string) []byte // encodes an event about entries that are missing
+	Buffer      int                          // events in the ring
+	BufferBytes int                          // of them
+	OnError     func(error)
+	Slots       chan struct{}    // taken by clients that read from Redis; may be shared by feeds
+	Life        *lifecycle.State // of the handler: clients are calls, the broadcast a goroutine
+}
+
+// Feed is one stream of events. It is safe for concurrent use.
+type Feed struct {
+	config Config
+
+	mu      sync.Mutex
+	clients int
+	current *broadcast // nil without clients
+}
+
+// New returns a feed. It starts nothing; the first client does.
+func New(config Config) *Feed { return &Feed{config: config} }
+
+// Clients returns how many clients there are now.
+func (f *Feed) Clients() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.clients
+}
+
+// Serve sends events to a client until its context ends, it cannot follow, or the stream ends. The
+// error says why. It is used within a call of Config.Life. The last client of a feed ends what was
+// started for it and waits for that.
+func (f *Feed) Serve(ctx context.Context, c *Client) error {
+	b := f.join()
+	defer f.leave(b)
+	c.feed, c.broadcast = f, b
+	return c.serve(ctx)
+}
+
+// join counts a client and returns the broadcast that serves it.
+func (f *Feed) join() *broadcast {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.current == nil || f.current.ctx.Err() != nil {
+		f.current = newBroadcast(f)
+		f.config.Life.Go(f.current.run)
+	}
+	f.clients++
+	f.current.clients++
+	return f.current
+}
+
+// leave undoes join.
+func (f *Feed) leave(b *broadcast) {
+	f.mu.Lock()
+	f.clients--
+	b.clients--
+	last := b.clients == 0
+	if last && f.current == b {
+		f.current = nil
+	}
+	f.mu.Unlock()
+	if last {
+		b.stop()
+		<-b.done
+	}
+}

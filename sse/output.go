@@ -1,0 +1,155 @@
+package sse
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	gosse "github.com/tmaxmax/go-sse"
+
+	"github.com/flaminco/redischannels/internal/feed"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// writeSize is how much is written under one deadline.
+const writeSize = 64 << 10
+
+var heartbeat = func() []byte {
+	var m gosse.Message
+	m.AppendComment("keep-alive")
+	return toBytes(&m)
+}()
+
+// output is the response to one request as a feed writes it.
+type output struct {
+	w       http.ResponseWriter
+	out     *http.ResponseController
+	request *http.Request
+	timeout time.Duration
+	retry   time.Duration // NoRetry: is not sent
+	first   []byte        // is written when the response begins
+	id      func(stream.ID) string
+	onError func(error)
+
+	room int // bytes that may be written before the deadline is set anew
+	dirt int // bytes since the last flush
+}
+
+// header sets that of an event stream. It reports false where it is all that was asked for.
+func (o *output) header() (more bool) {
+	h := o.w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-cache, no-store, no-transform")
+	h.Set("X-Accel-Buffering", "no") // nginx would collect events
+	if o.request.Method == http.MethodHead {
+		return false
+	}
+	if o.request.ProtoMajor == 1 {
+		// The last write of the server has a deadline, which the next request on this
+		// connection would inherit.
+		h.Set("Connection", "close")
+	}
+	return true
+}
+
+// Open implements feed.Output.
+func (o *output) Open() error {
+	o.extend()
+	if !canFlush(o.w) {
+		err := fmt.Errorf("redischannels/sse: flush a %T: %w", o.w, http.ErrNotSupported)
+		o.onError(err)
+		o.w.Header().Del("Cache-Control")
+		http.Error(o.w, "streaming is not possible here", http.StatusInternalServerError)
+		return err
+	}
+	// A middleware that compresses decides by the status; one that sees a flush before it sends
+	// compressed bytes without saying so.
+	o.w.WriteHeader(http.StatusOK)
+	if err := o.out.Flush(); err != nil {
+		return err
+	}
+	if o.retry != NoRetry {
+		if err := o.Write(toBytes(&gosse.Message{Retry: o.retry})); err != nil {
+			return err
+		}
+	}
+	if err := o.Write(o.first); err != nil {
+		return err
+	}
+	_, err := o.Flush()
+	return err
+}
+
+// Write implements feed.Output. It writes in parts, each of which has to be taken within
+// WriteTimeout.
+func (o *output) Write(p []byte) error {
+	for len(p) > 0 {
+		if o.room <= 0 {
+			o.extend()
+		}
+		n, err := o.w.Write(p[:min(len(p), o.room)])
+		if err != nil {
+			return slow(err)
+		}
+		o.room -= n
+		o.dirt += n
+		p = p[n:]
+	}
+	return nil
+}
+
+// Place implements feed.Output: browsers take the ID from an event without data and dispatch none.
+func (o *output) Place(at stream.ID) error {
+	return o.Write(toBytes(&gosse.Message{ID: gosse.ID(o.id(at))}))
+}
+
+// Beat implements feed.Output.
+func (o *output) Beat() error { return o.Write(heartbeat) }
+
+// Flush implements feed.Output.
+func (o *output) Flush() (sent bool, err error) {
+	if o.dirt == 0 {
+		return false, nil
+	}
+	o.dirt, o.room = 0, 0
+	err = o.out.Flush()
+	if err == nil && o.request.ProtoMajor > 1 {
+		// The end of a deadline ends the stream of HTTP/2, also an idle one.
+		err = o.out.SetWriteDeadline(time.Time{})
+		if errors.Is(err, http.ErrNotSupported) {
+			err = nil
+		}
+	}
+	return true, slow(err)
+}
+
+// extend sets the deadline for what is written next.
+func (o *output) extend() {
+	o.room = writeSize
+	// Where it is not supported a client that takes nothing is left to TCP.
+	_ = o.out.SetWriteDeadline(time.Now().Add(o.timeout))
+}
+
+// slow marks the error of a write that was not taken in time.
+func slow(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w: %w", feed.ErrSlow, err)
+	}
+	return err
+}
+
+// canFlush reports whether a [http.ResponseController] finds a flush in the writer.
+func canFlush(w http.ResponseWriter) bool {
+	for {
+		switch inner := w.(type) {
+		case interface{ FlushError() error }, http.Flusher:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return false
+		}
+	}
+}

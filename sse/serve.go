@@ -1,0 +1,151 @@
+package sse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/feed"
+	"github.com/flaminco/redischannels/internal/lifecycle"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+var errFull = errors.New("too many clients")
+
+// server is what the handlers of channels and of runs have in common.
+type server[T any] struct {
+	options Options[T]
+	slots   chan struct{}    // taken by those who read from Redis
+	life    *lifecycle.State // clients, broadcasts and readers of pages
+
+	mu      sync.Mutex
+	clients int
+}
+
+func newServer[T any](options Options[T]) server[T] {
+	return server[T]{options: options.withDefaults(), slots: make(chan struct{}, feed.CatchUps), life: lifecycle.New(feed.ErrEnded)}
+}
+
+// close ends the streams of all clients and waits until nothing of the handler is left.
+func (s *server[T]) close() error { return s.life.Close(nil) }
+
+// count returns how many clients are connected now.
+func (s *server[T]) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clients
+}
+
+// permits answers a request that is not served, and reports whether this one is.
+func (s *server[T]) permits(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "only GET streams events", http.StatusMethodNotAllowed)
+		return false
+	}
+	if s.options.Authorize == nil {
+		return true
+	}
+	err := s.options.Authorize(r)
+	if err != nil {
+		refuse(w, err)
+	}
+	return err == nil
+}
+
+// refuse answers a request that Authorize has an error for.
+func refuse(w http.ResponseWriter, err error) {
+	status := http.StatusForbidden
+	if errors.Is(err, ErrUnauthorized) {
+		status = http.StatusUnauthorized
+	}
+	http.Error(w, http.StatusText(status), status)
+}
+
+// unavailable answers a request that cannot be served now.
+func (s *server[T]) unavailable(w http.ResponseWriter, err error) {
+	if s.options.Retry != NoRetry {
+		w.Header().Set("Retry-After", strconv.Itoa(int((s.options.Retry+time.Second-1)/time.Second)))
+	}
+	http.Error(w, err.Error(), http.StatusServiceUnavailable)
+}
+
+// join counts a client, until leave.
+func (s *server[T]) join() error {
+	if err := s.life.Enter(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.options.MaxClients != UnlimitedClients && s.clients >= s.options.MaxClients {
+		s.life.Leave()
+		return errFull
+	}
+	s.clients++
+	return nil
+}
+
+func (s *server[T]) leave() {
+	s.mu.Lock()
+	s.clients--
+	s.mu.Unlock()
+	s.life.Leave()
+}
+
+// feed makes the feed of a source.
+func (s *server[T]) feed(source feed.Source) *feed.Feed {
+	return feed.New(feed.Config{
+		Source:      source,
+		Gap:         encodeGap,
+		Buffer:      s.options.Buffer,
+		BufferBytes: s.options.BufferBytes,
+		OnError:     s.options.OnError,
+		Slots:       s.slots,
+		Life:        s.life,
+	})
+}
+
+// lastEventID is the ID of the last event that the client of a request has seen, or empty.
+func (s *server[T]) lastEventID(r *http.Request) string {
+	last := r.Header.Get("Last-Event-ID")
+	if last == "" && s.options.LastEventIDParam != NoLastEventIDParam {
+		last = r.URL.Query().Get(s.options.LastEventIDParam)
+	}
+	return last
+}
+
+// output returns how the client of a request is written to. id is the text of an ID.
+func (s *server[T]) output(w http.ResponseWriter, r *http.Request, id func(stream.ID) string) *output {
+	return &output{
+		w: w, out: http.NewResponseController(w), request: r,
+		timeout: s.options.WriteTimeout, retry: s.options.Retry, onError: s.options.OnError, id: id,
+	}
+}
+
+// client returns the client of a request.
+func (s *server[T]) client(r *http.Request) *feed.Client {
+	c := &feed.Client{Start: feed.Latest, Heartbeat: max(0, s.options.Heartbeat)}
+	if s.options.Filter != nil {
+		if filter := s.options.Filter(r); filter != nil {
+			c.Filter = func(value any) bool { return filter(*value.(*redischannels.Delivery[T])) }
+		}
+	}
+	return c
+}
+
+// serve sends events of a feed to a client that was joined.
+func (s *server[T]) serve(ctx context.Context, f *feed.Feed, c *feed.Client, o *output) {
+	if !o.header() {
+		return
+	}
+	c.Output = o
+	if err := f.Serve(ctx, c); errors.Is(err, ErrSlowClient) {
+		s.options.OnError(fmt.Errorf("redischannels/sse: at %s: %w", c.At, err))
+	}
+	o.extend() // of what the server writes at the end
+}
