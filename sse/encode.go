@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	gosse "github.com/tmaxmax/go-sse"
@@ -13,49 +14,69 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
+// reserved are the names of events that are no values.
+var reserved = []string{EventGap, EventUndecodable, EventStart, EventEnd}
+
 // event makes an event of what a reader yields, or returns the error that is none.
 func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*feed.Event, error) {
+	if err != nil {
+		return h.problem(err, func(text string) (stream.ID, string) { id := h.id(text); return id, wireID(id) })
+	}
+	id := h.id(d.ID)
+	return h.value(d, id, wireID(id)), nil
+}
+
+// problem makes an event of an error that stands in the place of a value, or returns it. ids returns
+// the ID of an entry, and its text on the wire.
+func (s *server[T]) problem(err error, ids func(text string) (stream.ID, string)) (*feed.Event, error) {
 	var gap *redischannels.GapError
 	var undecodable *redischannels.DecodeError
 	switch {
 	case errors.As(err, &gap):
-		return newGap(gap), nil
+		return &feed.Event{Gap: true, Wire: encodeGap(gap.After, gap.FirstAvailable)}, nil
 	case errors.As(err, &undecodable):
-		h.options.OnError(err)
-		return h.undecodable(undecodable.EntryID), nil
-	case err != nil:
-		return nil, err
+		s.options.OnError(err)
+		return newUndecodable(ids(undecodable.EntryID)), nil
 	}
-	e, err := h.value(d)
-	if err != nil {
-		h.options.OnError(fmt.Errorf("redischannels/sse: event of %s: %w", d.ID, err))
-		return h.undecodable(d.ID), nil
-	}
-	return e, nil
+	return nil, err
 }
 
-// value makes the event of a value. A panic of the application's functions is an error.
-func (h *Handler[T]) value(d redischannels.Delivery[T]) (e *feed.Event, err error) {
+// value makes the event of a value, or one that says that there is none.
+func (s *server[T]) value(d redischannels.Delivery[T], id stream.ID, text string) *feed.Event {
+	wire, err := s.encode(d, text)
+	if err != nil {
+		s.options.OnError(fmt.Errorf("redischannels/sse: event of %s: %w", d.ID, err))
+		return newUndecodable(id, text)
+	}
+	e := &feed.Event{ID: id, Wire: wire}
+	if s.options.Filter != nil {
+		e.Value = &d
+	}
+	return e
+}
+
+// encode returns a value as it is sent. A panic of the application's functions is an error.
+func (s *server[T]) encode(d redischannels.Delivery[T], id string) (wire []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			e, err = nil, fmt.Errorf("Event or Encode panicked: %v", r)
+			wire, err = nil, fmt.Errorf("Event or Encode panicked: %v", r)
 		}
 	}()
 	var m gosse.Message
-	if h.options.Event != nil {
-		switch name := h.options.Event(d); name {
-		case "":
-		case EventGap, EventUndecodable:
+	if s.options.Event != nil {
+		name := s.options.Event(d)
+		if slices.Contains(reserved, name) {
 			return nil, fmt.Errorf("Event returned %q, which is an event of the Handler's own", name)
-		default:
+		}
+		if name != "" {
 			if m.Type, err = gosse.NewType(name); err != nil {
 				return nil, err
 			}
 		}
 	}
 	var data []byte
-	if h.options.Encode != nil {
-		data, err = h.options.Encode(d)
+	if s.options.Encode != nil {
+		data, err = s.options.Encode(d)
 	} else {
 		data, err = json.Marshal(d.Value)
 	}
@@ -65,17 +86,15 @@ func (h *Handler[T]) value(d redischannels.Delivery[T]) (e *feed.Event, err erro
 	if !utf8.Valid(data) {
 		return nil, errors.New("encode: not UTF-8")
 	}
-	id := h.id(d.ID)
-	e = &feed.Event{ID: id, Wire: encode(&m, wireID(id), string(data))}
-	if h.options.Filter != nil {
-		e.Value = &d
-	}
-	return e, nil
+	return encode(&m, id, string(data)), nil
 }
 
-func (h *Handler[T]) undecodable(text string) *feed.Event {
-	id := h.id(text)
-	return &feed.Event{ID: id, Wire: encodeUndecodable(wireID(id), wireID(id))}
+func newUndecodable(id stream.ID, text string) *feed.Event {
+	entry := ""
+	if !id.IsZero() {
+		entry = id.String()
+	}
+	return &feed.Event{ID: id, Wire: encode(&gosse.Message{Type: gosse.Type(EventUndecodable)}, text, toJSON(Undecodable{ID: entry}))}
 }
 
 // id is the ID of an entry, zero where the transport has none.
@@ -95,18 +114,10 @@ func wireID(id stream.ID) string {
 	return id.String()
 }
 
-func encodeUndecodable(id, entryID string) []byte {
-	return encode(&gosse.Message{Type: gosse.Type(EventUndecodable)}, id, toJSON(Undecodable{ID: entryID}))
-}
-
 // encodeGap returns an EventGap. It has no `id:`, so a client that has seen nothing else sees it
 // again after a reconnection.
 func encodeGap(from, to string) []byte {
 	return encode(&gosse.Message{Type: gosse.Type(EventGap)}, "", toJSON(Gap{From: from, To: to}))
-}
-
-func newGap(gap *redischannels.GapError) *feed.Event {
-	return &feed.Event{Gap: true, Wire: encodeGap(gap.After, gap.FirstAvailable)}
 }
 
 // encode returns an event as it is sent.

@@ -68,8 +68,8 @@ type Options[T any] struct {
 	Start func(*http.Request) redischannels.Position
 
 	// Event returns the name of a value's event, one line. Empty means none, which is
-	// "message" for a browser. EventGap and EventUndecodable are refused: the value is sent as
-	// undecodable. Defaults to none.
+	// "message" for a browser. EventGap, EventUndecodable, EventStart and EventEnd are refused: the value
+	// is sent as undecodable. Defaults to none.
 	Event func(redischannels.Delivery[T]) string
 
 	// Encode returns the data of a value's event: UTF-8, in which each of CR LF, CR and

@@ -33,7 +33,7 @@ type output struct {
 	id      func(stream.ID) string
 	onError func(error)
 
-	room int // bytes that may be written before the deadline is set anew
+	room int // bytes that may be written before the deadline is set again
 	dirt int // bytes since the last flush
 }
 

@@ -142,7 +142,9 @@ func (s *sseStream) next() sseEvent {
 	s.t.Helper()
 	select {
 	case e, open := <-s.events:
-		require.True(s.t, open, "the stream has ended: %v", s.err)
+		if !open {
+			require.FailNow(s.t, "the stream has ended", "%v", s.err)
+		}
 		if e.ID != "" {
 			s.lastID = e.ID
 		}

@@ -5,6 +5,8 @@ package bridge
 import (
 	"context"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -13,3 +15,14 @@ import (
 // written from then on will come; start is the ID after which the loop begins, zero where the
 // transport has none.
 var Follow func(ctx context.Context, reader any, live func(start stream.ID)) any
+
+// JoinHub has the Close of a *Hub call a function, until leave is called, and returns a *Hub on the
+// same client whose channels have no other defaults but OnEvent, OnReadClient and Logger. Its error
+// is that of a hub that is closed.
+var JoinHub func(hub any, close func() error) (own any, leave func(), err error)
+
+// OnReadClient returns HubConfig.OnReadClient of a *Hub.
+var OnReadClient func(hub any) func(*redis.Client)
+
+// RedisError gives an error of Redis the sentinels of the root package.
+var RedisError func(error) error

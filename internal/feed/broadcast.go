@@ -60,8 +60,8 @@ func (b *broadcast) add(e *Event) {
 	defer b.mu.Unlock()
 	switch {
 	case e.Gap:
-		// Its place is before the entries that are left, and behind the end: who has come
-		// up to the end is to see it.
+		// Its place is before the entries that are left, and behind the end: a client that
+		// has come to the end is to see it.
 		e.ID = b.ring.end.Next()
 	case e.ID.IsZero():
 	case !b.ring.end.Less(e.ID):

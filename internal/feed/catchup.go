@@ -48,7 +48,7 @@ func (c *Client) attach() (uint64, error) {
 				if exists = !last.Less(c.At); exists {
 					continue // another process was faster than this one
 				}
-				// The stream has begun anew.
+				// The stream has started again.
 				if err := c.sendAll([]*Event{c.feed.gap(c.At.String(), "")}); err != nil {
 					return 0, err
 				}

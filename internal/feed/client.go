@@ -23,7 +23,7 @@ type Output interface {
 	Open() error
 	// Write writes the bytes of one event.
 	Write(event []byte) error
-	// Place tells the client the ID up to which it has been sent everything, without an event.
+	// Place sends the client the ID up to which it has been sent everything, without an event.
 	Place(at stream.ID) error
 	// Beat writes a heartbeat.
 	Beat() error
@@ -80,7 +80,7 @@ func (c *Client) open() error {
 	defer wait.Stop()
 	select {
 	case <-c.broadcast.live:
-		// Before the response begins: who sees that may write at once.
+		// Before the response begins: a client that sees it may write at once.
 		c.look()
 	case <-wait.C:
 	case <-c.ctx.Done():
@@ -166,7 +166,7 @@ func (c *Client) send(e *Event) (is bool, err error) {
 	return true, c.Output.Write(e.Wire)
 }
 
-// settle tells the client the ID that it has come to, if it does not know it.
+// settle sends the client the ID that it has come to, if it does not know it.
 func (c *Client) settle() error {
 	if !c.owes || !c.feed.config.Source.Keeps() {
 		return nil

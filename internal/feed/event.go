@@ -13,7 +13,7 @@ type Event struct {
 	Value any       // what filters are asked about; nil is always sent
 	Wire  []byte
 
-	life int // of the stream, which may be deleted and begin anew
+	life int // of the stream, which may be deleted and start again
 }
 
 func (e *Event) size() int { return eventSize + len(e.Wire) }

@@ -15,7 +15,7 @@ type ring struct {
 	first  uint64 // number of events[0]
 	bytes  int
 
-	life    int       // how often the stream has begun anew
+	life    int       // how often the stream has started again
 	floor   stream.ID // everything after it, up to end, is in events from number floorAt on
 	floorAt uint64
 	end     stream.ID
@@ -45,7 +45,7 @@ func (r *ring) add(e *Event) {
 	}
 }
 
-// renew forgets the IDs: the stream has begun anew.
+// renew forgets the IDs: the stream has started again.
 func (r *ring) renew() {
 	r.life++
 	r.floor, r.floorAt, r.end = stream.ID{}, r.next(), stream.ID{}
@@ -73,7 +73,7 @@ func (r *ring) locate(id stream.ID) (uint64, place) {
 	return r.floorAt + uint64(i), inside
 }
 
-// take copies events from a number on. It reports false when they are gone.
+// take copies events from a number on. It reports false when they are lost.
 func (r *ring) take(number uint64, into []*Event) (int, bool) {
 	if number < r.first {
 		return 0, false

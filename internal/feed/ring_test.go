@@ -11,8 +11,8 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Whatever comes and is given up: who is inside of the ring gets exactly what came after
-// its ID in this life of the stream, and nobody is inside who would miss something.
+// Whatever comes and is given up: a client that is inside of the ring gets exactly what came after
+// its ID in this life of the stream, and no client is inside that would miss something.
 func TestRing(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -33,7 +33,7 @@ func TestRing(t *testing.T) {
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
 			case 0:
 				e.Gap = true
-			case 1: // the stream begins anew
+			case 1: // the stream starts again
 				e.ID = stream.ID{Ms: 1 + uint64(rapid.IntRange(0, int(b.ring.end.Ms)).Draw(t, "id"))}
 			default:
 				e.ID = stream.ID{Ms: b.ring.end.Ms + uint64(rapid.IntRange(1, 3).Draw(t, "distance"))}

@@ -29,3 +29,19 @@ func runAll(ctx context.Context, client redis.UniversalClient, script *redis.Scr
 	}
 	return cmds
 }
+
+// runOnce runs a script without sending it again after a network error: where that is harmless the
+// caller does it, over a connection that works.
+func runOnce(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, args []any) *redis.Cmd {
+	all := make([]any, 0, 3+len(keys)+len(args))
+	all = append(all, "evalsha", script.Hash(), len(keys))
+	for _, key := range keys {
+		all = append(all, key)
+	}
+	cmd := redis.NewCmd(ctx, append(all, args...)...)
+	_ = client.Process(ctx, redisconn.OnceCmd{Cmd: cmd}) // it is the error of the command
+	if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
+		cmd = script.Eval(ctx, client, keys, args...)
+	}
+	return cmd
+}

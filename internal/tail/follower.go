@@ -2,8 +2,6 @@ package tail
 
 import (
 	"context"
-	"errors"
-	"net"
 
 	"github.com/redis/go-redis/v9"
 
@@ -61,7 +59,7 @@ func (f *Follower) Close() { f.readers.detach(f) }
 // that there is at the beginning. start gets the state of the stream.
 func (f *Follower) Open(ctx context.Context, start func(stream.Info) stream.Cursor) (Page, error) {
 	var info stream.Info
-	err := f.topic.reader.link.do(ctx, func(client redis.UniversalClient) (err error) {
+	err := f.topic.reader.link.Do(ctx, func(client redis.UniversalClient) (err error) {
 		if info, err = stream.Stat(ctx, client, f.topic.name); err != nil {
 			return err
 		}
@@ -106,7 +104,7 @@ func (f *Follower) Read(ctx context.Context, count int) (page Page, end bool, er
 
 // readAfter reads up to count entries behind the cursor, and then looks at the stream.
 func (f *Follower) readAfter(ctx context.Context, count int) (entries []stream.Entry, info stream.Info, err error) {
-	err = f.topic.reader.link.do(ctx, func(client redis.UniversalClient) (err error) {
+	err = f.topic.reader.link.Do(ctx, func(client redis.UniversalClient) (err error) {
 		if entries, err = stream.ReadAfter(ctx, client, f.topic.name, f.cursor.ID, count); err != nil {
 			return err
 		}
@@ -121,18 +119,12 @@ func (f *Follower) failed(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if timedOut(err) && f.outage.Quiet() {
+	if redisconn.TimedOut(err) && f.outage.Quiet() {
 		return
 	}
 	attempt := f.outage.Failed(outage.Read, err)
 	redisconn.Relocate(f.readers.cfg.Client)
 	backoff.Wait(ctx.Done(), backoff.Redis.After(attempt))
-}
-
-// timedOut reports a read that was not answered in time.
-func timedOut(err error) bool {
-	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout() && redisconn.Classify(err) != redisconn.KindCanceled
 }
 
 // Join has the shared reader put into the sink what comes behind the place, until Expelled

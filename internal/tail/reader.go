@@ -26,6 +26,9 @@ const (
 	wakeInterval   = 5 * time.Millisecond
 	endLimit       = 100 * time.Millisecond
 	interruptLimit = 500 * time.Millisecond
+	// ownTimeout bounds the commands of followers on connections of the library's own, beside the
+	// timeouts of the caller's client.
+	ownTimeout = 5 * time.Second
 )
 
 // reader is one goroutine with one connection that reads up to maxTopics streams, in Redis
@@ -34,7 +37,7 @@ type reader struct {
 	all    *Readers
 	slot   int
 	stream *stream.Reader
-	link   *link // of the reads that its followers make by themselves
+	link   *redisconn.Link // of the reads that its followers make by themselves
 	ctx    context.Context
 	stop   context.CancelFunc
 	done   chan struct{}
@@ -56,7 +59,7 @@ func newReader(all *Readers, slot int, key string) *reader {
 		all:    all,
 		slot:   slot,
 		stream: stream.NewReader(all.cfg.Client, key, all.cfg.BlockTime, all.cfg.OnReadClient, nil),
-		link:   newLink(all.cfg, key),
+		link:   redisconn.NewLink(all.cfg.Client, key, ownTimeout, all.cfg.OnReadClient),
 		done:   make(chan struct{}),
 		topics: make(map[*topic]struct{}),
 	}
@@ -102,7 +105,7 @@ func (r *reader) end() {
 	r.stop()
 	r.wake(context.Background(), r.done, endLimit)
 	r.waking.Wait()
-	r.link.close()
+	r.link.Close()
 }
 
 // asked is a topic of one read, and the cursor that was sent.
@@ -169,7 +172,7 @@ func (r *reader) begin() map[string]asked {
 func (r *reader) finish(topics map[string]asked, err error) {
 	closed := errors.Is(err, net.ErrClosed) // by interrupt
 	if err != nil && !closed {
-		r.link.failed(err)
+		r.link.Failed(err)
 	}
 	a := r.all
 	a.mu.Lock()

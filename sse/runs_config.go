@@ -1,0 +1,105 @@
+package sse
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// Defaults of [RunsConfig].
+const (
+	DefaultRunsName       = "runs"
+	DefaultRunTTL         = time.Hour
+	DefaultWriterLease    = 10 * time.Second
+	DefaultRunCoalesce    = 20 * time.Millisecond
+	DefaultRunBuckets     = 32
+	DefaultRunBufferBytes = 1 << 20
+)
+
+// NoCoalesce as RunsConfig.Coalesce sends every write at once.
+const NoCoalesce time.Duration = -1
+
+// RunsConfig configures [NewRuns]. The zero value works. All processes that write or serve the
+// same runs need the same Name, Codec and Buckets.
+type RunsConfig struct {
+	// Name is the first part of the names of all keys, which are {NAME:BUCKET}:run:ID and so on.
+	// It must not contain braces. Defaults to DefaultRunsName.
+	Name string
+
+	// Codec makes payloads of pieces. Defaults to redischannels.JSON.
+	Codec redischannels.Codec
+
+	// TTL is how long a run is kept after its last write, at least WriterLease. Too low, and
+	// viewers that come back find nothing; too high costs memory of Redis. Defaults to
+	// DefaultRunTTL. (PEXPIRE)
+	TTL time.Duration
+
+	// WriterLease is how long nothing may be heard of a writer before its run ends as lost, at
+	// least 100 ms. Writers renew it, also while they have nothing to write, every third of it and
+	// at least every second. Too low ends runs because of a pause of the process or the network;
+	// too high keeps viewers waiting for a writer that has crashed. Defaults to DefaultWriterLease.
+	WriterLease time.Duration
+
+	// Coalesce is how long a piece waits for others, so that they are sent together, at least 1 ms.
+	// Defaults to DefaultRunCoalesce; NoCoalesce turns it off.
+	Coalesce time.Duration
+
+	// BufferBytes is how many bytes of pieces may wait in a writer while Redis cannot be reached;
+	// Write waits beyond. A piece must not be larger. Defaults to DefaultRunBufferBytes.
+	BufferBytes int
+
+	// Buckets is over how many hash slots of a Redis Cluster runs are spread, 1 to 1,024. A process
+	// reads by at most one connection per bucket, as long as no more than 256 runs of it have viewers
+	// there. Too low puts much load on one master; too high costs connections. A change finds none
+	// of the runs before. Defaults to DefaultRunBuckets.
+	Buckets int
+
+	// OnError receives errors that no caller gets: outages while a writer has pieces to write. A
+	// panic in it is recovered and logged by the package log. Defaults to none.
+	OnError func(error)
+}
+
+// Validate reports every problem of the configuration in one joined error. Each names its
+// field and wraps [redischannels.ErrInvalidConfig].
+func (c RunsConfig) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	check := func(ok bool, field, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("redischannels/sse: RunsConfig.%s: %w: %s", field, redischannels.ErrInvalidConfig, fmt.Sprintf(format, args...)))
+		}
+	}
+	check(validName(c.Name), "Name", "must have no braces and no control characters, got %q", c.Name)
+	check(c.WriterLease >= 100*time.Millisecond, "WriterLease", "must be at least 100ms, got %v", c.WriterLease)
+	check(c.TTL >= c.WriterLease, "TTL", "must be at least WriterLease (%v), got %v", c.WriterLease, c.TTL)
+	check(c.Coalesce == NoCoalesce || c.Coalesce >= time.Millisecond, "Coalesce", "must be at least 1ms, or NoCoalesce, got %v", c.Coalesce)
+	check(c.BufferBytes > 0, "BufferBytes", "must be above 0, got %d", c.BufferBytes)
+	check(c.Buckets >= 1 && c.Buckets <= 1024, "Buckets", "must be 1 to 1024, got %d", c.Buckets)
+	return errors.Join(errs...)
+}
+
+// withDefaults returns the configuration with what is meant by its zero fields.
+func (c RunsConfig) withDefaults() RunsConfig {
+	c.Name = orDefault(c.Name, DefaultRunsName)
+	c.TTL = orDefault(c.TTL, DefaultRunTTL)
+	c.WriterLease = orDefault(c.WriterLease, DefaultWriterLease)
+	c.Coalesce = orDefault(c.Coalesce, DefaultRunCoalesce)
+	c.BufferBytes = orDefault(c.BufferBytes, DefaultRunBufferBytes)
+	c.Buckets = orDefault(c.Buckets, DefaultRunBuckets)
+	if c.Codec == nil {
+		c.Codec = redischannels.JSON
+	}
+	c.OnError = guard(c.OnError)
+	return c
+}
+
+func (c RunsConfig) times() stream.RunTimes {
+	return stream.RunTimes{TTL: c.TTL, Lease: c.WriterLease}
+}
+
+// renewal is how often the lease of a writer is renewed, which also finds out that its run was
+// stopped.
+func (c RunsConfig) renewal() time.Duration { return min(c.WriterLease/3, time.Second) }

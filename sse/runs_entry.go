@@ -1,0 +1,111 @@
+package sse
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	gosse "github.com/tmaxmax/go-sse"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/feed"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// Names of the events of runs besides those of pieces.
+const (
+	// EventStart is the first event of a viewer that begins at the beginning, and so also of one
+	// whose run was restarted: what it has shown before is void. Its data is a [RunStart] as JSON.
+	EventStart = "start"
+	// EventEnd is the last event of a run. Its data is a [RunEnd] as JSON.
+	EventEnd = "end"
+)
+
+// RunStart is the data of EventStart, the same for all viewers.
+type RunStart struct {
+	ID       string            `json:"id"`
+	Epoch    string            `json:"epoch"`
+	Started  time.Time         `json:"started"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// RunEnd is the data of EventEnd.
+type RunEnd struct {
+	Status RunStatus `json:"status"`
+	Error  string    `json:"error,omitempty"` // of RunFailed
+}
+
+// runFormat is how the entries of runs become messages: the payload is that of a piece, or the text
+// of an end; the other fields are metadata.
+type runFormat struct{}
+
+// Unmarshal implements redischannels.Unmarshaler.
+func (f runFormat) Unmarshal(entry redischannels.Entry) (*message.Message, error) {
+	payload, metadata, err := f.UnmarshalPayload(entry)
+	if err != nil {
+		return nil, err
+	}
+	msg := message.NewMessage(entry.ID, append([]byte(nil), payload...))
+	msg.Metadata = metadata
+	return msg, nil
+}
+
+// UnmarshalPayload implements redischannels.PayloadUnmarshaler.
+func (runFormat) UnmarshalPayload(entry redischannels.Entry) (payload []byte, metadata message.Metadata, err error) {
+	metadata = make(message.Metadata, 2)
+	for _, field := range entry.Fields {
+		if field.Name == stream.RunPayloadField {
+			payload = field.Value
+		} else {
+			metadata[field.Name] = string(field.Value)
+		}
+	}
+	if metadata[stream.RunEpochField] == "" {
+		return nil, nil, errors.New("no entry of a run")
+	}
+	return payload, metadata, nil
+}
+
+// runEventID is the ID of an event: the epoch, a dot, and the ID of the entry.
+func runEventID(epoch string, id stream.ID) string { return epoch + "." + id.String() }
+
+// parseRunEventID takes the ID of an event apart.
+func parseRunEventID(text string) (epoch string, id stream.ID, err error) {
+	epoch, entry, ok := strings.Cut(text, ".")
+	if id, err = stream.ParseID(entry); err != nil || !ok || epoch == "" {
+		return "", id, errors.New("the last event ID must be that of an event of this run, such as 1700000000000.1700000000123-0")
+	}
+	return epoch, id, nil
+}
+
+// event makes an event of what a reader of a run yields, or returns the error that is none.
+func (h *RunsHandler[T]) event(d redischannels.Delivery[[]byte], err error) (*feed.Event, error) {
+	if err != nil {
+		return h.problem(err, func(text string) (stream.ID, string) { id, _ := stream.ParseID(text); return id, "" })
+	}
+	id, _ := stream.ParseID(d.ID) // it was made of one
+	epoch := d.Metadata[stream.RunEpochField]
+	text := runEventID(epoch, id)
+	if status := d.Metadata[stream.RunEndField]; status != "" {
+		data := toJSON(RunEnd{RunStatus(status), string(d.Value)})
+		return &feed.Event{ID: id, Last: true, Wire: encode(&gosse.Message{Type: gosse.Type(EventEnd)}, text, data)}, nil
+	}
+	piece := redischannels.Delivery[T]{ID: text, DeliveryCount: d.DeliveryCount, Metadata: d.Metadata, Time: d.Time}
+	if err := h.decode(d.Value, &piece.Value); err != nil {
+		h.options.OnError(fmt.Errorf("redischannels/sse: decode %s of a run: %w", d.ID, err))
+		return newUndecodable(id, text), nil
+	}
+	return h.value(piece, id, text), nil
+}
+
+// decode makes a value of a payload. A panic of the codec is an error.
+func (h *RunsHandler[T]) decode(payload []byte, value *T) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = errors.New("the codec panicked")
+		}
+	}()
+	return h.runs.codec.Decode(payload, value)
+}

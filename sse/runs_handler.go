@@ -1,0 +1,262 @@
+package sse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	gosse "github.com/tmaxmax/go-sse"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/feed"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// RunsOptions configures [Runs.Handler]. The zero value works.
+type RunsOptions[T any] struct {
+	// Options are those of a channel's handler. Start must not be set: viewers begin at the
+	// beginning, or where they have come to. The ID of a Delivery is that of the event.
+	Options[T]
+
+	// ID returns the ID of the run that a request is for; an empty one is answered 400. Defaults to
+	// the wildcard "id" of the pattern that the handler is mounted at.
+	ID func(*http.Request) string
+}
+
+// Validate reports every problem of the options in one joined error.
+func (o RunsOptions[T]) Validate() error {
+	err := o.Options.Validate()
+	if o.Start != nil {
+		err = errors.Join(err, fmt.Errorf("redischannels/sse: RunsOptions.Start: %w: must not be set: viewers of a run begin at the beginning, or where they have come to", redischannels.ErrInvalidConfig))
+	}
+	return err
+}
+
+// RunsHandler streams runs to any number of viewers. It is safe for concurrent use.
+type RunsHandler[T any] struct {
+	server[T]
+	runs *Runs[T]
+	id   func(*http.Request) string
+
+	feedsMu sync.Mutex
+	feeds   map[string]*runFeed // of runs that have viewers
+}
+
+// Handler returns a handler that streams the run which a request is for: EventStart, each piece,
+// and EventEnd, after which the response ends. It answers 204, at which an EventSource gives up,
+// where there is no run, and to viewers that have seen the end. The errors wrap
+// [redischannels.ErrInvalidConfig].
+func (r *Runs[T]) Handler(options RunsOptions[T]) (*RunsHandler[T], error) {
+	if err := options.Validate(); err != nil {
+		return nil, err
+	}
+	h := &RunsHandler[T]{server: newServer(options.Options), runs: r, id: options.ID, feeds: make(map[string]*runFeed)}
+	if h.id == nil {
+		h.id = func(r *http.Request) string { return r.PathValue("id") }
+	}
+	return h, nil
+}
+
+// Close ends the streams of all viewers, which may resume elsewhere, as [Handler.Close] does.
+func (h *RunsHandler[T]) Close() error { return h.close() }
+
+// Clients is how many viewers are connected now.
+func (h *RunsHandler[T]) Clients() int { return h.count() }
+
+// ServeHTTP streams events until the run ends, the viewer leaves or cannot follow, or Close.
+func (h *RunsHandler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !h.permits(w, r) {
+		return
+	}
+	seen := viewed{}
+	if last := h.lastEventID(r); last != "" {
+		var err error
+		if seen.epoch, seen.at, err = parseRunEventID(last); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	id := h.id(r)
+	if _, err := h.runs.key(id); err != nil {
+		http.Error(w, "the ID of the run must have 1 to 256 bytes", http.StatusBadRequest)
+		return
+	}
+	if err := h.join(); err != nil {
+		h.unavailable(w, err)
+		return
+	}
+	defer h.leave()
+	h.view(w, r, id, seen)
+}
+
+// view streams a run to a viewer that was joined.
+func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string, seen viewed) {
+	state, err := h.runs.look(r.Context(), id)
+	if err != nil {
+		h.options.OnError(err)
+		h.later(w, r, err)
+		return
+	}
+	epoch, at, fresh, ok := seen.begin(state)
+	if !ok {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	run, err := h.open(id)
+	if err != nil {
+		h.unavailable(w, feed.ErrEnded)
+		return
+	}
+	defer h.release(run)
+	run.expect(state)
+	c := h.client(r)
+	c.At, c.Known = at, true
+	o := h.output(w, r, func(id stream.ID) string { return runEventID(epoch, id) })
+	if fresh {
+		info := runInfo(id, state)
+		data := toJSON(RunStart{info.ID, info.Epoch, info.Started, info.Metadata})
+		o.first = encode(&gosse.Message{Type: gosse.Type(EventStart)}, runEventID(epoch, at), data)
+	}
+	h.serve(r.Context(), run.feed, c, o)
+}
+
+// later answers a request while Redis cannot say how the run stands. An EventSource gives up after
+// every status but 200, so it gets an event stream that ends, and comes back.
+func (h *RunsHandler[T]) later(w http.ResponseWriter, r *http.Request, err error) {
+	if !redisconn.Classify(err).Retryable() {
+		http.Error(w, "the run cannot be read", http.StatusInternalServerError)
+		return
+	}
+	o := h.output(w, r, nil)
+	if o.header() {
+		_ = o.Open() // the viewer has left, or comes back
+	}
+}
+
+// viewed is what a viewer has seen before; without an epoch nothing.
+type viewed struct {
+	epoch string
+	at    stream.ID
+}
+
+// begin returns where a viewer begins: the epoch, and the ID after which its events come. fresh
+// reports that it begins at the beginning, ok that there is something to see, or may yet be.
+func (v viewed) begin(s stream.RunState) (epoch string, at stream.ID, fresh, ok bool) {
+	switch {
+	case s.Epoch == "":
+		return "", at, false, false
+	case v.epoch == s.Epoch && !s.Last.Less(v.at): // otherwise Redis has lost what the viewer has seen
+		return v.epoch, v.at, false, s.State == string(RunRunning) || v.at.Less(s.Last)
+	case v.epoch != "" && v.epoch == s.Previous && v.at.Less(s.After):
+		return v.epoch, v.at, false, true // its end is still to come
+	}
+	return s.Epoch, s.After, true, true
+}
+
+// runFeed is a run that has viewers.
+type runFeed struct {
+	id      string
+	channel *redischannels.Channel[[]byte]
+	feed    *feed.Feed
+	viewers int // guarded by feedsMu
+	stop    context.CancelFunc
+	leases  chan time.Duration // what is left of the writer's lease, as viewers have found it
+}
+
+// expect has the writer's lease looked after.
+func (f *runFeed) expect(s stream.RunState) {
+	if s.State == string(RunRunning) {
+		select {
+		case f.leases <- s.Left:
+		default: // it is already
+		}
+	}
+}
+
+// open returns the feed of a run, until release.
+func (h *RunsHandler[T]) open(id string) (*runFeed, error) {
+	h.feedsMu.Lock()
+	defer h.feedsMu.Unlock()
+	f := h.feeds[id]
+	if f == nil {
+		key, err := h.runs.key(id)
+		if err != nil {
+			return nil, err
+		}
+		channel, err := redischannels.NewStreamChannel[[]byte](h.runs.hub, key.Entries, redischannels.StreamChannelConfig{
+			Codec:      redischannels.Bytes,
+			Subscriber: redischannels.SubscriberConfig{ConsumerGroup: redischannels.NoConsumerGroup, Unmarshaler: runFormat{}},
+		})
+		if err != nil {
+			return nil, err
+		}
+		f = &runFeed{id: id, channel: channel, leases: make(chan time.Duration, 1)}
+		f.feed = h.feed(source[[]byte]{channel: channel, keeps: true, event: h.event})
+		var ctx context.Context
+		ctx, f.stop = context.WithCancel(h.life.Context())
+		h.life.Go(func() { h.watch(ctx, f) })
+		h.feeds[id] = f
+	}
+	f.viewers++
+	return f, nil
+}
+
+// release undoes open. The last viewer closes what was opened for the run.
+func (h *RunsHandler[T]) release(f *runFeed) {
+	h.feedsMu.Lock()
+	f.viewers--
+	last := f.viewers == 0
+	if last {
+		delete(h.feeds, f.id)
+	}
+	h.feedsMu.Unlock()
+	if last {
+		f.stop()
+		_ = f.channel.Close() // it has written nothing
+	}
+}
+
+// watch looks at a run whenever the lease of its writer may be over, which ends the run if it is.
+func (h *RunsHandler[T]) watch(ctx context.Context, f *runFeed) {
+	for {
+		var left time.Duration
+		select {
+		case left = <-f.leases:
+		case <-ctx.Done():
+			return
+		}
+		for failed, running := 0, true; running; {
+			if !rest(ctx, left) {
+				return
+			}
+			state, err := h.runs.look(ctx, f.id)
+			switch {
+			case err == nil:
+				left, failed, running = state.Left+time.Millisecond, 0, state.State == string(RunRunning)
+			case errors.Is(err, redischannels.ErrClosed):
+				return
+			default:
+				if failed++; failed == 1 {
+					h.options.OnError(err)
+				}
+				left = min(time.Duration(failed)*100*time.Millisecond, time.Second)
+			}
+		}
+	}
+}
+
+// rest waits. It reports false if ctx has ended.
+func rest(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
