@@ -159,6 +159,9 @@ func checkCodec(codec Codec, t reflect.Type) (Codec, error) {
 // message makes the message of a value. A panic of the codec is an error of the value.
 func (c coder[T]) message(v *T, metadata message.Metadata) (msg *message.Message, err error) {
 	msg = message.NewMessage(watermill.NewUUID(), nil)
+	if _, reserved := metadata[CompletedKey]; reserved {
+		return nil, invalidArgument("metadata", fmt.Errorf("the key %s is that of the end of a stream", CompletedKey))
+	}
 	for key, value := range metadata {
 		msg.Metadata[key] = value
 	}
@@ -188,8 +191,11 @@ func (c coder[T]) value(msg *message.Message) (T, error) {
 	return v, failure
 }
 
-// of makes a value of a payload.
+// of makes a value of a payload. The error is errSkip for the end of a stream.
 func (c coder[T]) of(payload []byte, metadata message.Metadata) (v T, err error) {
+	if _, end := metadata[CompletedKey]; end {
+		return v, errSkip
+	}
 	if !c.plain {
 		return c.decoded(payload, metadata)
 	}

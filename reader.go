@@ -139,9 +139,8 @@ func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
 // skips ends an attempt that is offered: by an acknowledgement if nothing is to be read of it,
 // which it reports, or as if it had never been taken.
 func (r *Reader[T]) skips(a *source.Attempt) (skip bool) {
-	if r.code.skip != nil {
-		_, metadata, err := r.transport.decoding.payload(a)
-		skip = err == nil && r.code.skip(metadata)
+	if _, metadata, err := r.transport.decoding.payload(a); err == nil {
+		skip = completion(a, metadata) != nil || r.code.skip != nil && r.code.skip(metadata)
 	}
 	a.Entry.Release()
 	if !skip {

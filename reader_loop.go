@@ -93,6 +93,20 @@ func (r *Reader[T]) rest(ctx context.Context, err error, failed int) int {
 // place of its entry, and a *[GapError] first where from was trimmed away; it continues after
 // both. Any other error is the last thing yielded.
 func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
+	return r.history(ctx, from, nil)
+}
+
+// endFunc is called for the end of a stream, and reports whether the loop continues behind it. nil
+// leaves it out.
+type endFunc[T any] func(end *CompletedError, yield func(Delivery[T], error) bool) bool
+
+// yieldEnd yields the end of a stream as an error, and continues.
+func yieldEnd[T any](end *CompletedError, yield func(Delivery[T], error) bool) bool {
+	return yield(Delivery[T]{}, end)
+}
+
+// history is History with what becomes of the end of a stream.
+func (r *Reader[T]) history(ctx context.Context, from Position, end endFunc[T]) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
 		if r.transport.history == nil {
 			yield(Delivery[T]{}, r.notSupported("history"))
@@ -111,7 +125,7 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 				if !yield(Delivery[T]{}, err) {
 					return
 				}
-			} else if !r.show(source.NewContext(ctx, a), a, yield) {
+			} else if !r.show(source.NewContext(ctx, a), a, end, yield) {
 				return
 			}
 		}
@@ -125,17 +139,23 @@ func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delive
 // this loop, others and readers, shares one connection per 256 streams (in Redis Cluster
 // per hash slot), and a slow one holds up no other.
 //
+// In a stream that [Writer.CompleteStream] has completed the loop ends behind the last value. Its
+// last pair has a zero Delivery and io.EOF, or a [*CompletedError].
+//
 // Where the transport keeps nothing, Latest is the only position: the loop then has a
 // subscription of its own, and sees what others see, as far as the transport gives every
 // subscription every message (Pub/Sub does).
 func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
-	return r.follow(ctx, from, nil)
+	return r.follow(ctx, from, nil, func(end *CompletedError, yield func(Delivery[T], error) bool) bool {
+		yield(Delivery[T]{}, end.end())
+		return false
+	})
 }
 
 // follow is Follow that calls live, if it is not nil, before the first delivery, when what is
 // written from then on will come. start is the ID after which the loop begins, zero where the
 // transport has none.
-func (r *Reader[T]) follow(ctx context.Context, from Position, live func(start stream.ID)) iter.Seq2[Delivery[T], error] {
+func (r *Reader[T]) follow(ctx context.Context, from Position, live func(start stream.ID), end endFunc[T]) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
 		reading, err := r.transport.follow(from, live)
 		if err != nil {
@@ -150,7 +170,7 @@ func (r *Reader[T]) follow(ctx context.Context, from Position, live func(start s
 		for failed := 0; ; {
 			a, err := reading.next(ctx)
 			if err == nil {
-				if failed = 0; !r.show(reading.context(a), a, yield) {
+				if failed = 0; !r.show(reading.context(a), a, end, yield) {
 					return
 				}
 				continue
@@ -165,7 +185,12 @@ func (r *Reader[T]) follow(ctx context.Context, from Position, live func(start s
 
 // followLatest is Follow from Latest for internal/bridge.
 func (r *Reader[T]) followLatest(ctx context.Context, live func(start stream.ID)) any {
-	return r.follow(ctx, Latest, live)
+	return r.follow(ctx, Latest, live, yieldEnd[T])
+}
+
+// historyWithEnds is History for internal/bridge.
+func (r *Reader[T]) historyWithEnds(ctx context.Context, from string) any {
+	return r.history(ctx, Position(from), yieldEnd[T])
 }
 
 func init() {
@@ -173,6 +198,11 @@ func init() {
 		return reader.(interface {
 			followLatest(context.Context, func(stream.ID)) any
 		}).followLatest(ctx, live)
+	}
+	bridge.History = func(ctx context.Context, reader any, from string) any {
+		return reader.(interface {
+			historyWithEnds(context.Context, string) any
+		}).historyWithEnds(ctx, from)
 	}
 }
 
@@ -196,11 +226,12 @@ func (r *Reader[T]) LastID(ctx context.Context) (string, error) {
 
 // show yields the value of an attempt of which there is nothing to end. ctx is that of the
 // delivery.
-func (r *Reader[T]) show(ctx context.Context, a *source.Attempt, yield func(Delivery[T], error) bool) bool {
+func (r *Reader[T]) show(ctx context.Context, a *source.Attempt, end endFunc[T], yield func(Delivery[T], error) bool) bool {
 	value, metadata, err := r.value(a)
 	switch {
 	case err == errSkip:
-		return true
+		completed := completion(a, metadata)
+		return completed == nil || end == nil || end(completed, yield)
 	case err != nil:
 		return yield(Delivery[T]{}, decodeFailure[T](a, err))
 	}

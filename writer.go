@@ -142,7 +142,7 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 	}
 }
 
-// Complete ends writing through this Channel value: later writes answer
+// Complete ends writing through this Channel value: later writes return
 // [ErrCompleted], which wraps err as well if it is not nil. Nothing is sent, and
 // no other call is concerned, not even the Reader of this channel. Only the first call
 // has an effect; it reports whether this one was that.

@@ -31,12 +31,19 @@ func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*feed.Event,
 func (s *server[T]) problem(err error, ids func(text string) (stream.ID, string)) (*feed.Event, error) {
 	var gap *redischannels.GapError
 	var undecodable *redischannels.DecodeError
+	var end *redischannels.CompletedError
 	switch {
 	case errors.As(err, &gap):
 		return &feed.Event{Gap: true, Wire: encodeGap(gap.After, gap.FirstAvailable)}, nil
 	case errors.As(err, &undecodable):
 		s.options.OnError(err)
 		return newUndecodable(ids(undecodable.EntryID)), nil
+	case errors.As(err, &end):
+		id, text := ids(end.EntryID)
+		if end.Reason != "" {
+			return newEnd(id, text, RunEnd{RunFailed, end.Reason}), nil
+		}
+		return newEnd(id, text, RunEnd{Status: RunDone}), nil
 	}
 	return nil, err
 }
@@ -87,6 +94,10 @@ func (s *server[T]) encode(d redischannels.Delivery[T], id string) (wire []byte,
 		return nil, errors.New("encode: not UTF-8")
 	}
 	return encode(&m, id, string(data)), nil
+}
+
+func newEnd(id stream.ID, text string, end RunEnd) *feed.Event {
+	return &feed.Event{ID: id, Last: true, Wire: encode(&gosse.Message{Type: gosse.Type(EventEnd)}, text, toJSON(end))}
 }
 
 func newUndecodable(id stream.ID, text string) *feed.Event {

@@ -39,7 +39,7 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 	cancel()
 	_, err := channel.Reader().LastID(never)
 	h.keeps = !errors.Is(err, redischannels.ErrNotSupported)
-	h.events = h.feed(source[T]{channel: channel, keeps: h.keeps, event: h.event})
+	h.events = h.feed(true, source[T]{channel: channel, keeps: h.keeps, event: h.event})
 	return h, nil
 }
 
@@ -120,7 +120,7 @@ func (s source[V]) Follow(ctx context.Context, live func(start stream.ID)) iter.
 
 // History implements feed.Source.
 func (s source[V]) History(ctx context.Context, from feed.Position) iter.Seq2[*feed.Event, error] {
-	return s.events(s.channel.Reader().History(ctx, redischannels.Position(from)))
+	return s.events(bridge.History(ctx, s.channel.Reader(), string(from)).(iter.Seq2[redischannels.Delivery[V], error]))
 }
 
 func (s source[V]) events(deliveries iter.Seq2[redischannels.Delivery[V], error]) iter.Seq2[*feed.Event, error] {

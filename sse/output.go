@@ -54,6 +54,14 @@ func (o *output) header() (more bool) {
 	return true
 }
 
+// none answers that there is nothing to see: an EventSource gives up.
+func (o *output) none() {
+	h := o.w.Header()
+	h.Del("Content-Type")
+	h.Set("Cache-Control", "no-store") // there may be something later
+	o.w.WriteHeader(http.StatusNoContent)
+}
+
 // Open implements feed.Output.
 func (o *output) Open() error {
 	o.extend()

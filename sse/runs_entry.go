@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	gosse "github.com/tmaxmax/go-sse"
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/feed"
@@ -19,7 +18,8 @@ const (
 	// EventStart is the first event of a viewer that begins at the beginning, and so also of one
 	// whose run was restarted: what it has shown before is void. Its data is a [RunStart] as JSON.
 	EventStart = "start"
-	// EventEnd is the last event of a run. Its data is a [RunEnd] as JSON.
+	// EventEnd is the last event of a run, and of a channel whose stream was completed
+	// ([redischannels.Writer.CompleteStream]): the response ends. Its data is a [RunEnd] as JSON.
 	EventEnd = "end"
 )
 
@@ -89,8 +89,7 @@ func (h *RunsHandler[T]) event(d redischannels.Delivery[[]byte], err error) (*fe
 	epoch := d.Metadata[stream.RunEpochField]
 	text := runEventID(epoch, id)
 	if status := d.Metadata[stream.RunEndField]; status != "" {
-		data := toJSON(RunEnd{RunStatus(status), string(d.Value)})
-		return &feed.Event{ID: id, Last: true, Wire: encode(&gosse.Message{Type: gosse.Type(EventEnd)}, text, data)}, nil
+		return newEnd(id, text, RunEnd{RunStatus(status), string(d.Value)}), nil
 	}
 	piece := redischannels.Delivery[T]{ID: text, DeliveryCount: d.DeliveryCount, Metadata: d.Metadata, Time: d.Time}
 	if err := h.decode(d.Value, &piece.Value); err != nil {

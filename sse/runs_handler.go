@@ -103,7 +103,7 @@ func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string,
 	}
 	epoch, at, fresh, ok := seen.begin(state)
 	if !ok {
-		w.WriteHeader(http.StatusNoContent)
+		h.output(w, r, nil).none()
 		return
 	}
 	run, err := h.open(id)
@@ -195,7 +195,7 @@ func (h *RunsHandler[T]) open(id string) (*runFeed, error) {
 			return nil, err
 		}
 		f = &runFeed{id: id, channel: channel, leases: make(chan time.Duration, 1)}
-		f.feed = h.feed(source[[]byte]{channel: channel, keeps: true, event: h.event})
+		f.feed = h.feed(false, source[[]byte]{channel: channel, keeps: true, event: h.event})
 		var ctx context.Context
 		ctx, f.stop = context.WithCancel(h.life.Context())
 		h.life.Go(func() { h.watch(ctx, f) })

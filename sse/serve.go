@@ -97,9 +97,10 @@ func (s *server[T]) leave() {
 	s.life.Leave()
 }
 
-// feed makes the feed of a source.
-func (s *server[T]) feed(source feed.Source) *feed.Feed {
+// feed makes the feed of a source, of which ends says whether it may have ended before.
+func (s *server[T]) feed(ends bool, source feed.Source) *feed.Feed {
 	return feed.New(feed.Config{
+		Ends:        ends,
 		Source:      source,
 		Gap:         encodeGap,
 		Buffer:      s.options.Buffer,
@@ -144,7 +145,11 @@ func (s *server[T]) serve(ctx context.Context, f *feed.Feed, c *feed.Client, o *
 		return
 	}
 	c.Output = o
-	if err := f.Serve(ctx, c); errors.Is(err, ErrSlowClient) {
+	switch err := f.Serve(ctx, c); {
+	case errors.Is(err, feed.ErrCompleted):
+		o.none()
+		return
+	case errors.Is(err, ErrSlowClient):
 		s.options.OnError(fmt.Errorf("redischannels/sse: at %s: %w", c.At, err))
 	}
 	o.extend() // of what the server writes at the end

@@ -61,12 +61,7 @@ func (r *runsTest) view(id string, changes ...func(*http.Request)) *sseStream {
 // status returns the status of the answer to a request that is not served.
 func (r *runsTest) status(id, lastEventID string) int {
 	r.t.Helper()
-	request, cancel := sseRequest(r.t, r.url+id, after(lastEventID))
-	defer cancel()
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(r.t, err)
-	require.NoError(r.t, response.Body.Close())
-	return response.StatusCode
+	return sseStatus(r.t, r.url+id, lastEventID)
 }
 
 // entries is the number of entries of a run in Redis.

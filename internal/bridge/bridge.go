@@ -16,6 +16,12 @@ import (
 // transport has none.
 var Follow func(ctx context.Context, reader any, live func(start stream.ID)) any
 
+// History returns the loop of Reader.History of a *Reader[T], an iter.Seq2[Delivery[T], error].
+//
+// In it, and in that of Follow, the end of a stream is a *CompletedError, also without a reason, and
+// the loop continues.
+var History func(ctx context.Context, reader any, from string) any
+
 // JoinHub has the Close of a *Hub call a function, until leave is called, and returns a *Hub on the
 // same client whose channels have no other defaults but OnEvent, OnReadClient and Logger. Its error
 // is that of a hub that is closed.

@@ -41,6 +41,7 @@ func (b *broadcast) run() {
 	source := b.feed.config.Source
 	follow := source.Follow(b.ctx, func(start stream.ID) {
 		b.ring.floor, b.ring.end = start, start
+		b.ring.ended = b.feed.config.Ends && b.isLast(start)
 		close(b.live)
 	})
 	failed := false
@@ -52,6 +53,19 @@ func (b *broadcast) run() {
 			b.feed.config.OnError(err)
 		}
 	}
+}
+
+// isLast reports whether the event of an ID is the last one of the stream.
+func (b *broadcast) isLast(id stream.ID) bool {
+	if id.IsZero() {
+		return false
+	}
+	for e, err := range b.feed.config.Source.History(b.ctx, After(id.Prev())) {
+		if err != nil || !e.Gap {
+			return err == nil && e.Last && e.ID == id
+		}
+	}
+	return false
 }
 
 // add puts an event into the ring and wakes the clients.
@@ -98,12 +112,13 @@ type edge struct {
 	end   stream.ID // up to here
 	next  uint64    // number of the event that comes then
 	life  int       // of the stream
+	ended bool      // with the event at end
 }
 
 func (b *broadcast) edge() edge {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return edge{b.ring.floor, b.ring.end, b.ring.next(), b.ring.life}
+	return edge{b.ring.floor, b.ring.end, b.ring.next(), b.ring.life, b.ring.ended}
 }
 
 // gap makes an event about missing entries. It has no `id:`, so a client that receives only this

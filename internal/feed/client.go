@@ -81,7 +81,9 @@ func (c *Client) open() error {
 	select {
 	case <-c.broadcast.live:
 		// Before the response begins: a client that sees it may write at once.
-		c.look()
+		if c.look(); c.completed() {
+			return ErrCompleted
+		}
 	case <-wait.C:
 	case <-c.ctx.Done():
 		return c.ctx.Err()
@@ -94,8 +96,15 @@ func (c *Client) open() error {
 	if err := c.wait(c.broadcast.live, nil); err != nil {
 		return err
 	}
-	c.look()
+	if c.look(); c.completed() {
+		return ErrEnded // it comes back
+	}
 	return nil
+}
+
+// completed reports whether the stream has ended, and the client has seen that or begins behind it.
+func (c *Client) completed() bool {
+	return c.feed.config.Ends && c.edge.ended && (c.Known && c.At == c.edge.end || !c.Known && c.Start == Latest)
 }
 
 // look notes where the ring ends, once.

@@ -25,6 +25,9 @@ const CatchUps = 8
 var (
 	// ErrSlow means that a client took nothing in time, or that the ring has left it behind.
 	ErrSlow = errors.New("client is too slow")
+	// ErrCompleted means that the stream has ended, and that the client has seen that or has not asked
+	// for what was before. Nothing was written to it.
+	ErrCompleted = errors.New("the stream is completed")
 	// ErrEnded means that the stream has ended, or that its handler is closed.
 	ErrEnded = errors.New("the stream has ended")
 )
@@ -59,6 +62,7 @@ type Source interface {
 // Config is fixed for the life of a [Feed].
 type Config struct {
 	Source      Source
+	Ends        bool                         // the source may have ended before it is followed
 	Gap         func(from, to string) []byte // encodes an event about entries that are missing
 	Buffer      int                          // events in the ring
 	BufferBytes int                          // of them

@@ -19,6 +19,7 @@ type ring struct {
 	floor   stream.ID // everything after it, up to end, is in events from number floorAt on
 	floorAt uint64
 	end     stream.ID
+	ended   bool // with the event at end
 }
 
 // next is the number of the next event.
@@ -31,7 +32,7 @@ func (r *ring) add(e *Event) {
 	r.events = append(r.events, e)
 	r.bytes += e.size()
 	if !e.Gap {
-		r.end = e.ID
+		r.end, r.ended = e.ID, e.Last
 	}
 	for len(r.events) > r.maxEvents || r.bytes > r.maxBytes && len(r.events) > 1 {
 		old := r.events[0]
@@ -48,7 +49,7 @@ func (r *ring) add(e *Event) {
 // renew forgets the IDs: the stream has started again.
 func (r *ring) renew() {
 	r.life++
-	r.floor, r.floorAt, r.end = stream.ID{}, r.next(), stream.ID{}
+	r.floor, r.floorAt, r.end, r.ended = stream.ID{}, r.next(), stream.ID{}, false
 }
 
 // place returns where an ID is in relation to what the ring has.

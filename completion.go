@@ -1,0 +1,99 @@
+package redischannels
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/source"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// CompletedKey is the metadata key of the message by which [Writer.CompleteStream] marks the end of
+// a stream. Its value is the reason, empty where there was no error. Typed readers return it for
+// no value; a [Subscriber] delivers it like every message, with the payload {}.
+const CompletedKey = "_redischannels_completed"
+
+// CompletedError is the end of a loop over [Reader.Follow] in a stream that was completed with an
+// error. Where it was completed without one the end is io.EOF.
+type CompletedError struct {
+	Topic   string
+	EntryID string // of the end
+	Reason  string // the text of the error
+}
+
+// Error implements error.
+func (e *CompletedError) Error() string {
+	text := fmt.Sprintf("redischannels: topic %q was completed by entry %s", e.Topic, e.EntryID)
+	if e.Reason != "" {
+		text += ": " + e.Reason
+	}
+	return text
+}
+
+// end is the last error of a loop.
+func (e *CompletedError) end() error {
+	if e.Reason == "" {
+		return io.EOF
+	}
+	return e
+}
+
+// completion returns the end of a stream that an attempt stands for, or nil.
+func completion(a *source.Attempt, metadata message.Metadata) *CompletedError {
+	reason, ok := metadata[CompletedKey]
+	if !ok {
+		return nil
+	}
+	return &CompletedError{Topic: a.Topic, EntryID: idOf(a), Reason: reason}
+}
+
+// CompleteStream marks the end of the stream for the readers of all processes: the loops of
+// [Reader.Follow] end with io.EOF, or with a [*CompletedError] that has the text of err (at most
+// 1,024 bytes, which must not contain a secret), and so do Server-Sent Events. It then does what
+// Complete does. Readers of a group acknowledge the mark and return nothing for it, and History
+// leaves it out. What is written later, by other writers, is behind the end: only a loop that begins
+// there sees it.
+//
+// The error is that of Write; the mark may be written again. On a transport without history it is
+// [ErrNotSupported]. A [Marshaler] that drops metadata drops the mark, which is then a value.
+func (w *Writer[T]) CompleteStream(ctx context.Context, err error) error {
+	if w.transport.history == nil {
+		return fmt.Errorf("redischannels: complete %q: %w", w.transport.topic, ErrNotSupported)
+	}
+	if err := w.Err(); err != nil {
+		return err
+	}
+	reason := ""
+	if err != nil {
+		reason = completionReason(err.Error())
+	}
+	msg := message.NewMessage(watermill.NewUUID(), message.Payload("{}"))
+	msg.Metadata[CompletedKey] = reason
+	if _, err := w.transport.publish(ctx, []*message.Message{msg}); err != nil {
+		return err
+	}
+	w.Complete(err)
+	return nil
+}
+
+// completionReason is the text of an error in valid UTF-8, not empty and bounded.
+func completionReason(text string) string {
+	text = strings.ToValidUTF8(text, string(utf8.RuneError))
+	if text == "" {
+		return "unknown error"
+	}
+	if len(text) <= stream.MaxDeadReason {
+		return text
+	}
+	end := stream.MaxDeadReason
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end]
+}
