@@ -25,7 +25,7 @@ const (
 type User struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
-	Role string `json:"role"` // customer or admin
+	Role string `json:"role"` // customer or admin; the assistant has one of its own
 }
 
 // Message is what a room's stream consists of. When it was written stands in the ID of its
@@ -37,6 +37,7 @@ type Message struct {
 	From         User   `json:"from"`
 	Text         string `json:"text"`
 	Announcement bool   `json:"announcement,omitempty"` // of an admin
+	Question     bool   `json:"question,omitempty"`     // to the assistant
 }
 
 // Live is what goes over a room's Pub/Sub channel: either who is there, published by each instance for

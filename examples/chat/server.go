@@ -42,6 +42,8 @@ type config struct {
 	maxClients   int           // event streams per room and instance
 	presence     time.Duration // between two messages about who is there
 	heartbeat    time.Duration
+	wordPause    time.Duration // between two words of the assistant
+	answerLease  time.Duration // after which an answer is lost whose instance has crashed
 	retry        time.Duration // of pages whose stream has ended
 	writeTimeout time.Duration
 }
@@ -53,6 +55,7 @@ func defaultConfig() config {
 		history: 300, roomAge: 7 * 24 * time.Hour, maxRooms: 200,
 		openRooms: 64, idle: time.Minute, maxClients: 1000,
 		presence: 3 * time.Second, heartbeat: 15 * time.Second, retry: time.Second,
+		wordPause: 60 * time.Millisecond, answerLease: 5 * time.Second,
 		writeTimeout: 3 * time.Second,
 	}
 }
@@ -64,6 +67,7 @@ type server struct {
 	sessions  *sessions
 	directory *directory
 	rooms     *rooms
+	assistant *assistant
 	messages  *limiter // by user
 	typing    *limiter // by user
 	entries   *limiter // into rooms, by user
@@ -90,14 +94,22 @@ func newServer(ctx context.Context, client *redis.Client, config config) (*serve
 		return nil, err
 	}
 	s.rooms = newRooms(s.hub, config, rand.Text()[:8])
+	if s.assistant, err = newAssistant(s.hub, config); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
 // endStreams ends all event streams, and answers 503 from then on.
-func (s *server) endStreams() { s.rooms.endStreams() }
+func (s *server) endStreams() {
+	s.rooms.endStreams()
+	_ = s.assistant.events.Close() // always nil
+}
 
 // close closes all but the Redis client. The HTTP server must have ended.
-func (s *server) close() error { return errors.Join(s.rooms.close(), s.hub.Close()) }
+func (s *server) close() error {
+	return errors.Join(s.assistant.close(), s.rooms.close(), s.hub.Close())
+}
 
 // handler returns the whole chat.
 func (s *server) handler() http.Handler {
@@ -112,6 +124,8 @@ func (s *server) handler() http.Handler {
 	api.HandleFunc("GET /api/rooms", s.asUser(s.listRooms))
 	api.HandleFunc("POST /api/rooms/{room}", s.asUser(s.enterRoom))
 	api.HandleFunc("POST /api/rooms/{room}/messages", s.asUser(s.postMessage))
+	api.HandleFunc("POST /api/rooms/{room}/questions", s.asUser(s.postQuestion))
+	api.HandleFunc("DELETE /api/rooms/{room}/answer", s.asUser(s.stopAnswer))
 	api.HandleFunc("POST /api/rooms/{room}/typing", s.asUser(s.postTyping))
 
 	all := http.NewServeMux()
@@ -119,6 +133,7 @@ func (s *server) handler() http.Handler {
 	all.Handle("/api/", bounded(api))
 	all.Handle("GET /api/rooms/{room}/events", s.asUser(s.events))
 	all.Handle("GET /api/rooms/{room}/live", s.asUser(s.liveEvents))
+	all.Handle("GET /api/rooms/{room}/answer", s.asUser(s.answerEvents))
 	// Browsers report where a request comes from: those that change something must come from
 	// our own page. The cookies are SameSite=Strict besides.
 	return secured(http.NewCrossOriginProtection().Handler(all))
@@ -207,20 +222,12 @@ func (s *server) postMessage(w http.ResponseWriter, r *http.Request, user User) 
 	if !read(w, r, &in) {
 		return
 	}
-	text, err := checkText(in.Text)
-	if err == nil && !keyPattern.MatchString(in.Key) {
-		err = errors.New("the key must be 8 to 64 letters, digits and hyphens")
-	}
-	if err != nil {
-		fail(w, http.StatusUnprocessableEntity, err)
-		return
-	}
 	if in.Announcement && user.Role != admin {
 		fail(w, http.StatusForbidden, errors.New("only admins make announcements"))
 		return
 	}
-	if wait := s.messages.allow(user.ID); wait > 0 {
-		refuse(w, wait)
+	text, ok := s.checkMessage(w, user, in.Key, in.Text)
+	if !ok {
 		return
 	}
 	room, release, ok := s.room(w, r)
@@ -238,6 +245,23 @@ func (s *server) postMessage(w http.ResponseWriter, r *http.Request, user User) 
 	}
 	_ = s.directory.touch(ctx, room.name) // the next message does it as well
 	answer(w, http.StatusCreated, map[string]string{"id": id})
+}
+
+// checkMessage returns the text of a message as it is stored, or answers why it is refused.
+func (s *server) checkMessage(w http.ResponseWriter, user User, key, text string) (_ string, ok bool) {
+	text, err := checkText(text)
+	if err == nil && !keyPattern.MatchString(key) {
+		err = errors.New("the key must be 8 to 64 letters, digits and hyphens")
+	}
+	if err != nil {
+		fail(w, http.StatusUnprocessableEntity, err)
+		return "", false
+	}
+	if wait := s.messages.allow(user.ID); wait > 0 {
+		refuse(w, wait)
+		return "", false
+	}
+	return text, true
 }
 
 // postTyping informs the others in the room that the user is typing.

@@ -1,5 +1,6 @@
 // The page: who we are, which room we are in, and what connects the parts.
 
+import { Answers } from "./answers.js";
 import { call } from "./api.js";
 import { Feed, avatar, badge, make } from "./feed.js";
 import { Live, Messages } from "./link.js";
@@ -17,8 +18,10 @@ let me = null;
 let room = "";
 let messages = null; // the stream of the room
 let live = null;
+let answers = null;
 let missed = 0; // messages that came while nobody looked at the tab
 let announcing = false;
+let asking = false;
 let storageTrouble = false;
 let linkState = "connecting";
 const instances = new Map(); // people by instance
@@ -35,6 +38,9 @@ const feed = new Feed($("log"), $("scroll"), () => me, {
     outbox.remove(key);
     feed.discard(key);
     $("text").focus();
+  },
+  stop() {
+    answers?.stop().catch((failure) => ($("status").textContent = failure.message));
   },
   changed(atEnd, news) {
     $("empty").hidden = !feed.isEmpty;
@@ -101,6 +107,7 @@ $("sign-in").addEventListener("submit", async (event) => {
 $("leave").addEventListener("click", async () => {
   messages?.close();
   live?.close();
+  answers?.close();
   outbox.clear();
   sessionStorage.removeItem("chat-me");
   await call("DELETE", "session", me.id).catch(() => {});
@@ -138,6 +145,7 @@ async function enter(name) {
 async function open(name, asked = false) {
   messages?.close();
   live?.close();
+  answers?.close();
   room = name;
   instances.clear();
   typing.clear();
@@ -158,6 +166,11 @@ async function open(name, asked = false) {
   $("log").setAttribute("aria-busy", "true"); // the history is not read out
   for (const item of outbox.of(name)) feed.add(item);
   setLink("connecting");
+  answers = new Answers(name, () => me, {
+    begins: (question) => feed.answer(question).begin(),
+    word: (question, text) => feed.answer(question).add(text),
+    ends: (question, status) => feed.answer(question).end(status),
+  });
   const entered = await enter(name).then(() => true, () => false);
   if (room !== name) return;
   messages = new Messages(name, () => me, () => feed.lastID, {
@@ -224,6 +237,7 @@ addEventListener("popstate", () => {
 function show(id, message) {
   const isNews = feed.show(id, message);
   if (message.from.id === me.id) outbox.remove(message.key);
+  if (message.question) answers.look();
   typing.delete(message.from.id);
   lastSpeaker = { id: message.from.id, until: Date.now() + 1000 };
   showTyping();
@@ -253,9 +267,10 @@ $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
   if (!text || [...text].length > maxText) return;
-  feed.add(outbox.add(room, text, announcing));
+  feed.add(outbox.add(room, text, announcing, asking));
   $("text").value = "";
   setAnnouncing(false);
+  setAsking(false);
   toldTyping = 0; // the next word is news
   measure();
   $("text").focus();
@@ -286,11 +301,28 @@ function measure() {
 function setAnnouncing(on) {
   announcing = on;
   $("announce").setAttribute("aria-pressed", String(on));
-  $("text").placeholder = on ? "Write an announcement" : "Write a message";
+  showPurpose();
+}
+
+function setAsking(on) {
+  asking = on;
+  $("ask").setAttribute("aria-pressed", String(on));
+  showPurpose();
+}
+
+function showPurpose() {
+  $("text").placeholder = asking ? "Ask the assistant" : announcing ? "Write an announcement" : "Write a message";
 }
 
 $("announce").addEventListener("click", () => {
+  setAsking(false);
   setAnnouncing(!announcing);
+  $("text").focus();
+});
+
+$("ask").addEventListener("click", () => {
+  setAnnouncing(false);
+  setAsking(!asking);
   $("text").focus();
 });
 

@@ -35,6 +35,47 @@ export function badge() {
   return make("span", "badge", "Admin");
 }
 
+const assistant = { id: "assistant", name: "Assistant", role: "assistant" };
+const answerEnds = {
+  done: "",
+  stopped: "Stopped",
+  failed: "The assistant has failed",
+  lost: "The assistant was interrupted. Ask again, please.",
+};
+
+// Answer is one that is being written.
+class Answer {
+  #text;
+  #state;
+
+  constructor(element, stop) {
+    this.element = element;
+    this.#text = element.querySelector(".text");
+    this.#state = make("p", "progress");
+    this.#state.setAttribute("role", "status");
+    element.querySelector(".body").append(this.#state);
+    this.stop = stop;
+  }
+
+  begin() {
+    this.#text.textContent = "";
+    this.element.dataset.answering = "running";
+    const button = make("button", "", "Stop");
+    button.type = "button";
+    button.onclick = this.stop;
+    this.#state.replaceChildren(make("span", "", "Answering…"), " ", button);
+  }
+
+  add(text) {
+    this.#text.append(text);
+  }
+
+  end(status) {
+    this.element.dataset.answering = status;
+    this.#state.textContent = answerEnds[status];
+  }
+}
+
 const states = {
   sending: ["Sending", ""],
   waiting: ["Waiting to be sent", ""],
@@ -50,8 +91,9 @@ export class Feed {
   #own = new Map(); // elements of our own messages that the stream has not brought yet, by key
   #keys = new Set(); // of messages that are shown, to know the ones that were sent twice
   #me;
+  #answers = new Map(); // of the assistant that are not messages yet, by the key of the question
 
-  // actions has retry(key), discard(key) and changed(atEnd, isNews).
+  // actions has stop(), retry(key), discard(key) and changed(atEnd, isNews).
   constructor(log, scroll, me, actions) {
     this.#log = log;
     this.#scroll = scroll;
@@ -63,6 +105,7 @@ export class Feed {
     this.#log.replaceChildren();
     this.#own.clear();
     this.#keys.clear();
+    this.#answers.clear();
     this.lastID = "";
   }
 
@@ -80,6 +123,7 @@ export class Feed {
     const key = `${message.from.id} ${message.key}`;
     if (this.#keys.has(key)) return false; // sent twice: the first answer got lost
     this.#keys.add(key);
+    if (message.from.role === assistant.role) this.#answered(message.key.replace("answer-", ""));
     if (this.#keys.size > 2 * most) this.#keys.delete(this.#keys.values().next().value);
 
     const atEnd = this.atEnd;
@@ -111,6 +155,33 @@ export class Feed {
     this.#group(element, { from: this.#me(), announcement: item.announcement }, new Date());
     this.#setState(element, item.state, item.reason);
     this.#settle(true, false);
+  }
+
+  // answer returns the one to a question, which is shown at the end until it is a message.
+  answer(question) {
+    const known = this.#answers.get(question);
+    if (known) return known;
+    const followed = this.atEnd;
+    const element = this.#make({ key: `writing-${question}`, from: assistant, text: "" }, false);
+    const answer = new Answer(element, () => this.actions.stop());
+    const add = answer.add.bind(answer);
+    answer.add = (text) => {
+      const follow = this.atEnd;
+      add(text);
+      if (follow) this.toEnd();
+    };
+    this.#answers.set(question, answer);
+    if (this.#keys.has(`${assistant.id} answer-${question}`)) return answer; // it is a message already
+    this.#log.insertBefore(element, this.#firstPending());
+    this.#setTime(element, new Date());
+    this.#group(element, { from: assistant }, new Date());
+    this.#settle(followed, true);
+    return answer;
+  }
+
+  // answered removes what was written of an answer that is a message now.
+  #answered(question) {
+    this.#answers.get(question)?.element.remove();
   }
 
   // mark shows what has become of a message of ours.

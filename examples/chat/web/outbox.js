@@ -29,9 +29,9 @@ export class Outbox {
     return this.#items.filter((item) => item.room === room);
   }
 
-  add(room, text, announcement) {
+  add(room, text, announcement, question) {
     const key = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
-    const item = { key, room, text, announcement, state: "sending", since: Date.now() };
+    const item = { key, room, text, announcement, question, state: "sending", since: Date.now() };
     this.#items.push(item);
     this.#keep();
     this.run();
@@ -70,7 +70,9 @@ export class Outbox {
     for (let tries = 0, item; (item = this.#items.find((item) => item.state !== "failed")); ) {
       try {
         const { key, text, announcement } = item;
-        const { id } = await call("POST", `rooms/${item.room}/messages`, this.me().id, { key, text, announcement });
+        const { id } = item.question
+          ? await call("POST", `rooms/${item.room}/questions`, this.me().id, { key, text })
+          : await call("POST", `rooms/${item.room}/messages`, this.me().id, { key, text, announcement });
         tries = 0;
         this.remove(key);
         this.on.sent(item, id);
