@@ -31,6 +31,13 @@
 // reports. When a response has begun the client is live, unless Redis took longer than a second
 // to answer.
 //
+// # Runs
+//
+// [Runs] are streams that begin, are written by one writer, and end: the answer of a model, the
+// progress of a job. See docs/runs.md, which has the code for browsers too. The stream of a channel
+// may end as well, by [redischannels.Writer.CompleteStream]: clients get [EventEnd], and those that
+// come back behind it are answered 204.
+//
 // # What it costs
 //
 // While clients are connected one goroutine of the Handler follows the channel, decodes and
