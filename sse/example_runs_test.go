@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/sse"
 )
 
-// The answer of a model, word by word: whoever looks at it sees each word once and in order, also
+// The answer of a model, word by word: every viewer sees each word once and in order, also
 // after a reload, at another replica, or when it is complete.
 func ExampleRuns() {
 	redis, err := miniredis.Run() // stands for redis://localhost:6379

@@ -168,7 +168,7 @@ func TestRuns_StopFromAnotherProcess(t *testing.T) {
 	require.ErrorIs(t, other.Stop(t.Context(), "done"), sse.ErrRunEnded)
 }
 
-// A writer that is not heard of ends its run as lost, once, whoever finds that out.
+// A writer that is not heard of ends its run as lost, once, however many find that out.
 func TestRuns_DeadWriterIsLost(t *testing.T) {
 	t.Parallel()
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())

@@ -20,7 +20,7 @@ var assistantUser = User{ID: "assistant", Name: "Assistant", Role: "assistant"}
 const answerPrefix = "answer-"
 
 // assistant answers questions word by word, as runs: one at a time in each room, whose name is the
-// ID of the run. Whoever is in the room sees the answer grow, also after a reload, on another device
+// ID of the run. All people in the room see the answer grow, also after a reload, on another device
 // and at another instance, and may stop it. The complete answer then becomes a message.
 type assistant struct {
 	runs    *sse.Runs[string]
@@ -114,8 +114,8 @@ func generate(question string) string {
 	return "That is a good question about " + topic + ". " +
 		"First, every word of this answer is one entry of a Redis stream, and this page follows that stream. " +
 		"So you may reload the page while I write, open the room on your phone, or lose the connection in a tunnel: " +
-		"you see each word once and in order, and so does everyone else who is interested in " + topic + ". " +
-		"Second, anybody in the room can stop me, whichever instance of the chat they are connected to. " +
+		"you see each word once and in order, and so do the others who are interested in " + topic + ". " +
+		"Second, all of you can stop me, whichever instance of the chat they are connected to. " +
 		"And if the instance that I run in crashes in the middle of a sentence about " + topic + ", " +
 		"you learn that after a few seconds instead of waiting for the rest. " +
 		"That is all I know. I am only a few lines of Go, after all."

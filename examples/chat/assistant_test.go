@@ -17,7 +17,7 @@ import (
 	"github.com/flaminco/redischannels/sse"
 )
 
-// One question at a time is answered in a room; what is sent again is the same question; anybody
+// One question at a time is answered in a room; what is sent again is the same question; another user
 // stops the answer, which then becomes a message.
 func TestAssistant(t *testing.T) {
 	t.Parallel()
