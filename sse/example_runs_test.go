@@ -14,6 +14,7 @@ import (
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/sse"
+	"github.com/flaminco/redischannels/ws"
 )
 
 // The answer of a model, word by word: every viewer sees each word once and in order, also
@@ -46,6 +47,12 @@ func ExampleRuns() {
 			http.Error(w, "not running", http.StatusConflict)
 		}
 	})
+
+	sockets, err := ws.NewHandler(answers, ws.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux.Handle("GET /runs/{id}/ws", sockets)
 
 	// What writes the answer, in a goroutine of whichever replica got the question.
 	answer := func() error {

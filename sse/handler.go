@@ -73,7 +73,7 @@ func (h *Handler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.unavailable(w, err)
 		return
 	}
-	h.serve(r.Context(), h.events, c, h.output(w, r, stream.ID.String))
+	h.serve(h.events, c, feed.Request{Writer: w, HTTP: r, ID: stream.ID.String})
 }
 
 // begin finds out from the request where the client begins. The error is for the client.

@@ -22,59 +22,50 @@ var heartbeat = func() []byte {
 	return toBytes(&m)
 }()
 
-// output is the response to one request as a feed writes it.
+// output is an event stream, the response to one request.
 type output struct {
-	w       http.ResponseWriter
+	feed.Request
 	out     *http.ResponseController
-	request *http.Request
-	timeout time.Duration
 	retry   time.Duration // NoRetry: is not sent
-	first   []byte        // is written when the response begins
-	id      func(stream.ID) string
 	onError func(error)
 
 	room int // bytes that may be written before the deadline is set again
 	dirt int // bytes since the last flush
 }
 
-// header sets that of an event stream. It reports false where it is all that was asked for.
-func (o *output) header() (more bool) {
-	h := o.w.Header()
+// header sets that of an event stream.
+func (o *output) header() {
+	h := o.Writer.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache, no-store, no-transform")
 	h.Set("X-Accel-Buffering", "no") // nginx would collect events
-	if o.request.Method == http.MethodHead {
-		return false
-	}
-	if o.request.ProtoMajor == 1 {
+	if o.HTTP.ProtoMajor == 1 && o.HTTP.Method != http.MethodHead {
 		// The last write of the server has a deadline, which the next request on this
 		// connection would inherit.
 		h.Set("Connection", "close")
 	}
-	return true
 }
 
-// none answers that there is nothing to see: an EventSource gives up.
-func (o *output) none() {
-	h := o.w.Header()
-	h.Del("Content-Type")
-	h.Set("Cache-Control", "no-store") // there may be something later
-	o.w.WriteHeader(http.StatusNoContent)
+// None implements feed.Transport: an EventSource gives up.
+func (o *output) None() {
+	o.Writer.Header().Set("Cache-Control", "no-store") // there may be something later
+	o.Writer.WriteHeader(http.StatusNoContent)
 }
 
 // Open implements feed.Output.
 func (o *output) Open() error {
+	o.header()
 	o.extend()
-	if !canFlush(o.w) {
-		err := fmt.Errorf("redischannels/sse: flush a %T: %w", o.w, http.ErrNotSupported)
+	if !canFlush(o.Writer) {
+		err := fmt.Errorf("redischannels/sse: flush a %T: %w", o.Writer, http.ErrNotSupported)
 		o.onError(err)
-		o.w.Header().Del("Cache-Control")
-		http.Error(o.w, "streaming is not possible here", http.StatusInternalServerError)
+		o.Writer.Header().Del("Cache-Control")
+		http.Error(o.Writer, "streaming is not possible here", http.StatusInternalServerError)
 		return err
 	}
 	// A middleware that compresses decides by the status; one that sees a flush before it sends
 	// compressed bytes without saying so.
-	o.w.WriteHeader(http.StatusOK)
+	o.Writer.WriteHeader(http.StatusOK)
 	if err := o.out.Flush(); err != nil {
 		return err
 	}
@@ -83,7 +74,7 @@ func (o *output) Open() error {
 			return err
 		}
 	}
-	if err := o.Write(o.first); err != nil {
+	if err := o.Write(o.First); err != nil {
 		return err
 	}
 	_, err := o.Flush()
@@ -97,7 +88,7 @@ func (o *output) Write(p []byte) error {
 		if o.room <= 0 {
 			o.extend()
 		}
-		n, err := o.w.Write(p[:min(len(p), o.room)])
+		n, err := o.Writer.Write(p[:min(len(p), o.room)])
 		if err != nil {
 			return slow(err)
 		}
@@ -110,7 +101,7 @@ func (o *output) Write(p []byte) error {
 
 // Place implements feed.Output: browsers take the ID from an event without data and dispatch none.
 func (o *output) Place(at stream.ID) error {
-	return o.Write(toBytes(&gosse.Message{ID: gosse.ID(o.id(at))}))
+	return o.Write(toBytes(&gosse.Message{ID: gosse.ID(o.ID(at))}))
 }
 
 // Beat implements feed.Output.
@@ -123,7 +114,7 @@ func (o *output) Flush() (sent bool, err error) {
 	}
 	o.dirt, o.room = 0, 0
 	err = o.out.Flush()
-	if err == nil && o.request.ProtoMajor > 1 {
+	if err == nil && o.HTTP.ProtoMajor > 1 {
 		// The end of a deadline ends the stream of HTTP/2, also an idle one.
 		err = o.out.SetWriteDeadline(time.Time{})
 		if errors.Is(err, http.ErrNotSupported) {
@@ -137,8 +128,11 @@ func (o *output) Flush() (sent bool, err error) {
 func (o *output) extend() {
 	o.room = writeSize
 	// Where it is not supported a client that takes nothing is left to TCP.
-	_ = o.out.SetWriteDeadline(time.Now().Add(o.timeout))
+	_ = o.out.SetWriteDeadline(time.Now().Add(o.WriteTimeout))
 }
+
+// End implements feed.Transport.
+func (o *output) End(error) { o.extend() } // of what the server writes at the end
 
 // slow marks the error of a write that was not taken in time.
 func slow(err error) error {

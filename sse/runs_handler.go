@@ -103,7 +103,7 @@ func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string,
 	}
 	epoch, at, fresh, ok := seen.begin(state)
 	if !ok {
-		h.output(w, r, nil).none()
+		h.transport(feed.Request{Writer: w, HTTP: r, Cancel: func() {}}).None()
 		return
 	}
 	run, err := h.open(id)
@@ -115,13 +115,13 @@ func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string,
 	run.expect(state)
 	c := h.client(r)
 	c.At, c.Known = at, true
-	o := h.output(w, r, func(id stream.ID) string { return runEventID(epoch, id) })
+	request := feed.Request{Writer: w, HTTP: r, ID: func(id stream.ID) string { return runEventID(epoch, id) }}
 	if fresh {
 		info := runInfo(id, state)
 		data := toJSON(RunStart{info.ID, info.Epoch, info.Started, info.Metadata})
-		o.first = encode(&gosse.Message{Type: gosse.Type(EventStart)}, runEventID(epoch, at), data)
+		request.First = encode(&gosse.Message{Type: gosse.Type(EventStart)}, runEventID(epoch, at), data)
 	}
-	h.serve(r.Context(), run.feed, c, o)
+	h.serve(run.feed, c, request)
 }
 
 // later answers a request while Redis cannot say how the run stands. An EventSource gives up after
@@ -131,8 +131,12 @@ func (h *RunsHandler[T]) later(w http.ResponseWriter, r *http.Request, err error
 		http.Error(w, "the run cannot be read", http.StatusInternalServerError)
 		return
 	}
-	o := h.output(w, r, nil)
-	if o.header() {
+	if feed.TransportOf(r.Context()) != nil {
+		h.unavailable(w, errors.New("Redis cannot be reached"))
+		return
+	}
+	o := h.output(feed.Request{Writer: w, HTTP: r, WriteTimeout: h.options.WriteTimeout})
+	if r.Method != http.MethodHead {
 		_ = o.Open() // the viewer has left, or comes back
 	}
 }

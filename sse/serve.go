@@ -12,7 +12,6 @@ import (
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/feed"
 	"github.com/flaminco/redischannels/internal/lifecycle"
-	"github.com/flaminco/redischannels/internal/stream"
 )
 
 var errFull = errors.New("too many clients")
@@ -120,12 +119,18 @@ func (s *server[T]) lastEventID(r *http.Request) string {
 	return last
 }
 
-// output returns how the client of a request is written to. id is the text of an ID.
-func (s *server[T]) output(w http.ResponseWriter, r *http.Request, id func(stream.ID) string) *output {
-	return &output{
-		w: w, out: http.NewResponseController(w), request: r,
-		timeout: s.options.WriteTimeout, retry: s.options.Retry, onError: s.options.OnError, id: id,
+// transport returns how a request is served.
+func (s *server[T]) transport(request feed.Request) feed.Transport {
+	request.WriteTimeout, request.Life = s.options.WriteTimeout, s.life.Context()
+	if other := feed.TransportOf(request.HTTP.Context()); other != nil {
+		return other(request)
 	}
+	return s.output(request)
+}
+
+// output is the transport of Server-Sent Events.
+func (s *server[T]) output(request feed.Request) *output {
+	return &output{Request: request, out: http.NewResponseController(request.Writer), retry: s.options.Retry, onError: s.options.OnError}
 }
 
 // client returns the client of a request.
@@ -140,17 +145,23 @@ func (s *server[T]) client(r *http.Request) *feed.Client {
 }
 
 // serve sends events of a feed to a client that was joined.
-func (s *server[T]) serve(ctx context.Context, f *feed.Feed, c *feed.Client, o *output) {
-	if !o.header() {
+func (s *server[T]) serve(f *feed.Feed, c *feed.Client, request feed.Request) {
+	if request.HTTP.Method == http.MethodHead {
+		s.output(request).header()
 		return
 	}
-	c.Output = o
-	switch err := f.Serve(ctx, c); {
-	case errors.Is(err, feed.ErrCompleted):
-		o.none()
+	ctx, cancel := context.WithCancel(request.HTTP.Context())
+	defer cancel()
+	request.Cancel = cancel
+	transport := s.transport(request)
+	c.Output = transport
+	err := f.Serve(ctx, c)
+	if errors.Is(err, feed.ErrCompleted) {
+		transport.None()
 		return
-	case errors.Is(err, ErrSlowClient):
+	}
+	if errors.Is(err, ErrSlowClient) {
 		s.options.OnError(fmt.Errorf("redischannels/sse: at %s: %w", c.At, err))
 	}
-	o.extend() // of what the server writes at the end
+	transport.End(err)
 }

@@ -144,7 +144,7 @@ func (c *Client) follow(number uint64) error {
 }
 
 // sendAll writes events and flushes them. Behind the last event of the stream the error is
-// ErrEnded.
+// ErrLast.
 func (c *Client) sendAll(events []*Event) error {
 	for _, e := range events {
 		sent, err := c.send(e)
@@ -152,7 +152,7 @@ func (c *Client) sendAll(events []*Event) error {
 			return err
 		}
 		if e.Last && sent {
-			return errors.Join(ErrEnded, c.flush())
+			return errors.Join(ErrLast, c.flush())
 		}
 	}
 	return c.flush()

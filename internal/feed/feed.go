@@ -28,6 +28,8 @@ var (
 	// ErrCompleted means that the stream has ended, and that the client has seen that or has not asked
 	// for what was before. Nothing was written to it.
 	ErrCompleted = errors.New("the stream is completed")
+	// ErrLast means that a client was sent the last event of the stream.
+	ErrLast = errors.New("the stream is complete")
 	// ErrEnded means that the stream has ended, or that its handler is closed.
 	ErrEnded = errors.New("the stream has ended")
 )

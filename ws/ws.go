@@ -1,0 +1,202 @@
+package ws
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path"
+
+	"github.com/coder/websocket"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/feed"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// CloseNothing is the status of a connection that is closed because there is nothing to see: no such
+// run, or the client has seen the end. It is what 204 is to an EventSource.
+const CloseNothing = 4204
+
+// Events is an *sse.Handler or an *sse.RunsHandler.
+type Events interface {
+	http.Handler
+	Clients() int
+}
+
+// Options configures a [Handler]. The zero value works.
+type Options struct {
+	// OriginPatterns are the hosts of other origins whose pages may connect, in the form of
+	// path.Match, such as "*.example.com". Defaults to none.
+	OriginPatterns []string
+}
+
+// Validate reports every problem of the options in one joined error. Each names its field and wraps
+// [redischannels.ErrInvalidConfig].
+func (o Options) Validate() error {
+	var errs []error
+	for _, pattern := range o.OriginPatterns {
+		if _, err := path.Match(pattern, ""); err != nil {
+			errs = append(errs, fmt.Errorf("redischannels/ws: Options.OriginPatterns: %w: %q: %w", redischannels.ErrInvalidConfig, pattern, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Handler serves events over WebSocket. It is safe for concurrent use. It has nothing to close: its
+// clients are those of the handler that it stands in front of.
+type Handler struct {
+	events  Events
+	options Options
+}
+
+// NewHandler returns a handler in front of another one, which may serve Server-Sent Events at the same
+// time. The errors wrap [redischannels.ErrInvalidConfig] or [redischannels.ErrInvalidArgument].
+func NewHandler(events Events, options Options) (*Handler, error) {
+	err := options.Validate()
+	if events == nil {
+		err = errors.Join(fmt.Errorf("redischannels/ws: events: %w: must not be nil", redischannels.ErrInvalidArgument), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Handler{events, options}, nil
+}
+
+// ServeHTTP upgrades the connection and sends events until the stream ends, the client leaves or cannot
+// follow, or the other handler is closed.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx := feed.WithTransport(r.Context(), func(request feed.Request) feed.Transport {
+		return &socket{request: request, options: h.options}
+	})
+	h.events.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// socket is one client. Its methods are called by the goroutine of its request.
+type socket struct {
+	request feed.Request
+	options Options
+	conn    *websocket.Conn
+	sent    bool // since the last Flush
+}
+
+// Open implements feed.Output.
+func (s *socket) Open() (err error) {
+	s.conn, err = websocket.Accept(s.request.Writer, s.request.HTTP, &websocket.AcceptOptions{OriginPatterns: s.options.OriginPatterns})
+	if err != nil {
+		return err // it has answered the request
+	}
+	// The context of a request does not end when its connection does, once that is upgraded.
+	closed := s.conn.CloseRead(context.WithoutCancel(s.request.HTTP.Context()))
+	context.AfterFunc(closed, s.request.Cancel)
+	if len(s.request.First) == 0 {
+		return nil
+	}
+	return s.Write(s.request.First)
+}
+
+// Write implements feed.Output.
+func (s *socket) Write(event []byte) error { return s.send(frameOf(event)) }
+
+// Place implements feed.Output.
+func (s *socket) Place(at stream.ID) error { return s.send(frame{ID: s.request.ID(at)}) }
+
+// Beat implements feed.Output. It waits for the pong, but not beyond the life of the handler.
+func (s *socket) Beat() error {
+	err := s.within(func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(s.request.Life, cancel)()
+		return s.conn.Ping(ctx)
+	})
+	if s.request.Life.Err() != nil {
+		return feed.ErrEnded
+	}
+	return err
+}
+
+// Flush implements feed.Output: a message is sent when it is written.
+func (s *socket) Flush() (sent bool, err error) {
+	sent, s.sent = s.sent, false
+	return sent, nil
+}
+
+// send writes a message.
+func (s *socket) send(f frame) error {
+	text, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	return s.within(func(ctx context.Context) error { return s.conn.Write(ctx, websocket.MessageText, text) })
+}
+
+// within bounds how long a client may take nothing.
+func (s *socket) within(f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.request.HTTP.Context()), s.request.WriteTimeout)
+	defer cancel()
+	s.sent = true
+	err := f(ctx)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", feed.ErrSlow, err)
+	}
+	return err
+}
+
+// None implements feed.Transport.
+func (s *socket) None() {
+	s.request.First = nil
+	if s.Open() == nil {
+		_ = s.conn.Close(CloseNothing, "nothing to see") // the client may have left
+	}
+}
+
+// End implements feed.Transport.
+func (s *socket) End(err error) {
+	if s.conn == nil {
+		return
+	}
+	// What fails here is the end of a connection that has ended before.
+	switch {
+	case errors.Is(err, feed.ErrLast):
+		_ = s.conn.Close(websocket.StatusNormalClosure, "the stream has ended")
+	case errors.Is(err, feed.ErrSlow):
+		_ = s.conn.Close(websocket.StatusTryAgainLater, "too slow")
+	case errors.Is(err, feed.ErrEnded):
+		_ = s.conn.Close(websocket.StatusGoingAway, "come back")
+	default:
+		_ = s.conn.CloseNow()
+	}
+}
+
+// frame is a message.
+type frame struct {
+	ID    string          `json:"id,omitempty"`
+	Event string          `json:"event,omitempty"`
+	Data  json.RawMessage `json:"data,omitempty"`
+}
+
+// frameOf makes a message of an event in the form of Server-Sent Events.
+func frameOf(event []byte) (f frame) {
+	var data [][]byte
+	for line := range bytes.Lines(event) {
+		name, value, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(": "))
+		switch string(name) {
+		case "id":
+			f.ID = string(value)
+		case "event":
+			f.Event = string(value)
+		case "data":
+			data = append(data, value)
+		}
+	}
+	if len(data) == 0 {
+		return f
+	}
+	f.Data = bytes.Join(data, []byte("\n"))
+	if !json.Valid(f.Data) {
+		f.Data, _ = json.Marshal(string(f.Data)) // a string
+	}
+	return f
+}
