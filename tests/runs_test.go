@@ -207,7 +207,7 @@ func TestRuns_DeadWriterIsLost(t *testing.T) {
 	require.ErrorIs(t, run.End(t.Context(), nil), sse.ErrLost)
 }
 
-// Keys are gone after the TTL, also the index.
+// No key is left after the TTL, also not the index.
 func TestRuns_KeysExpire(t *testing.T) {
 	t.Parallel()
 	r := sharedRuns(t, func(c *sse.RunsConfig) { c.TTL, c.WriterLease = 500*time.Millisecond, 500*time.Millisecond })
