@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/bridge"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
@@ -338,5 +339,5 @@ func validName(name string) bool { return name != "" && !strings.ContainsAny(nam
 
 // pause waits before Redis is asked again. It reports false if ctx has ended.
 func pause(ctx context.Context, attempt int) bool {
-	return rest(ctx, min(25*time.Millisecond<<min(attempt, 4), 400*time.Millisecond))
+	return backoff.Wait(ctx.Done(), backoff.Redis.After(attempt))
 }

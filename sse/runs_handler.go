@@ -11,6 +11,7 @@ import (
 	gosse "github.com/tmaxmax/go-sse"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/feed"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -234,7 +235,7 @@ func (h *RunsHandler[T]) watch(ctx context.Context, f *runFeed) {
 			return
 		}
 		for failed, running := 0, true; running; {
-			if !rest(ctx, left) {
+			if !backoff.Wait(ctx.Done(), left) {
 				return
 			}
 			state, err := h.runs.look(ctx, f.id)
@@ -247,20 +248,8 @@ func (h *RunsHandler[T]) watch(ctx context.Context, f *runFeed) {
 				if failed++; failed == 1 {
 					h.options.OnError(err)
 				}
-				left = min(time.Duration(failed)*100*time.Millisecond, time.Second)
+				left = backoff.Redis.After(failed)
 			}
 		}
-	}
-}
-
-// rest waits. It reports false if ctx has ended.
-func rest(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
