@@ -1,11 +1,10 @@
 package redischannels
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -71,7 +70,7 @@ func (w *Writer[T]) CompleteStream(ctx context.Context, err error) error {
 	}
 	reason := ""
 	if err != nil {
-		reason = completionReason(err.Error())
+		reason = cmp.Or(stream.CapReason(err.Error()), "unknown error")
 	}
 	msg := message.NewMessage(watermill.NewUUID(), message.Payload("{}"))
 	msg.Metadata[CompletedKey] = reason
@@ -80,20 +79,4 @@ func (w *Writer[T]) CompleteStream(ctx context.Context, err error) error {
 	}
 	w.Complete(err)
 	return nil
-}
-
-// completionReason is the text of an error in valid UTF-8, not empty and bounded.
-func completionReason(text string) string {
-	text = strings.ToValidUTF8(text, string(utf8.RuneError))
-	if text == "" {
-		return "unknown error"
-	}
-	if len(text) <= stream.MaxDeadReason {
-		return text
-	}
-	end := stream.MaxDeadReason
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end]
 }

@@ -94,7 +94,7 @@ func (r RunID) AppendRun(ctx context.Context, client redis.UniversalClient, time
 // EndRun ends the epoch of a writer whose last piece has this number; without an epoch the current
 // one, whatever its number.
 func (r RunID) EndRun(ctx context.Context, client redis.UniversalClient, ttl time.Duration, epoch, state, text string, last uint64) (RunAnswer, error) {
-	return r.run(ctx, client, runEndScript, ttl.Milliseconds(), epoch, state, capReason(text), last)
+	return r.run(ctx, client, runEndScript, ttl.Milliseconds(), epoch, state, CapReason(text), last)
 }
 
 // run runs a script whose answer is a word and a text.
