@@ -70,20 +70,22 @@ func (o *output) Open() error {
 		return err
 	}
 	if o.retry != NoRetry {
-		if err := o.Write(toBytes(&gosse.Message{Retry: o.retry})); err != nil {
+		if err := o.write(toBytes(&gosse.Message{Retry: o.retry})); err != nil {
 			return err
 		}
 	}
-	if err := o.Write(o.First); err != nil {
+	if err := o.write(o.First); err != nil {
 		return err
 	}
 	_, err := o.Flush()
 	return err
 }
 
-// Write implements feed.Output. It writes in parts, each of which has to be taken within
-// WriteTimeout.
-func (o *output) Write(p []byte) error {
+// Write implements feed.Output.
+func (o *output) Write(event *feed.Event) error { return o.write(event.Wire) }
+
+// write writes in parts, each of which has to be taken within WriteTimeout.
+func (o *output) write(p []byte) error {
 	for len(p) > 0 {
 		if o.room <= 0 {
 			o.extend()
@@ -101,11 +103,11 @@ func (o *output) Write(p []byte) error {
 
 // Place implements feed.Output: browsers take the ID from an event without data and dispatch none.
 func (o *output) Place(at stream.ID) error {
-	return o.Write(toBytes(&gosse.Message{ID: gosse.ID(o.ID(at))}))
+	return o.write(toBytes(&gosse.Message{ID: gosse.ID(o.ID(at))}))
 }
 
 // Beat implements feed.Output.
-func (o *output) Beat() error { return o.Write(heartbeat) }
+func (o *output) Beat() error { return o.write(heartbeat) }
 
 // Flush implements feed.Output.
 func (o *output) Flush() (sent bool, err error) {

@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -135,12 +136,22 @@ func TestWS_SlowClient(t *testing.T) {
 	reported := make(chan error, 10)
 	handler := newSSE(t, channel, sse.Options[string]{Buffer: 20, WriteTimeout: 500 * time.Millisecond, OnError: func(err error) { reported <- err }})
 	url := newWS(t, handler, ws.Options{})
-	openWS(t, url).next() // and no more
+	small := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(4096)
+		}
+		return conn, err
+	}}
+	t.Cleanup(small.CloseIdleConnections)
+	slow, _, err := websocket.Dial(soonCtx(t), url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: small}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = slow.CloseNow() }) // it reads nothing
 	quick := openWS(t, url)
 	quick.next()
 	quick.conn.SetReadLimit(1 << 20)
-	padding := strings.Repeat("x", 256<<10)
-	for range 100 {
+	padding := strings.Repeat("x", 64<<10)
+	for range 150 {
 		write(t, channel, padding)
 		quick.next()
 	}

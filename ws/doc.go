@@ -2,7 +2,8 @@
 // Events do not suit. It is a package of its own so that others do not depend on a WebSocket library.
 //
 // A [Handler] stands in front of an sse.Handler or an sse.RunsHandler and uses its ring, IDs, gaps,
-// filters and bounds: clients of both kinds share one connection to Redis. Each event is a text message
+// filters and bounds: clients of both kinds share one connection to Redis. An event that was sent over
+// WebSocket is kept in both forms, so it takes twice its part of Options.BufferBytes. Each event is a text message
 // with one JSON object:
 //
 //	{"id":"1700000000000-0","event":"message.sent","data":{"from":"ann","text":"hello"}}

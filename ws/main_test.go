@@ -19,10 +19,10 @@ func TestNewHandler_Problems(t *testing.T) {
 	require.ErrorContains(t, err, "Options.OriginPatterns")
 }
 
-func TestFrameOf(t *testing.T) {
+func TestParse(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, frame{ID: "1-2", Event: "e", Data: []byte(`{"a":1}`)}, frameOf([]byte("id: 1-2\nevent: e\ndata: {\"a\":1}\n\n")))
-	require.Equal(t, frame{Data: []byte(`"two\nlines"`)}, frameOf([]byte("data: two\ndata: lines\n\n")))
-	require.Equal(t, frame{Data: []byte("{\n\n}")}, frameOf([]byte("data: {\ndata: \ndata: }\n\n")))
-	require.Equal(t, frame{ID: "7"}, frameOf([]byte("id: 7\n\n")))
+	require.Equal(t, frame{ID: "1-2", Event: "e", Data: []byte(`{"a":1}`)}, parse([]byte("id: 1-2\nevent: e\ndata: {\"a\":1}\n\n")))
+	require.Equal(t, frame{Data: []byte(`"two\nlines"`)}, parse([]byte("data: two\ndata: lines\n\n")))
+	require.Equal(t, frame{Data: []byte("{\n\n}")}, parse([]byte("data: {\ndata: \ndata: }\n\n")))
+	require.Equal(t, frame{ID: "7"}, parse([]byte("id: 7\n\n")))
 }

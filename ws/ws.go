@@ -94,14 +94,14 @@ func (s *socket) Open() (err error) {
 	if len(s.request.First) == 0 {
 		return nil
 	}
-	return s.Write(s.request.First)
+	return s.send(frameOf(s.request.First))
 }
 
 // Write implements feed.Output.
-func (s *socket) Write(event []byte) error { return s.send(frameOf(event)) }
+func (s *socket) Write(event *feed.Event) error { return s.send(event.Frame(frameOf)) }
 
 // Place implements feed.Output.
-func (s *socket) Place(at stream.ID) error { return s.send(frame{ID: s.request.ID(at)}) }
+func (s *socket) Place(at stream.ID) error { return s.send(frame{ID: s.request.ID(at)}.encode()) }
 
 // Beat implements feed.Output. It waits for the pong, but not beyond the life of the handler.
 func (s *socket) Beat() error {
@@ -124,11 +124,7 @@ func (s *socket) Flush() (sent bool, err error) {
 }
 
 // send writes a message.
-func (s *socket) send(f frame) error {
-	text, err := json.Marshal(f)
-	if err != nil {
-		return err
-	}
+func (s *socket) send(text []byte) error {
 	return s.within(func(ctx context.Context) error { return s.conn.Write(ctx, websocket.MessageText, text) })
 }
 
@@ -177,8 +173,16 @@ type frame struct {
 	Data  json.RawMessage `json:"data,omitempty"`
 }
 
-// frameOf makes a message of an event in the form of Server-Sent Events.
-func frameOf(event []byte) (f frame) {
+// encode returns the text of a message.
+func (f frame) encode() []byte {
+	text, _ := json.Marshal(f) // its data is valid
+	return text
+}
+
+// frameOf makes the text of a message of an event in the form of Server-Sent Events.
+func frameOf(event []byte) []byte { return parse(event).encode() }
+
+func parse(event []byte) (f frame) {
 	var data [][]byte
 	for line := range bytes.Lines(event) {
 		name, value, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(": "))

@@ -21,8 +21,8 @@ const (
 type Output interface {
 	// Open begins the response.
 	Open() error
-	// Write writes the bytes of one event.
-	Write(event []byte) error
+	// Write writes one event.
+	Write(event *Event) error
 	// Place sends the client the ID up to which it has been sent everything, without an event.
 	Place(at stream.ID) error
 	// Beat writes a heartbeat.
@@ -161,7 +161,7 @@ func (c *Client) sendAll(events []*Event) error {
 // send writes an event unless the client has it, which it reports, or the filter is against it.
 func (c *Client) send(e *Event) (is bool, err error) {
 	if e.Gap {
-		return true, c.Output.Write(e.Wire)
+		return true, c.Output.Write(e)
 	}
 	if !e.ID.IsZero() && e.life == c.life && !c.skip.Less(e.ID) {
 		return false, nil
@@ -172,7 +172,7 @@ func (c *Client) send(e *Event) (is bool, err error) {
 		return true, nil
 	}
 	c.owes = false
-	return true, c.Output.Write(e.Wire)
+	return true, c.Output.Write(e)
 }
 
 // settle sends the client the ID that it has come to, if it does not know it.

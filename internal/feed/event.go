@@ -1,6 +1,10 @@
 package feed
 
-import "github.com/flaminco/redischannels/internal/stream"
+import (
+	"sync"
+
+	"github.com/flaminco/redischannels/internal/stream"
+)
 
 // eventSize is what an event costs beside its bytes on the wire, about.
 const eventSize = 256
@@ -13,7 +17,16 @@ type Event struct {
 	Value any       // what filters are asked about; nil is always sent
 	Wire  []byte
 
-	life int // of the stream, which may be deleted and start again
+	once  sync.Once
+	frame []byte
+	life  int // of the stream, which may be deleted and start again
 }
 
 func (e *Event) size() int { return eventSize + len(e.Wire) }
+
+// Frame returns the event as another transport sends it: what frame makes of its bytes, once for all
+// clients.
+func (e *Event) Frame(frame func(wire []byte) []byte) []byte {
+	e.once.Do(func() { e.frame = frame(e.Wire) })
+	return e.frame
+}
