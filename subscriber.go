@@ -129,7 +129,7 @@ func (s *Subscriber) source(ctx context.Context, topic string, from Position, op
 func (s *Subscriber) finish(sub *subscription) {
 	<-sub.Done()
 	sub.detach()
-	sub.reports.Close()
+	sub.end()
 	s.mu.Lock()
 	delete(s.subs, sub)
 	s.mu.Unlock()
@@ -171,7 +171,7 @@ func (s *Subscriber) start(ctx context.Context, topic string, from Position, opt
 	defer cancel()
 	defer context.AfterFunc(s.life.Context(), cancel)()
 	if err := sub.start(opening, from); err != nil {
-		sub.reports.Close()
+		sub.end()
 		return nil, err
 	}
 	s.mu.Lock()

@@ -12,6 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/consumer"
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/housekeeper"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/tail"
@@ -42,6 +44,7 @@ type subscription struct {
 	log          watermill.LoggerAdapter
 	counters     counters
 	reports      *eventQueue
+	keeper       *housekeeper.Handle // for delayed messages of the topic; nil without a group
 }
 
 // sourceOptions are what a source is opened with beside the configuration.
@@ -72,6 +75,11 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 	if err != nil {
 		return nil, err
 	}
+	// What it reports is not of this subscription alone, and not counted.
+	sub.keeper = housekeeper.Open(s.cfg.caller, keeperObserver{func(e Event) {
+		e.Count = len(e.EntryIDs)
+		sub.reports.Post(e)
+	}})
 	sub.engine = s.newConsumer(sub, origin, from, dead, options)
 	return sub, nil
 }
@@ -86,7 +94,7 @@ func (s *Subscriber) newFanOut(sub *subscription, origin *source.Origin, options
 
 func (s *Subscriber) newConsumer(sub *subscription, origin *source.Origin, from Position, dead string, options sourceOptions) *consumer.Consumer {
 	t := s.cfg.Tuning
-	return consumer.New(consumer.Config{
+	config := consumer.Config{
 		Client: s.cfg.Client, Shared: s.cfg.caller,
 		Keys: []string{sub.topic}, Group: sub.group, Start: from.groupStart(),
 		Name:    func() (string, error) { return consumerName(s.cfg.Consumer) },
@@ -96,7 +104,14 @@ func (s *Subscriber) newConsumer(sub *subscription, origin *source.Origin, from 
 		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after, Prepare: s.preparer(sub.decoder),
 		DeadTopic: dead, DeadTrim: s.cfg.DeadLetterRetention.trim(),
 		OnClient: s.cfg.OnReadClient, Observer: sub,
-	})
+	}
+	if of, err := sideKeys(sub.topic, nil, s.cfg.Client); err == nil { // otherwise nothing is delayed here
+		targets := []delayed.Target{{Topic: of}, {Topic: of, Group: sub.group}}
+		config.Due = []string{of.Due(""), of.Due(sub.group)}
+		config.OnDue = func(set int, wait time.Duration) { sub.keeper.Due(targets[set], wait) }
+		config.MoveProbe = func(ctx context.Context, pipe redis.Pipeliner) { delayed.ProbeMove(ctx, pipe, of) }
+	}
+	return consumer.New(config)
 }
 
 func (s *Subscriber) windowConfig(options sourceOptions) window.Config {
@@ -166,6 +181,15 @@ func (s *subscription) start(ctx context.Context, from Position) error {
 		return err
 	}
 	return nil
+}
+
+// end ends what is beside the engine, which has ended. Where Redis is silent it waits for the
+// housekeeper, as it does for the other commands.
+func (s *subscription) end() {
+	if s.keeper != nil {
+		_ = s.keeper.Close()
+	}
+	s.reports.Close()
 }
 
 // logGroup writes the line of Subscribe in a group: a misspelled name makes a new group, which

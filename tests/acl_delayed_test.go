@@ -48,15 +48,21 @@ func aclKeep(t *testing.T, admin, client *redis.Client, topic string) error {
 	t.Helper()
 	keeper, err := redischannels.NewHousekeeper(redischannels.HousekeeperConfig{Client: client, Topics: []string{topic}}, nil)
 	require.NoError(t, err)
-	p, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: admin}, nil)
-	require.NoError(t, err)
-	require.NoError(t, p.Publish(topic, delayedFor(10*time.Millisecond, pubMessages("d", 2)...)...))
-	require.NoError(t, p.Close())
-	require.NoError(t, admin.ZAdd(t.Context(), delayKeys(topic)[1], redis.Z{Member: "no entry"}).Err()) // a dead letter
+	aclStore(t, admin, topic)
 	failed := make(chan error, 1)
 	go func() { failed <- keeper.Run(t.Context()) }()
 	defer keeper.Close()
 	return aclAppended(t, admin, topic, 2, failed)
+}
+
+// aclStore delays two messages by a process that ends, and something that becomes a dead letter.
+func aclStore(t *testing.T, admin *redis.Client, topic string) {
+	t.Helper()
+	p, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: admin}, nil)
+	require.NoError(t, err)
+	require.NoError(t, p.Publish(topic, delayedFor(10*time.Millisecond, pubMessages("d", 2)...)...))
+	require.NoError(t, p.Close())
+	require.NoError(t, admin.ZAdd(t.Context(), delayKeys(topic)[1], redis.Z{Member: "no entry"}).Err())
 }
 
 func aclAppended(t *testing.T, admin *redis.Client, topic string, n int64, failed <-chan error) error {

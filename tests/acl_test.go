@@ -51,9 +51,6 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 		return aclPublish(t, redischannels.PublisherConfig{Client: client, Retention: retention}, topic)
 	},
 	"consumer": func(t *testing.T, admin, client *redis.Client, topic string) error {
-		return aclConsume(t, admin, client, topic, redischannels.Retention{})
-	},
-	"ageing-consumer": func(t *testing.T, admin, client *redis.Client, topic string) error {
 		return aclConsume(t, admin, client, topic, redischannels.Retention{MaxAge: time.Hour})
 	},
 	"initializer": func(t *testing.T, _, client *redis.Client, topic string) error {
@@ -177,7 +174,7 @@ func aclOperate(t *testing.T, admin, client *redis.Client, topic string) error {
 }
 
 // aclConsume has a subscription live through everything: a claim, a nack, dead letters of both
-// sizes, a cold script cache and the loss of its group.
+// sizes, a cold script cache, the loss of its group and a delayed message of another process.
 func aclConsume(t *testing.T, admin, client *redis.Client, topic string, deadLetters redischannels.Retention) error {
 	ctx := t.Context()
 	publish(t, admin, topic, "claimed")
@@ -234,8 +231,13 @@ func aclConsume(t *testing.T, admin, client *redis.Client, topic string, deadLet
 	if err := aclEvent(sub.events, func() bool { return len(sub.events.of(redischannels.EventGroupLost)) == 1 }); err != nil {
 		return err
 	}
-	publish(t, admin, topic, "after")
-	if err := next(ack); err != nil {
+	aclStore(t, admin, topic)
+	for range 2 {
+		if err := next(ack); err != nil {
+			return err
+		}
+	}
+	if err := aclEvent(sub.events, dead(3)); err != nil {
 		return err
 	}
 	eventuallyPending(t, admin, topic, 0)

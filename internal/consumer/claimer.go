@@ -102,11 +102,22 @@ func (k *claimer) begin(ctx context.Context) {
 
 // touch shows other consumers that this one is alive.
 func (k *claimer) touch(ctx context.Context) {
-	if _, err := k.c.id.on(k.c.cfg.Client, 0).Scan(ctx, k.c.cfg.MinIdle, stream.ID{}, 0); err != nil {
+	scanned, err := k.c.id.on(k.c.cfg.Client, 0).Scan(ctx, k.c.cfg.MinIdle, stream.ID{}, 0, k.c.cfg.Due)
+	if err != nil {
 		k.c.failed(outage.Control, 0, err)
 		return
 	}
+	k.due(scanned.Due)
 	k.c.outage.Over(outage.Control)
+}
+
+// due tells when the first entries of the due sets are due.
+func (k *claimer) due(waits []time.Duration) {
+	for set, wait := range waits {
+		if wait >= 0 {
+			k.c.cfg.OnDue(set, wait)
+		}
+	}
 }
 
 // next continues the scan as far as there is room.
@@ -183,7 +194,7 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 	}
 	group := k.c.id.on(k.c.cfg.Client, of)
 	sent := time.Now()
-	scanned, err := group.Scan(ctx, k.c.cfg.MinIdle, cursor, count)
+	scanned, err := group.Scan(ctx, k.c.cfg.MinIdle, cursor, count, k.c.cfg.Due)
 	if err != nil {
 		o.lost.Store(true)
 		if scanned.Lost {
@@ -191,6 +202,7 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 		}
 		return false, err
 	}
+	k.due(scanned.Due)
 	k.move(of, cursor, scanned.Next)
 	o.trimmed(of, scanned.Trimmed)
 	released := make(map[string]bool, len(scanned.Released))

@@ -67,6 +67,15 @@ type Config struct {
 	DeadTopic string
 	DeadTrim  stream.Trim
 
+	// Due are the due sets of delayed messages that scans look at, in the hash slot of Keys. OnDue
+	// receives which of them is not empty, and the time until its first entry is due. It must return
+	// soon and must not call the consumer. Both may be nil.
+	Due   []string
+	OnDue func(set int, wait time.Duration)
+	// MoveProbe adds commands to a pipeline that change nothing and fail where what is due could not
+	// be moved for want of a permission. nil without Due.
+	MoveProbe func(ctx context.Context, pipe redis.Pipeliner)
+
 	OnClient func(*redis.Client) // sees each client that is opened; may be nil
 	Observer Observer
 }
@@ -174,11 +183,11 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if err := group.Probe(ctx, c.cfg.DeadTopic); err != nil {
+		if err := group.Probe(ctx, c.cfg.DeadTopic, c.cfg.MoveProbe); err != nil {
 			return false, err
 		}
 	}
-	if c.cfg.DeadTrim.MaxAge > 0 { // a move to the dead letters asks for the time
+	if c.cfg.DeadTrim.MaxAge > 0 || len(c.cfg.Due) > 0 { // a move asks for the time
 		if _, err := stream.Time(ctx, c.cfg.Client, c.cfg.DeadTopic); err != nil {
 			return false, err
 		}

@@ -68,6 +68,20 @@ func Move(ctx context.Context, client redis.UniversalClient, target Target, move
 	return parsePage(reply)
 }
 
+// ProbeMove adds commands to a pipeline that change nothing, and of which one is refused where a
+// permission is missing that Move to the topic needs, but for TIME, XADD and the scripts.
+func ProbeMove(ctx context.Context, pipe redis.Pipeliner, t keys.Topic) {
+	pipe.Type(ctx, t.Name)
+	pipe.ZRange(ctx, t.Due(""), 0, 0)
+	pipe.ZRangeByScore(ctx, t.Due(""), &redis.ZRangeBy{Min: "-inf", Max: "-inf"})
+	pipe.ZRem(ctx, t.Due(""), "")
+	pipe.HGet(ctx, t.Control(), "topic")
+	pipe.Do(ctx, "HSTRLEN", t.Delayed(), "")
+	pipe.HDel(ctx, t.Delayed(), "")
+	pipe.Get(ctx, t.Mover(""))
+	pipe.Do(ctx, "SET", t.Mover(""), "", "NX", "XX") // a missing permission is found before the wrong options
+}
+
 var errMoveReply = errors.New("delayed: unexpected reply of the mover's script")
 
 func parsePage(reply any) (Page, error) {

@@ -5,6 +5,7 @@ import (
 	_ "embed" // the scripts
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -102,8 +103,9 @@ func (g *Group) Ensure(ctx context.Context, start string) (existed bool, err err
 const probeID = "0-1"
 
 // Probe fails where one of the commands that a consumer needs would be refused,
-// that of appending to the stream deadKey of its dead letters included.
-func (g *Group) Probe(ctx context.Context, deadKey string) error {
+// that of appending to the stream deadKey of its dead letters included. more adds others, which
+// may be refused for anything but a missing permission. It may be nil.
+func (g *Group) Probe(ctx context.Context, deadKey string, more func(context.Context, redis.Pipeliner)) error {
 	probe := []Pending{{Text: probeID, Count: KeepCount}}
 	if _, err := g.Hold(ctx, probe); err != nil {
 		return err
@@ -129,6 +131,9 @@ func (g *Group) Probe(ctx context.Context, deadKey string) error {
 	pipe.Do(ctx, "XADD", deadKey, "NOMKSTREAM", "0-0", "probe", "")
 	pipe.XRevRangeN(ctx, deadKey, probeID, probeID, 1)
 	pipe.XDel(ctx, deadKey, probeID)
+	if more != nil {
+		more(ctx, pipe)
+	}
 	cmds, _ := pipe.Exec(ctx)
 	for i, cmd := range cmds {
 		err := cmd.Err()
@@ -163,19 +168,23 @@ func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost
 	for i, id := range ids {
 		args[i] = id
 	}
-	cmd, lost := g.run(ctx, 2, ackScript, ackSource, args...)
+	cmd, lost := g.run(ctx, 2, ackScript, ackSource, nil, args...)
 	found, err = states(cmd, len(ids))
 	return found, lost, err
 }
 
-// run runs a script with the group and the consumer as its first arguments, up to so many times
-// while the connection fails. The client does not repeat it unseen: lost says that a reply did
-// not come.
-func (g *Group) run(ctx context.Context, times int, script *redis.Script, source string, args ...any) (cmd *redis.Cmd, lost bool) {
+// run runs a script with the stream and then the side keys as its keys, and with the group and the
+// consumer as its first arguments, up to so many times while the connection fails. The client
+// does not repeat it unseen: lost says that a reply did not come.
+func (g *Group) run(ctx context.Context, times int, script *redis.Script, source string, side []string, args ...any) (cmd *redis.Cmd, lost bool) {
 	sent := false
 	send := func(command, text string) {
 		name := &redisconn.TrackedArg{Text: g.Name}
-		cmd = redis.NewCmd(ctx, append([]any{command, text, 1, g.Key, name, g.Consumer}, args...)...)
+		words := []any{command, text, 1 + len(side), g.Key}
+		for _, key := range side {
+			words = append(words, key)
+		}
+		cmd = redis.NewCmd(ctx, append(append(words, name, g.Consumer), args...)...)
 		cmd.SetFirstKeyPos(3)
 		_ = g.Client.Process(ctx, redisconn.OnceCmd{Cmd: cmd})
 		sent = name.Sent()
@@ -333,29 +342,47 @@ type Scanned struct {
 	Released []string // those of them that were released by a consumer, not left by one
 	Trimmed  []string // that were trimmed from the stream and have left the group
 	Lost     bool     // beside an error: the reply was lost, and with it what it named
+
+	// Due is the time until the first entry of each due set is due, negative for an empty one. It
+	// is empty where the sets could not be looked at.
+	Due []time.Duration
 }
+
+// maxWait is the longest time.Duration in milliseconds.
+const maxWait = math.MaxInt64 / int64(time.Millisecond)
 
 // Scan takes over up to count entries that have been idle for minIdle, from cursor on,
 // without counting it as a delivery. With a count of 0 it only shows others that this consumer
-// is alive. Before Redis 7 trimmed entries are among those that were claimed.
+// is alive. Before Redis 7 trimmed entries are among those that were claimed. It also looks at
+// the due sets of delayed messages, which cannot make it fail by their type.
 // After an error entries may have been claimed unseen; the client does not repeat it, since
 // the second one would not return what the first one took.
-// (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID, XPENDING, XREADGROUP)
-func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, count int) (Scanned, error) {
-	cmd, lost := g.run(ctx, 1, scanScript, scanSource, RequeueConsumer, minIdle.Milliseconds(), cursor.String(), count)
+// (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID, XPENDING, XREADGROUP, ZRANGE)
+func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, count int, due []string) (Scanned, error) {
+	args := []any{RequeueConsumer, minIdle.Milliseconds(), cursor.String(), count}
+	cmd, lost := g.run(ctx, 1, scanScript, scanSource, due, args...)
+	if redis.HasErrorPrefix(cmd.Err(), "TRYAGAIN") {
+		// The hash slot moves between servers, which takes several keys for not all there.
+		cmd, lost = g.run(ctx, 1, scanScript, scanSource, nil, args...)
+	}
 	reply, err := cmd.Slice()
 	if err != nil {
 		return Scanned{Lost: lost}, err
 	}
-	if len(reply) != 4 {
+	if len(reply) != 5 {
 		return Scanned{}, redisconn.ErrMalformed
 	}
 	text, _ := reply[0].(string)
 	next, err := ParseID(text)
-	if err != nil {
+	waits, _ := reply[4].([]any)
+	if err != nil || len(waits) > len(due) {
 		return Scanned{}, redisconn.ErrMalformed
 	}
-	return Scanned{Next: next, IDs: toStrings(reply[1]), Released: toStrings(reply[2]), Trimmed: toStrings(reply[3])}, nil
+	found := Scanned{Next: next, IDs: toStrings(reply[1]), Released: toStrings(reply[2]), Trimmed: toStrings(reply[3])}
+	for _, ms := range waits {
+		found.Due = append(found.Due, time.Duration(min(toInt(ms), maxWait))*time.Millisecond)
+	}
+	return found, nil
 }
 
 // Reclaimed are released entries that were taken over.
@@ -368,7 +395,7 @@ type Reclaimed struct {
 // Reclaim takes over up to limit released entries, the oldest first. After an error it is as with
 // Scan. (XPENDING, XCLAIM ... JUSTID)
 func (g *Group) Reclaim(ctx context.Context, limit int) (Reclaimed, error) {
-	cmd, _ := g.run(ctx, 1, reclaimScript, reclaimSource, RequeueConsumer, limit)
+	cmd, _ := g.run(ctx, 1, reclaimScript, reclaimSource, nil, RequeueConsumer, limit)
 	reply, err := cmd.Slice()
 	if err != nil {
 		return Reclaimed{}, err

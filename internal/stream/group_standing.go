@@ -116,7 +116,7 @@ func (g *Group) Restore(ctx context.Context, span Span, held []Pending) (Restore
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}
-	cmd, lost := g.run(ctx, 2, restoreScript, lessSource+behindSource+restoreSource, args...)
+	cmd, lost := g.run(ctx, 2, restoreScript, lessSource+behindSource+restoreSource, nil, args...)
 	done := Restored{Lost: lost}
 	reply, err := cmd.Slice()
 	if err != nil {
