@@ -68,7 +68,7 @@ func (l *Leases) Wanted() []*Item {
 
 // Overtaken returns the items behind others in which Redis counts two deliveries (see NextCount)
 // although none has begun here: an earlier entry that was claimed since comes first, and may end the
-// process. What takes back their counts is followed by Uncounted.
+// process. What takes back their counts, to that of the read, is followed by Uncounted.
 func (l *Leases) Overtaken(by []*Item) (items []*Item) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -103,9 +103,6 @@ func (it *Item) NextCount() int {
 	}
 	return it.Delivered + 1
 }
-
-// LastCount is the count that Redis must have of an item whose next delivery is put off.
-func (it *Item) LastCount() int { return max(1, it.Delivered) }
 
 // Renewed says that a command sent then has renewed the leases of items. One that was delivered
 // gets memory of its own: its handler may take long, and a small entry would keep its whole reply.

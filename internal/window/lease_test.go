@@ -302,7 +302,6 @@ func TestLeases_Overtaken(t *testing.T) {
 		first := w.Leases.Wanted()
 		require.Equal(t, uint64(4), first[0].ID.Ms)
 		require.Equal(t, next, w.Leases.Overtaken(first))
-		require.Equal(t, 1, next[0].LastCount())
 		w.Leases.Uncounted(time.Now(), next...)
 		require.Empty(t, w.Leases.Overtaken(first))
 		w.Leases.Prepared(time.Now(), first...)
