@@ -73,7 +73,7 @@ type Config struct {
 	Due   []string
 	OnDue func(set int, wait time.Duration)
 	// MoveProbe adds commands to a pipeline that change nothing and fail where what is due could not
-	// be moved for want of a permission. nil without Due.
+	// be moved because a permission is missing. nil without Due.
 	MoveProbe func(ctx context.Context, pipe redis.Pipeliner)
 
 	OnClient func(*redis.Client) // sees each client that is opened; may be nil
