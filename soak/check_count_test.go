@@ -10,7 +10,7 @@ import (
 const deliveredUnsaid = 2
 
 // deliveryCounts: the count is at most that of the deliveries. A requeue sets it to zero. It is lower
-// only where a process has lost an entry in its first delivery, which Redis cannot tell from
+// only where a process has lost an entry in its first delivery, which Redis cannot distinguish from
 // waiting, and too high only where a process was stopped between counting a delivery and saying so.
 func (j *journal) deliveryCounts(p *report) {
 	unsaid := map[window][]string{}

@@ -190,7 +190,7 @@ func (r *run) kill(p *process) {
 }
 
 // consumersOf returns the consumers of the running incarnation of a process, by their names in
-// Redis: it may not have told its own.
+// Redis: it may not have reported its own.
 func (r *run) consumersOf(p *process) []string {
 	r.t.Helper()
 	consumers, err := r.admin.XInfoConsumers(r.t.Context(), p.topic, group).Result()
@@ -353,7 +353,7 @@ func (r *run) wait(least, most time.Duration) {
 }
 
 // consumer draws a consumer, those that share a topic twice as often as the others: most faults
-// show only where somebody else can take over.
+// show only where another process can take over.
 func (r *run) consumer() *process {
 	var all []*process
 	for _, p := range r.consumers {

@@ -176,7 +176,7 @@ func TestDelayed_SideKeys(t *testing.T) {
 	require.NoError(t, client.Del(t.Context(), topic).Err())
 }
 
-// The topic is bounded by the Retention of the publisher, whoever appends.
+// The topic is bounded by the Retention of the publisher, whichever process appends.
 func TestDelayed_RetentionOfThePublisher(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -99,7 +99,7 @@ func TestSubscriber_SubscribeBatch(t *testing.T) {
 	require.Equal(t, ids[999], pending[0].ID)
 }
 
-// A batch that nobody receives is released when the subscription ends, and does not count.
+// A batch that is not received is released when the subscription ends, and does not count.
 func TestSubscriber_BatchIsReleasedByClose(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -192,3 +192,20 @@ func TestSubscriber_BlockTime(t *testing.T) {
 		})
 	}
 }
+
+// A stream that was deleted may continue with lower IDs, where the clock was set back or the IDs
+// are the publisher's own: a group that is re-created behind the old ones waits for ever.
+func TestSubscriber_StreamThatIsRecreated(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	publish(t, client, topic, "old")
+	require.Equal(t, []string{"old"}, receiveAcked(t, messages, 1))
+	require.NoError(t, client.Del(t.Context(), topic).Err())
+	require.Equal(t, "0-0", sub.events.wait(t, redischannels.EventGroupLost).Position)
+	require.NoError(t, client.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, ID: "1-1", Values: []any{
+		"_watermill_message_uuid", "u", "metadata", "\x80", "payload", "new"}}).Err())
+	require.Equal(t, []string{"new"}, receiveAcked(t, messages, 1))
+	eventuallyPending(t, client, topic, 0)
+}

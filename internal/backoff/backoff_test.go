@@ -30,7 +30,7 @@ func TestBackoff_Grows(t *testing.T) {
 	}
 }
 
-// Whoever can write to Redis can set a delivery count. One step of a loop for each delivery
+// A client that can write to Redis can set a delivery count. One step of a loop for each delivery
 // took a core for ever, and a shift by that many bits is no delay.
 func TestBackoff_AfterManyAttempts(t *testing.T) {
 	t.Parallel()

@@ -111,7 +111,7 @@ func (k *claimer) touch(ctx context.Context) {
 	k.c.outage.Over(outage.Control)
 }
 
-// due tells when the first entries of the due sets are due.
+// due returns when the first entries of the due sets are due.
 func (k *claimer) due(waits []time.Duration) {
 	for set, wait := range waits {
 		if wait >= 0 {

@@ -27,7 +27,7 @@ type kit struct {
 	log
 }
 
-// log is what a policy was told.
+// log is what was reported to a policy.
 type log struct {
 	delivered []int // counts
 	acked     []string

@@ -105,14 +105,14 @@ func TestDuty_WhenToLookAgain(t *testing.T) {
 		want time.Duration
 		done bool
 	}{
-		"nothing left":                        {page: delayed.Page{Leads: true, Next: -1}, done: true},
-		"more is due":                         {page: delayed.Page{Leads: true}, want: pageInterval},
-		"something soon":                      {page: delayed.Page{Leads: true, Next: 30 * time.Millisecond}, want: 30 * time.Millisecond},
-		"others may store an earlier one":     {page: delayed.Page{Leads: true, Next: time.Second}, want: leadInterval},
-		"it does not lead until then":         {page: delayed.Page{Leads: true, Next: time.Minute}, want: time.Minute},
-		"it has moved nothing, nobody leads":  {page: delayed.Page{Next: time.Minute}, want: time.Minute},
-		"another one leads":                   {page: delayed.Page{Other: true}, want: followInterval},
-		"another one, and nothing for a time": {page: delayed.Page{Other: true, Next: time.Minute}, want: time.Minute + followInterval},
+		"nothing left":                         {page: delayed.Page{Leads: true, Next: -1}, done: true},
+		"more is due":                          {page: delayed.Page{Leads: true}, want: pageInterval},
+		"something soon":                       {page: delayed.Page{Leads: true, Next: 30 * time.Millisecond}, want: 30 * time.Millisecond},
+		"others may store an earlier one":      {page: delayed.Page{Leads: true, Next: time.Second}, want: leadInterval},
+		"it does not lead until then":          {page: delayed.Page{Leads: true, Next: time.Minute}, want: time.Minute},
+		"it has moved nothing, no mover leads": {page: delayed.Page{Next: time.Minute}, want: time.Minute},
+		"another one leads":                    {page: delayed.Page{Other: true}, want: followInterval},
+		"another one, and nothing for a time":  {page: delayed.Page{Other: true, Next: time.Minute}, want: time.Minute + followInterval},
 	} {
 		d := &duty{keeper: &keeper{}}
 		after, more := d.learn(c.page, nil)

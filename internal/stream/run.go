@@ -75,7 +75,7 @@ type RunAnswer struct {
 // RunTimes are how long the keys of a run are kept, and its writer need not be heard of.
 type RunTimes struct{ TTL, Lease time.Duration }
 
-// StartRun starts an epoch. token tells this call, and what is sent again for it, from others.
+// StartRun starts an epoch. token distinguishes this call, and what is sent again for it, from others.
 func (r RunID) StartRun(ctx context.Context, client redis.UniversalClient, times RunTimes, token, metadata string) (RunAnswer, error) {
 	return r.run(ctx, client, runStartScript, times.TTL.Milliseconds(), times.Lease.Milliseconds(), token, metadata)
 }

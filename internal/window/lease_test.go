@@ -260,7 +260,7 @@ func TestLeases_Counts(t *testing.T) {
 	require.Equal(t, 2, count(first))
 }
 
-// What is held is told apart from what is being written or was deleted.
+// What is held is distinguished from what is being written or was deleted.
 func TestLeases_Held(t *testing.T) {
 	w := New(config(4))
 	w.Admit(items(1, 5), time.Now())
