@@ -29,7 +29,7 @@ func TestDefaultDeadLetterTopic(t *testing.T) {
 		_, err := DefaultDeadLetterTopic(topic)
 		require.ErrorIs(t, err, ErrInvalidArgument, topic)
 		if topic != "" {
-			require.ErrorContains(t, err, "SideKeys must be set")
+			require.ErrorContains(t, err, "SubscriberConfig.DeadLetterTopic")
 		}
 	}
 }
@@ -69,15 +69,15 @@ func TestDeadLetterTopicOfClient(t *testing.T) {
 	defer cluster.Close()
 	failed := func(topic string) string { return "failed" }
 
-	got, err := deadLetterTopic("orders", nil, nil, cluster)
+	got, err := deadLetterTopic(nil, "orders", cluster)
 	require.NoError(t, err)
 	require.Equal(t, "{orders}:dead", got)
-	got, err = deadLetterTopic("orders", failed, nil, single)
+	got, err = deadLetterTopic(failed, "orders", single)
 	require.NoError(t, err)
 	require.Equal(t, "failed", got)
-	_, err = deadLetterTopic("orders", failed, nil, cluster)
+	_, err = deadLetterTopic(failed, "orders", cluster)
 	require.ErrorIs(t, err, ErrInvalidConfig)
-	_, err = deadLetterTopic("", failed, nil, single)
+	_, err = deadLetterTopic(failed, "", single)
 	require.ErrorIs(t, err, ErrInvalidArgument)
 }
 

@@ -67,7 +67,7 @@ func (s *Subscriber) historyPages(ctx context.Context, topic string, from, to Po
 	if err := s.life.Err(); err != nil {
 		return err
 	}
-	h, err := tail.OpenHistory(ctx, s.cfg.Client, topic, from.cursor, to.cursor)
+	h, err := tail.OpenHistory(ctx, s.cfg.Client, topic, from.start(), to.start())
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (s *Subscriber) pages(ctx context.Context, topic string, from Position) (*t
 		logEvent(log, e)
 		tellEvent(s.cfg.OnEvent, log, e)
 	}
-	pager, err := s.readers.Open(ctx, topic, from.cursor, max(0, s.cfg.Tuning.Prefetch)+s.cfg.MaxInFlight,
+	pager, err := s.readers.Open(ctx, topic, from.start(), max(0, s.cfg.Tuning.Prefetch)+s.cfg.MaxInFlight,
 		s.cfg.Tuning.PrefetchBytes, pagerObserver{report, topic})
 	if errors.Is(err, tail.ErrClosed) {
 		err = fmt.Errorf("subscriber: %w", ErrClosed)

@@ -121,14 +121,11 @@ func (p Position) groupStart() string {
 	return id.String()
 }
 
-// cursor returns the position in the stream that info is of.
-func (p Position) cursor(info stream.Info) stream.Cursor {
+// start is the position for reading without a group.
+func (p Position) start() stream.Start {
 	if p == Latest {
-		return stream.NewCursor(info.Last, info.Last, info)
+		return stream.Start{End: true}
 	}
 	id, ahead := p.after()
-	if ahead {
-		return stream.NewCursor(id, info.Last, info)
-	}
-	return stream.NewCursor(id, id, info) // the stream has had it
+	return stream.Start{After: id, Ahead: ahead}
 }

@@ -51,15 +51,15 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			return together.follow(key, from.or(Oldest), live), nil
 		},
 		last: func(ctx context.Context) (string, error) {
-			info, err := stream.Stat(ctx, together.cfg.Client, key)
-			return info.Last.String(), redisError(err)
+			id, err := stream.Last(ctx, together.cfg.Client, key)
+			return id.String(), redisError(err)
 		},
 		drain:      subscriber.cfg.Tuning.DrainTimeout,
 		logger:     h.config.Logger,
 		groupStats: subscriber.GroupStats,
 		deadLetters: &deadLetterSource{
 			letters: &DeadLetters{
-				config: DeadLettersConfig{Client: h.client, SideKeys: h.config.SideKeys, DeadLetterTopic: reading.DeadLetterTopic},
+				config: DeadLettersConfig{Client: h.client, DeadLetterTopic: reading.DeadLetterTopic},
 				logger: h.config.Logger,
 			},
 			group:       reading.ConsumerGroup,

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -75,6 +76,60 @@ func TestForeignEntry_LooksAtItsStreamAreCheap(t *testing.T) {
 			require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 			require.NoError(t, sub.Close())
 			require.LessOrEqual(t, slowScripts(t, client), 1)
+		})
+	}
+}
+
+// The same without a group: each subscription, each page of a history, and each look behind a page
+// asked for XINFO STREAM. The large entry is the first or the last of the stream.
+func TestForeignEntry_LooksWithoutAGroupAreCheap(t *testing.T) {
+	t.Parallel()
+	for _, last := range []bool{false, true} {
+		t.Run(fmt.Sprintf("last=%v", last), func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client, topic := server.Client(t), redistest.Key(t)
+			redistest.NeedsRedis7(t, client, "the lag of XINFO GROUPS")
+			var ids []string
+			if !last {
+				addManyFields(t, client, topic)
+			}
+			for n := range 50 {
+				ids = append(ids, publish(t, client, topic, fmt.Sprint(n))...)
+			}
+			if last {
+				addManyFields(t, client, topic)
+			}
+			require.NoError(t, client.ConfigSet(t.Context(), "slowlog-log-slower-than", "60000").Err())
+			require.NoError(t, client.SlowLogReset(t.Context()).Err())
+
+			sub := newSub(t, client, fanOut)
+			history := func(from, to redischannels.Position) (n int) {
+				for _, err := range sub.History(t.Context(), topic, from, to) {
+					require.NoError(t, err)
+					n++
+				}
+				return n
+			}
+			var messages <-chan *message.Message
+			for range 5 {
+				messages = sub.subscribe(t, topic)
+				if last {
+					require.Equal(t, 10, history(redischannels.Oldest, redischannels.AfterID(ids[9])))
+					continue
+				}
+				require.Equal(t, 49, history(redischannels.AfterID(ids[0]), redischannels.Latest))
+				resumed, err := sub.SubscribeFrom(t.Context(), topic, redischannels.AfterID(ids[0]))
+				require.NoError(t, err)
+				require.Len(t, receiveAcked(t, resumed, 49), 49)
+				whole, err := sub.SubscribeFrom(t.Context(), topic, redischannels.Oldest) // it reads the large entry, once
+				require.NoError(t, err)
+				require.Len(t, receiveAcked(t, whole, 50), 50)
+			}
+			publish(t, client, topic, "m")
+			require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
+			require.NoError(t, sub.Close())
+			require.LessOrEqual(t, slowScripts(t, client), 1, "the machine may be busy")
 		})
 	}
 }

@@ -18,7 +18,7 @@ import (
 func TestInput_TopicsOfAnyBytes(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	elsewhere := func(topic string) string { return topic + ":side" }
+	elsewhere := func(topic string) string { return topic + ":dead" }
 	for name, form := range map[string]string{
 		"spaces":             " a b  %s ",
 		"newlines":           "a\r\nDEL %s\r\n",
@@ -36,15 +36,14 @@ func TestInput_TopicsOfAnyBytes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			topic := fmt.Sprintf(form, redistest.Key(t))
-			var side func(string) string
+			var dead func(string) string
 			if strings.Contains(topic, "}") && name != "hash tag" { // the default says that it needs one
-				side = elsewhere
-				dead := func(c *redischannels.SubscriberConfig) { c.DeadLetterTopic = elsewhere }
-				_, err := newSub(t, client, dead).Subscribe(t.Context(), topic)
+				dead = elsewhere
+				_, err := newSub(t, client).Subscribe(t.Context(), topic)
 				require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
-				require.ErrorContains(t, err, "SideKeys")
+				require.ErrorContains(t, err, "DeadLetterTopic")
 			}
-			everyFeature(t, client, topic, side, nil)
+			everyFeature(t, client, topic, dead)
 			require.NoError(t, client.Del(t.Context(), topic).Err())
 		})
 	}

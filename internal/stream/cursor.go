@@ -14,6 +14,34 @@ type Cursor struct {
 	length   int64 // of the stream, when it was looked at last
 }
 
+// Start is where reading begins.
+type Start struct {
+	After ID   // the ID of an entry, 0-0 for the oldest
+	Ahead bool // the stream need not have had After
+	End   bool // behind the last entry that there is when reading begins, instead of After
+}
+
+// Look is a question about the stream before reading begins. What was removed before the oldest
+// entry is not missed.
+func (s Start) Look(key string) Look {
+	if s.End || s.After.IsZero() {
+		return Look{Key: key, After: MaxID}
+	}
+	return Look{Key: key, After: s.After}
+}
+
+// Cursor returns the place in the stream that info is of.
+func (s Start) Cursor(info Info) Cursor {
+	switch {
+	case s.End:
+		return NewCursor(info.Last, info.Last, info)
+	case s.Ahead:
+		return NewCursor(s.After, info.Last, info)
+	default:
+		return NewCursor(s.After, s.After, info) // the stream has had it
+	}
+}
+
 // NewCursor returns a cursor behind an ID of the stream that info is of, which is known to
 // have reached an ID.
 func NewCursor(id, reached ID, info Info) Cursor {
@@ -46,8 +74,17 @@ func (c *Cursor) Doubtful(entries []Entry, limit int) bool {
 	return len(entries) == limit || int64(len(entries)) >= c.length
 }
 
+// Look is the question about the stream whose answer goes to Check with the same entries.
+func (c *Cursor) Look(key string, entries []Entry) Look {
+	look := Look{Key: key, After: c.ID}
+	if len(entries) > 0 {
+		look.Read = entries[0].ID
+	}
+	return look
+}
+
 // Check moves the cursor behind the entries that a read has returned and reports whether
-// some before them were removed unread. info was asked for after the read, which may have
+// some before them were removed unread. info is the answer to Look after the read, which may have
 // returned none. After a gap without entries the cursor is before the first that is left,
 // and in a stream that went back it is at its beginning.
 //

@@ -12,6 +12,9 @@ type ID struct {
 	Ms, Seq uint64
 }
 
+// MaxID is the greatest ID.
+var MaxID = ID{Ms: math.MaxUint64, Seq: math.MaxUint64}
+
 var errBadID = errors.New("not a stream entry ID")
 
 // ParseID parses `milliseconds-sequence` or `milliseconds`, which means sequence 0.

@@ -17,45 +17,63 @@ var infoSource string
 var rangeSource string
 
 var (
-	infoScript  = redis.NewScript(infoSource)
+	infoScript  = redis.NewScript(lessSource + behindSource + infoSource)
 	rangeScript = redis.NewScript(rangeSource)
 )
 
-// Info returns where a stream begins and ends.
+// Look is a question about a stream, for a reader of it. The answer says which entry is the first
+// where that matters to the reader: Info.First is After if an entry at or before that is left, and
+// zero if no entry is left, nothing was added behind After, or nothing was read and nothing removed.
+type Look struct {
+	Key   string
+	After ID // the reader reads after this ID
+	Read  ID // of the first entry that it has read there, zero if it has read none
+}
+
+// Info is where a stream begins and ends.
 type Info struct {
 	Last   ID    // the greatest ID that the stream ever had
-	First  ID    // of the entries that are left, zero if none is
+	First  ID    // of the first entry that is left, see Look
 	Added  int64 // number of entries that were ever added, -1 before Redis 7
 	Length int64 // number of entries
 }
 
 // Stat returns the bounds of a stream; those of a missing one are zero.
-// (XINFO STREAM)
-func Stat(ctx context.Context, client redis.UniversalClient, key string) (Info, error) {
-	infos, err := infosOf(infoScript.Run(ctx, client, []string{key}), 1)
+// (XLEN, XGROUP CREATE, XINFO GROUPS, XGROUP DESTROY, XRANGE; or XINFO STREAM)
+func Stat(ctx context.Context, client redis.UniversalClient, look Look) (Info, error) {
+	looks := []Look{look}
+	keys, args := questions(looks)
+	infos, err := infosOf(infoScript.Run(ctx, client, keys, args...), 1)
 	if err != nil {
 		return Info{}, err
 	}
 	return infos[0], nil
 }
 
-// statKeys is how many streams one script looks at: Redis does nothing else meanwhile, and
-// gives it their first and last entries whole.
+// Last returns the greatest ID that a stream ever had.
+func Last(ctx context.Context, client redis.UniversalClient, key string) (ID, error) {
+	info, err := Stat(ctx, client, Look{Key: key, After: MaxID})
+	return info.Last, err
+}
+
+// statKeys is how many streams one script looks at: Redis does nothing else meanwhile.
 const statKeys = 16
 
 // StatAll is Stat for several streams, in Redis Cluster of one hash slot, by one round trip.
-func StatAll(ctx context.Context, client redis.UniversalClient, keys []string) ([]Info, error) {
-	parts := slices.Collect(slices.Chunk(keys, statKeys))
+func StatAll(ctx context.Context, client redis.UniversalClient, looks []Look) ([]Info, error) {
+	parts := slices.Collect(slices.Chunk(looks, statKeys))
 	cmds := make([]*redis.Cmd, len(parts))
 	pipe := client.Pipeline()
 	for i, part := range parts {
-		cmds[i] = infoScript.EvalSha(ctx, pipe, part)
+		keys, args := questions(part)
+		cmds[i] = infoScript.EvalSha(ctx, pipe, keys, args...)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its error
-	infos := make([]Info, 0, len(keys))
+	infos := make([]Info, 0, len(looks))
 	for i, part := range parts {
 		if redisconn.Classify(cmds[i].Err()) == redisconn.KindNoScript {
-			cmds[i] = infoScript.Eval(ctx, client, part)
+			keys, args := questions(part)
+			cmds[i] = infoScript.Eval(ctx, client, keys, args...)
 		}
 		some, err := infosOf(cmds[i], len(part))
 		if err != nil {
@@ -64,6 +82,18 @@ func StatAll(ctx context.Context, client redis.UniversalClient, keys []string) (
 		infos = append(infos, some...)
 	}
 	return infos, nil
+}
+
+// questions returns the keys and the arguments of info.lua.
+func questions(looks []Look) (keys []string, args []any) {
+	for _, look := range looks {
+		read := ""
+		if !look.Read.IsZero() {
+			read = look.Read.String()
+		}
+		keys, args = append(keys, look.Key), append(args, look.After.String(), read)
+	}
+	return keys, args
 }
 
 func infosOf(cmd *redis.Cmd, streams int) ([]Info, error) {

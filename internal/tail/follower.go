@@ -56,14 +56,14 @@ func (f *Follower) Close() { f.readers.detach(f) }
 
 // Open finds the place at which reading begins, and fails where reading would fail, such as
 // for a permission that is missing. The page has no entries; it has the gap or the rewind
-// that there is at the beginning. start gets the state of the stream.
-func (f *Follower) Open(ctx context.Context, start func(stream.Info) stream.Cursor) (Page, error) {
+// that there is at the beginning.
+func (f *Follower) Open(ctx context.Context, start stream.Start) (Page, error) {
 	var info stream.Info
 	err := f.topic.reader.link.Do(ctx, func(client redis.UniversalClient) (err error) {
-		if info, err = stream.Stat(ctx, client, f.topic.name); err != nil {
+		if info, err = stream.Stat(ctx, client, start.Look(f.topic.name)); err != nil {
 			return err
 		}
-		f.cursor = start(info)
+		f.cursor = start.Cursor(info)
 		return redisconn.Follow(ctx, client, func() error {
 			_, err := stream.ReadAfter(ctx, client, f.topic.name, f.cursor.ID, 1) // it is read again
 			return err
@@ -108,7 +108,7 @@ func (f *Follower) readAfter(ctx context.Context, count int) (entries []stream.E
 		if entries, err = stream.ReadAfter(ctx, client, f.topic.name, f.cursor.ID, count); err != nil {
 			return err
 		}
-		info, err = stream.Stat(ctx, client, f.topic.name)
+		info, err = stream.Stat(ctx, client, f.cursor.Look(f.topic.name, entries))
 		return err // they are read again
 	})
 	return entries, info, err

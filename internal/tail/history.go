@@ -24,15 +24,14 @@ type History struct {
 	size   pageSize
 }
 
-// OpenHistory returns a History of a stream. The functions get the state of the stream and
-// return the places after which it begins, and up to which it goes.
-func OpenHistory(ctx context.Context, client redis.UniversalClient, key string, from, to func(stream.Info) stream.Cursor) (*History, error) {
-	info, err := stream.Stat(ctx, client, key)
+// OpenHistory returns a History of a stream. It begins after from and goes up to to.
+func OpenHistory(ctx context.Context, client redis.UniversalClient, key string, from, to stream.Start) (*History, error) {
+	info, err := stream.Stat(ctx, client, stream.Look{Key: key, After: stream.MaxID})
 	if err != nil {
 		return nil, err
 	}
 	return &History{
-		client: client, key: key, cursor: from(info), last: to(info).ID,
+		client: client, key: key, cursor: from.Cursor(info), last: to.Cursor(info).ID,
 		size: newPageSize(historyPage, historyBytes),
 	}, nil
 }
@@ -46,7 +45,7 @@ func (h *History) Next(ctx context.Context) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	info, err := stream.Stat(ctx, h.client, h.key)
+	info, err := stream.Stat(ctx, h.client, h.cursor.Look(h.key, entries))
 	if err != nil {
 		return Page{}, err
 	}

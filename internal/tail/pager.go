@@ -46,10 +46,9 @@ type Pager struct {
 	most    int // bytes
 }
 
-// Open returns a pager of a stream. start gets the state of the stream and returns the place
-// to begin at. Up to entries entries and about bytes bytes wait in the pager. The errors are
+// Open returns a pager of a stream that begins at start. Up to entries entries and about bytes bytes wait in the pager. The errors are
 // ErrClosed and those of Redis.
-func (a *Readers) Open(ctx context.Context, topic string, start func(stream.Info) stream.Cursor,
+func (a *Readers) Open(ctx context.Context, topic string, start stream.Start,
 	entries, bytes int, observer PagerObserver) (*Pager, error) {
 	if err := a.life.Enter(); err != nil {
 		return nil, err

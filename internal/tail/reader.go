@@ -251,17 +251,18 @@ func (r *reader) guarded(f func() error) error {
 // checkTopics looks at the streams that are to be looked at, all of them together: there may
 // be thousands in a process. Those with a problem are taken from the topics.
 func (r *reader) checkTopics(topics map[string]asked) {
-	var names []string
+	var looks []stream.Look
 	for name, t := range topics {
 		if t.check {
-			names = append(names, name)
+			looks = append(looks, t.cursor.Look(name, nil))
 		}
 	}
-	if len(names) == 0 {
+	if len(looks) == 0 {
 		return
 	}
-	infos, err := r.stat(names...)
-	for i, name := range names {
+	infos, err := r.stat(looks...)
+	for i := range looks {
+		name := looks[i].Key
 		t := topics[name]
 		if err == nil && t.fits(nil, infos[i]) {
 			topics[name] = t
@@ -274,10 +275,10 @@ func (r *reader) checkTopics(topics map[string]asked) {
 
 // stat looks at streams over the connection of the reader, which is idle between two reads: the
 // client's pool may have connections of before an outage, each of which takes its ReadTimeout.
-func (r *reader) stat(names ...string) (infos []stream.Info, err error) {
+func (r *reader) stat(looks ...stream.Look) (infos []stream.Info, err error) {
 	err = r.guarded(func() error {
 		return r.stream.Do(r.ctx, func(client *redis.Client) (err error) {
-			infos, err = stream.StatAll(r.ctx, client, names)
+			infos, err = stream.StatAll(r.ctx, client, looks)
 			return err
 		})
 	})
@@ -286,7 +287,7 @@ func (r *reader) stat(names ...string) (infos []stream.Info, err error) {
 
 // look looks at a stream after a read of it. It returns nil where there is a problem.
 func (r *reader) look(t *asked, entries []stream.Entry) *stream.Info {
-	infos, err := r.stat(t.name)
+	infos, err := r.stat(t.cursor.Look(t.name, entries))
 	if err == nil && t.fits(entries, infos[0]) {
 		return &infos[0]
 	}

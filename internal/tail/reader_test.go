@@ -58,13 +58,11 @@ func newHarness(t *testing.T, server *redistest.Server) *harness {
 	return h
 }
 
-func latest(info stream.Info) stream.Cursor { return stream.NewCursor(info.Last, info.Last, info) }
+var latest = stream.Start{End: true}
 
-func after(id stream.ID) func(stream.Info) stream.Cursor {
-	return func(info stream.Info) stream.Cursor { return stream.NewCursor(id, id, info) }
-}
+func after(id stream.ID) stream.Start { return stream.Start{After: id} }
 
-func (h *harness) pager(t *testing.T, topic string, start func(stream.Info) stream.Cursor, limit int) (*Pager, *seen) {
+func (h *harness) pager(t *testing.T, topic string, start stream.Start, limit int) (*Pager, *seen) {
 	t.Helper()
 	observer := new(seen)
 	p, err := h.Open(t.Context(), topic, start, limit, 8<<20, observer)

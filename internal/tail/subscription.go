@@ -85,7 +85,7 @@ func NewSubscription(readers *Readers, cfg SubscriptionConfig) *Subscription {
 }
 
 // Open makes the subscription live, or fails for what the caller can mend.
-func (s *Subscription) Open(ctx context.Context, start func(stream.Info) stream.Cursor) error {
+func (s *Subscription) Open(ctx context.Context, start stream.Start) error {
 	page, err := s.follower.Open(ctx, start)
 	if err != nil {
 		s.Abort()

@@ -45,9 +45,20 @@ local function ends(key)
     end
     return s['last-generated-id'], s['entries-added']
   end
-  local newest = probe(key, '$')
-  local all = probe(key, '18446744073709551615-18446744073709551615', 0)
+  local newest = probe(key, '$', 0) or probe(key, '$')
+  local all = newest
+  if newest and (newest.lag or 0) == 0 then -- the newest entry was deleted, or Redis is older
+    all = probe(key, '18446744073709551615-18446744073709551615', 0)
+  end
   return newest and newest['last-delivered-id'], all and all.lag
+end
+
+-- Reports whether an entry with an ID or before it is left in a stream that has `length` entries, of
+-- all those that were ever added. Only where an entry behind the ID was deleted it reads one.
+local function left(key, id, length, added)
+  local at = probe(key, id)
+  if at.lag then return at.lag ~= length end
+  return probe(key, id, 0).lag == added or #redis.call('XRANGE', key, '-', id, 'COUNT', 1) > 0
 end
 
 -- Counts the entries after an ID, `limit` at most, and returns the ID to continue with or ''.

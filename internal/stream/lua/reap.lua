@@ -52,14 +52,7 @@ local function lost()
     return 0, read and added - read or -1
   end
   if added == length then return 0, -1 end
-  if length > 0 then
-    local at = probe(key, last)
-    if at.lag and at.lag ~= length then return 0, -1 end
-    -- In the middle of the stream; or an entry behind was deleted, which leaves only reading one.
-    if not at.lag and (probe(key, last, 0).lag == added or #redis.call('XRANGE', key, '-', last, 'COUNT', 1) > 0) then
-      return 0, -1
-    end
-  end
+  if length > 0 and left(key, last, length, added) then return 0, -1 end
   return read and math.max(0, added - length - read) or -1, -1
 end
 
