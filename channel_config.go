@@ -42,11 +42,12 @@ type StreamChannelConfig struct {
 	// streams with the .NET library, with the codec JSON. Defaults to WatermillMarshaler.
 	Format StreamFormat
 
-	// Publisher configures writing. Its Client is that of the hub and must not be set.
+	// Publisher configures writing. Its Client and SideKeys are those of the hub and must not be
+	// set.
 	Publisher PublisherConfig
 
-	// Subscriber configures reading. Its Client, OnEvent and OnReadClient are those of the
-	// hub and must not be set. MaxInFlight defaults to DefaultChannelMaxInFlight: when so
+	// Subscriber configures reading. Its Client, SideKeys, OnEvent and OnReadClient are those of
+	// the hub and must not be set. MaxInFlight defaults to DefaultChannelMaxInFlight: when so
 	// many deliveries of the Reader are unacknowledged, reading waits, which EventStalled
 	// reports after Tuning.BlockTime. What is above MaxPayload is a *DecodeError of the
 	// Reader.
@@ -85,10 +86,12 @@ func (c StreamChannelConfig) validatePart(v *validation) {
 func (c StreamChannelConfig) validateGiven(v *validation) {
 	v.within("Publisher", func(v *validation) {
 		v.ofHub("Client", c.Publisher.Client != nil)
+		v.ofHub("SideKeys", c.Publisher.SideKeys != nil)
 		v.instead("Marshaler", c.Format != nil && c.Publisher.Marshaler != nil, "Format")
 	})
 	v.within("Subscriber", func(v *validation) {
 		v.ofHub("Client", c.Subscriber.Client != nil)
+		v.ofHub("SideKeys", c.Subscriber.SideKeys != nil)
 		v.ofHub("OnEvent", c.Subscriber.OnEvent != nil)
 		v.ofHub("OnReadClient", c.Subscriber.OnReadClient != nil)
 		v.instead("Unmarshaler", c.Format != nil && c.Subscriber.Unmarshaler != nil, "Format")

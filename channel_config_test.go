@@ -173,11 +173,12 @@ func TestChannelConfig_FieldsOfTheHub(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	t.Cleanup(func() { _ = client.Close() })
+	side := func(topic string) string { return topic }
 	stream := StreamChannelConfig{
 		Format:    WatermillMarshaler{},
-		Publisher: PublisherConfig{Client: client, Marshaler: FlamincoMarshaler{}},
+		Publisher: PublisherConfig{Client: client, Marshaler: FlamincoMarshaler{}, SideKeys: side},
 		Subscriber: SubscriberConfig{
-			Client: client, Unmarshaler: FlamincoMarshaler{}, OnEvent: func(Event) {}, OnReadClient: func(*redis.Client) {},
+			Client: client, Unmarshaler: FlamincoMarshaler{}, SideKeys: side, OnEvent: func(Event) {}, OnReadClient: func(*redis.Client) {},
 		},
 	}
 	pubsub := PubSubChannelConfig{
@@ -187,8 +188,9 @@ func TestChannelConfig_FieldsOfTheHub(t *testing.T) {
 			Client: client, Unmarshaler: RawPayload{}, OnEvent: func(Event) {}, OnReadClient: func(*redis.Client) {}, Sharded: true, ChannelPrefix: "x",
 		},
 	}
-	streamFields := []string{"Publisher.Client", "Publisher.Marshaler", "Subscriber.Client", "Subscriber.OnEvent", "Subscriber.OnReadClient", "Subscriber.Unmarshaler"}
-	pubsubFields := append([]string{"Publisher.Sharded", "Publisher.ChannelPrefix", "Subscriber.Sharded", "Subscriber.ChannelPrefix"}, streamFields...)
+	common := []string{"Publisher.Client", "Publisher.Marshaler", "Subscriber.Client", "Subscriber.OnEvent", "Subscriber.OnReadClient", "Subscriber.Unmarshaler"}
+	streamFields := append([]string{"Publisher.SideKeys", "Subscriber.SideKeys"}, common...)
+	pubsubFields := append([]string{"Publisher.Sharded", "Publisher.ChannelPrefix", "Subscriber.Sharded", "Subscriber.ChannelPrefix"}, common...)
 	hub, err := NewHub(client, HubConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, hub.Close()) })

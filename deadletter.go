@@ -11,7 +11,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
 )
@@ -22,8 +21,12 @@ type DeadLettersConfig struct {
 	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
 	Client redis.UniversalClient
 
+	// SideKeys is that of PublisherConfig.
+	SideKeys func(topic string) string
+
 	// DeadLetterTopic names the stream for dead letters of a topic, as in the
-	// SubscriberConfig of the consumers. Defaults to DefaultDeadLetterTopic.
+	// SubscriberConfig of the consumers. Defaults to `base:dead`, where base is that of
+	// SideKeys: see DefaultDeadLetterTopic.
 	DeadLetterTopic func(topic string) string
 }
 
@@ -119,7 +122,7 @@ func (d *DeadLetters) List(ctx context.Context, topic string, query DeadLetterQu
 }
 
 func (d *DeadLetters) list(ctx context.Context, topic string, query DeadLetterQuery, yield func(DeadLetter) bool) error {
-	dead, err := deadLetterTopic(d.config.DeadLetterTopic, topic, d.config.Client)
+	dead, err := d.config.stream(topic)
 	if err != nil {
 		return err
 	}
@@ -317,7 +320,7 @@ func (d *DeadLetters) Purge(ctx context.Context, topic string, ids ...string) (i
 // arguments resolves the dead-letter stream and normalizes the IDs, so that
 // nothing is done when one of them is malformed.
 func (d *DeadLetters) arguments(topic string, ids []string) (dead string, normal []string, err error) {
-	if dead, err = deadLetterTopic(d.config.DeadLetterTopic, topic, d.config.Client); err != nil {
+	if dead, err = d.config.stream(topic); err != nil {
 		return "", nil, err
 	}
 	normal = make([]string, len(ids))
@@ -366,26 +369,25 @@ func deadLettersError(action, dead string, err error) error {
 // lie in the topic's hash slot, which Redis Cluster needs because the move is one
 // atomic step on both streams. It is an error (ErrInvalidArgument) for a topic that
 // has no valid hash tag but a `}`, since no name around it can share its slot:
-// such a topic needs SubscriberConfig.DeadLetterTopic.
+// such a topic needs SideKeys in the configurations.
 func DefaultDeadLetterTopic(topic string) (string, error) {
-	if err := validateTopic(topic); err != nil {
-		return "", err
-	}
-	of, err := keys.Of(topic, nil, true)
-	if err != nil {
-		return "", invalidArgument("topic", fmt.Errorf("must have a hash tag, or SubscriberConfig.DeadLetterTopic be set: no name for dead letters lies in the hash slot of %q", topic))
-	}
-	return of.Dead(), nil
+	return deadLetterTopic(topic, nil, nil, nil)
+}
+
+// stream returns the dead-letter stream of a topic.
+func (c DeadLettersConfig) stream(topic string) (string, error) {
+	return deadLetterTopic(topic, c.DeadLetterTopic, c.SideKeys, c.Client)
 }
 
 // deadLetterTopic returns the dead-letter stream of a topic by the configured
 // function, or by default, once it is known to work with the client.
-func deadLetterTopic(configured func(topic string) string, topic string, client redis.UniversalClient) (string, error) {
-	if configured == nil {
-		return DefaultDeadLetterTopic(topic)
-	}
+func deadLetterTopic(topic string, configured, side func(topic string) string, client redis.UniversalClient) (string, error) {
 	if err := validateTopic(topic); err != nil {
 		return "", err
+	}
+	if configured == nil {
+		of, err := sideKeys(topic, side, client)
+		return of.Dead(), err
 	}
 	dead := configured(topic)
 	_, cluster := client.(*redis.ClusterClient)

@@ -29,7 +29,7 @@ func TestDefaultDeadLetterTopic(t *testing.T) {
 		_, err := DefaultDeadLetterTopic(topic)
 		require.ErrorIs(t, err, ErrInvalidArgument, topic)
 		if topic != "" {
-			require.ErrorContains(t, err, "SubscriberConfig.DeadLetterTopic")
+			require.ErrorContains(t, err, "SideKeys must be set")
 		}
 	}
 }
@@ -69,15 +69,15 @@ func TestDeadLetterTopicOfClient(t *testing.T) {
 	defer cluster.Close()
 	failed := func(topic string) string { return "failed" }
 
-	got, err := deadLetterTopic(nil, "orders", cluster)
+	got, err := deadLetterTopic("orders", nil, nil, cluster)
 	require.NoError(t, err)
 	require.Equal(t, "{orders}:dead", got)
-	got, err = deadLetterTopic(failed, "orders", single)
+	got, err = deadLetterTopic("orders", failed, nil, single)
 	require.NoError(t, err)
 	require.Equal(t, "failed", got)
-	_, err = deadLetterTopic(failed, "orders", cluster)
+	_, err = deadLetterTopic("orders", failed, nil, cluster)
 	require.ErrorIs(t, err, ErrInvalidConfig)
-	_, err = deadLetterTopic(failed, "", single)
+	_, err = deadLetterTopic("", failed, nil, single)
 	require.ErrorIs(t, err, ErrInvalidArgument)
 }
 

@@ -66,6 +66,9 @@ type HubConfig struct {
 	// that hooks for tracing or metrics can be added. Defaults to none.
 	OnReadClient func(*redis.Client)
 
+	// SideKeys is that of PublisherConfig, for all stream channels of the hub.
+	SideKeys func(topic string) string
+
 	// Logger receives the log. Defaults to slog.Default() for errors and for one Info line
 	// when a channel subscribes; watermill.NopLogger is silence.
 	Logger watermill.LoggerAdapter
@@ -226,7 +229,7 @@ func acquire[C any, A io.Closer](h *Hub, shared adapters[C, A], config C, build 
 // have the same, so that their writes share pipelines.
 func (h *Hub) publisher(config PublisherConfig) (*Publisher, func() error, error) {
 	return acquire(h, h.publishers, config, func() (*Publisher, error) {
-		config.Client = h.client
+		config.Client, config.SideKeys = h.client, h.config.SideKeys
 		return NewPublisher(config, h.config.Logger)
 	})
 }
@@ -242,6 +245,7 @@ func (h *Hub) fanOut(config SubscriberConfig) (*Subscriber, func() error, error)
 // subscriber returns a subscriber on the hub's client.
 func (h *Hub) subscriber(config SubscriberConfig) *Subscriber {
 	config.Client, config.OnEvent, config.OnReadClient = h.client, h.config.OnEvent, h.config.OnReadClient
+	config.SideKeys = h.config.SideKeys
 	return newSubscriber(config.settings(), h.config.Logger)
 }
 

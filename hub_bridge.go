@@ -22,7 +22,9 @@ func init() {
 			return nil, nil, err
 		}
 		defer h.life.Leave()
-		own, err := NewHub(h.client, HubConfig{OnEvent: h.config.OnEvent, OnReadClient: h.config.OnReadClient, Logger: h.config.Logger})
+		own, err := NewHub(h.client, HubConfig{
+			OnEvent: h.config.OnEvent, OnReadClient: h.config.OnReadClient, SideKeys: h.config.SideKeys, Logger: h.config.Logger,
+		})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -292,11 +292,11 @@ type PublisherConfig struct {
 	// Defaults to none.
 	TopicRetention map[string]Retention
 
-	// SideKeys returns what the names of a topic's side keys begin with, which delayed messages
-	// need (see docs/wire.md). It must return the same in every program that uses the topic, and
-	// in Redis Cluster a name with a hash tag of the topic's slot. Defaults to the topic where it
-	// has a hash tag and `{topic}` otherwise; for a topic with a `}` and no hash tag there is no
-	// default.
+	// SideKeys returns what the names of a topic's side keys begin with, which consumer groups,
+	// dead letters, delayed messages and schedules need (see docs/wire.md). It must return the
+	// same in every program that uses the topic, and in Redis Cluster a name with a hash tag of
+	// the topic's slot. Defaults to the topic where it has a hash tag and `{topic}` otherwise; for
+	// a topic with a `}` and no hash tag there is no default. A channel uses the one of its hub.
 	SideKeys func(topic string) string
 
 	// Durability asks replicas to confirm before Publish returns. Defaults to

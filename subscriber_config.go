@@ -73,9 +73,12 @@ type SubscriberConfig struct {
 	// and the delivery counts as nacked. Defaults to no bound.
 	HandlerTimeout time.Duration
 
+	// SideKeys is that of PublisherConfig. A channel uses the one of its hub.
+	SideKeys func(topic string) string
+
 	// DeadLetterTopic names the stream for dead letters of a topic. In Redis
-	// Cluster it must lie in the topic's hash slot. Defaults to
-	// DefaultDeadLetterTopic.
+	// Cluster it must lie in the topic's hash slot. Defaults to `base:dead`, where
+	// base is that of SideKeys: see DefaultDeadLetterTopic.
 	DeadLetterTopic func(topic string) string
 
 	// DeadLetterRetention bounds the dead-letter stream. Exact is for MaxLen only:

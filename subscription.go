@@ -14,6 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/consumer"
 	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/housekeeper"
+	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 	"github.com/flaminco/redischannels/internal/tail"
@@ -71,7 +72,11 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 		sub.engine = s.newFanOut(sub, origin, options)
 		return sub, nil
 	}
-	dead, err := deadLetterTopic(s.cfg.DeadLetterTopic, topic, s.cfg.Client)
+	of, err := sideKeys(topic, s.cfg.SideKeys, s.cfg.Client)
+	if err != nil {
+		return nil, err
+	}
+	dead, err := deadLetterTopic(topic, s.cfg.DeadLetterTopic, s.cfg.SideKeys, s.cfg.Client)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +85,7 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 		e.Count = len(e.EntryIDs)
 		sub.reports.Post(e)
 	}})
-	sub.engine = s.newConsumer(sub, origin, from, dead, options)
+	sub.engine = s.newConsumer(sub, of, origin, from, dead, options)
 	return sub, nil
 }
 
@@ -92,9 +97,10 @@ func (s *Subscriber) newFanOut(sub *subscription, origin *source.Origin, options
 	})
 }
 
-func (s *Subscriber) newConsumer(sub *subscription, origin *source.Origin, from Position, dead string, options sourceOptions) *consumer.Consumer {
+func (s *Subscriber) newConsumer(sub *subscription, of keys.Topic, origin *source.Origin, from Position, dead string, options sourceOptions) *consumer.Consumer {
 	t := s.cfg.Tuning
-	config := consumer.Config{
+	targets := []delayed.Target{{Topic: of}, {Topic: of, Group: sub.group}}
+	return consumer.New(consumer.Config{
 		Client: s.cfg.Client, Shared: s.cfg.caller,
 		Keys: []string{sub.topic}, Group: sub.group, Start: from.groupStart(),
 		Name:    func() (string, error) { return consumerName(s.cfg.Consumer) },
@@ -104,14 +110,10 @@ func (s *Subscriber) newConsumer(sub *subscription, origin *source.Origin, from 
 		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after, Prepare: s.preparer(sub.decoder),
 		DeadTopic: dead, DeadTrim: s.cfg.DeadLetterRetention.trim(),
 		OnClient: s.cfg.OnReadClient, Observer: sub,
-	}
-	if of, err := sideKeys(sub.topic, nil, s.cfg.Client); err == nil { // otherwise nothing is delayed here
-		targets := []delayed.Target{{Topic: of}, {Topic: of, Group: sub.group}}
-		config.Due = []string{of.Due(""), of.Due(sub.group)}
-		config.OnDue = func(set int, wait time.Duration) { sub.keeper.Due(targets[set], wait) }
-		config.MoveProbe = func(ctx context.Context, pipe redis.Pipeliner) { delayed.ProbeMove(ctx, pipe, of) }
-	}
-	return consumer.New(config)
+		Due:       []string{of.Due(""), of.Due(sub.group)},
+		OnDue:     func(set int, wait time.Duration) { sub.keeper.Due(targets[set], wait) },
+		MoveProbe: func(ctx context.Context, pipe redis.Pipeliner) { delayed.ProbeMove(ctx, pipe, of) },
+	})
 }
 
 func (s *Subscriber) windowConfig(options sourceOptions) window.Config {

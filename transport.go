@@ -59,7 +59,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 		groupStats: subscriber.GroupStats,
 		deadLetters: &deadLetterSource{
 			letters: &DeadLetters{
-				config: DeadLettersConfig{Client: h.client, DeadLetterTopic: reading.DeadLetterTopic},
+				config: DeadLettersConfig{Client: h.client, SideKeys: h.config.SideKeys, DeadLetterTopic: reading.DeadLetterTopic},
 				logger: h.config.Logger,
 			},
 			group:       reading.ConsumerGroup,

@@ -46,10 +46,10 @@ type derivedKey struct{}
 
 // everyFeature uses a topic in every way: published, handled, nacked, dead letters that are
 // listed, requeued, reappended and purged, fan-out, history, and the numbers of the group.
-func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead func(string) string) {
+func everyFeature(t *testing.T, client redis.UniversalClient, topic string, side, dead func(string) string) {
 	t.Helper()
 	ctx := t.Context()
-	named := func(c *redischannels.SubscriberConfig) { c.DeadLetterTopic = dead }
+	named := func(c *redischannels.SubscriberConfig) { c.SideKeys, c.DeadLetterTopic = side, dead }
 	sub, all := newSub(t, client, deliveries(2), named), newSub(t, client, fanOut)
 	messages, every := sub.subscribe(t, topic), all.subscribe(t, topic)
 	publish(t, client, topic, "good", "bad")
@@ -60,7 +60,7 @@ func everyFeature(t *testing.T, client redis.UniversalClient, topic string, dead
 	require.Equal(t, topic, lost.Topic)
 	require.Equal(t, []string{"good", "bad"}, receiveAcked(t, every, 2))
 
-	letters, err := redischannels.NewDeadLetters(redischannels.DeadLettersConfig{Client: client, DeadLetterTopic: dead}, nil)
+	letters, err := redischannels.NewDeadLetters(redischannels.DeadLettersConfig{Client: client, SideKeys: side, DeadLetterTopic: dead}, nil)
 	require.NoError(t, err)
 	ids := listIDs(t, letters, topic, redischannels.DeadLetterQuery{Group: "g"})
 	require.Len(t, ids, 1)
@@ -116,7 +116,7 @@ func TestClient_ProtocolsAndDatabases(t *testing.T) {
 					o.Protocol, o.DB = protocol, db
 					o.OnConnect = func(ctx context.Context, cn *redis.Conn) error { return cn.ClientSetName(ctx, name).Err() }
 				})
-				everyFeature(t, client, redistest.Key(t), nil)
+				everyFeature(t, client, redistest.Key(t), nil, nil)
 
 				// The connections that are opened for reading are like the client's own.
 				newSub(t, client).subscribe(t, redistest.Key(t))
@@ -147,7 +147,7 @@ func TestClient_ProtocolsAndDatabases(t *testing.T) {
 func TestClient_TLSWithAClientCertificate(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.TLS(), redistest.Password("of-the-server"))
-	everyFeature(t, server.Client(t), redistest.Key(t), nil)
+	everyFeature(t, server.Client(t), redistest.Key(t), nil, nil)
 
 	bare := server.Client(t, func(o *redis.Options) { o.TLSConfig.Certificates = nil })
 	_, err := newSub(t, bare).Subscribe(t.Context(), redistest.Key(t))

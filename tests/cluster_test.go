@@ -47,9 +47,10 @@ func TestCluster_EveryFeature(t *testing.T) {
 				if name == "masters" { // its lists of dead letters are never behind
 					// Without a hash tag, with one in front, in the middle, and with a name of its own
 					// for dead letters.
-					everyFeature(t, client, topic, nil)
-					everyFeature(t, client, "{"+topic+"}:orders", nil)
-					everyFeature(t, client, "eu{"+topic+"}orders", func(string) string { return "{" + topic + "}:failed" })
+					everyFeature(t, client, topic, nil, nil)
+					everyFeature(t, client, "{"+topic+"}:orders", nil, nil)
+					everyFeature(t, client, "eu{"+topic+"}orders", nil, func(string) string { return "{" + topic + "}:failed" })
+					everyFeature(t, client, "side{"+topic+"}", func(string) string { return "{" + topic + "}:side" }, nil)
 					elsewhere := func(string) string { return topicOn(t, cluster, (master+1)%3) }
 					_, err := newSub(t, client, func(c *redischannels.SubscriberConfig) { c.DeadLetterTopic = elsewhere }).Subscribe(t.Context(), topic)
 					require.ErrorIs(t, err, redischannels.ErrInvalidConfig)

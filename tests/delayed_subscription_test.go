@@ -120,19 +120,45 @@ func TestDelayed_IdleSubscriptionSendsNothingMore(t *testing.T) {
 	require.Equal(t, scripts(redistest.Key(t, "nothing")), scripts(topic), "nothing is due for an hour")
 }
 
-// A topic of which no side key can be made has nothing delayed, and its subscriptions work.
-func TestDelayed_SubscriptionWithoutSideKeys(t *testing.T) {
+// A topic of which no side key can be made is read in a group where the configuration names them,
+// and what is delayed and dead lies under that name.
+func TestDelayed_SubscriptionWithSideKeys(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	topic := redistest.Key(t) + "}"
-	publish(t, client, topic, "left")
-	deliverTo(t, client, topic, "dead", 1, time.Hour)
-	sub := newSub(t, client, func(c *redischannels.SubscriberConfig) {
-		c.DeadLetterTopic = func(topic string) string { return topic + ":dead" }
+	topic, base := redistest.Key(t)+"}", redistest.Key(t, "base")
+	side := func(string) string { return base }
+	p, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: redistest.Shared(t).Client(t), SideKeys: side}, nil)
+	require.NoError(t, err)
+	require.NoError(t, p.Publish(topic, delayedFor(100*time.Millisecond, pubMessages("m", 1)...)...))
+	require.NoError(t, p.Close())
+	sub := newSub(t, client, deliveries(1), scanEvery(10*time.Millisecond), func(c *redischannels.SubscriberConfig) { c.SideKeys = side })
+	receive(t, sub.subscribe(t, topic)).Nack()
+	sub.events.wait(t, redischannels.EventDeadLettered)
+	require.Equal(t, int64(1), client.XLen(t.Context(), base+":dead").Val())
+	require.NoError(t, client.Del(t.Context(), topic).Err())
+}
+
+// The side keys of a hub are those of its channels in both directions.
+func TestDelayed_SideKeysOfAHub(t *testing.T) {
+	t.Parallel()
+	client := redistest.Shared(t).Client(t)
+	topic, base := redistest.Key(t)+"}", redistest.Key(t, "base")
+	hub, err := redischannels.NewHub(client, redischannels.HubConfig{SideKeys: func(string) string { return base }})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, hub.Close()) })
+	orders, err := redischannels.NewStreamChannel[order](hub, topic, redischannels.StreamChannelConfig{
+		Subscriber: redischannels.SubscriberConfig{ConsumerGroup: "g"},
 	})
-	require.Equal(t, []string{"left"}, receiveAcked(t, sub.subscribe(t, topic), 1))
-	sub.closeSoon(t)
-	require.NoError(t, firstError(sub.events))
+	require.NoError(t, err)
+	_, err = orders.Writer().WriteAfter(t.Context(), time.Millisecond, order{ID: 1})
+	require.NoError(t, err)
+	require.NoError(t, receiveValue(t, orders).Reject("no"))
+	require.Equal(t, topic, client.HGet(t.Context(), base+":control", "topic").Val())
+	redistest.Eventually(t, soon, func() bool {
+		found, _ := deadValues(t, orders, redischannels.DeadLetterQuery{})
+		return len(found) == 1
+	}, "it is a dead letter")
+	require.Equal(t, int64(1), client.XLen(t.Context(), base+":dead").Val())
 	require.NoError(t, client.Del(t.Context(), topic).Err())
 }
 

@@ -18,7 +18,7 @@ import (
 func TestInput_TopicsOfAnyBytes(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
-	elsewhere := func(topic string) string { return topic + ":dead" }
+	elsewhere := func(topic string) string { return topic + ":side" }
 	for name, form := range map[string]string{
 		"spaces":             " a b  %s ",
 		"newlines":           "a\r\nDEL %s\r\n",
@@ -36,14 +36,15 @@ func TestInput_TopicsOfAnyBytes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			topic := fmt.Sprintf(form, redistest.Key(t))
-			var dead func(string) string
+			var side func(string) string
 			if strings.Contains(topic, "}") && name != "hash tag" { // the default says that it needs one
-				dead = elsewhere
-				_, err := newSub(t, client).Subscribe(t.Context(), topic)
+				side = elsewhere
+				dead := func(c *redischannels.SubscriberConfig) { c.DeadLetterTopic = elsewhere }
+				_, err := newSub(t, client, dead).Subscribe(t.Context(), topic)
 				require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
-				require.ErrorContains(t, err, "DeadLetterTopic")
+				require.ErrorContains(t, err, "SideKeys")
 			}
-			everyFeature(t, client, topic, dead)
+			everyFeature(t, client, topic, side, nil)
 			require.NoError(t, client.Del(t.Context(), topic).Err())
 		})
 	}

@@ -142,7 +142,7 @@ func TestNetwork_SlowAndByteWise(t *testing.T) {
 				t.Parallel()
 				proxy, client, _ := pubProxy(t, func(o *redis.Options) { o.Protocol = protocol })
 				slow(proxy)
-				everyFeature(t, client, redistest.Key(t), nil)
+				everyFeature(t, client, redistest.Key(t), nil, nil)
 			})
 		}
 	}
