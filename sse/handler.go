@@ -39,7 +39,7 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 	cancel()
 	_, err := channel.Reader().LastID(never)
 	h.keeps = !errors.Is(err, redischannels.ErrNotSupported)
-	h.events = h.feed(true, source[T]{channel: channel, keeps: h.keeps, event: h.event})
+	h.events = h.feed(false, source[T]{channel: channel, keeps: h.keeps, event: h.event})
 	return h, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"iter"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -199,7 +200,7 @@ func (r *Runs[T]) Stop(ctx context.Context, id string) error {
 // Info returns how a run stands. The error is ErrNoRun, or that of Redis.
 func (r *Runs[T]) Info(ctx context.Context, id string) (RunInfo, error) {
 	state, err := r.look(ctx, id)
-	if err == nil && state.Epoch == "" {
+	if err == nil && state.Epoch == 0 {
 		err = fmt.Errorf("redischannels/sse: run %q: %w", id, ErrNoRun)
 	}
 	return runInfo(id, state), err
@@ -245,7 +246,7 @@ func (r *Runs[T]) listBucket(ctx context.Context, bucket int, yield func(RunInfo
 			return false, err
 		}
 		for i, state := range states {
-			if state.Epoch != "" && !yield(runInfo(keys[i].ID, state), nil) {
+			if state.Epoch != 0 && !yield(runInfo(keys[i].ID, state), nil) {
 				return false, nil
 			}
 		}
@@ -256,7 +257,7 @@ func (r *Runs[T]) listBucket(ctx context.Context, bucket int, yield func(RunInfo
 }
 
 func runInfo(id string, s stream.RunState) RunInfo {
-	info := RunInfo{ID: id, Epoch: s.Epoch, Status: RunStatus(s.State), Error: s.Text, Started: s.Started, Pieces: s.Pieces}
+	info := RunInfo{ID: id, Epoch: strconv.FormatUint(s.Epoch, 10), Status: RunStatus(s.State), Error: s.Text, Started: s.Started, Pieces: s.Pieces}
 	_ = json.Unmarshal([]byte(s.Metadata), &info.Metadata) // what is not ours has none
 	return info
 }

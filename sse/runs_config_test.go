@@ -1,9 +1,9 @@
 package sse
 
 import (
+	"math"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -58,36 +58,30 @@ func TestRuns_InvalidArguments(t *testing.T) {
 }
 
 // Where a viewer begins, by what it has seen and how the run stands.
-func TestViewedBegin(t *testing.T) {
+func TestBegin(t *testing.T) {
 	t.Parallel()
-	id := func(ms uint64) stream.ID { return stream.ID{Ms: ms} }
-	running := stream.RunState{Epoch: "20", Previous: "10", State: "running", Left: time.Second, After: id(100), Last: id(150)}
-	done := running
-	done.State = "done"
+	id := func(epoch, number uint64) stream.ID { return stream.ID{Ms: epoch, Seq: number} }
+	const end = math.MaxUint64
+	state := stream.RunState{Epoch: 20, Previous: 10}
+	first := stream.RunState{Epoch: 20}
 	for name, test := range map[string]struct {
-		state stream.RunState
-		seen  viewed
-		epoch string
-		at    stream.ID
-		fresh bool
-		ok    bool
+		state    stream.RunState
+		seen, at stream.ID
+		fresh    bool
 	}{
-		"no run":                      {stream.RunState{}, viewed{"20", id(120)}, "", id(0), false, false},
-		"nothing seen":                {running, viewed{}, "20", id(100), true, true},
-		"in the middle":               {running, viewed{"20", id(120)}, "20", id(120), false, true},
-		"up to the last piece":        {running, viewed{"20", id(150)}, "20", id(150), false, true},
-		"up to the end":               {done, viewed{"20", id(150)}, "20", id(150), false, false},
-		"more than Redis has":         {running, viewed{"20", id(160)}, "20", id(100), true, true},
-		"of the epoch before":         {running, viewed{"10", id(90)}, "10", id(90), false, true},
-		"the end of the epoch before": {running, viewed{"10", id(100)}, "20", id(100), true, true},
-		"of an older epoch":           {running, viewed{"5", id(50)}, "20", id(100), true, true},
-		"of a later epoch":            {running, viewed{"30", id(120)}, "20", id(100), true, true},
+		"nothing seen":                {state, id(0, 0), id(20, 0), true},
+		"nothing seen of the first":   {first, id(0, 0), id(20, 0), true},
+		"only the start":              {state, id(20, 0), id(20, 0), false},
+		"in the middle":               {state, id(20, 7), id(20, 7), false},
+		"up to the end":               {state, id(20, end), id(20, end), false},
+		"of the epoch before":         {state, id(10, 7), id(10, 7), false},
+		"the end of the epoch before": {state, id(10, end), id(20, 0), true},
+		"of one that is not kept":     {first, id(10, 7), id(20, 0), true},
+		"of an older epoch":           {state, id(5, 7), id(20, 0), true},
+		"of a later epoch":            {state, id(30, 7), id(20, 0), true},
 	} {
-		epoch, at, fresh, ok := test.seen.begin(test.state)
-		require.Equal(t, []any{test.at, test.ok}, []any{at, ok}, name)
-		if ok {
-			require.Equal(t, test.epoch, epoch, name)
-			require.Equal(t, test.fresh, fresh, name)
-		}
+		at, fresh := begin(test.seen, test.state)
+		require.Equal(t, test.at, at, name)
+		require.Equal(t, test.fresh, fresh, name)
 	}
 }

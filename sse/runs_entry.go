@@ -3,7 +3,6 @@ package sse
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -62,41 +61,27 @@ func (runFormat) UnmarshalPayload(entry redischannels.Entry) (payload []byte, me
 			metadata[field.Name] = string(field.Value)
 		}
 	}
-	if metadata[stream.RunEpochField] == "" {
+	if payload == nil {
 		return nil, nil, errors.New("no entry of a run")
 	}
 	return payload, metadata, nil
 }
 
-// runEventID is the ID of an event: the epoch, a dot, and the ID of the entry.
-func runEventID(epoch string, id stream.ID) string { return epoch + "." + id.String() }
-
-// parseRunEventID takes the ID of an event apart.
-func parseRunEventID(text string) (epoch string, id stream.ID, err error) {
-	epoch, entry, ok := strings.Cut(text, ".")
-	if id, err = stream.ParseID(entry); err != nil || !ok || epoch == "" {
-		return "", id, errors.New("the last event ID must be that of an event of this run, such as 1700000000000.1700000000123-0")
-	}
-	return epoch, id, nil
-}
-
 // event makes an event of what a reader of a run yields, or returns the error that is none.
 func (h *RunsHandler[T]) event(d redischannels.Delivery[[]byte], err error) (*feed.Event, error) {
 	if err != nil {
-		return h.problem(err, func(text string) (stream.ID, string) { id, _ := stream.ParseID(text); return id, "" })
+		return h.problem(err, func(text string) (stream.ID, string) { id, _ := stream.ParseID(text); return id, text })
 	}
 	id, _ := stream.ParseID(d.ID) // it was made of one
-	epoch := d.Metadata[stream.RunEpochField]
-	text := runEventID(epoch, id)
 	if status := d.Metadata[stream.RunEndField]; status != "" {
-		return newEnd(id, text, RunEnd{RunStatus(status), string(d.Value)}), nil
+		return newEnd(id, d.ID, RunEnd{RunStatus(status), string(d.Value)}), nil
 	}
-	piece := redischannels.Delivery[T]{ID: text, DeliveryCount: d.DeliveryCount, Metadata: d.Metadata, Time: d.Time}
+	piece := redischannels.Delivery[T]{ID: d.ID, DeliveryCount: d.DeliveryCount, Metadata: d.Metadata, Time: d.Time}
 	if err := h.decode(d.Value, &piece.Value); err != nil {
 		h.options.OnError(fmt.Errorf("redischannels/sse: decode %s of a run: %w", d.ID, err))
-		return newUndecodable(id, text), nil
+		return newUndecodable(id, d.ID), nil
 	}
-	return h.value(piece, id, text), nil
+	return h.value(piece, id, d.ID), nil
 }
 
 // decode makes a value of a payload. A panic of the codec is an error.

@@ -20,7 +20,7 @@ import (
 // RunsOptions configures [Runs.Handler]. The zero value works.
 type RunsOptions[T any] struct {
 	// Options are those of a channel's handler. Start must not be set: viewers begin at the
-	// beginning, or where they have come to. The ID of a Delivery is that of the event.
+	// beginning, or where they have come to. The Time of a Delivery is that of the start of the run.
 	Options[T]
 
 	// ID returns the ID of the run that a request is for; an empty one is answered 400. Defaults to
@@ -73,11 +73,11 @@ func (h *RunsHandler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.permits(w, r) {
 		return
 	}
-	seen := viewed{}
+	var seen stream.ID
 	if last := h.lastEventID(r); last != "" {
 		var err error
-		if seen.epoch, seen.at, err = parseRunEventID(last); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+		if seen, err = stream.ParseID(last); err != nil {
+			http.Error(w, "the last event ID must be that of an event of this run, such as 1700000000000-1", http.StatusBadRequest)
 			return
 		}
 	}
@@ -94,16 +94,16 @@ func (h *RunsHandler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.view(w, r, id, seen)
 }
 
-// view streams a run to a viewer that was joined.
-func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string, seen viewed) {
+// view streams a run to a viewer that was joined and has seen everything up to an ID.
+func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string, seen stream.ID) {
 	state, err := h.runs.look(r.Context(), id)
 	if err != nil {
 		h.options.OnError(err)
 		h.later(w, r, err)
 		return
 	}
-	epoch, at, fresh, ok := seen.begin(state)
-	if !ok {
+	at, fresh := begin(seen, state)
+	if state.Epoch == 0 || stream.IsRunEnd(at) {
 		h.transport(feed.Request{Writer: w, HTTP: r, Cancel: func() {}}).None()
 		return
 	}
@@ -116,11 +116,11 @@ func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string,
 	run.expect(state)
 	c := h.client(r)
 	c.At, c.Known = at, true
-	request := feed.Request{Writer: w, HTTP: r, ID: func(id stream.ID) string { return runEventID(epoch, id) }}
+	request := feed.Request{Writer: w, HTTP: r, ID: stream.ID.String}
 	if fresh {
 		info := runInfo(id, state)
 		data := toJSON(RunStart{info.ID, info.Epoch, info.Started, info.Metadata})
-		request.First = encode(&gosse.Message{Type: gosse.Type(EventStart)}, runEventID(epoch, at), data)
+		request.First = encode(&gosse.Message{Type: gosse.Type(EventStart)}, at.String(), data)
 	}
 	h.serve(run.feed, c, request)
 }
@@ -142,24 +142,15 @@ func (h *RunsHandler[T]) later(w http.ResponseWriter, r *http.Request, err error
 	}
 }
 
-// viewed is what a viewer has seen before; without an epoch nothing.
-type viewed struct {
-	epoch string
-	at    stream.ID
-}
-
-// begin returns where a viewer begins: the epoch, and the ID after which its events come. fresh
-// reports that it begins at the beginning, ok that there is something to see, or may yet be.
-func (v viewed) begin(s stream.RunState) (epoch string, at stream.ID, fresh, ok bool) {
+// begin returns the ID after which the events of a viewer come that has seen everything up to an ID. fresh
+// reports that it begins at the beginning.
+func begin(seen stream.ID, s stream.RunState) (at stream.ID, fresh bool) {
 	switch {
-	case s.Epoch == "":
-		return "", at, false, false
-	case v.epoch == s.Epoch && !s.Last.Less(v.at): // otherwise Redis has lost what the viewer has seen
-		return v.epoch, v.at, false, s.State == string(RunRunning) || v.at.Less(s.Last)
-	case v.epoch != "" && v.epoch == s.Previous && v.at.Less(s.After):
-		return v.epoch, v.at, false, true // its end is still to come
+	case seen.IsZero():
+	case seen.Ms == s.Epoch, seen.Ms == s.Previous && !stream.IsRunEnd(seen): // its end is still to come
+		return seen, false
 	}
-	return s.Epoch, s.After, true, true
+	return stream.RunStart(s.Epoch), true
 }
 
 // runFeed is a run that has viewers.
@@ -200,7 +191,7 @@ func (h *RunsHandler[T]) open(id string) (*runFeed, error) {
 			return nil, err
 		}
 		f = &runFeed{id: id, channel: channel, leases: make(chan time.Duration, 1)}
-		f.feed = h.feed(false, source[[]byte]{channel: channel, keeps: true, event: h.event})
+		f.feed = h.feed(true, source[[]byte]{channel: channel, keeps: true, event: h.event})
 		var ctx context.Context
 		ctx, f.stop = context.WithCancel(h.life.Context())
 		h.life.Go(func() { h.watch(ctx, f) })
@@ -242,6 +233,9 @@ func (h *RunsHandler[T]) watch(ctx context.Context, f *runFeed) {
 			switch {
 			case err == nil:
 				left, failed, running = state.Left+time.Millisecond, 0, state.State == string(RunRunning)
+				if state.Epoch == 0 { // Redis has lost it
+					f.feed.Disconnect()
+				}
 			case errors.Is(err, redischannels.ErrClosed):
 				return
 			default:

@@ -96,11 +96,11 @@ func (s *server[T]) leave() {
 	s.life.Leave()
 }
 
-// feed makes the feed of a source, of which ends says whether it may have ended before.
-func (s *server[T]) feed(ends bool, source feed.Source) *feed.Feed {
+// feed makes the feed of a source, whose IDs may be of epochs.
+func (s *server[T]) feed(epochs bool, source feed.Source) *feed.Feed {
 	return feed.New(feed.Config{
-		Ends:        ends,
 		Source:      source,
+		Epochs:      epochs,
 		Gap:         encodeGap,
 		Buffer:      s.options.Buffer,
 		BufferBytes: s.options.BufferBytes,

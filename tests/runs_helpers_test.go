@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"testing"
@@ -132,4 +133,37 @@ func (s *sseStream) ends() (end sse.RunEnd) {
 	require.NoError(s.t, json.Unmarshal([]byte(e.Data), &end))
 	s.ended()
 	return end
+}
+
+// browse follows a run as a browser does that looks again after a 204 until that is over. It calls on
+// with what a page gets.
+func browse(ctx context.Context, url func() string, on func(sseEvent), over func() bool) {
+	for last := ""; ctx.Err() == nil; {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url(), nil)
+		if err != nil {
+			return
+		}
+		request.Header.Set("Last-Event-ID", last)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil { // its server was killed
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		_ = eachEvent(response.Body, func(e sseEvent) (bool, error) {
+			if e.ID != "" {
+				last = e.ID
+			}
+			if e.Data != "" {
+				on(e)
+			}
+			return true, nil
+		})
+		_ = response.Body.Close()
+		if response.StatusCode == http.StatusNoContent {
+			if over() {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
 }

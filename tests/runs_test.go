@@ -102,7 +102,7 @@ func TestRuns_Restart(t *testing.T) {
 	anew := r.start("a")
 	require.Greater(t, anew.Epoch(), run.Epoch())
 	flushed(t, anew, "new")
-	for _, seen := range []string{"", s.lastID, "1.1-1"} {
+	for _, seen := range []string{"", s.lastID, "1-1"} {
 		s := r.view("a", after(seen))
 		require.Equal(t, anew.Epoch(), s.begins().Epoch)
 		require.Equal(t, []string{"new"}, s.pieces(1))

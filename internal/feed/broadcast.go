@@ -41,7 +41,7 @@ func (b *broadcast) run() {
 	source := b.feed.config.Source
 	follow := source.Follow(b.ctx, func(start stream.ID) {
 		b.ring.floor, b.ring.end = start, start
-		b.ring.ended = b.feed.config.Ends && b.isLast(start)
+		b.ring.ended = !b.feed.config.Epochs && b.isLast(start)
 		close(b.live)
 	})
 	failed := false
@@ -78,6 +78,8 @@ func (b *broadcast) add(e *Event) {
 		// has come to the end is to see it.
 		e.ID = b.ring.end.Next()
 	case e.ID.IsZero():
+	case !b.ring.end.Less(e.ID) && b.feed.config.Epochs:
+		return // it is known, and is read again because Redis has lost what was behind it
 	case !b.ring.end.Less(e.ID):
 		old := b.ring.end
 		b.ring.renew()

@@ -37,7 +37,7 @@ func (c *Client) attach() (uint64, error) {
 			switch {
 			case where == inside:
 				return number, nil
-			case where == ahead && exists:
+			case where == ahead && (exists || c.feed.config.Epochs):
 				c.skip, c.life = c.At, life // what comes up to there is known
 				return number, nil
 			case where == ahead:

@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/stream"
@@ -38,8 +39,11 @@ type Client struct {
 	Filter    func(value any) bool // nil: all
 	Heartbeat time.Duration        // after this much silence; 0: none
 	Start     Position             // where it begins, unless Known
-	At        stream.ID            // up to which it was sent everything
 	Known     bool                 // At is set
+
+	// At is up to where it was sent everything. With Config.Epochs its milliseconds are the epoch of
+	// this client, which has an end, and an ID is that of the same event for ever.
+	At stream.ID
 
 	feed      *Feed
 	broadcast *broadcast
@@ -104,7 +108,7 @@ func (c *Client) open() error {
 
 // completed reports whether the stream has ended, and the client has seen that or begins behind it.
 func (c *Client) completed() bool {
-	return c.feed.config.Ends && c.edge.ended && (c.Known && c.At == c.edge.end || !c.Known && c.Start == Latest)
+	return !c.feed.config.Epochs && c.edge.ended && (c.Known && c.At == c.edge.end || !c.Known && c.Start == Latest)
 }
 
 // look notes where the ring ends, once.
@@ -163,7 +167,10 @@ func (c *Client) send(e *Event) (is bool, err error) {
 	if e.Gap {
 		return true, c.Output.Write(e)
 	}
-	if !e.ID.IsZero() && e.life == c.life && !c.skip.Less(e.ID) {
+	switch {
+	case c.feed.config.Epochs && e.ID.Ms > c.At.Ms: // Redis has lost the end of its epoch
+		return false, errors.Join(c.Output.Place(stream.ID{Ms: c.At.Ms, Seq: math.MaxUint64}), ErrEnded)
+	case c.feed.config.Epochs && !c.At.Less(e.ID), !e.ID.IsZero() && e.life == c.life && !c.skip.Less(e.ID):
 		return false, nil
 	}
 	c.At = e.ID

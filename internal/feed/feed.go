@@ -64,7 +64,7 @@ type Source interface {
 // Config is fixed for the life of a [Feed].
 type Config struct {
 	Source      Source
-	Ends        bool                         // the source may have ended before it is followed
+	Epochs      bool                         // see [Client.At]
 	Gap         func(from, to string) []byte // encodes an event about entries that are missing
 	Buffer      int                          // events in the ring
 	BufferBytes int                          // of them
@@ -84,6 +84,15 @@ type Feed struct {
 
 // New returns a feed. It starts nothing; the first client does.
 func New(config Config) *Feed { return &Feed{config: config} }
+
+// Disconnect ends what all clients are sent now, with ErrEnded. They may come back.
+func (f *Feed) Disconnect() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.current != nil {
+		f.current.stop()
+	}
+}
 
 // Clients returns how many clients there are now.
 func (f *Feed) Clients() int {

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	_ "embed" // the scripts
+	"math"
 	"strconv"
 	"time"
 
@@ -29,14 +30,19 @@ var (
 	runLookScript   = redis.NewScript(runCommonLua + runLookLua)
 )
 
-// Names of the fields of the entries of a run. A piece has the epoch, its number and its payload,
-// an end the epoch, how it ended, and the text of the failure.
+// Names of the fields of the entries of a run. A piece has its payload, an end how the epoch ended, and
+// as payload the text of the failure.
 const (
-	RunEpochField   = "e"
-	RunNumberField  = "n"
 	RunPayloadField = "p"
 	RunEndField     = "end"
 )
+
+// RunStart returns the ID behind which the entries of an epoch stand. IDs of one epoch have the same
+// milliseconds.
+func RunStart(epoch uint64) ID { return ID{Ms: epoch} }
+
+// IsRunEnd reports whether an ID is that of the end of an epoch.
+func IsRunEnd(id ID) bool { return id.Seq == math.MaxUint64 }
 
 // RunID names a run and its keys, which are in one hash slot.
 type RunID struct {
@@ -67,8 +73,7 @@ var runOutcomes = map[string]RunOutcome{
 // RunAnswer is the answer to a call about a run.
 type RunAnswer struct {
 	Outcome RunOutcome
-	// Text is the epoch that was started, the ID of the last piece that was appended, or how the
-	// run has ended.
+	// Text is the epoch that was started, or how the run has ended.
 	Text string
 }
 
@@ -119,14 +124,13 @@ func (r RunID) run(ctx context.Context, client redis.UniversalClient, script *re
 
 // RunState is how a run stands.
 type RunState struct {
-	Epoch       string // empty: there is no such run
+	Epoch       uint64 // 0: there is no such run
 	State, Text string
 	Left        time.Duration // of the writer's lease
-	After, Last ID            // the pieces of this epoch stand behind After, up to Last
 	Started     time.Time
 	Pieces      int64
 	Metadata    string
-	Previous    string // the epoch before this one, whose entries are kept; or empty
+	Previous    uint64 // the epoch before this one, whose entries are kept; or 0
 }
 
 // LookRun returns how a run stands, and ends it if its writer is lost.
@@ -163,17 +167,13 @@ func runState(cmd *redis.Cmd) (RunState, error) {
 	if err != nil || len(reply) == 0 {
 		return RunState{}, err
 	}
-	if len(reply) != 10 {
+	if len(reply) != 8 {
 		return RunState{}, redisconn.ErrMalformed
 	}
 	text := func(i int) string { s, _ := reply[i].(string); return s }
 	number := func(i int) int64 { n, _ := strconv.ParseInt(text(i), 10, 64); return n }
-	s := RunState{
-		Epoch: text(0), State: text(1), Text: text(2), Left: time.Duration(toInt(reply[3])) * time.Millisecond,
-		Started: time.UnixMilli(number(6)), Pieces: number(7), Metadata: text(8), Previous: text(9),
-	}
-	if s.After, err = ParseID(text(4)); err == nil {
-		s.Last, err = ParseID(text(5))
-	}
-	return s, err
+	return RunState{
+		Epoch: uint64(number(0)), State: text(1), Text: text(2), Left: time.Duration(toInt(reply[3])) * time.Millisecond,
+		Started: time.UnixMilli(number(4)), Pieces: number(5), Metadata: text(6), Previous: uint64(number(7)),
+	}, nil
 }

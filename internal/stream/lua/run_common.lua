@@ -6,13 +6,13 @@
 --   text     why it has failed
 --   lease    until when the writer need not be heard of, in ms by the clock of this server
 --   number   of the last piece of this epoch
---   after    ID of the entry behind which the pieces of this epoch stand
---   last     ID of the last entry
 --   started  when, in ms
 --   token    of the call that has started it
 --   metadata as the writer has given it
 --   previous the epoch before, whose entries are kept for viewers that have not read them all
--- KEYS[2] its entries, a stream: pieces, and the end of each epoch
+-- KEYS[2] its entries, a stream: pieces, whose IDs are EPOCH-NUMBER, and the end of each epoch, which
+-- has the greatest ID that may follow. So an ID stands for the same entry for ever, also where a
+-- failover has lost the entry and it is written again.
 -- KEYS[3] the index of its bucket, a sorted set: runs by the ms at which their keys expire
 --
 -- All three are in one hash slot and have a TTL. Only the first write of a script can fail: reads
@@ -62,13 +62,13 @@ end
 local function finish(id, ttl, state, text)
   local added = redis.pcall('HSET', control, 'lease', run.lease)
   if not failed(added) then
-    added = redis.pcall('XADD', events, '*', 'e', run.epoch, 'end', state, 'p', text)
+    added = redis.pcall('XADD', events, run.epoch .. '-18446744073709551615', 'end', state, 'p', text)
   end
   if failed(added) then
     return failure(added)
   end
-  run.state, run.text, run.last, run.lease = state, text, added, '0'
-  redis.call('HSET', control, 'state', state, 'text', text, 'last', added, 'lease', '0')
+  run.state, run.text, run.lease = state, text, '0'
+  redis.call('HSET', control, 'state', state, 'text', text, 'lease', '0')
   keep(id, ttl)
 end
 

@@ -18,18 +18,18 @@ if run.state == 'running' then
   return {'running', tonumber(run.lease) - now}
 end
 
-local epoch = whole(math.max(tonumber(run.epoch or '0') + 1, now))
+-- Greater than all before, also where the record, or the clock of a former master, is lost.
 local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-local after = newest and newest[1] or '0-0'
+local before = math.max(tonumber(run.epoch or '0'), newest and tonumber(string.match(newest[1], '^%d+')) or 0)
+local epoch = whole(math.max(before + 1, now))
 local set = redis.pcall('HSET', control, 'epoch', epoch, 'state', 'running', 'text', '', 'lease', whole(now + lease),
-  'number', '0', 'after', after, 'last', after, 'started', whole(now), 'token', token, 'metadata', ARGV[5],
-  'previous', run.epoch or '')
+  'number', '0', 'started', whole(now), 'token', token, 'metadata', ARGV[5], 'previous', run.epoch or '')
 if failed(set) then
   return failure(set)
 end
 -- Viewers of the epoch before may not have read all of it; those of older ones had their time.
-if newest and run.after then
-  redis.call('XTRIM', events, 'MINID', '~', run.after)
+if newest and run.epoch then
+  redis.call('XTRIM', events, 'MINID', '~', run.epoch)
 end
 redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. whole(now))
 keep(id, ttl)
