@@ -1,16 +1,13 @@
 package tests
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,229 +16,346 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/internal/redistest"
 	"github.com/flaminco/redischannels/sse"
 )
 
-// runsReplica serves runs, and writes those that are named by lines "ID PIECES" of its standard
-// input. It says
-//
-//	at ADDR            it serves there
-//	flushed ID N       so many pieces of a run are in Redis
-//	over ID ERROR      End has returned
-var runsReplica = redistest.ChildMain("runs", func() {
-	fail := func(err error) {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-	}
-	var output sync.Mutex
-	say := func(format string, args ...any) {
-		output.Lock()
-		defer output.Unlock()
-		fmt.Printf(format+"\n", args...)
-	}
-	client := redis.NewClient(&redis.Options{Addr: os.Getenv("CHILD_ADDR")})
-	hub, err := redischannels.NewHub(client, redischannels.HubConfig{})
-	fail(err)
-	runs, err := sse.NewRuns[string](hub, sse.RunsConfig{WriterLease: replicasLease})
-	fail(err)
-	handler, err := runs.Handler(sse.RunsOptions[string]{})
-	fail(err)
-	mux := http.NewServeMux()
-	mux.Handle("GET /runs/{id}", handler)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	fail(err)
-	go func() { fail(http.Serve(listener, mux)) }()
-	say("at %s", listener.Addr())
-	write := func(id string, pieces int) error {
-		run, err := runs.Start(context.Background(), id)
-		if err != nil {
-			return err
-		}
-		for i := range pieces {
-			if err := run.Write(run.Context(), fmt.Sprint(i)); err != nil {
-				return errors.Join(err, run.End(context.Background(), err))
-			}
-			if rand.IntN(4) == 0 {
-				if err := run.Flush(context.Background()); err == nil {
-					say("flushed %s %d", id, i+1)
-				}
-				time.Sleep(time.Duration(rand.IntN(40)) * time.Millisecond)
-			}
-		}
-		return run.End(context.Background(), nil)
-	}
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		id, text, _ := strings.Cut(lines.Text(), " ")
-		pieces, err := strconv.Atoi(text)
-		fail(err)
-		go func() { say("over %s %v", id, write(id, pieces)) }()
-	}
-})
-
-const replicasLease = 2 * time.Second
-
-// replicas are processes that are killed and started again.
-type replicas struct {
-	t      *testing.T
-	server *redistest.Server
-
-	mu      sync.Mutex
-	addrs   []string
-	stdin   []*redistest.Child
-	flushed map[string]int  // by run: pieces that are known to be in Redis
-	over    map[string]bool // its End has returned nil
-	readers sync.WaitGroup
+// runsUnderFaults are runs that are written and viewed at any of three processes, of which one after
+// the other is killed or frozen.
+type runsUnderFaults struct {
+	*replicas
+	client  redis.UniversalClient
+	servers []*redis.Client      // of the masters
+	readers int                  // the most reading connections of one process so far
+	ended   map[string]time.Time // when a viewer has first seen the end of an epoch
+	reruns  []string             // epochs whose process was frozen until another one had restarted the run
 }
 
-func startReplicas(t *testing.T, n int) *replicas {
-	r := &replicas{t: t, server: redistest.Start(t), flushed: map[string]int{}, over: map[string]bool{},
-		addrs: make([]string, n), stdin: make([]*redistest.Child, n)}
-	t.Cleanup(r.readers.Wait)
-	for i := range n {
-		r.start(i)
+// run runs everything and checks what came of it. parallel is how many runs are written at once.
+func (r *runsUnderFaults) run(runs, parallel, viewers, faults int) {
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Minute)
+	defer cancel()
+	seen := make([][][]sseEvent, runs)
+	slots := make(chan struct{}, parallel)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var viewing sync.WaitGroup
+		defer viewing.Wait()
+		for id := range runs {
+			slots <- struct{}{}
+			seen[id] = make([][]sseEvent, viewers)
+			r.order(fmt.Sprint(id))
+			var all sync.WaitGroup
+			for v := range viewers {
+				all.Go(func() { seen[id][v] = r.view(ctx, fmt.Sprint(id)) })
+			}
+			viewing.Go(func() { all.Wait(); <-slots })
+		}
+	}()
+	for i := range faults {
+		r.mu.Lock()
+		next := r.flushes + rand.IntN(runs*r.pieces/8/faults)
+		r.mu.Unlock()
+		r.await(done, func() bool { return r.flushes > next })
+		r.count()
+		if i%2 == 0 {
+			r.kill(rand.IntN(3))
+		} else {
+			r.freeze(rand.IntN(3))
+		}
 	}
-	return r
+	<-done
+	require.NoError(r.t, ctx.Err())
+	r.check(seen)
 }
 
-func (r *replicas) start(i int) {
-	child := redistest.StartChild(r.t, runsReplica, "CHILD_ADDR="+r.server.Addr())
-	addr := child.WaitLine("at ", 20*time.Second)
-	r.mu.Lock()
-	r.addrs[i], r.stdin[i] = addr, child
-	r.mu.Unlock()
-	r.readers.Go(func() {
-		for line := range child.Lines() {
-			words := strings.Fields(line)
+// await returns when what the processes and viewers have said meets a condition, or everything is done.
+func (r *runsUnderFaults) await(done <-chan struct{}, condition func() bool) {
+	r.t.Helper()
+	redistest.Eventually(r.t, time.Minute, func() bool {
+		select {
+		case <-done:
+			return true
+		default:
 			r.mu.Lock()
-			switch {
-			case len(words) == 3 && words[0] == "flushed":
-				r.flushed[words[1]], _ = strconv.Atoi(words[2])
-			case len(words) == 3 && words[0] == "over":
-				r.over[words[1]] = words[2] == "<nil>"
-			}
-			r.mu.Unlock()
+			defer r.mu.Unlock()
+			return condition()
 		}
+	}, "progress")
+}
+
+// count notes how many connections of a process wait for entries.
+func (r *runsUnderFaults) count() {
+	r.t.Helper()
+	readers := map[string]int{}
+	for _, server := range r.servers {
+		list, err := server.ClientList(r.t.Context()).Result()
+		require.NoError(r.t, err)
+		for line := range strings.Lines(list) {
+			if _, rest, ok := strings.Cut(line, " name="); ok && strings.Contains(line, " flags=b ") {
+				name, _, _ := strings.Cut(rest, " ")
+				readers[name]++
+			}
+		}
+	}
+	for _, n := range readers {
+		r.readers = max(r.readers, n)
+	}
+}
+
+// kill kills a process and starts another one, and returns when viewers have seen the ends of what it
+// was writing. What it had not yet started is written by others.
+func (r *runsUnderFaults) kill(i int) {
+	p := r.live[i]
+	r.mu.Lock()
+	p.killed = time.Now()
+	r.mu.Unlock()
+	p.child.Kill()
+	<-p.read
+	r.start(i)
+	for _, id := range r.inState(p, "ordered") {
+		r.order(id)
+		r.mu.Lock()
+		delete(p.states, id)
+		r.mu.Unlock()
+	}
+	r.await(nil, func() bool {
+		for epoch, report := range r.epochs {
+			if report.by == p && report.over == "" && r.ended[epoch].IsZero() {
+				return false
+			}
+		}
+		return true
 	})
 }
 
-// any returns the address of a replica.
-func (r *replicas) any() string {
+// freeze freezes a process until others have restarted the runs that it is writing, and returns when
+// it has noticed that.
+func (r *runsUnderFaults) freeze(i int) {
+	p := r.live[i]
+	p.child.Pause()
+	r.mu.Lock()
+	p.frozen = true
+	var again, old []string
+	for epoch, report := range r.epochs {
+		if id, _, _ := strings.Cut(epoch, " "); report.by == p && report.over == "" && r.orders[id] == 1 {
+			again, old = append(again, id), append(old, epoch)
+		}
+	}
+	r.mu.Unlock()
+	for _, id := range again {
+		r.order(id)
+	}
+	r.await(nil, func() bool {
+		restarted := 0
+		for epoch, report := range r.epochs {
+			if id, _, _ := strings.Cut(epoch, " "); report.by != p && slices.Contains(again, id) {
+				restarted++
+			}
+		}
+		return restarted == len(again)
+	})
+	r.mu.Lock()
+	p.frozen = false
+	r.mu.Unlock()
+	p.child.Resume()
+	r.reruns = append(r.reruns, old...)
+}
+
+// view follows a run at whatever process answers, until there is nothing more and no process is to
+// write more, and returns what it was sent.
+func (r *runsUnderFaults) view(ctx context.Context, id string) (events []sseEvent) {
+	browse(ctx, func() string { return "http://" + r.any() + "/runs/" + id }, func(e sseEvent) {
+		events = append(events, e)
+		if e.Name == sse.EventEnd {
+			r.hasEnded(id, e.ID)
+		}
+	}, func() bool { return len(events) > 0 && r.isOver(id) })
+	return events
+}
+
+// hasEnded notes that a viewer has seen the end of an epoch.
+func (r *runsUnderFaults) hasEnded(id, end string) {
+	epoch, _, _ := strings.Cut(end, "-")
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.addrs[rand.IntN(len(r.addrs))]
+	if key := id + " " + epoch; r.ended[key].IsZero() {
+		r.ended[key] = time.Now()
+	}
 }
 
-// view follows a run as a browser does, at whatever replica answers, until there is nothing more,
-// and returns what it was sent.
-func (r *replicas) view(ctx context.Context, id string) (events []sseEvent, err error) {
-	last := ""
-	for ctx.Err() == nil {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.any()+"/runs/"+id, nil)
-		if err != nil {
-			return nil, err
+// recorded is an epoch as Redis has it.
+type recorded struct {
+	id     string
+	events []sseEvent // pieces and the end
+	status sse.RunStatus
+	ended  time.Time // by the clock of the server, of the last epoch
+}
+
+// recorded returns the epochs of a run. In each its pieces come once and in order, then one end, and
+// nothing of it behind that.
+func (r *runsUnderFaults) recorded(id string) (epochs []*recorded) {
+	t := r.t
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id))
+	keys := fmt.Sprintf("{%s:%d}:", sse.DefaultRunsName, h.Sum32()%replicaBuckets)
+	entries, err := r.client.XRange(t.Context(), keys+"events:"+id, "-", "+").Result()
+	require.NoError(t, err)
+	expires, err := r.client.ZScore(t.Context(), keys+"index", id).Result()
+	require.NoError(t, err)
+	var now *recorded
+	for _, entry := range entries {
+		epoch, number, _ := strings.Cut(entry.ID, "-")
+		if now == nil || now.id != epoch {
+			require.True(t, now == nil || now.status != "", "run %s: epoch %s has no end", id, now)
+			now = &recorded{id: epoch}
+			epochs = append(epochs, now)
 		}
-		request.Header.Set("Last-Event-ID", last)
-		response, err := http.DefaultClient.Do(request)
-		if err != nil || response.StatusCode == http.StatusNoContent && len(events) == 0 {
-			time.Sleep(20 * time.Millisecond) // killed, or not yet started
-			continue
+		require.Empty(t, now.status, "run %s: an entry behind the end of its epoch", id)
+		event := sseEvent{ID: entry.ID}
+		if status, ok := entry.Values["end"].(string); ok {
+			now.status = sse.RunStatus(status)
+			event.Name, event.Data = sse.EventEnd, fmt.Sprintf(`{"status":%q}`, status)
+		} else {
+			n := len(now.events)
+			require.Equal(t, fmt.Sprint(n+1), number, "run %s", id)
+			event.Data = fmt.Sprintf("%q", fmt.Sprint(n))
+			require.Equal(t, event.Data, entry.Values["p"], "run %s", id)
 		}
-		if response.StatusCode == http.StatusNoContent {
-			return events, response.Body.Close()
-		}
-		_ = eachEvent(response.Body, func(e sseEvent) (bool, error) {
-			if e.ID != "" {
-				last = e.ID
+		now.events = append(now.events, event)
+	}
+	require.True(t, now != nil && now.status != "", "run %s has no end", id)
+	now.ended = time.UnixMilli(int64(expires)).Add(-sse.DefaultRunTTL)
+	return epochs
+}
+
+// check says that each viewer has seen each piece of an epoch once and in order, and then its one end:
+// what Redis has, which is what was flushed at least; and that epochs end as their writers have.
+func (r *runsUnderFaults) check(seen [][][]sseEvent) {
+	t := r.t
+	lost, within, seenWithin := 0, time.Duration(0), time.Duration(0)
+	for id, viewers := range seen {
+		epochs := r.recorded(fmt.Sprint(id))
+		for _, e := range epochs {
+			report := r.epochs[fmt.Sprint(id, " ", e.id)]
+			if report == nil {
+				continue // it was killed before it could say so
 			}
-			if e.Data != "" {
-				events = append(events, e)
+			pieces := len(e.events) - 1
+			require.GreaterOrEqual(t, pieces, report.flushed, "run %d", id)
+			switch report.over {
+			case "done":
+				require.Equal(t, sse.RunDone, e.status, "run %d", id)
+				require.Equal(t, r.pieces, pieces, "run %d", id)
+			case "failed":
+				require.Fail(t, "failed", "run %d", id)
+			case "lost", "superseded":
+				require.Equal(t, sse.RunLost, e.status, "run %d", id)
 			}
-			return true, nil
-		})
-		_ = response.Body.Close()
-	}
-	return events, ctx.Err()
-}
-
-// testReplicas has runs written and viewed while the replicas of two thirds of them are killed.
-func testReplicas(t *testing.T, runs, pieces, viewers, kills int) {
-	r := startReplicas(t, 3)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	seen := make([][][]sseEvent, runs)
-	var viewing sync.WaitGroup
-	for id := range runs {
-		seen[id] = make([][]sseEvent, viewers)
-		for v := range viewers {
-			viewing.Go(func() { seen[id][v], _ = r.view(ctx, fmt.Sprint(id)) })
+			if e.status == sse.RunLost {
+				lost++
+				if !report.by.killed.IsZero() && !e.ended.IsZero() {
+					within = max(within, e.ended.Sub(report.by.killed))
+					seenWithin = max(seenWithin, r.ended[fmt.Sprint(id, " ", e.id)].Sub(report.by.killed))
+				}
+			}
+		}
+		for _, events := range viewers {
+			r.checkViewer(fmt.Sprint("run ", id), events, epochs)
 		}
 	}
-	for id := range runs {
-		_, err := fmt.Fprintf(r.stdin[id%3].Stdin(), "%d %d\n", id, pieces)
-		require.NoError(t, err)
-	}
-	observer := newRuns(t, r.server.Client(t), sse.DefaultRunsName)
-	for id := range runs {
-		redistest.Eventually(t, 30*time.Second, func() bool {
-			_, err := observer.Info(ctx, fmt.Sprint(id))
-			return err == nil
-		}, "it has started")
-	}
-	for i := range kills {
-		r.stdin[i%2].Kill()
-		r.start(i % 2)
-		time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
-	}
-	viewing.Wait()
-	require.NoError(t, ctx.Err())
-	lost := 0
-	for id := range runs {
-		if r.check(fmt.Sprint(id), seen[id], pieces) == sse.RunLost {
-			lost++
+	superseded := 0
+	for _, epoch := range r.reruns {
+		if r.epochs[epoch].over != "done" {
+			superseded++
 		}
 	}
-	require.Positive(t, lost, "nothing was killed in the middle")
-	require.Less(t, lost, runs)
+	t.Logf("of %d runs and %d epochs %d were lost, at most %v after their process was killed, seen after %v; %d of %d writers that were frozen were superseded; at most %d reading connections",
+		len(seen), len(r.epochs), lost, within.Round(time.Millisecond), seenWithin.Round(time.Millisecond), superseded, len(r.reruns), r.readers)
+	require.Positive(t, lost)
+	require.Positive(t, superseded)
+	require.Less(t, within, 2*replicaLease, "lost within the lease")
+	require.Positive(t, r.readers)
+	if len(r.servers) == 1 {
+		require.Equal(t, 1, r.readers)
+	}
+	require.LessOrEqual(t, r.readers, replicaBuckets)
 }
 
-// check says that all viewers of a run have seen the same, each piece once and in order, and one end,
-// and returns which.
-func (r *replicas) check(id string, viewers [][]sseEvent, pieces int) sse.RunStatus {
+// checkViewer says that a viewer has seen all epochs since it came, from the start to the end.
+func (r *runsUnderFaults) checkViewer(id string, events []sseEvent, epochs []*recorded) {
 	r.t.Helper()
-	events := viewers[0]
-	for _, others := range viewers[1:] {
-		require.Equal(r.t, events, others, "run %s", id)
+	require.NotEmpty(r.t, events, id)
+	for i, e := range epochs {
+		var start sse.RunStart
+		n := len(e.events) + 1
+		require.NotEmpty(r.t, events, id)
+		require.Equal(r.t, sse.EventStart, events[0].Name, id)
+		require.NoError(r.t, json.Unmarshal([]byte(events[0].Data), &start))
+		if start.Epoch != e.id && i == 0 {
+			continue // it came later
+		}
+		require.Equal(r.t, e.id, start.Epoch, id)
+		require.GreaterOrEqual(r.t, len(events), n, id)
+		require.Equal(r.t, e.events, events[1:n], id)
+		events = events[n:]
 	}
-	require.GreaterOrEqual(r.t, len(events), 2, "run %s", id)
-	require.Equal(r.t, sse.EventStart, events[0].Name)
-	for i, e := range events[1 : len(events)-1] {
-		require.Empty(r.t, e.Name)
-		require.Equal(r.t, fmt.Sprint(i), pieceOf(r.t, e), "run %s", id)
-	}
-	var end sse.RunEnd
-	require.Equal(r.t, sse.EventEnd, events[len(events)-1].Name)
-	require.NoError(r.t, json.Unmarshal([]byte(events[len(events)-1].Data), &end))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	require.GreaterOrEqual(r.t, len(events)-2, r.flushed[id], "run %s", id)
-	require.True(r.t, end.Status == sse.RunDone && len(events)-2 == pieces || end.Status == sse.RunLost && !r.over[id], "run %s: %+v after %d", id, end, len(events)-2)
-	return end.Status
+	require.Empty(r.t, events, id)
 }
 
-// Writers and serving replicas are killed: every viewer sees each piece that was flushed once, in
-// order, and one end.
+// Writers and serving processes are killed and frozen: every viewer sees each piece that was flushed
+// once, in order, and one end, as all others do; a superseded writer writes nothing more.
 func TestRuns_ReplicasKilled(t *testing.T) {
 	t.Parallel()
-	testReplicas(t, 50, 400, 2, 4)
+	underFaults(t).run(80, 20, 2, 3)
 }
 
 func TestSoakRuns(t *testing.T) {
+	soak(t)
+	underFaults(t).run(2000, 250, 2, 20)
+}
+
+// The same in a cluster, where every tenth reply to a script is lost; reading takes at most one
+// connection per bucket and process.
+func TestRuns_ClusterReplicasKilled(t *testing.T) {
+	t.Parallel()
+	underFaultsInCluster(t).run(80, 20, 2, 3)
+}
+
+func TestSoakRunsCluster(t *testing.T) {
+	soak(t)
+	underFaultsInCluster(t).run(2000, 250, 2, 20)
+}
+
+func soak(t *testing.T) {
+	t.Helper()
 	if os.Getenv("SOAK") == "" {
 		t.Skip("SOAK is not set: this is for make soak")
 	}
-	testReplicas(t, 2000, 1000, 2, 20)
+}
+
+const piecesUnderFaults = 400
+
+func underFaults(t *testing.T) *runsUnderFaults {
+	t.Helper()
+	server := redistest.Start(t)
+	client := server.Client(t)
+	return &runsUnderFaults{
+		replicas: startReplicas(t, piecesUnderFaults, "CHILD_ADDRS="+server.Addr()),
+		client:   client, servers: []*redis.Client{client}, ended: map[string]time.Time{},
+	}
+}
+
+func underFaultsInCluster(t *testing.T) *runsUnderFaults {
+	t.Helper()
+	cluster := redistest.StartCluster(t, 3)
+	r := &runsUnderFaults{client: cluster.Client(t), ended: map[string]time.Time{}}
+	var addrs []string
+	for i, node := range cluster.Nodes {
+		addrs = append(addrs, node.Addr())
+		r.servers = append(r.servers, cluster.Admin(i))
+	}
+	r.replicas = startReplicas(t, piecesUnderFaults, "CHILD_LOSE=1", "CHILD_ADDRS="+strings.Join(addrs, ","))
+	return r
 }
