@@ -199,12 +199,18 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 	if s.cfg.ConsumerGroup == "" {
 		return nil
 	}
-	group := &stream.Group{Client: s.cfg.Client, Key: topic, Name: s.cfg.ConsumerGroup}
-	if _, err := group.Ensure(s.life.Context(), s.cfg.StartFrom.groupStart()); err != nil {
-		if closed := s.life.Err(); closed != nil {
-			return fmt.Errorf("redischannels: %w", closed)
+	of, err := sideKeys(topic, s.cfg.SideKeys, s.cfg.Client)
+	if err != nil {
+		return err
+	}
+	for key, start := range map[string]string{topic: s.cfg.StartFrom.groupStart(), of.Return(s.cfg.ConsumerGroup): stream.ID{}.String()} {
+		group := &stream.Group{Client: s.cfg.Client, Key: key, Name: s.cfg.ConsumerGroup}
+		if _, err := group.Ensure(s.life.Context(), start); err != nil {
+			if closed := s.life.Err(); closed != nil {
+				return fmt.Errorf("redischannels: %w", closed)
+			}
+			return fmt.Errorf("redischannels: create group %q of %q: %w", s.cfg.ConsumerGroup, key, redisError(err))
 		}
-		return fmt.Errorf("redischannels: create group %q of topic %q: %w", s.cfg.ConsumerGroup, topic, redisError(err))
 	}
 	return nil
 }

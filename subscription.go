@@ -12,7 +12,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/consumer"
-	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/housekeeper"
 	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/source"
@@ -99,10 +98,9 @@ func (s *Subscriber) newFanOut(sub *subscription, origin *source.Origin, options
 
 func (s *Subscriber) newConsumer(sub *subscription, of keys.Topic, origin *source.Origin, from Position, dead string, options sourceOptions) *consumer.Consumer {
 	t := s.cfg.Tuning
-	targets := []delayed.Target{{Topic: of}, {Topic: of, Group: sub.group}}
 	return consumer.New(consumer.Config{
 		Client: s.cfg.Client, Shared: s.cfg.caller,
-		Keys: []string{sub.topic}, Group: sub.group, Start: from.groupStart(),
+		Topic: of, Group: sub.group, Start: from.groupStart(),
 		Name:    func() (string, error) { return consumerName(s.cfg.Consumer) },
 		MinIdle: t.MinIdle, ClaimInterval: t.ClaimInterval, BlockTime: t.BlockTime, ConsumerTimeout: t.ConsumerTimeout,
 		DrainTimeout: t.DrainTimeout, StallAfter: s.stallAfter(options),
@@ -110,9 +108,7 @@ func (s *Subscriber) newConsumer(sub *subscription, of keys.Topic, origin *sourc
 		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after, Prepare: s.preparer(sub.decoder),
 		DeadTopic: dead, DeadTrim: s.cfg.DeadLetterRetention.trim(),
 		OnClient: s.cfg.OnReadClient, Observer: sub,
-		Due:       []string{of.Due(""), of.Due(sub.group)},
-		OnDue:     func(set int, wait time.Duration) { sub.keeper.Due(targets[set], wait) },
-		MoveProbe: func(ctx context.Context, pipe redis.Pipeliner) { delayed.ProbeMove(ctx, pipe, of) },
+		OnDue: sub.keeper.Due,
 	})
 }
 
@@ -152,7 +148,8 @@ func (s *Subscriber) preparer(decoder *entryDecoder) func(it *window.Item) {
 		return nil
 	}
 	return func(it *window.Item) {
-		msg, err := decoder.message(&it.Entry)
+		entry := it.Original()
+		msg, err := decoder.message(&entry)
 		if err != nil {
 			return
 		}

@@ -36,7 +36,7 @@ func newDeadMove(t *testing.T, client *redis.Client, fields ...string) *deadMove
 	readAs(t, client, topic, "g", "me")
 	return &deadMove{
 		DeadLetterMove: stream.DeadLetterMove{
-			Topic: topic, DeadTopic: "{" + topic + "}:dead", Group: "g", Consumer: "me", EntryID: id,
+			Stream: topic, Topic: topic, DeadTopic: "{" + topic + "}:dead", Group: "g", Consumer: "me", ID: id, EntryID: id,
 			Reason: "because", Count: 3, Time: deadTime,
 		},
 		client: client, fields: fields,
@@ -177,7 +177,7 @@ func (d *deadTopic) die(t *testing.T, group, id string, fields ...string) (entry
 		require.NoError(t, d.client.XAck(t.Context(), d.name, group, got[0].Messages[0].ID).Err())
 	}
 	res, err := moveDeadLetter(t.Context(), d.client, stream.DeadLetterMove{
-		Topic: d.name, DeadTopic: d.dead, Group: group, Consumer: "me", EntryID: entryID, Reason: "because", Count: 20, Time: deadTime,
+		Stream: d.name, Topic: d.name, DeadTopic: d.dead, Group: group, Consumer: "me", ID: entryID, EntryID: entryID, Reason: "because", Count: 20, Time: deadTime,
 	})
 	require.NoError(t, err)
 	require.Equal(t, stream.DeadLetterMoved, res.Outcome)

@@ -77,7 +77,9 @@ func (g *lossyGroup) dropClaim() *redistest.Rule {
 	return g.proxy.DropReplyIf(1, g.command, isClaim)
 }
 
-func isClaim(reply []byte) bool { return bytes.HasPrefix(reply, []byte("*5\r\n$3\r\n0-0\r\n*")) }
+func isClaim(reply []byte) bool {
+	return bytes.HasPrefix(reply, []byte("*6\r\n:")) && bytes.HasPrefix(reply[6:], []byte("\r\n$3\r\n0-0\r\n*"))
+}
 
 // pending are the IDs of the pending entries.
 func (g *lossyGroup) pending() []string {

@@ -141,7 +141,7 @@ func (a *acker) ack(ctx context.Context, items []*window.Item) {
 			late = append(late, it)
 		case standing == window.Trimmed:
 			trimmed = append(trimmed, it)
-		case standing == window.Leased && !it.Sent:
+		case standing == window.Leased && !it.Sent && it.Stream == 0:
 			leased = append(leased, it)
 		default:
 			unsure = append(unsure, it)
@@ -202,7 +202,11 @@ func (a *acker) plainly(ctx context.Context, of int, items []*window.Item) {
 func (a *acker) owned(ctx context.Context, of int, items []*window.Item) {
 	for len(items) > 0 {
 		batch := items[:min(len(items), ackBatch/10)]
-		states, lost, err := a.c.id.on(a.c.cfg.Client, of).AckOwned(ctx, texts(batch))
+		ids := make([]string, len(batch))
+		for i, it := range batch {
+			ids[i] = it.Text
+		}
+		states, lost, err := a.c.id.on(a.c.cfg.Client, of).AckOwned(ctx, ids)
 		if lost {
 			sent(batch)
 		}
@@ -214,7 +218,7 @@ func (a *acker) owned(ctx context.Context, of int, items []*window.Item) {
 		var late []string
 		for i, it := range batch {
 			if states[i] != stream.Owned && (states[i] != stream.NotPending || !it.Sent) {
-				late = append(late, it.Text)
+				late = append(late, it.EntryID())
 			}
 		}
 		a.c.win.Remove(batch...)

@@ -28,6 +28,8 @@ type claimer struct {
 	turn chan struct{} // for one more step
 	slot *scanSlot
 
+	dueSets []string
+
 	mu      sync.Mutex
 	running bool
 	of      int // stream that is being scanned
@@ -36,23 +38,25 @@ type claimer struct {
 	// The goroutine's own.
 	scans  int
 	reaped time.Time
-	groups []groupSeen // by stream
-}
 
-// groupSeen is what is known of the group in one stream.
-type groupSeen struct {
+	// What is known of the group in the topic. Nothing is lost in a return stream, and who reads one
+	// reads the other.
 	losses losses
 	peers  peers
 	base   stream.ID // no entry that is pending was older at the last look
 }
 
 func newClaimer(c *Consumer) *claimer {
-	return &claimer{c: c, turn: make(chan struct{}, 1), groups: make([]groupSeen, len(c.cfg.Keys))}
+	k := &claimer{c: c, turn: make(chan struct{}, 1)}
+	for _, target := range c.id.targets {
+		k.dueSets = append(k.dueSets, target.Due())
+	}
+	return k
 }
 
 // open looks where the group stands and begins the first scan, so that its errors have a caller.
 func (k *claimer) open(ctx context.Context) error {
-	k.slot = acquireSlot(slotKey{k.c.cfg.Shared, k.c.cfg.Keys[0], k.c.cfg.Group})
+	k.slot = acquireSlot(slotKey{k.c.cfg.Shared, k.c.id.keys[0], k.c.cfg.Group})
 	if err := k.reap(ctx, stream.CountNew); err != nil {
 		return err
 	}
@@ -95,16 +99,28 @@ func (k *claimer) begin(ctx context.Context) {
 	}
 	if k.scans++; k.scans%reapEvery == 0 {
 		if err := k.reap(ctx, stream.CountNew); err != nil {
-			k.c.failed(outage.Control, 0, err)
+			k.failed(err)
 		}
 	}
 }
 
+// failed handles an error of a script about all streams, or about one that it names.
+func (k *claimer) failed(err error) {
+	k.c.failed(outage.Control, max(0, k.c.restorer.named(err)), err)
+}
+
+// scan makes a step of a scan from a cursor in a stream.
+func (k *claimer) scan(ctx context.Context, of int, cursor stream.ID, count int) (stream.Scanned, error) {
+	scanned, err := k.c.id.on(k.c.cfg.Client, of).Scan(ctx, k.c.cfg.MinIdle, cursor, count, k.c.id.keys[of+1:], k.dueSets)
+	scanned.Of += of
+	return scanned, err
+}
+
 // touch shows other consumers that this one is alive.
 func (k *claimer) touch(ctx context.Context) {
-	scanned, err := k.c.id.on(k.c.cfg.Client, 0).Scan(ctx, k.c.cfg.MinIdle, stream.ID{}, 0, k.c.cfg.Due)
+	scanned, err := k.scan(ctx, 0, stream.ID{}, 0)
 	if err != nil {
-		k.c.failed(outage.Control, 0, err)
+		k.failed(err)
 		return
 	}
 	k.due(scanned.Due)
@@ -113,9 +129,9 @@ func (k *claimer) touch(ctx context.Context) {
 
 // due returns when the first entries of the due sets are due.
 func (k *claimer) due(waits []time.Duration) {
-	for set, wait := range waits {
+	for i, wait := range waits {
 		if wait >= 0 {
-			k.c.cfg.OnDue(set, wait)
+			k.c.cfg.OnDue(k.c.id.targets[i], wait)
 		}
 	}
 }
@@ -127,7 +143,7 @@ func (k *claimer) next(ctx context.Context) {
 	}
 	if _, err := k.step(ctx); err != nil {
 		k.end()
-		k.c.failed(outage.Control, 0, err)
+		k.failed(err)
 		return
 	}
 	k.c.outage.Over(outage.Control)
@@ -169,16 +185,16 @@ func (k *claimer) position() (of int, cursor stream.ID, running bool) {
 }
 
 // move moves the scan on, unless it was restarted.
-func (k *claimer) move(of int, from, next stream.ID) {
+func (k *claimer) move(of int, from stream.ID, scanned stream.Scanned) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.of != of || k.cursor != from {
 		return
 	}
-	k.cursor = next
-	if next.IsZero() {
+	k.of, k.cursor = scanned.Of, scanned.Next
+	if k.cursor.IsZero() {
 		k.of++
-		k.running = k.of < len(k.c.cfg.Keys)
+		k.running = k.of < len(k.c.id.keys)
 	}
 }
 
@@ -192,9 +208,8 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 	if !running || count == 0 {
 		return false, nil
 	}
-	group := k.c.id.on(k.c.cfg.Client, of)
 	sent := time.Now()
-	scanned, err := group.Scan(ctx, k.c.cfg.MinIdle, cursor, count, k.c.cfg.Due)
+	scanned, err := k.scan(ctx, of, cursor, count)
 	if err != nil {
 		o.lost.Store(true)
 		if scanned.Lost {
@@ -203,13 +218,14 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 		return false, err
 	}
 	k.due(scanned.Due)
-	k.move(of, cursor, scanned.Next)
+	k.move(of, cursor, scanned)
+	of = scanned.Of
 	o.trimmed(of, scanned.Trimmed)
 	released := make(map[string]bool, len(scanned.Released))
 	for _, id := range scanned.Released {
 		released[id] = true
 	}
-	err = o.fetch(ctx, group, of, scanned.IDs, sent, provenance{released: released})
+	err = o.fetch(ctx, k.c.id.on(k.c.cfg.Client, of), of, scanned.IDs, sent, provenance{released: released})
 	return len(scanned.IDs) > 0, err
 }
 
@@ -217,42 +233,39 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 func (k *claimer) company(ctx context.Context) bool {
 	if time.Since(k.reaped) > staleAfter {
 		if err := k.reap(ctx, stream.CountNone); err != nil {
-			k.c.failed(outage.Control, 0, err)
+			k.failed(err)
 			return false
 		}
 	}
-	return k.groups[0].peers.alive > 0
+	return k.peers.alive > 0
 }
 
 // reap removes idle consumers, and remembers where the group stands.
 func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 	k.reaped = time.Now()
-	unknown := k.c.obtain.unknown.Swap(false)
-	for of := range k.groups {
-		seen := &k.groups[of]
-		opts := stream.ReapOptions{Timeout: k.c.cfg.ConsumerTimeout, Alive: 2 * k.c.cfg.ClaimInterval, Count: count}
-		if opts.Count == stream.CountNew && seen.losses.base > 0 {
-			opts.Count = stream.CountAll
-		}
-		if unknown {
-			opts.Base = seen.base
-		}
-		standing, err := k.c.id.on(k.c.cfg.Client, of).Reap(ctx, opts)
-		if err != nil {
-			return err
-		}
-		seen.peers.see(standing.Others, standing.Sent, time.Now())
-		k.c.restorer.saw(of, standing.LastDelivered, standing.Read)
-		if n, lost := seen.losses.see(standing); lost {
-			k.c.cfg.Observer.Trimmed(nil, n)
-		}
-		if standing.Removed {
-			// Some that were pending can have been trimmed, and the reply that named them was lost.
-			k.c.cfg.Observer.Trimmed(nil, 0)
-		}
-		if seen.base = standing.Oldest; seen.base.IsZero() {
-			seen.base = standing.LastDelivered.Next()
-		}
+	opts := stream.ReapOptions{Timeout: k.c.cfg.ConsumerTimeout, Alive: 2 * k.c.cfg.ClaimInterval, Count: count}
+	if opts.Count == stream.CountNew && k.losses.base > 0 {
+		opts.Count = stream.CountAll
+	}
+	if k.c.obtain.unknown.Swap(false) {
+		opts.Base = k.base
+	}
+	standing, err := k.c.id.on(k.c.cfg.Client, 0).Reap(ctx, opts, k.c.id.keys[1:]...)
+	if err != nil {
+		k.c.obtain.unknown.CompareAndSwap(false, !opts.Base.IsZero())
+		return err
+	}
+	k.peers.see(standing.Others, standing.Sent, time.Now())
+	k.c.restorer.saw(0, standing.LastDelivered, standing.Read)
+	if n, lost := k.losses.see(standing); lost {
+		k.c.cfg.Observer.Trimmed(nil, n)
+	}
+	if standing.Removed {
+		// Some that were pending can have been trimmed, and the reply that named them was lost.
+		k.c.cfg.Observer.Trimmed(nil, 0)
+	}
+	if k.base = standing.Oldest; k.base.IsZero() {
+		k.base = standing.LastDelivered.Next()
 	}
 	return nil
 }

@@ -23,7 +23,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/dispatch"
+	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/outage"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/source"
@@ -43,7 +45,7 @@ type Config struct {
 	Client redis.UniversalClient // of the caller; never closed
 	Shared any                   // what consumers of one process have in common: they scan in turn
 
-	Keys  []string // of the streams, all in one hash slot; the topic is the first
+	Topic keys.Topic
 	Group string
 	Name  func() (string, error) // makes a name that no other consumer has
 	Start string                 // ID after which a group begins that does not exist
@@ -67,14 +69,9 @@ type Config struct {
 	DeadTopic string
 	DeadTrim  stream.Trim
 
-	// Due are the due sets of delayed messages that scans look at, in the hash slot of Keys. OnDue
-	// receives which of them is not empty, and the time until its first entry is due. It must return
-	// soon and must not call the consumer. Both may be nil.
-	Due   []string
-	OnDue func(set int, wait time.Duration)
-	// MoveProbe adds commands to a pipeline that change nothing and fail where what is due could not
-	// be moved because a permission is missing. nil without Due.
-	MoveProbe func(ctx context.Context, pipe redis.Pipeliner)
+	// OnDue receives a due set of the topic or the group that is not empty, and the time until its first
+	// entry is due. It must return soon and must not call the consumer.
+	OnDue func(target delayed.Target, wait time.Duration)
 
 	OnClient func(*redis.Client) // sees each client that is opened; may be nil
 	Observer Observer
@@ -119,16 +116,16 @@ func New(cfg Config) *Consumer {
 		Down: func(err error, _ []string) { cfg.Observer.Disconnected(err) },
 		Up:   cfg.Observer.Reconnected,
 	}
-	c.id = &identity{keys: cfg.Keys, group: cfg.Group}
+	c.id = newIdentity(cfg.Topic, cfg.Group)
 	// The reader's connection: a lease runs from the sending of the read, and one that blocks
 	// for long would return entries whose lease is over.
 	block := max(min(cfg.BlockTime, cfg.MinIdle/3), time.Millisecond)
-	connection := stream.NewReader(cfg.Client, cfg.Keys[0], block, cfg.OnClient, c.connected)
+	connection := stream.NewReader(cfg.Client, cfg.Topic.Name, block, cfg.OnClient, c.connected)
 
 	c.restorer = newRestorer(c)
 	c.obtain = newObtainer(c)
 	c.claimer = newClaimer(c)
-	control := redisconn.NewControl(cfg.Client, cfg.Keys[0], max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
+	control := redisconn.NewControl(cfg.Client, cfg.Topic.Name, max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
 	c.keeper = newKeeper(c, control)
 	c.releases = &releases{id: c.id, control: control, win: c.win, minIdle: cfg.MinIdle,
 		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
@@ -166,7 +163,7 @@ func (c *Consumer) Open(ctx context.Context) (existed bool, err error) {
 }
 
 func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
-	for i := range c.cfg.Keys {
+	for i := range c.id.keys {
 		group := c.id.on(c.cfg.Client, i)
 		start := c.cfg.Start
 		if i > 0 {
@@ -183,14 +180,13 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if err := group.Probe(ctx, c.cfg.DeadTopic, c.cfg.MoveProbe); err != nil {
+		probe := func(ctx context.Context, pipe redis.Pipeliner) { delayed.ProbeMove(ctx, pipe, c.id.targets[i]) }
+		if err := group.Probe(ctx, c.cfg.DeadTopic, probe); err != nil {
 			return false, err
 		}
 	}
-	if c.cfg.DeadTrim.MaxAge > 0 || len(c.cfg.Due) > 0 { // a move asks for the time
-		if _, err := stream.Time(ctx, c.cfg.Client, c.cfg.DeadTopic); err != nil {
-			return false, err
-		}
+	if _, err := stream.Time(ctx, c.cfg.Client, c.cfg.DeadTopic); err != nil { // moves ask for it
+		return false, err
 	}
 	return existed, c.claimer.open(ctx)
 }
@@ -332,7 +328,7 @@ func (c *Consumer) leave() {
 	if c.obtain.unknown.Load() {
 		_ = c.claimer.reap(c.working, stream.CountNew) // it looks what a lost reply may have named
 	}
-	for i := range c.cfg.Keys {
+	for i := range c.id.keys {
 		_ = c.id.on(c.cfg.Client, i).Leave(c.working) // else others remove it
 	}
 }
@@ -406,10 +402,23 @@ func (p *policy) AckIgnored(id string, err error) { p.cfg.Observer.AckIgnored([]
 
 func (p *policy) TimedOut(id string) { p.cfg.Observer.HandlerTimeout(id) }
 
+// prepare completes an item that is to be admitted.
+func (c *Consumer) prepare(it *window.Item) {
+	if it.Stream > 0 {
+		if r, ok := it.TakeReturn(); ok {
+			it.Origin = &window.Origin{ID: r.ID, Text: r.Text, Delivered: r.Count}
+		}
+	}
+	if c.cfg.Prepare != nil {
+		c.cfg.Prepare(it)
+	}
+}
+
+// texts returns the IDs of entries in the topic.
 func texts(items []*window.Item) []string {
 	ids := make([]string, len(items))
 	for i, it := range items {
-		ids[i] = it.Text
+		ids[i] = it.EntryID()
 	}
 	return ids
 }

@@ -43,7 +43,7 @@ func (m *mover) batch(ctx context.Context, items []*window.Item) {
 	standings := m.c.win.Acks.Standings(items, make([]window.Standing, 0, len(items)))
 	for i, it := range items {
 		if standings[i] == window.Lost {
-			lost = append(lost, it.Text)
+			lost = append(lost, it.EntryID())
 			m.c.win.Remove(it)
 		} else {
 			here = append(here, it)
@@ -75,10 +75,10 @@ func (m *mover) send(ctx context.Context, items []*window.Item) (trimmed []*wind
 				trimmed = append(trimmed, it)
 			case results[i].Outcome == stream.DeadLetterMoved:
 				m.c.win.Remove(it)
-				m.c.cfg.Observer.DeadLettered(it.Text, it.Reason)
+				m.c.cfg.Observer.DeadLettered(it.EntryID(), it.Reason)
 			default:
 				m.c.win.Remove(it)
-				m.c.acker.late([]string{it.Text})
+				m.c.acker.late([]string{it.EntryID()})
 			}
 		}
 		return nil
@@ -88,13 +88,15 @@ func (m *mover) send(ctx context.Context, items []*window.Item) (trimmed []*wind
 
 func (m *mover) describe(it *window.Item) stream.DeadLetterMove {
 	move := stream.DeadLetterMove{
-		Topic:     m.c.cfg.Keys[it.Stream],
+		Stream:    m.c.id.keys[it.Stream],
+		Topic:     m.c.id.keys[0],
 		DeadTopic: m.c.cfg.DeadTopic,
 		Group:     m.c.cfg.Group,
 		Consumer:  m.c.id.consumer(),
-		EntryID:   it.Text,
+		ID:        it.Text,
+		EntryID:   it.EntryID(),
 		Reason:    it.Reason,
-		Count:     it.Delivered,
+		Count:     it.Deliveries(),
 		Again:     it.Attempts > 0,
 		Trim:      m.c.cfg.DeadTrim,
 	}
@@ -107,6 +109,6 @@ func (m *mover) describe(it *window.Item) stream.DeadLetterMove {
 func (m *mover) failed(it *window.Item, err error) {
 	retryLater(it)
 	if it.Attempts == 1 {
-		m.c.cfg.Observer.DeadLetterFailed(it.Text, err)
+		m.c.cfg.Observer.DeadLetterFailed(it.EntryID(), err)
 	}
 }

@@ -64,7 +64,7 @@ func (o *obtainer) own(ctx context.Context, client redis.UniversalClient) error 
 	o.c.win.BeginPass()
 	complete := false
 	defer func() { o.c.win.EndPass(complete) }()
-	for of := range o.c.cfg.Keys {
+	for of := range o.c.id.keys {
 		group := o.c.id.on(client, of)
 		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
 			sent := time.Now()
@@ -143,7 +143,7 @@ func (o *obtainer) hold(ctx context.Context, group *stream.Group, page []stream.
 func (o *obtainer) released(ctx context.Context, client redis.UniversalClient, limit int) (more bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for of := range o.c.cfg.Keys {
+	for of := range o.c.id.keys {
 		group := o.c.id.on(client, of)
 		sent := time.Now()
 		found, err := group.Reclaim(ctx, limit)
@@ -213,7 +213,7 @@ func (o *obtainer) admit(of int, fetched []stream.Fetched, held map[window.Ident
 			from.describe(&it, f.Count)
 			o.prepare(&it)
 			items = append(items, it)
-			recovered = append(recovered, f.Entry.Text)
+			recovered = append(recovered, it.EntryID())
 			o.c.restorer.saw(of, f.Entry.ID, 0)
 		case stream.Trimmed:
 			trimmed = append(trimmed, f.Entry.Text)
@@ -232,11 +232,9 @@ func (o *obtainer) admit(of int, fetched []stream.Fetched, held map[window.Ident
 
 // prepare completes an item that was delivered before.
 func (o *obtainer) prepare(it *window.Item) {
-	if o.c.cfg.Prepare != nil {
-		o.c.cfg.Prepare(it)
-	}
-	if most := o.c.cfg.MaxDeliveries; most > 0 && it.Delivered >= most {
-		it.Reason = exhausted(it.Delivered)
+	o.c.prepare(it)
+	if most := o.c.cfg.MaxDeliveries; most > 0 && it.Deliveries() >= most {
+		it.Reason = exhausted(it.Deliveries())
 	}
 }
 
@@ -246,7 +244,7 @@ func (o *obtainer) releaseUnseen(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.c.win.Share()
-	for of := range o.c.cfg.Keys {
+	for of := range o.c.id.keys {
 		group := o.c.id.on(o.c.cfg.Client, of) // which may repeat a list
 		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
 			entries := make([]stream.Released, len(page))

@@ -36,6 +36,7 @@ type reader struct {
 	away     atomic.Bool   // entries may be released that none may overtake
 	sharing  atomic.Bool   // entries that were left out are to be released
 	shared   atomic.Bool   // some were, since they were last taken back
+	returned bool          // the last read has brought entries of the return stream
 	restores int           // of the group since the last read
 	cut      bool          // the connection was why the last read failed
 	scanned  bool          // the first claim scan is over, or takes too long
@@ -48,7 +49,7 @@ func newReader(c *Consumer, connection *stream.Reader) *reader {
 
 // probe fails where reading a stream in the group would fail. (Redis creates the consumer by it.)
 func (r *reader) probe(ctx context.Context, of int) error {
-	return r.stream.ProbeGroup(ctx, r.c.cfg.Keys[of], r.c.cfg.Group, r.c.id.consumer())
+	return r.stream.ProbeGroup(ctx, r.c.id.keys[of], r.c.cfg.Group, r.c.id.consumer())
 }
 
 // run fetches entries into the window until ctx ends.
@@ -62,17 +63,24 @@ func (r *reader) run(ctx context.Context) {
 }
 
 func (r *reader) read(ctx context.Context) {
-	count := r.c.win.Room.BeginRead()
+	keys := r.c.id.keys
+	// COUNT is that of each stream. A return stream is almost always empty: only where it was not are
+	// both to fit, so that one read may exceed the room, twice at most.
+	streams := 1
+	if r.returned {
+		streams = len(keys)
+	}
+	count := r.c.win.Room.BeginRead(streams)
 	if count == 0 {
 		r.awaitRoom(ctx)
 		return
 	}
-	keys := r.c.cfg.Keys
-	pages, err := r.stream.ReadGroup(ctx, r.c.cfg.Group, r.c.id.consumer(), keys, max(1, count/len(keys)))
+	pages, err := r.stream.ReadGroup(ctx, r.c.cfg.Group, r.c.id.consumer(), keys, count)
 	n := 0
 	for i := range pages {
-		n += len(pages[i].Entries)
+		n = max(n, len(pages[i].Entries))
 	}
+	r.returned = slices.ContainsFunc(pages, func(p stream.Page) bool { return p.Key == keys[1] })
 	r.c.win.Room.EndRead(n)
 	if err != nil {
 		r.failed(ctx, err)
@@ -203,8 +211,8 @@ func (r *reader) admit(of int, entries []stream.Entry, sent time.Time) {
 	}
 	var held map[window.Identity]struct{}
 	if !r.c.restorer.seen(of).Less(entries[0].ID) {
-		// Delivered a second time: the group was re-created where it stood for another
-		// consumer, which did not know of what we have.
+		// Delivered a second time: the group was re-created, for another consumer, which did not
+		// know of what we have, or in a return stream.
 		held = r.c.win.Leases.IDs()
 	}
 	r.c.restorer.read(of, entries)
@@ -213,9 +221,7 @@ func (r *reader) admit(of int, entries []stream.Entry, sent time.Time) {
 		for i := range block {
 			if _, ok := held[window.Identity{Stream: of, ID: block[i].ID}]; !ok {
 				items = append(items, window.Item{Entry: block[i].Share(), Stream: of, Counted: true})
-				if r.c.cfg.Prepare != nil {
-					r.c.cfg.Prepare(&items[len(items)-1]) // a copy would be allocated for the call
-				}
+				r.c.prepare(&items[len(items)-1]) // a copy would be allocated for the call
 			}
 		}
 		r.c.win.Admit(items, sent)

@@ -34,7 +34,7 @@ type restorer struct {
 }
 
 func newRestorer(c *Consumer) *restorer {
-	n := len(c.cfg.Keys)
+	n := len(c.id.keys)
 	return &restorer{c: c, spans: make([]stream.Span, n), cause: make([]error, n)}
 }
 
@@ -96,48 +96,58 @@ func (r *restorer) next() (of int, cause error) {
 	return -1, nil
 }
 
-// restore re-creates the group in a stream, or with -1 in those that the cause may be about.
+// restore re-creates the group in a stream, or with -1 in those that the cause may be about. Where it
+// was lost in the topic it is, most often, in its return stream as well, which is no event of its own.
 func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of int, cause error) error {
-	if of >= 0 {
-		return r.restoreIn(ctx, client, of, cause)
+	if of < 0 {
+		of = r.named(cause)
 	}
-	named := r.named(cause)
-	for i := range r.c.cfg.Keys {
-		if named < 0 || named == i {
-			if err := r.restoreIn(ctx, client, i, cause); err != nil {
-				return err
-			}
+	created := false
+	for i := range r.c.id.keys {
+		if of >= 0 && of != i && !created {
+			continue
 		}
+		done, err := r.restoreIn(ctx, client, i)
+		if done.Lost || len(done.Entries) > 0 || done.Created && !created {
+			position := done.Start
+			if !done.Created {
+				position = "" // another consumer has created it, or we have and this is an echo
+			}
+			r.c.cfg.Observer.GroupLost(position, r.entryIDs(i, done.Entries), cause)
+		}
+		if err != nil {
+			return err
+		}
+		created = created || done.Created
 	}
 	return nil
 }
 
+// entryIDs returns the IDs in the topic of entries that were put back into a stream.
+func (r *restorer) entryIDs(of int, ids []string) []string {
+	held, rest := r.c.win.Leases.Find(of, ids)
+	return append(rest, texts(held)...)
+}
+
 // named returns the stream that an error of a read names, or -1.
 func (r *restorer) named(err error) int {
-	for i, key := range r.c.cfg.Keys {
-		if len(r.c.cfg.Keys) > 1 && strings.Contains(err.Error(), "'"+key+"'") {
+	for i, key := range r.c.id.keys {
+		if strings.Contains(err.Error(), "'"+key+"'") {
 			return i
 		}
 	}
 	return -1
 }
 
-func (r *restorer) restoreIn(ctx context.Context, client redis.UniversalClient, of int, cause error) error {
+func (r *restorer) restoreIn(ctx context.Context, client redis.UniversalClient, of int) (stream.Restored, error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	owned := r.c.win.Leases.Owned(of)
 	done, err := r.put(ctx, client, of, r.c.win.Leases.Counts(owned))
-	if done.Created || done.Lost || len(done.Entries) > 0 {
-		position := done.Start
-		if !done.Created {
-			position = "" // another consumer has created it, or we have and this is an echo
-		}
-		r.c.cfg.Observer.GroupLost(position, done.Entries, cause)
-	}
 	if err != nil {
-		return err
+		return done, err
 	}
-	if done.Start == "0-0" {
+	if done.Start == "0-0" && of == 0 {
 		// Another stream, which may use the IDs of the entries that are held again.
 		r.mu.Lock()
 		r.spans[of] = stream.Span{}
@@ -151,7 +161,7 @@ func (r *restorer) restoreIn(ctx context.Context, client redis.UniversalClient, 
 	r.mu.Unlock()
 	r.c.win.Leases.Void()
 	signal(r.c.keeper.renew)
-	return nil
+	return done, nil
 }
 
 // put runs the script.
@@ -212,7 +222,7 @@ func (r *restorer) putBack(ctx context.Context, of int, items []*window.Item) er
 		}
 	}
 	if len(done.Entries) > 0 {
-		r.c.cfg.Observer.GroupLost("", done.Entries, errForgotten)
+		r.c.cfg.Observer.GroupLost("", r.entryIDs(of, done.Entries), errForgotten)
 	}
 	return err
 }
@@ -232,7 +242,7 @@ func (r *restorer) lost(it *window.Item, state stream.State) {
 	if state == stream.NotPending {
 		err = errNotPending
 	}
-	r.c.cfg.Observer.LeaseLost([]string{it.Text}, err)
+	r.c.cfg.Observer.LeaseLost([]string{it.EntryID()}, err)
 	if attempt != nil {
 		attempt.Lose()
 		r.c.Ask()
@@ -242,6 +252,6 @@ func (r *restorer) lost(it *window.Item, state stream.State) {
 // trimmed handles an entry that the stream has no more. It lives on in memory.
 func (r *restorer) trimmed(it *window.Item) {
 	if r.c.win.Leases.Trim(it) {
-		r.c.cfg.Observer.Trimmed([]string{it.Text}, 1)
+		r.c.cfg.Observer.Trimmed([]string{it.EntryID()}, 1)
 	}
 }

@@ -23,8 +23,7 @@ func List(ctx context.Context, client redis.UniversalClient, target Target, last
 	if last != nil {
 		score, after = strconv.FormatInt(last.Due.UnixMilli(), 10), last.ID
 	}
-	t := target.Topic
-	words, err := listScript.Run(ctx, client, []string{t.Due(target.Group), t.Delayed()}, score, after, pageEntries, pageBytes).StringSlice()
+	words, err := listScript.Run(ctx, client, []string{target.Due(), target.Topic.Delayed()}, score, after, pageEntries, pageBytes).StringSlice()
 	if err != nil {
 		return nil, err
 	}
@@ -47,8 +46,7 @@ func Cancel(ctx context.Context, client redis.UniversalClient, target Target, id
 	for i, id := range ids {
 		args[i] = id
 	}
-	t := target.Topic
-	reply, err := cancelScript.once(ctx, client, []string{t.Due(target.Group), t.Delayed()}, args...)
+	reply, err := cancelScript.once(ctx, client, []string{target.Due(), target.Topic.Delayed()}, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,9 @@ type Target struct {
 	Group string // empty for the topic
 }
 
+// Due returns the key of its due set.
+func (t Target) Due() string { return t.Topic.Due(t.Group) }
+
 func (t Target) stream() string {
 	if t.Group == "" {
 		return t.Topic.Name
@@ -60,7 +63,7 @@ type Letter struct {
 func Move(ctx context.Context, client redis.UniversalClient, target Target, mover string) (Page, error) {
 	t := target.Topic
 	reply, err := moveScript.once(ctx, client,
-		[]string{t.Due(target.Group), t.Delayed(), target.stream(), t.Control(), t.Dead(), t.Mover(target.Group)},
+		[]string{target.Due(), t.Delayed(), target.stream(), t.Control(), t.Dead(), t.Mover(target.Group)},
 		t.Name, target.Group, mover, leaderTTL.Milliseconds(), LeadsFor.Milliseconds(), pageEntries, pageBytes, time.Now().UTC().Format(stream.DeadTimeLayout))
 	if err != nil {
 		return Page{}, err
@@ -69,17 +72,19 @@ func Move(ctx context.Context, client redis.UniversalClient, target Target, move
 }
 
 // ProbeMove adds commands to a pipeline that change nothing, and of which one is refused where a
-// permission is missing that Move to the topic needs, but for TIME, XADD and the scripts.
-func ProbeMove(ctx context.Context, pipe redis.Pipeliner, t keys.Topic) {
-	pipe.Type(ctx, t.Name)
-	pipe.ZRange(ctx, t.Due(""), 0, 0)
-	pipe.ZRangeByScore(ctx, t.Due(""), &redis.ZRangeBy{Min: "-inf", Max: "-inf"})
-	pipe.ZRem(ctx, t.Due(""), "")
+// permission is missing that Move to the target needs, but for TIME, XADD, XINFO GROUPS and the
+// scripts.
+func ProbeMove(ctx context.Context, pipe redis.Pipeliner, target Target) {
+	t, due, mover := target.Topic, target.Due(), target.Topic.Mover(target.Group)
+	pipe.Type(ctx, target.stream())
+	pipe.ZRange(ctx, due, 0, 0)
+	pipe.ZRangeByScore(ctx, due, &redis.ZRangeBy{Min: "-inf", Max: "-inf"})
+	pipe.ZRem(ctx, due, "")
 	pipe.HGet(ctx, t.Control(), "topic")
 	pipe.Do(ctx, "HSTRLEN", t.Delayed(), "")
 	pipe.HDel(ctx, t.Delayed(), "")
-	pipe.Get(ctx, t.Mover(""))
-	pipe.Do(ctx, "SET", t.Mover(""), "", "NX", "XX") // a missing permission is found before the wrong options
+	pipe.Get(ctx, mover)
+	pipe.Do(ctx, "SET", mover, "", "NX", "XX") // a missing permission is found before the wrong options
 }
 
 var errMoveReply = errors.New("delayed: unexpected reply of the mover's script")

@@ -18,13 +18,16 @@ var (
 	storeLua string
 	//go:embed lua/move.lua
 	moveLua string
+	//go:embed lua/defer.lua
+	deferLua string
 	//go:embed lua/list.lua
 	listLua string
 	//go:embed lua/cancel.lua
 	cancelLua string
 
 	storeScript  = newScript(storeLua)
-	moveScript   = newScript(moveLua)
+	moveScript   = newScript(stream.OriginalLua + moveLua)
+	deferScript  = newScript(stream.OriginalLua + deferLua)
 	listScript   = newScript(listLua)
 	cancelScript = newScript(cancelLua)
 )

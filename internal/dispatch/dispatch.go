@@ -202,7 +202,7 @@ func (d *Dispatcher) Ended(a *source.Attempt, o source.Outcome) error {
 	it := itemOf(a)
 	switch o.Kind {
 	case source.Expire:
-		d.cfg.Policy.TimedOut(it.Text)
+		d.cfg.Policy.TimedOut(it.EntryID())
 		if !d.win.Ordered() { // two handlers at once have no order
 			d.nacked(it, a.Requested())
 		}
@@ -256,19 +256,19 @@ func (d *Dispatcher) withdrawn(it *window.Item) {
 func (d *Dispatcher) nacked(it *window.Item, o source.Outcome) {
 	switch {
 	case d.win.Leases.Lost(it):
-		d.cfg.Policy.AckIgnored(it.Text, nil)
+		d.cfg.Policy.AckIgnored(it.EntryID(), nil)
 		d.win.Finish(it)
 	case o.Kind == source.Release:
 		d.win.Uncount(it, max(0, o.Delay))
 	case o.Kind == source.Reject || o.Kind == source.Undecodable:
 		d.cfg.Policy.GiveUp(it, o)
-	case d.cfg.MaxDeliveries > 0 && it.Delivered >= d.cfg.MaxDeliveries:
-		o.Kind, o.Reason = source.Reject, cmp.Or(o.Reason, fmt.Sprintf("delivered %d times without success", it.Delivered))
+	case d.cfg.MaxDeliveries > 0 && it.Deliveries() >= d.cfg.MaxDeliveries:
+		o.Kind, o.Reason = source.Reject, cmp.Or(o.Reason, fmt.Sprintf("delivered %d times without success", it.Deliveries()))
 		d.cfg.Policy.GiveUp(it, o)
 	case o.Delay >= 0:
 		d.win.Backoff(it, o.Delay, o.Split)
 	default:
-		d.win.Backoff(it, d.cfg.Backoff(it.Delivered), o.Split)
+		d.win.Backoff(it, d.cfg.Backoff(it.Deliveries()), o.Split)
 	}
 }
 

@@ -45,16 +45,18 @@ var (
 	//go:embed lua/dead_guard.lua
 	deadGuardLua string
 
-	deadLetterScript = redis.NewScript(deadCommonLua + deadLetterLua)
+	deadLetterScript = redis.NewScript(OriginalLua + deadCommonLua + deadLetterLua)
 )
 
 // DeadLetterMove describes one move to the dead-letter stream.
 type DeadLetterMove struct {
-	Topic     string // stream of the entry
+	Stream    string // where the entry is pending: the topic, or the group's return stream
+	Topic     string
 	DeadTopic string // dead-letter stream, in the same hash slot
 	Group     string
-	Consumer  string // the owner; nothing happens when it is another one
-	EntryID   string
+	Consumer  string    // the owner; nothing happens when it is another one
+	ID        string    // of the entry in the stream
+	EntryID   string    // of the original in the topic
 	Reason    string    // capped; must hold no payload
 	Count     int       // deliveries so far
 	Time      time.Time // zero means now
@@ -98,7 +100,7 @@ type DeadLetterResult struct {
 	Owner   string // the other consumer, with DeadLetterOtherOwner
 }
 
-// MoveToDeadLetters appends each entry of one topic to its dead-letter stream and acknowledges it, in
+// MoveToDeadLetters appends each entry of one stream to its dead-letter stream and acknowledges it, in
 // one atomic step and only while the consumer owns it. The moves are sent in one pipeline; each has a
 // result or an error of its own. The fields are copied inside of Redis, in their order and with
 // duplicates. After an error the entry is still pending, unless the reply was lost: then it is
@@ -130,7 +132,7 @@ func MoveToDeadLetters(ctx context.Context, client redis.UniversalClient, moves 
 	if len(args) == 0 {
 		return results, errs
 	}
-	cmds := runAll(ctx, client, deadLetterScript, []string{moves[0].Topic, moves[0].DeadTopic}, args)
+	cmds := runAll(ctx, client, deadLetterScript, []string{moves[0].Stream, moves[0].DeadTopic}, args)
 	for n, i := range scripted {
 		results[i], errs[i] = moves[i].finish(ctx, client, cmds[n])
 	}
@@ -151,8 +153,8 @@ func (m *DeadLetterMove) finish(ctx context.Context, client redis.UniversalClien
 
 // scriptArgs are the arguments of dead_letter.lua.
 func (m *DeadLetterMove) scriptArgs() []any {
-	args := make([]any, 0, 11+len(m.Fields))
-	args = append(args, m.Group, m.Consumer, m.EntryID, m.Reason, m.Count, deadTime(m.Time))
+	args := make([]any, 0, 13+len(m.Fields))
+	args = append(args, m.Group, m.Consumer, m.ID, m.Reason, m.Count, deadTime(m.Time))
 	switch {
 	case m.Trim.MaxLen > 0:
 		args = append(args, "maxlen", m.Trim.Operator(), m.Trim.MaxLen)
@@ -166,9 +168,9 @@ func (m *DeadLetterMove) scriptArgs() []any {
 		again = "again"
 	}
 	if m.Fields == nil {
-		return append(args, "copy", again)
+		return append(args, "copy", again, m.Topic, m.EntryID)
 	}
-	args = append(args, "memory", again)
+	args = append(args, "memory", again, m.Topic, m.EntryID)
 	for _, f := range m.Fields {
 		args = append(args, f)
 	}
@@ -201,7 +203,7 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 	}
 	tx := client.TxPipeline()
 	added := tx.Do(ctx, append(append(add, "*"), values...)...)
-	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Topic, m.DeadTopic}, m.Group, m.Consumer, m.EntryID, mode)
+	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Stream, m.DeadTopic}, m.Group, m.Consumer, m.ID, mode, m.Topic, m.EntryID)
 	_, err := tx.Exec(ctx)
 	if added.Err() != nil {
 		return DeadLetterResult{}, added.Err()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -87,6 +88,10 @@ type Group struct {
 	Key      string
 	Name     string
 	Consumer string
+
+	// Returns says that the stream is the group's return stream: it holds what is outstanding only,
+	// so what is acknowledged is deleted.
+	Returns bool
 }
 
 // Ensure creates the group, and the stream, after the given ID unless it exists.
@@ -122,6 +127,9 @@ func (g *Group) Probe(ctx context.Context, deadKey string, more func(context.Con
 	pipe.XAck(ctx, g.Key, g.Name, probeID)
 	pipe.XRange(ctx, g.Key, probeID, probeID)
 	pipe.XGroupDelConsumer(ctx, g.Key, g.Name, g.Consumer+"-probe")
+	if g.Returns {
+		pipe.XDel(ctx, g.Key, probeID)
+	}
 	own := pipe.Len()
 	// A missing permission is found before the wrong argument, without which the reply has
 	// whole entries.
@@ -161,12 +169,16 @@ func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err
 	return cmd.Val(), name.Sent(), err
 }
 
-// AckOwned acknowledges the entries that this consumer still owns. lost says, also beside an
+// AckOwned acknowledges the entries that this consumer still owns. (XACK, after XPENDING; of a return
+// stream XDEL as well.) lost says, also beside an
 // error, that a reply did not come: that command may have acknowledged what is not pending.
 func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost bool, err error) {
-	args := make([]any, len(ids))
-	for i, id := range ids {
-		args[i] = id
+	args := append(make([]any, 0, 1+len(ids)), "")
+	if g.Returns {
+		args[0] = "delete"
+	}
+	for _, id := range ids {
+		args = append(args, id)
 	}
 	cmd, lost := g.run(ctx, 2, ackScript, ackSource, nil, args...)
 	found, err = states(cmd, len(ids))
@@ -337,7 +349,8 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 
 // Scanned is what one step of a claim scan has found.
 type Scanned struct {
-	Next     ID       // where to continue, zero at the end
+	Of       int      // stream that was scanned: 0 the group's own, or one of those behind it
+	Next     ID       // where to continue in it, zero at its end
 	IDs      []string // that were claimed
 	Released []string // those of them that were released by a consumer, not left by one
 	Trimmed  []string // that were trimmed from the stream and have left the group
@@ -352,33 +365,37 @@ type Scanned struct {
 const maxWait = math.MaxInt64 / int64(time.Millisecond)
 
 // Scan takes over up to count entries that have been idle for minIdle, from cursor on,
-// without counting it as a delivery. With a count of 0 it only shows others that this consumer
+// without counting it as a delivery. Where nothing is pending in the stream it scans the first of
+// those behind it in which something is. With a count of 0 it only shows others that this consumer
 // is alive. Before Redis 7 trimmed entries are among those that were claimed. It also looks at
 // the due sets of delayed messages, which cannot make it fail by their type.
 // After an error entries may have been claimed unseen; the client does not repeat it, since
 // the second one would not return what the first one took.
 // (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID, XPENDING, XREADGROUP, ZRANGE)
-func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, count int, due []string) (Scanned, error) {
-	args := []any{RequeueConsumer, minIdle.Milliseconds(), cursor.String(), count}
-	cmd, lost := g.run(ctx, 1, scanScript, scanSource, due, args...)
+func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, count int, behind, due []string) (Scanned, error) {
+	scan := func(behind, due []string) (*redis.Cmd, bool) {
+		return g.run(ctx, 1, scanScript, scanSource, slices.Concat(behind, due), RequeueConsumer, minIdle.Milliseconds(), cursor.String(), count, 1+len(behind))
+	}
+	cmd, lost := scan(behind, due)
 	if redis.HasErrorPrefix(cmd.Err(), "TRYAGAIN") {
 		// The hash slot moves between servers, which takes several keys for not all there.
-		cmd, lost = g.run(ctx, 1, scanScript, scanSource, nil, args...)
+		cmd, lost = scan(nil, nil)
 	}
 	reply, err := cmd.Slice()
 	if err != nil {
 		return Scanned{Lost: lost}, err
 	}
-	if len(reply) != 5 {
+	if len(reply) != 6 {
 		return Scanned{}, redisconn.ErrMalformed
 	}
-	text, _ := reply[0].(string)
+	of := toInt(reply[0])
+	text, _ := reply[1].(string)
 	next, err := ParseID(text)
-	waits, _ := reply[4].([]any)
-	if err != nil || len(waits) > len(due) {
+	waits, _ := reply[5].([]any)
+	if err != nil || len(waits) > len(due) || of < 0 || of > int64(len(behind)) {
 		return Scanned{}, redisconn.ErrMalformed
 	}
-	found := Scanned{Next: next, IDs: toStrings(reply[1]), Released: toStrings(reply[2]), Trimmed: toStrings(reply[3])}
+	found := Scanned{Of: int(of), Next: next, IDs: toStrings(reply[2]), Released: toStrings(reply[3]), Trimmed: toStrings(reply[4])}
 	for _, ms := range waits {
 		found.Due = append(found.Due, time.Duration(min(toInt(ms), maxWait))*time.Millisecond)
 	}

@@ -43,16 +43,17 @@ type ReapOptions struct {
 	Base    ID            // not zero: whether it or entries before it were removed
 }
 
-// Reap removes idle consumers that have nothing pending, and returns where the group stands.
+// Reap removes idle consumers that have nothing pending, here and in other streams of the group, and
+// returns where the group stands here.
 // (XINFO CONSUMERS, XINFO GROUPS, XPENDING, XGROUP CREATE, XGROUP DESTROY, XGROUP DELCONSUMER;
 // XINFO STREAM of an empty stream)
-func (g *Group) Reap(ctx context.Context, opts ReapOptions) (Standing, error) {
+func (g *Group) Reap(ctx context.Context, opts ReapOptions, others ...string) (Standing, error) {
 	standing := Standing{Sent: time.Now()}
 	base := ""
 	if !opts.Base.IsZero() {
 		base = opts.Base.String()
 	}
-	reply, err := reapScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer,
+	reply, err := reapScript.Run(ctx, g.Client, append([]string{g.Key}, others...), g.Name, g.Consumer,
 		opts.Timeout.Milliseconds(), opts.Alive.Milliseconds(), RequeueConsumer, string(opts.Count), base).Slice()
 	if err != nil {
 		return Standing{}, err
@@ -107,12 +108,18 @@ func (s *Span) Reach(id ID) {
 // nothing is put back: its own last ID is less then, or it has fewer entries up to the last
 // that was delivered than had been added. Before Redis 7, which counts them, it is also taken
 // for another one where it begins in the millisecond of that ID although the old one was older.
+// In a return stream it begins at 0-0, since everything in it is outstanding, and what is held is put
+// back.
 func (g *Group) Restore(ctx context.Context, span Span, held []Pending) (Restored, error) {
 	if span.First.IsZero() {
 		span.First = span.Last
 	}
 	args := make([]any, 0, 3+2*len(held))
-	args = append(args, span.Last.String(), span.First.String(), span.Added)
+	last := span.Last.String()
+	if g.Returns {
+		last = ""
+	}
+	args = append(args, last, span.First.String(), span.Added)
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}

@@ -137,7 +137,7 @@ func (s *Subscription) run() {
 // lost reply had is read again.
 func (s *Subscription) read() {
 	for s.reading.Err() == nil {
-		count := s.win.Room.BeginRead()
+		count := s.win.Room.BeginRead(1)
 		if count == 0 {
 			select {
 			case <-s.win.Room.Changed:

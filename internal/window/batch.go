@@ -93,7 +93,7 @@ func (w *Window) waitsForKey(it *Item, b *Batch, now instant) bool {
 // splitOf returns the sub-batch that an item belongs to. One that is delivered for the last time
 // has one of its own: the others of its batch shall not make it a dead letter.
 func (w *Window) splitOf(it *Item) int {
-	if it.Alone || w.cfg.MaxDeliveries > 1 && it.Delivered+1 >= w.cfg.MaxDeliveries {
+	if it.Alone || w.cfg.MaxDeliveries > 1 && it.Deliveries()+1 >= w.cfg.MaxDeliveries {
 		return source.Single
 	}
 	return it.split
@@ -122,9 +122,10 @@ func (w *Window) deliver(it *Item, b *Batch, offer bool, now instant) *source.At
 	if w.cfg.Keyed {
 		w.keys.fly(it)
 	}
+	entry := it.Original()
 	a := &source.Attempt{
-		From: w.cfg.From, Topic: w.cfg.From.Topic, ID: it.Text, Count: it.Delivered + 1, Split: b.split, Held: it,
-		Entry: it.Share(), Message: it.Message,
+		From: w.cfg.From, Topic: w.cfg.From.Topic, ID: entry.Text, Count: it.Deliveries() + 1, Split: b.split, Held: it,
+		Entry: entry.Share(), Message: it.Message,
 	}
 	it.Message = nil // each attempt has a message of its own
 	it.attempt = a

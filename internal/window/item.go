@@ -13,9 +13,10 @@ import (
 // be set by a method are guarded by the lock of the window.
 type Item struct {
 	stream.Entry
-	Stream    int    // which stream of the subscription it is from
-	Delivered int    // deliveries that count, here or before; set by methods
-	Key       string // ordering key
+	Stream    int     // which stream of the subscription it is from
+	Delivered int     // deliveries that Redis counts for the entry; set by methods
+	Origin    *Origin // of an entry of a return stream
+	Key       string  // ordering key
 	Message   *message.Message
 	Counted   bool          // the count in Redis includes the next delivery already; set by methods
 	Suspect   bool          // claimed with a count of 1: it may have been delivered once, which does not count
@@ -44,6 +45,38 @@ type Item struct {
 
 	in         *list
 	prev, next *Item
+}
+
+// Origin is the original of an entry of a return stream.
+type Origin struct {
+	ID        stream.ID
+	Text      string
+	Delivered int // deliveries that were counted before
+}
+
+// Deliveries returns how many deliveries count, of this entry and of its original.
+func (it *Item) Deliveries() int {
+	if it.Origin != nil {
+		return it.Origin.Delivered + it.Delivered
+	}
+	return it.Delivered
+}
+
+// EntryID returns the ID of the entry in the topic.
+func (it *Item) EntryID() string {
+	if it.Origin != nil {
+		return it.Origin.Text
+	}
+	return it.Text
+}
+
+// Original returns the entry as it is in the topic. It is not a share.
+func (it *Item) Original() stream.Entry {
+	e := it.Entry
+	if it.Origin != nil {
+		e.ID, e.Text = it.Origin.ID, it.Origin.Text
+	}
+	return e
 }
 
 // Identity is the stream and the ID of an item.

@@ -244,7 +244,7 @@ func TestKeys_Bound(t *testing.T) {
 		time.Sleep(time.Second)
 		handle(t, w, 101, 115)
 		require.False(t, w.Drained())
-		w.Room.BeginRead()
+		w.Room.BeginRead(1)
 		signalled(w.Room.Changed)
 		handle(t, w, 116, 116)
 		require.True(t, w.Drained())

@@ -188,7 +188,7 @@ func (m *model) readNext(t require.TestingT, random *rand.Rand, more bool) {
 		m.w.BeginPass()
 		m.pass = &Identity{}
 	default:
-		m.granted, m.sent = m.w.Room.BeginRead(), time.Now()
+		m.granted, m.sent = m.w.Room.BeginRead(1), time.Now()
 		m.reading = m.granted > 0
 	}
 }

@@ -391,6 +391,6 @@ func (m *model) drain(t require.TestingT, random *rand.Rand) {
 	require.Empty(t, m.w.Take(nil, source.Limits{Max: 1}, &Batch{})) // the application receives
 	empty(t, m.w)
 	require.Zero(t, m.w.Due())
-	require.NotZero(t, m.w.Room.BeginRead(), "an empty window that reads nothing")
+	require.NotZero(t, m.w.Room.BeginRead(1), "an empty window that reads nothing")
 	require.Empty(t, m.w.Close())
 }

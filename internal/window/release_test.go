@@ -31,7 +31,7 @@ func TestRoom_TakeStale(t *testing.T) {
 		require.False(t, recalled)
 		require.False(t, w.Recalled(second))
 		require.True(t, w.Room.Paused())
-		require.Zero(t, w.Room.BeginRead())
+		require.Zero(t, w.Room.BeginRead(1))
 		require.Zero(t, w.Room.Claim())
 
 		_, recalled = w.Room.TakeStale(time.Second, 999*time.Millisecond)
@@ -66,7 +66,7 @@ func TestRoom_PauseEnds(t *testing.T) {
 			require.True(t, w.Room.Paused())
 		}
 		stale()
-		require.Zero(t, w.Room.BeginRead())
+		require.Zero(t, w.Room.BeginRead(1))
 		require.Zero(t, w.Room.Claim())
 		w.Room.reserved = 1 // a read that began before
 		signalled(w.Room.Changed)
@@ -141,7 +141,7 @@ func TestRoom_ReleaseAndRead(t *testing.T) {
 			none(t, w)
 			require.False(t, w.Room.Paused())
 			require.True(t, w.Drained())
-			require.Zero(t, w.Room.BeginRead(), "nothing new is read before they are back")
+			require.Zero(t, w.Room.BeginRead(1), "nothing new is read before they are back")
 			require.Equal(t, 1+c.MaxInFlight/2, w.Room.Claim())
 			time.Sleep(time.Nanosecond)
 			w.Admit(items(1, 2), time.Now()) // reclaimed
@@ -153,7 +153,7 @@ func TestRoom_ReleaseAndRead(t *testing.T) {
 			w.EndPass(true)
 			require.False(t, w.Drained())
 			handle(t, w, 1, 4)
-			require.NotZero(t, w.Room.BeginRead())
+			require.NotZero(t, w.Room.BeginRead(1))
 			empty(t, w)
 		})
 	}

@@ -59,9 +59,10 @@ func (r *Room) prefetch() int {
 	return min(r.w.cfg.Prefetch, int(ahead/r.interval), 2*r.finished)
 }
 
-// BeginRead returns how many entries may be read now and reserves room for them until
-// EndRead. Zero means that none may: wait for Changed.
-func (r *Room) BeginRead() int {
+// BeginRead returns how many entries may be read now of each of so many streams, and reserves room
+// for them until EndRead. Zero means that none may: wait for Changed. (With room for fewer than
+// there are streams it is exceeded.)
+func (r *Room) BeginRead(streams int) int {
 	w := r.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -74,11 +75,11 @@ func (r *Room) BeginRead() int {
 	if room <= 0 || room < r.prefetch()/2 && w.waiting.n+w.Acks.acks.n > 0 {
 		return 0
 	}
-	room = min(room, 2*max(1, r.lastRead))
+	room = min(max(1, room/streams), 2*max(1, r.lastRead))
 	if r.largest > 0 {
-		room = min(room, r.fitting(), stream.Fitting(r.largest))
+		room = min(room, max(1, r.fitting()/streams), stream.Fitting(r.largest))
 	}
-	r.reserved = room
+	r.reserved = room * streams
 	return room
 }
 
@@ -106,7 +107,7 @@ func (r *Room) Spare() (entries, bytes int) {
 	return max(0, r.limit()-w.held()), max(0, w.cfg.PrefetchBytes-r.bytes)
 }
 
-// EndRead ends the reservation. n is how many entries were read.
+// EndRead ends the reservation. n is how many entries were read, of the stream that had most.
 func (r *Room) EndRead(n int) {
 	r.w.mu.Lock()
 	defer r.w.mu.Unlock()

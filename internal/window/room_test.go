@@ -20,7 +20,7 @@ func TestRoom_AdaptivePrefetch(t *testing.T) {
 			w := New(config(1))
 			n := 0
 			for i := range 100 {
-				if count := w.Room.BeginRead(); count > 0 {
+				if count := w.Room.BeginRead(1); count > 0 {
 					w.Room.EndRead(count)
 					w.Admit(items(n+1, n+count), time.Now())
 					n += count
@@ -68,15 +68,15 @@ func TestRoom_BeginRead(t *testing.T) {
 	c := config(64)
 	c.PrefetchBytes = 1 << 18
 	w := New(c)
-	require.Equal(t, 2, w.Room.BeginRead())
+	require.Equal(t, 2, w.Room.BeginRead(1))
 	w.Room.EndRead(2)
 	w.Admit(items(1, 2), time.Now())
-	require.Equal(t, 4, w.Room.BeginRead())
+	require.Equal(t, 4, w.Room.BeginRead(1))
 	w.Room.EndRead(4)
 	w.Admit(items(3, 6), time.Now())
-	require.Equal(t, 8, w.Room.BeginRead())
+	require.Equal(t, 8, w.Room.BeginRead(1))
 	w.Room.EndRead(0) // nothing came
-	require.Equal(t, 8, w.Room.BeginRead())
+	require.Equal(t, 8, w.Room.BeginRead(1))
 	w.Room.EndRead(8)
 	large := func(n int) []Item {
 		it := item(n)
@@ -84,13 +84,13 @@ func TestRoom_BeginRead(t *testing.T) {
 		return []Item{it}
 	}
 	w.Admit(large(7), time.Now())
-	require.Equal(t, 2, w.Room.BeginRead(), "what is left divided by the largest")
+	require.Equal(t, 2, w.Room.BeginRead(1), "what is left divided by the largest")
 	w.Room.EndRead(0)
 	require.Equal(t, 2, w.Room.Claim())
 	for n := range 3 {
 		w.Admit(large(8+n), time.Now())
 	}
-	require.Zero(t, w.Room.BeginRead())
+	require.Zero(t, w.Room.BeginRead(1))
 	require.Zero(t, w.Room.Claim())
 	_, bytes := w.Room.Spare()
 	require.Zero(t, bytes)
@@ -99,7 +99,7 @@ func TestRoom_BeginRead(t *testing.T) {
 		w.Finish(start(t, w, n+1))
 	}
 	require.True(t, signalled(w.Room.Changed))
-	require.NotZero(t, w.Room.BeginRead())
+	require.NotZero(t, w.Room.BeginRead(1))
 	empty(t, w)
 }
 
@@ -113,7 +113,7 @@ func TestRoom_ReadFitsIntoAChunk(t *testing.T) {
 	large := item(1)
 	large.Size = 1 << 16
 	w.Admit([]Item{large}, time.Now())
-	require.Equal(t, stream.Fitting(large.Size), w.Room.BeginRead())
+	require.Equal(t, stream.Fitting(large.Size), w.Room.BeginRead(1))
 }
 
 // Items that wait for their retry are no reason to read nothing while handlers are idle.
@@ -130,14 +130,14 @@ func TestRoom_BesideBackoff(t *testing.T) {
 		}
 		none(t, w)
 		require.Equal(t, 100, w.Room.prefetch())
-		require.NotZero(t, w.Room.BeginRead())
+		require.NotZero(t, w.Room.BeginRead(1))
 		w.Room.EndRead(0)
 		for w.Room.limit() > w.held() {
 			n++
 			w.Admit(items(n, n), time.Now())
 			w.Backoff(start(t, w, n), time.Hour, 0)
 		}
-		require.Zero(t, w.Room.BeginRead(), "full is full")
+		require.Zero(t, w.Room.BeginRead(1), "full is full")
 		entries, _ := w.Room.Spare()
 		require.Zero(t, entries)
 	})
@@ -151,24 +151,24 @@ func TestRoom_OnDemand(t *testing.T) {
 	for n, c := range map[int]Config{256: all, 1: one} {
 		w := New(c)
 		w.Room.lastRead = 1000
-		require.Equal(t, n, w.Room.BeginRead())
+		require.Equal(t, n, w.Room.BeginRead(1))
 		w.Room.EndRead(0)
 	}
 	w := New(one)
 	w.Room.lastRead = 1000
 	w.Want(10)
 	require.True(t, signalled(w.Room.Changed))
-	require.Equal(t, 10, w.Room.BeginRead())
+	require.Equal(t, 10, w.Room.BeginRead(1))
 	w.Room.EndRead(0)
 	w.Want(-10)
-	require.Equal(t, 1, w.Room.BeginRead())
+	require.Equal(t, 1, w.Room.BeginRead(1))
 }
 
 // The room that a blocked read has reserved does not hold up recovery, and no second read begins
 // beside it.
 func TestRoom_ClaimBesideRead(t *testing.T) {
 	w := New(config(64))
-	require.NotZero(t, w.Room.BeginRead())
+	require.NotZero(t, w.Room.BeginRead(1))
 	require.Equal(t, 8, w.Room.Claim(), "the size of entries is not known")
 	w.Admit(items(1, 1), time.Now())
 	require.Equal(t, 63, w.Room.Claim())
@@ -186,7 +186,7 @@ func TestRoom_BeginReadWaits(t *testing.T) {
 		c := counted(1)
 		w := New(c)
 		for n := range 100 {
-			require.NotZero(t, w.Room.BeginRead())
+			require.NotZero(t, w.Room.BeginRead(1))
 			w.Room.EndRead(1)
 			w.Admit(items(n+1, n+1), time.Now())
 			it := start(t, w, n+1)
@@ -195,17 +195,17 @@ func TestRoom_BeginReadWaits(t *testing.T) {
 		}
 		require.Equal(t, 100, w.Room.prefetch())
 		w.Admit(items(101, 161), time.Now())
-		require.Zero(t, w.Room.BeginRead())
+		require.Zero(t, w.Room.BeginRead(1))
 		handle(t, w, 101, 110)
 		require.Equal(t, 50, w.Room.prefetch()+1-w.waiting.n)
-		require.NotZero(t, w.Room.BeginRead())
+		require.NotZero(t, w.Room.BeginRead(1))
 		w.Room.EndRead(0)
 
 		c.Ordered = true
 		w = New(c)
 		w.Admit(items(1, 1), time.Now())
 		w.Uncount(start(t, w, 1), time.Hour)
-		require.Zero(t, w.Room.BeginRead())
+		require.Zero(t, w.Room.BeginRead(1))
 	})
 }
 

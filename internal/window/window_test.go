@@ -91,7 +91,7 @@ func TestWindow_Close(t *testing.T) {
 		require.Len(t, w.Close(), 5)
 		require.True(t, signalled(w.Ready))
 		require.True(t, signalled(w.Room.Changed))
-		require.Zero(t, w.Room.BeginRead())
+		require.Zero(t, w.Room.BeginRead(1))
 		require.Zero(t, w.Room.Claim())
 		entries, bytes := w.Room.Spare()
 		require.Zero(t, entries+bytes)

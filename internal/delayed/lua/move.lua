@@ -1,5 +1,5 @@
 -- Appends what is due to its target, one page of it, and takes it out of the store.
--- common.lua stands before this text.
+-- common.lua, and original.lua of internal/stream, stand before this text.
 --
 -- KEYS[1] due set, KEYS[2] delayed, KEYS[3] target stream, KEYS[4] control, KEYS[5] dead letters,
 -- KEYS[6] leader key
@@ -96,9 +96,17 @@ for i, id in ipairs(ids) do
     reply = append(target, retention, now, values)
   else
     reason = reason or refused
+    local origin, count = string.match(id, '%d+%-%d+$') or '0-0', '0'
+    if values and group ~= '' then
+      local n = #values
+      local entry, delivered = values[n - 4], values[n]
+      if #original(values) < n then
+        origin, count = entry, delivered
+      end
+    end
     values = values or (entries[i] and {'_delayed', entries[i]} or {})
-    for _, v in ipairs({'_dead_reason', reason, '_dead_entry_id', string.match(id, '%d+%-%d+$') or '0-0', '_dead_topic', topic,
-        '_dead_group', group, '_dead_consumer', '', '_dead_count', '0', '_dead_time', ARGV[8]}) do
+    for _, v in ipairs({'_dead_reason', reason, '_dead_entry_id', origin, '_dead_topic', topic,
+        '_dead_group', group, '_dead_consumer', '', '_dead_count', count, '_dead_time', ARGV[8]}) do
       values[#values + 1] = v
     end
     reply = redis.pcall('XADD', dead, '*', unpack(values))

@@ -1,16 +1,20 @@
 -- Acknowledges entries, each only if it is still owned.
 -- KEYS[1] stream
--- ARGV[1] group, ARGV[2] consumer, ARGV[3..] entry IDs
+-- ARGV[1] group, ARGV[2] consumer, ARGV[3] 'delete' for a return stream, which holds nothing that is
+-- acknowledged, or ''
+-- ARGV[4..] entry IDs
 -- Returns one number per entry: 1 acknowledged, 0 owned by another consumer,
 -- -1 not pending in the group.
 local key, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local out = {}
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local id = ARGV[i]
   local state = 1
   if #redis.call('XPENDING', key, group, id, id, 1, consumer) == 0 then
     state = #redis.call('XPENDING', key, group, id, id, 1) == 0 and -1 or 0
   else
+    -- Deleted first: where that is refused nothing has changed.
+    if ARGV[3] == 'delete' then redis.call('XDEL', key, id) end
     redis.call('XACK', key, group, id)
   end
   out[#out + 1] = state

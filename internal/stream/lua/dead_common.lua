@@ -66,3 +66,12 @@ local function find(dead, from, topic, group, id)
   end
   return false, false
 end
+
+-- Acknowledges an entry. A return stream, which is not the topic, holds nothing that is acknowledged.
+local function acknowledge(stream, topic, group, id)
+  local acked = redis.pcall('XACK', stream, group, id)
+  if not failed(acked) and stream ~= topic then
+    redis.pcall('XDEL', stream, id)
+  end
+  return acked
+end

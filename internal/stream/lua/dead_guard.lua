@@ -5,9 +5,9 @@
 -- one. So the newest dead letter shows whether the append took place, and it is deleted when
 -- the entry turns out to be none of this consumer's business: no other client sees it.
 --
--- KEYS[1] topic, KEYS[2] dead-letter stream (same hash slot)
+-- KEYS[1] stream, KEYS[2] dead-letter stream (same hash slot)
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] entry ID
--- ARGV[4] 'copy' or 'memory', as in dead_letter.lua
+-- ARGV[4] 'copy' or 'memory', ARGV[5] topic, ARGV[6] its entry ID, as in dead_letter.lua
 --
 -- Returns one of
 --   {'moved', dead entry ID}   acknowledged, now or by a run whose reply was lost
@@ -16,19 +16,20 @@
 --   {'failed'}                 nothing was appended (the XADD has the error); not acknowledged
 --   an error reply             not acknowledged; the append was taken back where possible
 
-local topic, dead = KEYS[1], KEYS[2]
+local stream, dead = KEYS[1], KEYS[2]
 local group, consumer, id = ARGV[1], ARGV[2], ARGV[3]
+local topic, origin = ARGV[5], ARGV[6]
 
 local newest = redis.pcall('XREVRANGE', dead, '+', '-', 'COUNT', 1)
 if failed(newest) then
   return failure(newest)
 end
-if #newest == 0 or not marked(newest[1][2], topic, group, id) then
+if #newest == 0 or not marked(newest[1][2], topic, group, origin) then
   return {'failed'}
 end
 local added = newest[1][1]
 
-local pending = redis.pcall('XPENDING', topic, group, id, id, 1)
+local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
 if failed(pending) then
   redis.pcall('XDEL', dead, added)
   return failure(pending)
@@ -36,13 +37,13 @@ end
 local owner = pending[1] and pending[1][2]
 
 if owner == consumer then
-  local acked = redis.pcall('XACK', topic, group, id)
+  local acked = acknowledge(stream, topic, group, id)
   if failed(acked) then
     redis.pcall('XDEL', dead, added)
     return failure(acked)
   end
   -- An earlier run has moved it, if a lost group was re-created with the entry since.
-  local earlier, writer = find(dead, '(' .. added, topic, group, id)
+  local earlier, writer = find(dead, '(' .. added, topic, group, origin)
   if earlier and writer == consumer then
     redis.pcall('XDEL', dead, added)
     return {'moved', earlier}
@@ -55,7 +56,7 @@ if owner then
   return {'owner', owner}
 end
 
-local earlier, writer = find(dead, '(' .. added, topic, group, id)
+local earlier, writer = find(dead, '(' .. added, topic, group, origin)
 if ARGV[4] == 'memory' and not earlier then
   return {'moved', added}
 end

@@ -1,15 +1,17 @@
 -- Moves one pending entry to the dead-letter stream, only while the consumer owns it.
 -- dead_common.lua stands before this text.
 --
--- KEYS[1] topic, KEYS[2] dead-letter stream (same hash slot)
+-- KEYS[1] stream, KEYS[2] dead-letter stream (same hash slot)
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] entry ID
 -- ARGV[4] reason, ARGV[5] delivery count, ARGV[6] time
 -- ARGV[7] 'maxlen', 'maxage' (milliseconds by the clock of this server) or '' for no trimming,
 -- ARGV[8] '~' or '=', ARGV[9] the bound
 -- ARGV[10] 'copy': the fields are those of the entry in Redis
---          'memory': the fields are ARGV[12...], for an entry that was trimmed
+--          'memory': the fields are ARGV[14...], for an entry that was trimmed
 -- ARGV[11] 'again': an earlier run may have moved it, and a lost group was re-created with it since;
 --          or ''
+-- ARGV[12] topic and ARGV[13] entry ID that the dead letter names: those of the stream, or for an entry
+--          of a return stream those of its original
 --
 -- Returns one of
 --   {'moved', dead entry ID}   appended and acknowledged, now or by a run of this script whose
@@ -24,11 +26,12 @@
 --                              nothing is appended in the first place, from Redis 7 on: the right
 --                              to XDEL may be missing too, and every attempt would leave one more
 
-local topic, dead = KEYS[1], KEYS[2]
+local stream, dead = KEYS[1], KEYS[2]
 local group, consumer, id = ARGV[1], ARGV[2], ARGV[3]
+local topic, origin = ARGV[12], ARGV[13]
 local memory = ARGV[10] == 'memory'
 
-local pending = redis.pcall('XPENDING', topic, group, id, id, 1)
+local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
 if failed(pending) then
   return failure(pending)
 end
@@ -38,12 +41,12 @@ if owner and owner ~= consumer then
 end
 
 if owner and ARGV[11] == 'again' then
-  local found, writer, unread = find(dead, '+', topic, group, id)
+  local found, writer, unread = find(dead, '+', topic, group, origin)
   if unread then
     return failure(unread)
   end
   if found and writer == consumer then
-    local acked = redis.pcall('XACK', topic, group, id)
+    local acked = acknowledge(stream, topic, group, id)
     if failed(acked) then
       return failure(acked)
     end
@@ -54,24 +57,24 @@ end
 local fields
 if memory then
   fields = {}
-  for i = 12, #ARGV do
-    fields[i - 11] = ARGV[i]
+  for i = 14, #ARGV do
+    fields[i - 13] = ARGV[i]
   end
 else
-  local entry = redis.pcall('XRANGE', topic, id, id)
+  local entry = redis.pcall('XRANGE', stream, id, id)
   if failed(entry) then
     return failure(entry)
   end
   if #entry == 0 then
     return {'gone'}
   end
-  fields = entry[1][2]
+  fields = stream == topic and entry[1][2] or original(entry[1][2])
 end
 
 if not owner then
   -- An earlier run has ended it, or another consumer has, or the trimmed entry was swept out of
   -- the pending entries list. The dead-letter stream distinguishes the first from the rest.
-  local found, writer, unread = find(dead, '+', topic, group, id)
+  local found, writer, unread = find(dead, '+', topic, group, origin)
   if memory then
     if unread then
       return failure(unread)
@@ -88,13 +91,13 @@ if not owner then
 end
 
 -- The command itself can only fail for a missing permission here, so it writes nothing.
-if owner and redis.acl_check_cmd and not redis.acl_check_cmd('XACK', topic, group, id) then
-  return failure(redis.pcall('XACK', topic, group, id))
+if owner and redis.acl_check_cmd and not redis.acl_check_cmd('XACK', stream, group, id) then
+  return failure(redis.pcall('XACK', stream, group, id))
 end
 
 -- unpack fails at about 8,000 values. The caller sends no more than that from memory.
 if #fields > 7900 then
-  local renewed = redis.pcall('XCLAIM', topic, group, consumer, 0, id, 'JUSTID')
+  local renewed = redis.pcall('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
   if failed(renewed) then
     return failure(renewed)
   end
@@ -118,7 +121,7 @@ for i = 1, #fields do
   call[#call + 1] = fields[i]
 end
 local block = {
-  '_dead_reason', ARGV[4], '_dead_entry_id', id, '_dead_topic', topic, '_dead_group', group,
+  '_dead_reason', ARGV[4], '_dead_entry_id', origin, '_dead_topic', topic, '_dead_group', group,
   '_dead_consumer', consumer, '_dead_count', ARGV[5], '_dead_time', ARGV[6],
 }
 for i = 1, #block do
@@ -131,7 +134,7 @@ local added = redis.pcall(unpack(call))
 if failed(added) then
   return failure(added)
 end
-local acked = redis.pcall('XACK', topic, group, id)
+local acked = acknowledge(stream, topic, group, id)
 if failed(acked) then
   redis.pcall('XDEL', dead, added)
   return failure(acked)

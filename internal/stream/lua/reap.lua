@@ -1,7 +1,7 @@
 -- Removes idle consumers without pending entries, in one step with the check, so
 -- that an entry delivered in between cannot vanish with its consumer.
 -- behind.lua stands before this text.
--- KEYS[1] stream
+-- KEYS[1] stream, KEYS[2...] others of the group, in which only consumers are removed
 -- ARGV[1] group, ARGV[2] this consumer, which stays, ARGV[3] idle time in ms after which others
 -- are removed, ARGV[4] idle time in ms below which others may be alive, ARGV[5] consumer that
 -- holds released entries, which never is
@@ -19,20 +19,31 @@
 -- when it has read everything: -1 otherwise. Servers differ in whether entries that were
 -- lost stay in these numbers for ever; only their growth means something.
 local key, group, self, idle, alive = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local others = {}
-for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', key, group)) do
-  local c = {}
-  for i = 1, #flat, 2 do
-    c[flat[i]] = flat[i + 1]
-  end
-  if c.name ~= self then
-    if c.idle >= idle and c.pending == 0 then
-      redis.call('XGROUP', 'DELCONSUMER', key, group, c.name)
-    elseif c.idle < alive and c.name ~= ARGV[5] then
-      others[#others + 1] = c.name
-      others[#others + 1] = c.idle
+
+-- Removes consumers from a stream, and returns those that may be alive.
+local function reap(stream, consumers)
+  local others = {}
+  for _, flat in ipairs(consumers) do
+    local c = {}
+    for i = 1, #flat, 2 do
+      c[flat[i]] = flat[i + 1]
+    end
+    if c.name ~= self then
+      if c.idle >= idle and c.pending == 0 then
+        redis.call('XGROUP', 'DELCONSUMER', stream, group, c.name)
+      elseif c.idle < alive and c.name ~= ARGV[5] then
+        others[#others + 1] = c.name
+        others[#others + 1] = c.idle
+      end
     end
   end
+  return others
+end
+
+local others = reap(key, redis.call('XINFO', 'CONSUMERS', key, group))
+for i = 2, #KEYS do
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[i], group)
+  if not consumers.err then reap(KEYS[i], consumers) end -- the reader finds a group that is lost
 end
 redis.call('XGROUP', 'DESTROY', key, PROBE .. ':none') -- a missing permission shows at once
 local g = named(key, group) or {}

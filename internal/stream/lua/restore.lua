@@ -3,7 +3,8 @@
 -- less.lua and behind.lua stand before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] consumer
--- ARGV[3] the greatest entry ID that is known to have been delivered
+-- ARGV[3] the greatest entry ID that is known to have been delivered; '' for a return stream, which
+-- holds only what is outstanding: its group begins at 0-0
 -- ARGV[4] one of the first that were
 -- ARGV[5] how many entries had been added up to ARGV[3], at least
 -- ARGV[6..] pairs of held entry ID and delivery count
@@ -32,7 +33,8 @@ local function another()
   return first and ms(first[1]) == ms(start) and ms(oldest) ~= ms(start)
 end
 
-if another() then
+local outstanding = start == ''
+if outstanding or another() then
   start = '0-0' -- all of it is new
 end
 
@@ -43,7 +45,7 @@ if type(reply) == 'table' and reply.err then
   created = 0
 end
 local out = {created, start}
-if start == '0-0' then return out end
+if start == '0-0' and not outstanding then return out end
 -- Redis 7 refuses to claim an entry that the stream does not have; Redis 6.2 does not.
 local forces = named(key, group).lag == nil
 for i = 6, #ARGV, 2 do

@@ -2,21 +2,23 @@
 -- counting it as a delivery. It also keeps the consumer's idle time low, by which others see
 -- that it is alive: before Redis 7.2 a blocked or empty read does not. The history read is behind
 -- all entries and takes nothing.
--- KEYS[1] stream, KEYS[2...] due sets of delayed messages, looked at first: nothing can fail behind
--- a claim, whose entries would be claimed unseen
+-- KEYS[1] stream, then those that come behind it in the scan, then due sets of delayed messages,
+-- looked at first: nothing can fail behind a claim, whose entries would be claimed unseen
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] consumer that holds released entries
--- ARGV[4] min idle time in ms, ARGV[5] cursor, ARGV[6] how many to claim at most, 0 for none
--- Returns {cursor to continue with, {claimed IDs}, {those of them that were released},
+-- ARGV[4] min idle time in ms, ARGV[5] cursor in the first stream, ARGV[6] how many to claim at most,
+-- 0 for none, ARGV[7] how many of the keys are streams
+-- One stream is scanned: the first in which something is pending.
+-- Returns {which, from 0 on; cursor to continue with, {claimed IDs}, {those of them that were released},
 -- {IDs that were trimmed and have left the group},
 -- {for each due set ms until its first entry is due, -1 if it is empty, 0 if it is no sorted set}}.
-local key, group, consumer, holder = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local cursor, left = ARGV[5], tonumber(ARGV[6])
+local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local cursor, left, streams = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 
 -- XAUTOCLAIM looks at ten entries for each that it may claim. A step looks at this many.
 local looks = 1000
 
 local waits, now = {}, nil
-for i = 2, #KEYS do
+for i = streams + 1, #KEYS do
   local first = redis.pcall('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
   local wait = -1
   if first.err then
@@ -34,14 +36,21 @@ for i = 2, #KEYS do
   waits[#waits + 1] = wait
 end
 
-redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', key, '18446744073709551614-0')
-local claimed, returned, trimmed = {}, {}, {}
-if left == 0 then
-  return {cursor, claimed, returned, trimmed, waits}
+local touch = {'XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS'}
+for i = 1, streams do
+  touch[7 + i], touch[7 + streams + i] = KEYS[i], '18446744073709551614-0'
 end
-if cursor == '0-0' and #redis.call('XPENDING', key, group, '-', '+', 1) == 0 then
-  return {cursor, claimed, returned, trimmed, waits} -- nothing is pending: the usual answer of an idle group
+redis.call(unpack(touch))
+local claimed, returned, trimmed, at = {}, {}, {}, 1
+if left > 0 and cursor == '0-0' then
+  while at <= streams and #redis.call('XPENDING', KEYS[at], group, '-', '+', 1) == 0 do
+    at = at + 1
+  end
 end
+if left == 0 or at > streams then
+  return {streams - 1, cursor, claimed, returned, trimmed, waits} -- the usual reply of an idle group
+end
+local key = KEYS[at]
 local released = {}
 for _, p in ipairs(redis.call('XPENDING', key, group, cursor, '+', looks + 10 * left, holder)) do
   released[p[1]] = true
@@ -64,4 +73,4 @@ until left <= 0 or looks <= 0 or cursor == '0-0'
 if #returned > 0 and #redis.call('XPENDING', key, group, '-', '+', 1, holder) == 0 then
   redis.call('XGROUP', 'DELCONSUMER', key, group, holder)
 end
-return {cursor, claimed, returned, trimmed, waits}
+return {at - 1, cursor, claimed, returned, trimmed, waits}
