@@ -20,6 +20,7 @@ import (
 const (
 	DefaultMaxInFlight     = 1
 	DefaultMaxDeliveries   = 20
+	DefaultMaxDeferred     = 10_000
 	DefaultMinIdle         = 15 * time.Second
 	DefaultClaimInterval   = 15 * time.Second
 	DefaultBlockTime       = 5 * time.Second
@@ -43,6 +44,8 @@ const (
 	NoConsumerGroup = "-"
 	// UnlimitedDeliveries as MaxDeliveries redelivers a message for ever.
 	UnlimitedDeliveries = -1
+	// NeverDefer as SubscriberConfig.DeferAfter keeps all retries in memory.
+	NeverDefer time.Duration = -1
 	// NoPrefetch as Tuning.Prefetch fetches only what can be handled at once.
 	NoPrefetch = -1
 	// NoJitter as Backoff.Jitter makes delays exact.

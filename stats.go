@@ -66,6 +66,7 @@ type SubscriptionStats struct {
 	Delivered    uint64 // messages that the application has received, redeliveries included
 	Redelivered  uint64 // those with a delivery count of 2 or more
 	DeadLettered uint64 // EventDeadLettered
+	Deferred     uint64 // retries that were stored in Redis (SubscriberConfig.DeferAfter)
 	Skipped      uint64 // without a group: EventSkipped and EventUndecodable
 	Dropped      uint64 // Pub/Sub: EventDropped
 	LostLeases   uint64 // entries that another consumer has taken over: EventLeaseLost
@@ -156,6 +157,7 @@ type counters struct {
 	lastRead    atomic.Int64 // Unix time in nanoseconds, 0 for never
 	delivered   atomic.Uint64
 	redelivered atomic.Uint64
+	deferred    atomic.Uint64
 	events      [len(eventKindNames)]atomic.Uint64 // entries, or events that name none, by kind
 }
 
@@ -192,6 +194,7 @@ func (s *subscription) snapshot() (stats SubscriptionStats, ok bool) {
 		Bytes:     sizes.Bytes,
 		Delivered: s.counters.delivered.Load(), Redelivered: s.counters.redelivered.Load(),
 		DeadLettered: of(EventDeadLettered),
+		Deferred:     s.counters.deferred.Load(),
 		Skipped:      of(EventSkipped) + of(EventUndecodable),
 		LostLeases:   of(EventLeaseLost),
 		Recovered:    of(EventRecovered),

@@ -52,6 +52,8 @@ func (k *batchPolicy) Acked(it *window.Item) (late bool) {
 	return false
 }
 
+func (k *batchPolicy) Defer(*window.Item, source.Outcome, time.Duration, bool) bool { return false }
+
 func (k *batchPolicy) GiveUp(it *window.Item, _ source.Outcome) {
 	k.mu.Lock()
 	k.givenUp = append(k.givenUp, int(it.ID.Ms))

@@ -68,6 +68,18 @@ type SubscriberConfig struct {
 	// determines for how long a message is retried, 351 s by default.
 	NackBackoff Backoff
 
+	// DeferAfter is the delay, at least 1 ms, above which a retry that the application asks for
+	// ([RetryAfter], [Postpone], an error with a delay) is deferred: it waits in Redis, in
+	// `base:delayed`, where it takes no room in the subscription and survives a restart, and then
+	// returns to this group alone. So does what is left of longer delays at Close. Where there is an
+	// order (MaxInFlight 1, or an OrderingKey) such a delay holds within the process only, and what
+	// comes behind waits for it. Defaults to Tuning.MinIdle; NeverDefer turns it off.
+	DeferAfter time.Duration
+
+	// MaxDeferred is how many retries of the group may be deferred, 1 to 1,000,000. Beyond it they
+	// wait in memory. Defaults to DefaultMaxDeferred.
+	MaxDeferred int
+
 	// HandlerTimeout bounds the handling of one delivery, at least 1 ms, from the moment at
 	// which the application has received it: after it the message's context is cancelled
 	// and the delivery counts as nacked. Defaults to no bound.
@@ -177,6 +189,8 @@ func (c SubscriberConfig) withDefaults() SubscriberConfig {
 	c.MaxPayload = orDefault(c.MaxPayload, DefaultMaxPayload)
 	c.NackBackoff = c.NackBackoff.withDefaults()
 	c.Tuning.MinIdle = orDefault(c.Tuning.MinIdle, DefaultMinIdle)
+	c.DeferAfter = orDefault(c.DeferAfter, c.Tuning.MinIdle)
+	c.MaxDeferred = orDefault(c.MaxDeferred, DefaultMaxDeferred)
 	c.Tuning.ClaimInterval = orDefault(c.Tuning.ClaimInterval, DefaultClaimInterval)
 	c.Tuning.BlockTime = orDefault(c.Tuning.BlockTime, DefaultBlockTime)
 	c.Tuning.DrainTimeout = orDefault(c.Tuning.DrainTimeout, DefaultDrainTimeout)
@@ -207,6 +221,10 @@ func (c SubscriberConfig) validate(v *validation) {
 	if c.DeadLetterRetention.Exact && c.DeadLetterRetention.MaxAge > 0 {
 		v.addf("DeadLetterRetention", "Exact is for MaxLen, not for MaxAge")
 	}
+	if c.DeferAfter != NeverDefer && c.DeferAfter != c.Tuning.MinIdle {
+		v.duration("DeferAfter", c.DeferAfter, time.Millisecond)
+	}
+	v.intRange("MaxDeferred", c.MaxDeferred, 1, 1_000_000, "")
 	v.duration("HandlerTimeout", c.HandlerTimeout, time.Millisecond)
 	v.within("Tuning", c.Tuning.validate)
 }
@@ -233,6 +251,14 @@ func (c SubscriberConfig) settings() subscriberSettings {
 	s := subscriberSettings{SubscriberConfig: c.withDefaults(), caller: c.Client}
 	s.Client = bounded(c.Client)
 	return s
+}
+
+// deferred returns how many retries may be deferred.
+func (c SubscriberConfig) deferred() int {
+	if c.DeferAfter == NeverDefer {
+		return 0
+	}
+	return c.MaxDeferred
 }
 
 // clientTimeout is that of clients without one, and the default of go-redis.

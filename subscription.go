@@ -107,6 +107,7 @@ func (s *Subscriber) newConsumer(sub *subscription, of keys.Topic, origin *sourc
 		Origin: origin, Window: s.windowConfig(options),
 		MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after, Prepare: s.preparer(sub.decoder),
 		DeadTopic: dead, DeadTrim: s.cfg.DeadLetterRetention.trim(),
+		DeferAfter: s.cfg.DeferAfter, MaxDeferred: s.cfg.deferred(),
 		OnClient: s.cfg.OnReadClient, Observer: sub,
 		OnDue: sub.keeper.Due,
 	})
@@ -314,6 +315,8 @@ func (s *subscription) DeadLettered(entry, reason string) {
 func (s *subscription) DeadLetterFailed(entry string, err error) {
 	s.report(Event{Kind: EventDeadLetterFailed, EntryIDs: []string{entry}, Err: redisError(err)})
 }
+
+func (s *subscription) Deferred() { s.counters.deferred.Add(1) }
 
 func (s *subscription) HandlerTimeout(entry string) {
 	s.report(Event{Kind: EventHandlerTimeout, EntryIDs: []string{entry}})

@@ -109,6 +109,7 @@ func retention(maxLen int64) redischannels.Retention {
 //   - ShouldClaimPendingMessage, ShouldStopOnReadErrors: an error,
 //     [ErrShouldClaimPendingMessage] or [ErrShouldStopOnReadErrors].
 //
+// DeferAfter is NeverDefer: consumers of the other library never see what is deferred.
 // MaxDeliveries is UnlimitedDeliveries, as a nack there never ends. Set it to 0
 // for the default of redischannels, which moves a message that fails 20 times to
 // the dead-letter stream. An entry that cannot be decoded goes there in any case.
@@ -127,6 +128,7 @@ func SubscriberConfig(from redisstream.SubscriberConfig) (redischannels.Subscrib
 		ConsumerGroup: from.ConsumerGroup,
 		Consumer:      from.Consumer,
 		MaxDeliveries: redischannels.UnlimitedDeliveries,
+		DeferAfter:    redischannels.NeverDefer,
 		NackBackoff:   resend(from.NackResendSleep),
 		Tuning: redischannels.Tuning{
 			MinIdle:         orDefault(from.MaxIdleTime, redisstream.DefaultMaxIdleTime),

@@ -34,6 +34,7 @@ var (
 		Client:        unused,
 		StartFrom:     redischannels.Latest,
 		MaxDeliveries: redischannels.UnlimitedDeliveries,
+		DeferAfter:    redischannels.NeverDefer,
 		NackBackoff:   constant(time.Millisecond),
 		Tuning:        redischannels.Tuning{MinIdle: time.Minute, ClaimInterval: 5 * time.Second, ConsumerTimeout: 10 * time.Minute},
 	}

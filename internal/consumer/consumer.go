@@ -11,6 +11,7 @@
 //	keeper     renews leases, and prepares deliveries that are not counted yet
 //	acker      writes acknowledgements
 //	mover      moves entries to the dead letters
+//	deferrer   stores retries that are off for long
 //	restorer   re-creates a lost group
 //
 // What is delivered next is decided by a dispatch.Dispatcher on the window.
@@ -69,6 +70,9 @@ type Config struct {
 	DeadTopic string
 	DeadTrim  stream.Trim
 
+	DeferAfter  time.Duration // a retry that the application asks for is deferred where its delay is longer
+	MaxDeferred int           // how many may be in the group; 0: none is deferred
+
 	// OnDue receives a due set of the topic or the group that is not empty, and the time until its first
 	// entry is due. It must return soon and must not call the consumer.
 	OnDue func(target delayed.Target, wait time.Duration)
@@ -92,6 +96,7 @@ type Consumer struct {
 	keeper   *keeper
 	acker    *acker
 	mover    *mover
+	deferrer deferrer
 	restorer *restorer
 
 	// reading ends first, by stop; then working, when everything is written.
@@ -111,6 +116,7 @@ func New(cfg Config) *Consumer {
 	cfg.Window.From = cfg.Origin
 	cfg.Window.LeaseTime = cfg.MinIdle - cfg.MinIdle/6
 	cfg.Window.MaxDeliveries = cfg.MaxDeliveries
+	cfg.Window.Deferrable = cfg.MaxDeferred > 0 && !cfg.Window.Keyed
 	c.win = window.New(cfg.Window)
 	c.outage = &outage.Outage{
 		Down: func(err error, _ []string) { cfg.Observer.Disconnected(err) },
@@ -130,6 +136,7 @@ func New(cfg Config) *Consumer {
 	c.releases = &releases{id: c.id, control: control, win: c.win, minIdle: cfg.MinIdle,
 		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
 	c.acker = newAcker(c)
+	c.deferrer = deferrer{c}
 	c.mover = newMover(c)
 	c.reader = newReader(c, connection)
 	c.Dispatcher = dispatch.New(dispatch.Config{
@@ -180,7 +187,12 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		probe := func(ctx context.Context, pipe redis.Pipeliner) { delayed.ProbeMove(ctx, pipe, c.id.targets[i]) }
+		probe := func(ctx context.Context, pipe redis.Pipeliner) {
+			delayed.ProbeMove(ctx, pipe, c.id.targets[i])
+			if i > 0 && c.cfg.MaxDeferred > 0 {
+				delayed.ProbeDefer(ctx, pipe, c.id.targets[i])
+			}
+		}
 		if err := group.Probe(ctx, c.cfg.DeadTopic, probe); err != nil {
 			return false, err
 		}
@@ -224,22 +236,28 @@ func (c *Consumer) run() {
 	reading.Wait()
 	close(left)
 	waking.Wait()
-	c.releases.atEnd(c.working, c.win.Close())
+	c.releaseHeld()
 	if abandoned := c.Drain(c.cfg.DrainTimeout); len(abandoned) > 0 {
 		c.cfg.Observer.Abandoned(abandoned, nil)
 		// Others get them when they have been left alone for MinIdle, with their counts.
 		c.releases.atEnd(c.working, c.win.Abandon(c.cfg.MinIdle))
 	}
-	c.releases.atEnd(c.working, c.win.Close()) // nacked while draining
+	c.releaseHeld() // nacked while draining
 
 	bound := time.AfterFunc(drainGrace, c.quit)
 	defer bound.Stop()
 	close(c.acker.flushing)
 	close(c.mover.flushing)
 	writing.Wait()
+	c.releaseHeld() // what could not be deferred
 	close(c.keeper.ending)
 	keeping.Wait()
 	c.leave()
+}
+
+// releaseHeld returns to the group what is not delivered, or defers it until its back-off is over.
+func (c *Consumer) releaseHeld() {
+	c.releases.atEnd(c.working, c.deferrer.atEnd(c.working, c.win.Close()))
 }
 
 // upkeep looks for entries of crashed consumers, and releases what waits too long. It is not for
@@ -256,6 +274,7 @@ func (c *Consumer) upkeep(ctx context.Context) {
 		case <-look.C:
 			c.win.BlockLong(staleAfter)
 			c.releaseStale(ctx)
+			c.win.Probe()
 			c.stalled()
 		case <-scan.C:
 			scan.Reset(c.claimer.delay())

@@ -10,7 +10,7 @@ import (
 // moveBatch is how many moves one pipeline has at most.
 const moveBatch = 100
 
-// mover moves entries to the dead-letter stream.
+// mover moves entries to the dead-letter stream, and has the deferrer store others.
 type mover struct {
 	writing
 	c *Consumer
@@ -38,20 +38,26 @@ func (m *mover) move(ctx context.Context, items []*window.Item) {
 func (m *mover) batch(ctx context.Context, items []*window.Item) {
 	m.c.restorer.writing.RLock()
 	defer m.c.restorer.writing.RUnlock()
-	var here []*window.Item
+	var here, deferred []*window.Item
 	var lost []string
 	standings := m.c.win.Acks.Standings(items, make([]window.Standing, 0, len(items)))
 	for i, it := range items {
-		if standings[i] == window.Lost {
+		switch {
+		case standings[i] == window.Lost:
 			lost = append(lost, it.EntryID())
 			m.c.win.Remove(it)
-		} else {
+		case it.Deferred && standings[i] == window.Trimmed: // there is nothing to store
+			m.c.win.Acks.Keep(it)
+		case it.Deferred:
+			deferred = append(deferred, it)
+		default:
 			here = append(here, it)
 		}
 	}
 	if len(lost) > 0 {
 		m.c.acker.late(lost)
 	}
+	m.c.deferrer.write(ctx, deferred)
 	trimmed := m.send(ctx, here)
 	for _, it := range trimmed {
 		m.c.restorer.trimmed(it)

@@ -19,6 +19,7 @@ type Observer interface {
 	AckFailed(entries []string, err error)
 	DeadLettered(entry, reason string)
 	DeadLetterFailed(entry string, err error)
+	Deferred() // a retry was stored
 	HandlerTimeout(entry string)
 	Released(entries []string)
 	Recovered(entries []string)

@@ -68,6 +68,19 @@ func Defer(ctx context.Context, client redis.UniversalClient, target Target, key
 	return outcomes, next, nil
 }
 
+// ProbeDefer adds commands to a pipeline that change nothing, and of which one is refused where a
+// permission is missing that Defer needs, but for those of a consumer, TIME and the scripts.
+func ProbeDefer(ctx context.Context, pipe redis.Pipeliner, target Target) {
+	t, due := target.Topic, target.Due()
+	pipe.ZCard(ctx, due)
+	pipe.ZAddXX(ctx, due, redis.Z{Member: ""})
+	pipe.HLen(ctx, t.Delayed())
+	pipe.HExists(ctx, t.Delayed(), "")
+	for _, key := range []string{t.Delayed(), t.Control()} {
+		pipe.Do(ctx, "HSET", key, "a", "b", "c") // a missing permission is found before the wrong number of values
+	}
+}
+
 // pageOf returns how many of the retries one call of the script takes.
 func pageOf(retries []Retry) int {
 	size := 0

@@ -23,6 +23,9 @@ type Policy interface {
 	Acked(it *window.Item) (late bool)
 	// GiveUp ends an item that is not to be delivered again.
 	GiveUp(it *window.Item, o source.Outcome)
+	// Defer ends an item that is to be delivered again after a delay, and reports whether it does.
+	// asked says that the application has asked for that delay.
+	Defer(it *window.Item, o source.Outcome, delay time.Duration, asked bool) bool
 	// Recalled is called with the items of a batch that was offered for too long. They are not held any
 	// more.
 	Recalled(items []*window.Item)
@@ -258,17 +261,30 @@ func (d *Dispatcher) nacked(it *window.Item, o source.Outcome) {
 	case d.win.Leases.Lost(it):
 		d.cfg.Policy.AckIgnored(it.EntryID(), nil)
 		d.win.Finish(it)
-	case o.Kind == source.Release:
-		d.win.Uncount(it, max(0, o.Delay))
 	case o.Kind == source.Reject || o.Kind == source.Undecodable:
 		d.cfg.Policy.GiveUp(it, o)
-	case d.cfg.MaxDeliveries > 0 && it.Deliveries() >= d.cfg.MaxDeliveries:
+	case o.Kind == source.Nack && d.cfg.MaxDeliveries > 0 && it.Deliveries() >= d.cfg.MaxDeliveries:
 		o.Kind, o.Reason = source.Reject, cmp.Or(o.Reason, fmt.Sprintf("delivered %d times without success", it.Deliveries()))
 		d.cfg.Policy.GiveUp(it, o)
-	case o.Delay >= 0:
-		d.win.Backoff(it, o.Delay, o.Split)
 	default:
-		d.win.Backoff(it, d.cfg.Backoff(it.Deliveries()), o.Split)
+		d.retry(it, o)
+	}
+}
+
+// retry has an item delivered again.
+func (d *Dispatcher) retry(it *window.Item, o source.Outcome) {
+	delay, asked := o.Delay, true
+	if delay < 0 {
+		if delay = 0; o.Kind == source.Nack {
+			delay, asked = d.cfg.Backoff(it.Deliveries()), false
+		}
+	}
+	switch {
+	case d.cfg.Policy.Defer(it, o, delay, asked):
+	case o.Kind == source.Release:
+		d.win.Uncount(it, delay)
+	default:
+		d.win.Backoff(it, delay, o.Split)
 	}
 }
 

@@ -102,6 +102,8 @@ func (k *kit) Acked(it *window.Item) (late bool) {
 	return false
 }
 
+func (k *kit) Defer(*window.Item, source.Outcome, time.Duration, bool) bool { return false }
+
 func (k *kit) GiveUp(it *window.Item, o source.Outcome) {
 	k.note(func() { k.givenUp = append(k.givenUp, o) })
 	k.win.Finish(it)

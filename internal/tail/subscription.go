@@ -264,6 +264,9 @@ func (p *policy) Acked(it *window.Item) (late bool) {
 	return false
 }
 
+// Defer implements dispatch.Policy: nothing is stored for a subscription without a group.
+func (p *policy) Defer(*window.Item, source.Outcome, time.Duration, bool) bool { return false }
+
 func (p *policy) GiveUp(it *window.Item, o source.Outcome) {
 	if o.Kind == source.Undecodable {
 		p.cfg.Observer.Undecodable(it.Text, o.Err)

@@ -1,12 +1,14 @@
 package window
 
+import "time"
+
 // Acks are the items that have ended and whose end is to be written to Redis. All of it is
 // guarded by the lock of the window.
 type Acks struct {
 	w *Window
 
 	Flush chan struct{} // there are items to acknowledge
-	Moves chan struct{} // there are items to move to the dead letters
+	Moves chan struct{} // there are items to move to the dead letters, or to defer
 
 	acks  list
 	moves list
@@ -26,6 +28,9 @@ func (a *Acks) Ack(it *Item) (lost bool) {
 		return true
 	}
 	w.completed(now)
+	if it.probe {
+		w.shed()
+	}
 	if it.owner != ownerSelf {
 		w.remove(it)
 		w.changed()
@@ -51,6 +56,65 @@ func (a *Acks) Move(it *Item, reason string) {
 	it.Reason = reason
 	a.push(it, &a.moves)
 	signal(a.Moves)
+}
+
+// Defer ends an item in flight whose retry after a delay is to be deferred. A delivery that does not
+// count is taken back.
+func (a *Acks) Defer(it *Item, delay time.Duration, counts bool, reason string) {
+	w := a.w
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if it.in != &w.active {
+		return
+	}
+	w.completed(now)
+	if !counts {
+		it.Delivered--
+		it.Counted = true
+	}
+	it.Reason = reason
+	a.postpone(it, now.after(delay))
+}
+
+func (a *Acks) postpone(it *Item, due instant) {
+	it.detach() // it may stay for long
+	it.due = due
+	it.Deferred = true
+	a.push(it, &a.moves)
+	signal(a.Moves)
+}
+
+// Keep has an item wait for its retry in the window, because it cannot be deferred.
+func (a *Acks) Keep(it *Item) {
+	w := a.w
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if it.in != &a.moves {
+		return
+	}
+	it.leave()
+	it.Deferred, it.Reason, it.Attempts, it.Retry = false, "", 0, time.Time{}
+	if w.cfg.Keyed {
+		w.keys.count(it)
+	}
+	it.Backoff = time.Duration(max(0, it.due-now))
+	w.resumeBackoff(it, now)
+	w.changed()
+}
+
+// Left returns how long the retries of items are off.
+func (a *Acks) Left(items []*Item) []time.Duration {
+	w := a.w
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	left := make([]time.Duration, len(items))
+	for i, it := range items {
+		left[i] = time.Duration(max(0, it.due-now))
+	}
+	return left
 }
 
 func (a *Acks) push(it *Item, to *list) {

@@ -28,14 +28,16 @@ type Item struct {
 	Attempts int
 	Retry    time.Time
 	Sent     bool // an acknowledgement was, whose reply was lost
+	Deferred bool // it is to be stored until its retry is due, for the Reason; set by methods
 
 	owner    owner
 	offered  bool // and not started
 	recalled bool
 	ownsKey  bool
 	detached bool
-	batch    int // of its last delivery
-	split    int // sub-batch that it belongs to, 0 for none
+	probe    bool // read although the window was full of what backs off
+	batch    int  // of its last delivery
+	split    int  // sub-batch that it belongs to, 0 for none
 	attempt  *source.Attempt
 	leased   instant // when the command that obtained or renewed the lease was sent
 	admitted instant

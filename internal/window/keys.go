@@ -41,20 +41,32 @@ func (r *keyring) init(cfg Config) {
 	r.bytes = max(1, cfg.PrefetchBytes/8)
 }
 
-// admit counts an item, or reports that it is left out.
-func (r *keyring) admit(it *Item) bool {
+// of returns the state of an item's key.
+func (r *keyring) of(it *Item) *keyState {
 	k := r.states[it.Key]
 	if k == nil {
 		k = &keyState{}
 		r.states[it.Key] = k
 	}
+	return k
+}
+
+// count counts an item.
+func (r *keyring) count(it *Item) {
+	k := r.of(it)
+	k.held++
+	k.bytes += it.Size
+}
+
+// admit counts an item, or reports that it is left out.
+func (r *keyring) admit(it *Item) bool {
+	k := r.of(it)
 	full := k.held >= r.bound || k.bytes >= r.bytes
 	if k.blocked && full || k.overflow && (!r.pass || k.left || full) {
 		r.overflow(k)
 		return false
 	}
-	k.held++
-	k.bytes += it.Size
+	r.count(it)
 	return true
 }
 

@@ -25,6 +25,7 @@ type Room struct {
 	bytes    int     // of all held items
 	reserved int     // by the read in progress
 	paused   bool    // reading waits until the application receives
+	probe    bool    // one entry may be read although the window is full
 	released instant // when TakeStale has taken what was in order: what was asked for before overtakes it
 
 	// What the adaptive prefetch knows.
@@ -67,8 +68,13 @@ func (r *Room) BeginRead(streams int) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	room := r.room()
-	if w.behind {
+	if w.behind || w.closed {
 		return 0
+	}
+	if r.probe && !r.paused {
+		r.probe = false
+		r.reserved = 1
+		return 1
 	}
 	// Few large reads instead of many small ones: wait until half is used up. That
 	// much may never become free while nacked items fill the window.
@@ -281,8 +287,7 @@ func (s Stalled) Reason() error {
 func (w *Window) Stalled(d time.Duration) (s Stalled, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	full := w.active.n >= w.cfg.MaxInFlight || w.alone && w.waiting.n > 0 ||
-		w.held() >= w.Room.limit() && w.waiting.n == 0
+	full := w.active.n >= w.cfg.MaxInFlight || w.alone && w.waiting.n > 0 || w.full() && w.waiting.n == 0
 	if w.closed || w.wanted <= 0 || !full || w.now()-w.moved < instant(d) {
 		return Stalled{}, false
 	}

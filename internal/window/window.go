@@ -29,6 +29,7 @@ type Config struct {
 	OnDemand      bool          // free slots alone are no reason to read more than one entry
 	LeaseTime     time.Duration // how long a lease is valid; 0: items need no lease and no count
 	MaxDeliveries int           // the last delivery of an item is alone in its batch; 0 for no last one
+	Deferrable    bool          // what backs off can be deferred: see Window.Probe
 }
 
 // Window is safe for concurrent use.
@@ -60,6 +61,7 @@ type Window struct {
 	behind  bool    // nothing is read before the next pass: what was released comes first
 	passing bool    // the same, before the pass that is under way (see BeginPass)
 	recalls int     // of offers since something was received
+	probed  instant // last time that Probe has let an entry be read
 	barred  bool
 	bar     stream.ID // nothing behind it is delivered while barred
 	closed  bool
@@ -128,6 +130,7 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 			continue
 		}
 		it.leased, it.admitted = since, now
+		it.probe = w.stuck()
 		w.Room.bytes += it.Size
 		w.Room.largest = max(w.Room.largest, it.Size)
 		if it.Backoff > 0 && it.Reason == "" {

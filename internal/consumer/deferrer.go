@@ -1,0 +1,129 @@
+package consumer
+
+import (
+	"context"
+	"time"
+
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/outage"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/source"
+	"github.com/flaminco/redischannels/internal/window"
+)
+
+// deferrer stores retries in Redis that are off for long, where they neither take room in the window
+// nor end with the process. It has no goroutine: the mover's calls it.
+type deferrer struct{ c *Consumer }
+
+// takes reports whether the retry of an item is deferred. Of an entry of the topic it is not where there
+// is an order, which means waiting. One that has returned has lost its place already, and must not hold
+// up others.
+func (d deferrer) takes(it *window.Item, delay time.Duration, asked bool) bool {
+	switch {
+	case d.c.cfg.MaxDeferred == 0 || delay <= 0:
+		return false
+	case it.Stream > 0:
+		return true
+	case d.c.ordered():
+		return false
+	}
+	return asked && delay > d.c.cfg.DeferAfter || d.c.win.Probing(it)
+}
+
+// Defer implements dispatch.Policy.
+func (p *policy) Defer(it *window.Item, o source.Outcome, delay time.Duration, asked bool) bool {
+	if !p.deferrer.takes(it, delay, asked) {
+		return false
+	}
+	p.win.Acks.Defer(it, delay, o.Kind != source.Release, o.Reason)
+	return true
+}
+
+// write defers items whose ends are to be written.
+func (d deferrer) write(ctx context.Context, items []*window.Item) {
+	_ = d.c.id.each(items, func(of int, items []*window.Item) error {
+		outcomes, err := d.send(ctx, of, items, d.c.win.Acks.Left(items))
+		for i, outcome := range outcomes {
+			d.done(items[i], outcome)
+		}
+		if err != nil {
+			d.failed(of, err, items[len(outcomes):])
+		}
+		return nil
+	})
+}
+
+func (d deferrer) done(it *window.Item, outcome delayed.DeferOutcome) {
+	switch outcome {
+	case delayed.Deferred:
+		d.c.win.Remove(it)
+		d.c.cfg.Observer.Deferred()
+	case delayed.DeferFull, delayed.DeferTooLarge, delayed.DeferGone:
+		d.c.win.Acks.Keep(it)
+	default:
+		d.c.win.Remove(it)
+		if outcome == delayed.DeferOwner || it.Attempts == 0 { // else it was deferred, and has returned by now
+			d.c.acker.late([]string{it.EntryID()})
+		}
+	}
+}
+
+// failed handles an error. Where the reply was lost an entry may be deferred, and must not be looked
+// for among what is held. Any other means that it was not.
+func (d deferrer) failed(of int, err error, items []*window.Item) {
+	d.c.failed(outage.Control, of, err)
+	if redisconn.Classify(err).Retryable() || redisconn.Classify(err) == redisconn.KindNoGroup {
+		retryLater(items...)
+		return
+	}
+	for _, it := range items {
+		d.c.win.Acks.Keep(it)
+	}
+}
+
+func (d deferrer) send(ctx context.Context, of int, items []*window.Item, delays []time.Duration) ([]delayed.DeferOutcome, error) {
+	retries := make([]delayed.Retry, len(items))
+	for i, it := range items {
+		retries[i] = delayed.Retry{
+			ID: it.Text, EntryID: it.EntryID(), Reason: it.Reason, Count: it.Deliveries(), Delay: delays[i], Size: it.Size,
+		}
+	}
+	id := d.c.id
+	target := id.targets[1]
+	outcomes, next, err := delayed.Defer(ctx, d.c.cfg.Client, target, id.keys[of], id.consumer(), d.c.cfg.MaxDeferred, retries)
+	if next >= 0 {
+		d.c.cfg.OnDue(target, next)
+	}
+	return outcomes, err
+}
+
+// atEnd defers items that the window has returned while they backed off, and returns those that are to
+// be released instead.
+func (d deferrer) atEnd(ctx context.Context, items []*window.Item) (rest []*window.Item) {
+	var some []*window.Item
+	for _, it := range items {
+		if d.takes(it, it.Delay(), true) {
+			some = append(some, it)
+		} else {
+			rest = append(rest, it)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+	defer cancel()
+	_ = d.c.id.each(some, func(of int, items []*window.Item) error {
+		delays := make([]time.Duration, len(items))
+		for i, it := range items {
+			delays[i] = it.Delay()
+		}
+		outcomes, _ := d.send(ctx, of, items, delays) // those without one are released, if they are still there
+		for i, it := range items {
+			if i < len(outcomes) && outcomes[i] == delayed.Deferred {
+				d.c.cfg.Observer.Deferred()
+			} else {
+				rest = append(rest, it)
+			}
+		}
+		return nil
+	})
+	return rest
+}

@@ -1,0 +1,50 @@
+package window
+
+import "time"
+
+// probeInterval is the least time between two probes.
+const probeInterval = time.Second
+
+// stuck reports whether back-offs fill the window, so that nothing is read. That protects a backlog while
+// all of it fails. But it must not let some messages that fail stop all others.
+func (w *Window) stuck() bool {
+	return w.cfg.Deferrable && !w.cfg.Ordered && w.full() && w.backoff.n > w.Room.limit()/2
+}
+
+// full reports whether no more may be held.
+func (w *Window) full() bool {
+	return w.held() >= w.Room.limit() || w.Room.bytes >= w.cfg.PrefetchBytes
+}
+
+// Probe lets one new entry be read, once per second, where back-offs fill the window. If it succeeds, not
+// everything fails: the back-offs beyond half of the window are deferred. If it fails it is deferred
+// itself.
+func (w *Window) Probe() {
+	now := w.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || !w.stuck() || w.held() > w.Room.limit() || now < w.probed.after(probeInterval) {
+		return
+	}
+	w.probed = now
+	w.Room.probe = true
+	signal(w.Room.Changed)
+}
+
+// Probing reports whether an item was read as a probe.
+func (w *Window) Probing(it *Item) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return it.probe
+}
+
+// shed defers the back-offs beyond half of the window, those that are off longest first.
+func (w *Window) shed() {
+	for it := w.backoff.tail; it != nil && w.backoff.n > w.Room.limit()/2; {
+		last := it
+		it = it.prev
+		if last.owner == ownerSelf {
+			w.Acks.postpone(last, last.due)
+		}
+	}
+}
