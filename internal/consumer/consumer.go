@@ -96,7 +96,7 @@ type Consumer struct {
 	keeper   *keeper
 	acker    *acker
 	mover    *mover
-	deferrer deferrer
+	deferrer *deferrer
 	restorer *restorer
 
 	// reading ends first, by stop; then working, when everything is written.
@@ -136,7 +136,7 @@ func New(cfg Config) *Consumer {
 	c.releases = &releases{id: c.id, control: control, win: c.win, minIdle: cfg.MinIdle,
 		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
 	c.acker = newAcker(c)
-	c.deferrer = deferrer{c}
+	c.deferrer = newDeferrer(c)
 	c.mover = newMover(c)
 	c.reader = newReader(c, connection)
 	c.Dispatcher = dispatch.New(dispatch.Config{

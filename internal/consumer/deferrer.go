@@ -13,12 +13,19 @@ import (
 
 // deferrer stores retries in Redis that are off for long, where they neither take room in the window
 // nor end with the process. It has no goroutine: the mover's calls it.
-type deferrer struct{ c *Consumer }
+type deferrer struct {
+	c      *Consumer
+	outage outage.Outage
+}
+
+func newDeferrer(c *Consumer) *deferrer {
+	return &deferrer{c: c, outage: outage.Outage{Down: func(err error, _ []string) { c.cfg.Observer.Failed(err) }}}
+}
 
 // takes reports whether the retry of an item is deferred. Of an entry of the topic it is not where there
 // is an order, which means waiting. One that has returned has lost its place already, and must not hold
 // up others.
-func (d deferrer) takes(it *window.Item, delay time.Duration, asked bool) bool {
+func (d *deferrer) takes(it *window.Item, delay time.Duration, asked bool) bool {
 	switch {
 	case d.c.cfg.MaxDeferred == 0 || delay <= 0:
 		return false
@@ -40,7 +47,7 @@ func (p *policy) Defer(it *window.Item, o source.Outcome, delay time.Duration, a
 }
 
 // write defers items whose ends are to be written.
-func (d deferrer) write(ctx context.Context, items []*window.Item) {
+func (d *deferrer) write(ctx context.Context, items []*window.Item) {
 	_ = d.c.id.each(items, func(of int, items []*window.Item) error {
 		outcomes, err := d.send(ctx, of, items, d.c.win.Acks.Left(items))
 		for i, outcome := range outcomes {
@@ -53,7 +60,7 @@ func (d deferrer) write(ctx context.Context, items []*window.Item) {
 	})
 }
 
-func (d deferrer) done(it *window.Item, outcome delayed.DeferOutcome) {
+func (d *deferrer) done(it *window.Item, outcome delayed.DeferOutcome) {
 	switch outcome {
 	case delayed.Deferred:
 		d.c.win.Remove(it)
@@ -70,18 +77,23 @@ func (d deferrer) done(it *window.Item, outcome delayed.DeferOutcome) {
 
 // failed handles an error. Where the reply was lost an entry may be deferred, and must not be looked
 // for among what is held. Any other means that it was not.
-func (d deferrer) failed(of int, err error, items []*window.Item) {
-	d.c.failed(outage.Control, of, err)
-	if redisconn.Classify(err).Retryable() || redisconn.Classify(err) == redisconn.KindNoGroup {
+func (d *deferrer) failed(of int, err error, items []*window.Item) {
+	switch redisconn.Classify(err) {
+	case redisconn.KindNetwork, redisconn.KindCanceled, redisconn.KindNoGroup:
+		d.c.failed(outage.Control, of, err)
 		retryLater(items...)
 		return
+	case redisconn.KindUnavailable:
+		d.c.failed(outage.Control, of, err)
+	default:
+		d.outage.Failed(outage.Control, err)
 	}
 	for _, it := range items {
 		d.c.win.Acks.Keep(it)
 	}
 }
 
-func (d deferrer) send(ctx context.Context, of int, items []*window.Item, delays []time.Duration) ([]delayed.DeferOutcome, error) {
+func (d *deferrer) send(ctx context.Context, of int, items []*window.Item, delays []time.Duration) ([]delayed.DeferOutcome, error) {
 	retries := make([]delayed.Retry, len(items))
 	for i, it := range items {
 		retries[i] = delayed.Retry{
@@ -94,12 +106,15 @@ func (d deferrer) send(ctx context.Context, of int, items []*window.Item, delays
 	if next >= 0 {
 		d.c.cfg.OnDue(target, next)
 	}
+	if err == nil {
+		d.outage.Over(outage.Control)
+	}
 	return outcomes, err
 }
 
 // atEnd defers items that the window has returned while they backed off, and returns those that are to
 // be released instead.
-func (d deferrer) atEnd(ctx context.Context, items []*window.Item) (rest []*window.Item) {
+func (d *deferrer) atEnd(ctx context.Context, items []*window.Item) (rest []*window.Item) {
 	var some []*window.Item
 	for _, it := range items {
 		if d.takes(it, it.Delay(), true) {

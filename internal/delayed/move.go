@@ -52,7 +52,7 @@ type Page struct {
 
 // Letter is a stored entry that became a dead letter.
 type Letter struct {
-	ID     string // in the store
+	ID     string // in the store; of a retry that of the original in the topic
 	Reason string
 }
 

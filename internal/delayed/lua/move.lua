@@ -10,7 +10,7 @@
 -- ARGV[8] time of a dead letter as text
 --
 -- Returns {`leads`, `idle` or `other`, now, when the next entry is due or -1, entries appended, then for
--- each dead letter its delayed ID and the reason}. `idle` and `other` have moved nothing: nothing
+-- each dead letter its delayed ID, or the entry ID of a retry, and the reason}. `idle` and `other` have moved nothing: nothing
 -- is due soon, or another mover leads. An error reply means that nothing was
 -- moved, but for `ERR moved n: ...`, which says that n entries were.
 --
@@ -111,7 +111,7 @@ for i, id in ipairs(ids) do
     end
     reply = redis.pcall('XADD', dead, '*', unpack(values))
     if not failed(reply) then
-      letters[#letters + 1] = id
+      letters[#letters + 1] = group == '' and id or origin
       letters[#letters + 1] = reason
     end
   end
