@@ -189,9 +189,9 @@ func newDeadLetter(e *stream.DeadEntry) DeadLetter {
 type RequeueOutcome uint8
 
 const (
-	// RequeueDone: the original is pending again in the group that failed, with no
-	// deliveries counted, and the dead letter is deleted. The next claim scan of
-	// any consumer of the group claims it (Tuning.ClaimInterval).
+	// RequeueDone: the message is in the return stream of the group that failed, with no
+	// deliveries counted, and the dead letter is deleted. A consumer of the group reads it
+	// at once.
 	RequeueDone RequeueOutcome = iota + 1
 	// ReappendDone: the message was appended to the topic as a new entry, and the
 	// dead letter is deleted.
@@ -208,15 +208,16 @@ const (
 	// RequeueStillPending: the group has the original in its pending entries
 	// list already. The dead letter stays.
 	RequeueStillPending
-	// RequeueNotRetained: the topic does not have the original any more (it was
-	// trimmed). The dead letter stays; Reappend can bring its message back.
-	RequeueNotRetained
+	// RequeueNoReader: the group has no return stream, because no consumer of this library
+	// has ever subscribed in it, and other libraries do not read it. The dead letter stays;
+	// Reappend can bring its message back, to all groups.
+	RequeueNoReader
 	// RequeueNotDelivered: the group stands before the original, because it was
 	// re-created or set back, and will come to it. The dead letter stays.
 	RequeueNotDelivered
-	// ReappendTooLarge: the dead letter has more than about 3,900 fields, too many
-	// for Reappend. It stays; publish what List yields instead.
-	ReappendTooLarge
+	// RequeueTooLarge: the dead letter has more than about 3,900 fields, too many
+	// for Requeue and Reappend. It stays; publish what List yields instead.
+	RequeueTooLarge
 )
 
 var requeueOutcomeNames = [...]string{
@@ -226,9 +227,9 @@ var requeueOutcomeNames = [...]string{
 	RequeueForeign:      "foreign",
 	RequeueGroupMissing: "group missing",
 	RequeueStillPending: "still pending",
-	RequeueNotRetained:  "not retained",
+	RequeueNoReader:     "no reader",
 	RequeueNotDelivered: "not delivered",
-	ReappendTooLarge:    "too large",
+	RequeueTooLarge:     "too large",
 }
 
 // String returns the outcome in plain words.
@@ -250,9 +251,9 @@ var requeueOutcomes = [...]RequeueOutcome{
 	stream.RequeueForeign:      RequeueForeign,
 	stream.RequeueGroupMissing: RequeueGroupMissing,
 	stream.RequeueStillPending: RequeueStillPending,
-	stream.RequeueNotRetained:  RequeueNotRetained,
+	stream.RequeueNoReader:     RequeueNoReader,
 	stream.RequeueNotDelivered: RequeueNotDelivered,
-	stream.ReappendTooLarge:    ReappendTooLarge,
+	stream.RequeueTooLarge:     RequeueTooLarge,
 }
 
 // RequeueResult is the result for one dead letter.
@@ -264,32 +265,33 @@ type RequeueResult struct {
 	NewID   string // ID of the new entry, for ReappendDone
 }
 
-// Requeue gives dead letters back to the consumer groups that failed, and to no
-// others: the original is made pending again in its group, and any consumer of
-// the group claims it at its next claim scan, with its deliveries counted
-// from one. Until then it is pending for the consumer `requeue`, which is removed
-// like every idle consumer once it has nothing pending.
+// Requeue gives dead letters back to the consumer groups that failed, and to no others: each is
+// appended to the return stream of its group, which every subscription of the group reads beside the
+// topic, with its deliveries counted from one. That works after the original was trimmed, too. It has
+// the ID of the original (EntryIDFromContext), but no place in the order of the topic any more.
 //
 // Each dead letter is requeued in one atomic step or stays as it is. The results
 // are in the order of the IDs and say for each what happened; only RequeueDone has
 // changed anything. After an error they end before the first ID whose outcome is
-// not known; Requeue can be called again with all IDs. (XCLAIM ... TIME 0
-// RETRYCOUNT 0 FORCE JUSTID, XDEL)
+// not known; Requeue can be called again with all IDs. (XADD base:return:GROUP, XDEL)
 func (d *DeadLetters) Requeue(ctx context.Context, topic string, ids ...string) ([]RequeueResult, error) {
 	dead, ids, err := d.arguments(topic, ids)
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
-	answers, err := stream.RequeueDeadLetters(ctx, d.config.Client, topic, dead, ids)
+	of, err := sideKeys(topic, d.config.SideKeys, d.config.Client)
+	if err != nil {
+		return nil, err
+	}
+	answers, err := stream.RequeueDeadLetters(ctx, d.config.Client, topic, dead, of.Return, ids)
 	return d.results("requeue", topic, dead, ids, answers, err)
 }
 
 // Reappend appends the messages of dead letters to their topic as new entries,
 // without the fields that a dead letter has, and deletes the dead letters. All
 // consumer groups and all fan-out subscriptions of the topic see them, also those
-// that have handled the original: use it only when Requeue returns
-// RequeueNotRetained or RequeueGroupMissing, or when all are to see them. The
-// stream is not trimmed.
+// that have handled the original: use it only when Requeue returns RequeueNoReader or
+// RequeueGroupMissing, or when all are to see them. The stream is not trimmed.
 //
 // Each dead letter is appended in one atomic step. Results and errors are those
 // of Requeue. (XADD, XDEL)

@@ -82,7 +82,7 @@ func TestDeadLetterTopicOfClient(t *testing.T) {
 }
 
 func TestRequeueOutcomeNames(t *testing.T) {
-	for o := RequeueDone; o <= ReappendTooLarge; o++ {
+	for o := RequeueDone; o <= RequeueTooLarge; o++ {
 		require.NotContains(t, o.String(), "outcome")
 		require.Contains(t, requeueOutcomes, o)
 	}

@@ -153,7 +153,9 @@ func aclPublish(t *testing.T, config redischannels.PublisherConfig, topic string
 
 func aclDeadLetter(t *testing.T, admin *redis.Client, topic string) (entry, dead string) {
 	t.Helper()
-	require.NoError(t, admin.XGroupCreateMkStream(t.Context(), topic, "g", "0").Err())
+	for _, key := range []string{topic, returnStream(topic, "g")} {
+		require.NoError(t, admin.XGroupCreateMkStream(t.Context(), key, "g", "0").Err())
+	}
 	d := &deadTopic{name: topic, dead: deadStream(topic), client: admin}
 	return d.die(t, "g", "", "a", "1")
 }

@@ -155,7 +155,9 @@ func newDeadTopic(t *testing.T, client *redis.Client) *deadTopic {
 	t.Helper()
 	name := redistest.Key(t)
 	for _, group := range []string{"g", "h"} {
-		require.NoError(t, client.XGroupCreateMkStream(t.Context(), name, group, "0").Err())
+		for _, key := range []string{name, returnStream(name, group)} {
+			require.NoError(t, client.XGroupCreateMkStream(t.Context(), key, group, "0").Err())
+		}
 	}
 	return &deadTopic{name: name, dead: "{" + name + "}:dead", client: client}
 }
@@ -189,6 +191,12 @@ func (d *deadTopic) pending(t *testing.T, group string) []redis.XPendingExt {
 	pending, err := d.client.XPendingExt(t.Context(), &redis.XPendingExtArgs{Stream: d.name, Group: group, Start: "-", End: "+", Count: 1000}).Result()
 	require.NoError(t, err)
 	return pending
+}
+
+// returned returns the entries of the group's return stream.
+func (d *deadTopic) returned(t *testing.T, group string) []rawEntry {
+	t.Helper()
+	return rawRange(t, d.client, returnStream(d.name, group))
 }
 
 func listIDs(t *testing.T, d *redischannels.DeadLetters, topic string, query redischannels.DeadLetterQuery) []string {

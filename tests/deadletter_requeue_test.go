@@ -4,7 +4,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -13,31 +12,27 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A requeued message reaches only the group that failed, at once, with
-// its deliveries counted from 1.
+// A requeued message is in the return stream of the group that failed, with its fields as they were, its
+// deliveries counted from one and the ID of the original, which may have been trimmed.
 func TestDeadLetters_Requeue(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 	topic := newDeadTopic(t, client)
 	letters := newDeadLetters(t, client)
-	entry, id := topic.die(t, "g", "", "a", "1")
+	entry, id := topic.die(t, "g", "", "b", "2", "a", "1", "b", "3")
+	require.NoError(t, client.XTrimMaxLen(t.Context(), topic.name, 0).Err())
 
 	results, err := letters.Requeue(t.Context(), topic.name, strings.TrimSuffix(id, "-0"))
 	require.NoError(t, err)
 	require.Equal(t, []redischannels.RequeueResult{{ID: id, Outcome: redischannels.RequeueDone, EntryID: entry, Group: "g"}}, results)
 	require.Empty(t, listIDs(t, letters, topic.name, redischannels.DeadLetterQuery{}))
-	require.EqualValues(t, 1, client.XLen(t.Context(), topic.name).Val())
-	require.Empty(t, topic.pending(t, "h"))
-	pending := topic.pending(t, "g")
-	require.Len(t, pending, 1)
-	require.Equal(t, "requeue", pending[0].Consumer)
-	require.EqualValues(t, 0, pending[0].RetryCount)
-
-	ids, _, err := client.XAutoClaimJustID(t.Context(), &redis.XAutoClaimArgs{
-		Stream: topic.name, Group: "g", Consumer: "c", Start: "0", MinIdle: 365 * 24 * time.Hour, Count: 10,
-	}).Result()
-	require.NoError(t, err)
-	require.Equal(t, []string{entry}, ids, "idle since the epoch: any claim scan takes it")
+	require.Zero(t, client.XLen(t.Context(), topic.name).Val(), "other groups do not see it")
+	require.Empty(t, topic.returned(t, "h"))
+	returned := topic.returned(t, "g")
+	require.Len(t, returned, 1)
+	require.Equal(t, []string{
+		"b", "2", "a", "1", "b", "3", "_return_entry_id", entry, "_return_reason", "because", "_return_count", "0",
+	}, returned[0].fields)
 
 	results, err = letters.Requeue(t.Context(), topic.name, id)
 	require.NoError(t, err)
@@ -52,10 +47,11 @@ func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 	letters := newDeadLetters(t, client)
 	ctx := t.Context()
 
+	require.NoError(t, client.XGroupCreate(ctx, topic.name, "i", "0").Err()) // of another library: it has no return stream
 	// Numbers in Lua cannot distinguish these two.
 	fine, fineID := topic.die(t, "g", "9007199254740992-9007199254740992", "a", "1")
 	pending, pendingID := topic.die(t, "g", "9007199254740992-9007199254740993", "a", "1")
-	trimmed, trimmedID := topic.die(t, "g", "9007199254740993-0", "a", "1")
+	unread, unreadID := topic.die(t, "i", "9007199254740993-0", "a", "1")
 	lost, lostID := topic.die(t, "h", "9007199254740993-1", "a", "1")
 	early, earlyID := topic.die(t, "g", "9007199254740993-2", "a", "1")
 	next, nextID := topic.die(t, "g", "10000000000000000-0", "a", "1")
@@ -65,7 +61,6 @@ func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 	malformedID := client.XAdd(ctx, &redis.XAddArgs{Stream: topic.dead, Values: []string{
 		"x", "y", "_dead_reason", "r", "_dead_entry_id", "9007199254740992", "_dead_topic", topic.name, "_dead_group", "g", "_dead_consumer", "c", "_dead_count", "1", "_dead_time", "?"}}).Val()
 	require.NoError(t, client.Do(ctx, "XCLAIM", topic.name, "g", "c", 0, pending, "FORCE", "JUSTID").Err())
-	require.NoError(t, client.XDel(ctx, topic.name, trimmed).Err())
 	require.NoError(t, client.XGroupDestroy(ctx, topic.name, "h").Err())
 	require.NoError(t, client.XGroupSetID(ctx, topic.name, "g", pending).Err())
 
@@ -73,7 +68,7 @@ func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 		{ID: fineID, Outcome: redischannels.RequeueDone, EntryID: fine, Group: "g"},
 		{ID: fineID, Outcome: redischannels.RequeueNotFound},
 		{ID: pendingID, Outcome: redischannels.RequeueStillPending, EntryID: pending, Group: "g"},
-		{ID: trimmedID, Outcome: redischannels.RequeueNotRetained, EntryID: trimmed, Group: "g"},
+		{ID: unreadID, Outcome: redischannels.RequeueNoReader, EntryID: unread, Group: "i"},
 		{ID: lostID, Outcome: redischannels.RequeueGroupMissing, EntryID: lost, Group: "h"},
 		{ID: earlyID, Outcome: redischannels.RequeueNotDelivered, EntryID: early, Group: "g"},
 		{ID: nextID, Outcome: redischannels.RequeueNotDelivered, EntryID: next, Group: "g"},
@@ -90,7 +85,8 @@ func TestDeadLetters_RequeueOutcomes(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Len(t, rawRange(t, client, topic.dead), 8, "only what was requeued is deleted")
-	require.Len(t, topic.pending(t, "g"), 2)
+	require.Len(t, topic.pending(t, "g"), 1)
+	require.Len(t, topic.returned(t, "g"), 1)
 
 	// The group stands just before the entry: as numbers in Lua the two are equal.
 	require.NoError(t, client.XAck(ctx, topic.name, "g", pending).Err())
@@ -140,7 +136,7 @@ func TestDeadLetters_RequeueConcurrently(t *testing.T) {
 		sum += n
 	}
 	require.Equal(t, 100, sum)
-	require.Len(t, topic.pending(t, "g"), 100)
+	require.Len(t, topic.returned(t, "g"), 100)
 	require.Zero(t, client.XLen(t.Context(), topic.dead).Val())
 }
 
@@ -150,12 +146,12 @@ func TestDeadLetters_RequeueLostReply(t *testing.T) {
 	topic := newDeadTopic(t, server.Client(t))
 	_, id := topic.die(t, "g", "", "a", "1")
 	proxy := redistest.NewProxy(t, server.Addr())
-	lost := proxy.DropReplyIf(1, redistest.And(redistest.Script(), redistest.Contains(topic.dead)), func(reply []byte) bool { return reply[0] != '-' })
+	lost := proxy.DropReplyIf(1, redistest.And(redistest.Script(), redistest.Contains(returnStream(topic.name, "g"))), func(reply []byte) bool { return reply[0] != '-' })
 	results, err := newDeadLetters(t, server.Client(t, redistest.Via(proxy))).Requeue(t.Context(), topic.name, id)
 	require.NoError(t, err)
 	require.Equal(t, 1, lost.Count())
 	require.Equal(t, redischannels.RequeueNotFound, results[0].Outcome)
-	require.Len(t, topic.pending(t, "g"), 1)
+	require.Len(t, topic.returned(t, "g"), 1)
 }
 
 // The whole life of a dead letter with real subscribers. It reaches the
@@ -194,6 +190,7 @@ func TestDeadLetters_RequeueWithSubscribers(t *testing.T) {
 	require.Equal(t, 1, countOf(t, msg))
 	msg.Ack()
 	eventuallyPending(t, client, topic, 0)
+	eventuallyReturned(t, client, topic, 0)
 	noMessage(t, good)
 	noMessage(t, bad)
 	require.Empty(t, listIDs(t, letters, topic, redischannels.DeadLetterQuery{}))

@@ -243,10 +243,15 @@ func TestInterop_ClaimFromEachOther(t *testing.T) {
 		server := redistest.Shared(t)
 		client := server.Client(t)
 		topic := newDeadTopic(t, client)
+		require.NoError(t, client.Del(t.Context(), returnStream(topic.name, "g")).Err()) // no consumer of ours was there
 		_, id := topic.die(t, "g", "", "_watermill_message_uuid", "1", "payload", "dead")
-		results, err := newDeadLetters(t, client).Requeue(t.Context(), topic.name, id)
+		letters := newDeadLetters(t, client)
+		results, err := letters.Requeue(t.Context(), topic.name, id)
 		require.NoError(t, err)
-		require.Equal(t, redischannels.RequeueDone, results[0].Outcome)
+		require.Equal(t, redischannels.RequeueNoReader, results[0].Outcome, "they would never read it")
+		results, err = letters.Reappend(t.Context(), topic.name, id)
+		require.NoError(t, err)
+		require.Equal(t, redischannels.ReappendDone, results[0].Outcome)
 		require.Equal(t, []string{"dead"}, receiveAcked(t, oldSubscribe(t, oldConfig(server), topic.name), 1))
 	})
 }

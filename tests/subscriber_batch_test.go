@@ -91,6 +91,7 @@ func TestSubscriber_SubscribeBatch(t *testing.T) {
 		require.Error(t, msg.Context().Err())
 	}
 	cancel()
+	redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].State == redischannels.StateClosing }, "closing")
 	endAll(second, (*message.Message).Ack)
 	_, open := <-batches
 	require.False(t, open)

@@ -296,10 +296,15 @@ func TestSubscriber_RetryDelayHoldsNoWorker(t *testing.T) {
 				publish(t, client, topic, "c", "d", "e")
 				require.Equal(t, []string{"c", "d", "e"}, receiveAcked(t, messages, 3))
 				noMessage(t, messages)
-				eventuallyPending(t, client, topic, 2)
+				if asked {
+					eventuallyDeferred(t, client, topic, 2)
+				} else {
+					eventuallyPending(t, client, topic, 2)
+				}
 				took := sub.closeSoon(t)
 				t.Logf("Close took %s", took)
-				require.Len(t, pendingOf(t, client, topic), 2)
+				require.Empty(t, pendingOf(t, client, topic))
+				eventuallyDeferred(t, client, topic, 2)
 				return took
 			}
 			// The best of some attempts, for the sake of loaded machines.

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -11,8 +12,7 @@ import (
 )
 
 const (
-	// RequeueConsumer holds requeued and released entries until a consumer claims them. It is
-	// never alive, and the delivery counts of what it holds are exact.
+	// RequeueConsumer holds released entries until a consumer claims them. It is never alive, and the delivery counts of what it holds are exact.
 	RequeueConsumer = "requeue"
 
 	// requeueBatch bounds how long one script keeps Redis from other work.
@@ -22,11 +22,14 @@ const (
 )
 
 var (
+	//go:embed lua/dead_group.lua
+	deadGroupLua string
 	//go:embed lua/dead_requeue.lua
 	deadRequeueLua string
 	//go:embed lua/dead_reappend.lua
 	deadReappendLua string
 
+	deadGroupScript    = redis.NewScript(deadCommonLua + deadGroupLua)
 	deadRequeueScript  = redis.NewScript(deadCommonLua + lessSource + deadRequeueLua)
 	deadReappendScript = redis.NewScript(deadCommonLua + deadReappendLua)
 )
@@ -127,9 +130,9 @@ const (
 	RequeueForeign
 	RequeueGroupMissing
 	RequeueStillPending
-	RequeueNotRetained
+	RequeueNoReader
 	RequeueNotDelivered
-	ReappendTooLarge
+	RequeueTooLarge
 )
 
 // requeueOutcomes are the outcomes by the words of the scripts.
@@ -140,9 +143,9 @@ var requeueOutcomes = map[string]RequeueOutcome{
 	"foreign":       RequeueForeign,
 	"group missing": RequeueGroupMissing,
 	"still pending": RequeueStillPending,
-	"not retained":  RequeueNotRetained,
+	"no reader":     RequeueNoReader,
 	"not delivered": RequeueNotDelivered,
-	"too large":     ReappendTooLarge,
+	"too large":     RequeueTooLarge,
 }
 
 // RequeueAnswer is what became of one dead letter.
@@ -152,44 +155,69 @@ type RequeueAnswer struct {
 	NewID          string // of ReappendDeadLetters
 }
 
-// RequeueDeadLetters makes the originals of dead letters pending again in their
-// groups, and deletes the dead letters. Each is one atomic step. The answers are
-// in the order of the IDs; after an error they are those of the IDs that were
-// done before. The script can be sent twice: what the first run has requeued is
-// not found by the second.
-func RequeueDeadLetters(ctx context.Context, client redis.UniversalClient, topic, dead string, ids []string) ([]RequeueAnswer, error) {
+// RequeueDeadLetters appends dead letters to the return streams of their groups, whose key `back`
+// returns, and deletes them. Each is one atomic step. The answers are in the order of the IDs; after
+// an error they are those of the IDs that were done before. The scripts can be sent twice: what the
+// first run has requeued is not found by the second.
+func RequeueDeadLetters(ctx context.Context, client redis.UniversalClient, topic, dead string, back func(group string) string, ids []string) ([]RequeueAnswer, error) {
 	answers := make([]RequeueAnswer, 0, len(ids))
-	for len(ids) > 0 {
-		batch := ids[:min(len(ids), requeueBatch)]
-		ids = ids[len(batch):]
-		args := make([]any, 0, 1+len(batch))
-		args = append(args, RequeueConsumer)
-		for _, id := range batch {
-			args = append(args, id)
-		}
-		reply, err := deadRequeueScript.Run(ctx, client, []string{topic, dead}, args...).Slice()
+	for batch := range slices.Chunk(ids, requeueBatch) {
+		found, err := requeueScriptOn(ctx, client, deadGroupScript, []string{dead}, topic, batch)
 		if err != nil {
 			return answers, err
 		}
-		if len(reply) != len(batch) {
-			return answers, errDeadReply
-		}
-		for _, item := range reply {
-			words, ok := item.([]any)
-			if !ok || len(words) != 3 {
-				return answers, errDeadReply
+		for len(batch) > 0 {
+			n := 1
+			for n < len(batch) && found[n] == found[0] {
+				n++
 			}
-			word, _ := words[0].(string)
-			a := RequeueAnswer{}
-			if a.Outcome, ok = requeueOutcomes[word]; !ok {
-				return answers, errDeadReply
+			outcome, group := found[0][0], found[0][1]
+			done := found[:n]
+			if outcome == "" {
+				if done, err = requeueScriptOn(ctx, client, deadRequeueScript, []string{topic, dead, back(group)}, group, batch[:n]); err != nil {
+					return answers, err
+				}
 			}
-			a.EntryID, _ = words[1].(string)
-			a.Group, _ = words[2].(string)
-			answers = append(answers, a)
+			for _, words := range done {
+				a := RequeueAnswer{EntryID: words[1]}
+				var ok bool
+				if a.Outcome, ok = requeueOutcomes[words[0]]; !ok {
+					return answers, errDeadReply
+				}
+				if a.EntryID != "" {
+					a.Group = group
+				}
+				answers = append(answers, a)
+			}
+			batch, found = batch[n:], found[n:]
 		}
 	}
 	return answers, nil
+}
+
+// requeueScriptOn runs a script that returns two words for each ID.
+func requeueScriptOn(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, first string, ids []string) ([][2]string, error) {
+	args := []any{first}
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	reply, err := script.Run(ctx, client, keys, args...).Slice()
+	if err != nil {
+		return nil, err
+	}
+	if len(reply) != len(ids) {
+		return nil, errDeadReply
+	}
+	out := make([][2]string, len(reply))
+	for i, item := range reply {
+		words, ok := item.([]any)
+		if !ok || len(words) != 2 {
+			return nil, errDeadReply
+		}
+		out[i][0], _ = words[0].(string)
+		out[i][1], _ = words[1].(string)
+	}
+	return out, nil
 }
 
 // ReappendDeadLetters appends the fields of dead letters to their topic and
