@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -112,8 +114,14 @@ type GroupStats struct {
 	// Lag is how many entries of the stream were not yet delivered to the group.
 	// Entries that were trimmed or deleted do not count.
 	Lag int64
-	// Pending is how many were delivered and not yet acknowledged.
+	// Pending is how many were delivered and not yet acknowledged, Deferred and Returned
+	// included.
 	Pending int64
+	// Deferred is how many of them wait in Redis for their retry (SubscriberConfig.DeferAfter).
+	Deferred int64
+	// Returned is how many of them have come back to the group, after that or from the dead
+	// letters.
+	Returned int64
 	// Consumers is how many consumers Redis knows of, dead ones included until
 	// ConsumerTimeout.
 	Consumers int64
@@ -138,17 +146,28 @@ func (s *Subscriber) GroupStats(ctx context.Context, topic string) (GroupStats, 
 	if s.cfg.ConsumerGroup == "" {
 		return GroupStats{}, fmt.Errorf("redischannels: stats of topic %q: %w: without a ConsumerGroup", topic, ErrInvalidConfig)
 	}
+	of, err := sideKeys(topic, s.cfg.SideKeys, s.cfg.Client)
+	if err != nil {
+		return GroupStats{}, err
+	}
 	if err := s.life.Enter(); err != nil {
 		return GroupStats{}, fmt.Errorf("redischannels: %w", err)
 	}
 	defer s.life.Leave()
 	group := &stream.Group{Client: s.cfg.Client, Key: topic, Name: s.cfg.ConsumerGroup}
 	found, err := group.Lag(ctx)
+	var deferred, returned *redis.IntCmd
+	if err == nil {
+		pipe := s.cfg.Client.Pipeline()
+		deferred, returned = pipe.ZCard(ctx, of.Due(s.cfg.ConsumerGroup)), pipe.XLen(ctx, of.Return(s.cfg.ConsumerGroup))
+		_, err = pipe.Exec(ctx)
+	}
 	if err != nil {
 		return GroupStats{}, fmt.Errorf("redischannels: stats of group %q of topic %q: %w", s.cfg.ConsumerGroup, topic, redisError(err))
 	}
 	return GroupStats{
-		Lag: found.Lag, Pending: found.Pending, Consumers: found.Consumers, LastDelivered: found.LastDelivered,
+		Lag: found.Lag, Pending: found.Pending + deferred.Val() + returned.Val(), Deferred: deferred.Val(), Returned: returned.Val(),
+		Consumers: found.Consumers, LastDelivered: found.LastDelivered,
 	}, nil
 }
 

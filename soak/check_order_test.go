@@ -20,7 +20,7 @@ func (j *journal) order(p *report) {
 		last := map[string]*handling{}
 		for _, h := range in.starts {
 			key := h.message.key
-			if in.taken[h.entry] {
+			if in.taken[h.entry] || j.requeuedBetween(h, 0, h.start) {
 				continue
 			}
 			if before := last[key]; before != nil && less(h.entry, before.entry) {

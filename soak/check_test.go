@@ -192,7 +192,7 @@ func (j *journal) taken(p *report) {
 	for _, hs := range j.groups() {
 		for i, h := range hs[min(1, len(hs)):] {
 			before := hs[i]
-			if before.by == h.by || h.by.taken[h.entry] || h.by.killed != 0 {
+			if before.by == h.by || h.by.taken[h.entry] || h.by.killed != 0 || j.requeuedBetween(h, before.start, h.start) {
 				continue
 			}
 			if !j.unaware(h, before) {

@@ -210,18 +210,32 @@ func (r *run) consumersOf(p *process) []string {
 	return names
 }
 
-// pendingOf returns the entries that are pending for a consumer.
+// pendingOf returns the entries that are pending for a consumer, those in the return stream by the IDs
+// of their originals.
 func (r *run) pendingOf(topic, consumer string) (ids []string) {
 	r.t.Helper()
-	pending, err := r.admin.XPendingExt(r.t.Context(), &redis.XPendingExtArgs{
-		Stream: topic, Group: group, Start: "-", End: "+", Count: 10_000, Consumer: consumer,
-	}).Result()
-	require.NoError(r.t, err)
-	for _, entry := range pending {
-		ids = append(ids, entry.ID)
+	for _, key := range []string{topic, returnStream(topic)} {
+		pending, err := r.admin.XPendingExt(r.t.Context(), &redis.XPendingExtArgs{
+			Stream: key, Group: group, Start: "-", End: "+", Count: 10_000, Consumer: consumer,
+		}).Result()
+		require.NoError(r.t, err)
+		for _, entry := range pending {
+			id := entry.ID
+			if key != topic {
+				found, err := r.admin.XRange(r.t.Context(), key, id, id).Result()
+				require.NoError(r.t, err)
+				if len(found) == 0 {
+					continue // it was acknowledged meanwhile
+				}
+				id, _ = found[0].Values["_return_entry_id"].(string)
+			}
+			ids = append(ids, id)
+		}
 	}
 	return ids
 }
+
+func returnStream(topic string) string { return "{" + topic + "}:return:" + group }
 
 // end asks a process to close, waits for it, and notes what is pending for it then.
 func (r *run) end(p *process) {
@@ -288,8 +302,16 @@ func (r *run) drain() {
 					pending += c.Pending
 				}
 			}
-			if behind := r.behind(topic, groups[0]); pending != 0 || behind || dead > 0 {
-				text += fmt.Sprintf(" %s: %d pending, behind %t, %d crashed consumers;", topic, pending, behind, dead)
+			returned, err := r.admin.XLen(ctx, returnStream(topic)).Result()
+			if err != nil {
+				return err.Error()
+			}
+			deferred, err := r.admin.ZCard(ctx, "{"+topic+"}:due:"+group).Result()
+			if err != nil {
+				return err.Error()
+			}
+			if behind := r.behind(topic, groups[0]); pending != 0 || behind || dead > 0 || returned+deferred > 0 {
+				text += fmt.Sprintf(" %s: %d pending, %d returned, %d deferred, behind %t, %d crashed consumers;", topic, pending, returned, deferred, behind, dead)
 			}
 		}
 		return text
