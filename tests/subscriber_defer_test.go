@@ -381,7 +381,7 @@ func TestDefer_ProbesWhileEverythingFails(t *testing.T) {
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const window = 16
 	publish(t, client, topic, decimals(500)...)
-	sub := newSub(t, client, inFlight(8), tuned(func(c *redischannels.Tuning) { c.Prefetch = 8 }), func(c *redischannels.SubscriberConfig) {
+	sub := newSub(t, client, inFlight(8), tuned(func(c *redischannels.Tuning) { c.Prefetch, c.MinIdle, c.BlockTime = 8, 300*time.Millisecond, time.Second }), func(c *redischannels.SubscriberConfig) {
 		c.StartFrom = redischannels.Oldest
 		c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
 	})
@@ -389,5 +389,9 @@ func TestDefer_ProbesWhileEverythingFails(t *testing.T) {
 	begun := time.Now()
 	redistest.Eventually(t, 2*soon, func() bool { return h.len() == window+3 }, "the window, and three probes")
 	require.Greater(t, time.Since(begun), 2*time.Second, "one a second")
+	stalled := sub.events.wait(t, redischannels.EventStalled)
+	require.Equal(t, window, stalled.Count)
+	require.ErrorContains(t, stalled.Err, "waiting for its retry")
+	require.Len(t, sub.events.of(redischannels.EventStalled), 1, "once, whatever the probes")
 	sub.closeSoon(t)
 }

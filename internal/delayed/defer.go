@@ -47,7 +47,7 @@ func Defer(ctx context.Context, client redis.UniversalClient, target Target, key
 		n := pageOf(retries)
 		args := []any{t.Name, target.Group, consumer, most, MaxBytes}
 		for _, r := range retries[:n] {
-			args = append(args, r.ID, r.EntryID, stream.CapReason(r.Reason), r.Count, max(0, r.Delay.Milliseconds()))
+			args = append(args, r.ID, r.EntryID, stream.CapReason(r.Reason), r.Count, milliseconds(r.Delay))
 		}
 		reply, err := deferScript.once(ctx, client, []string{key, target.Due(), t.Delayed(), t.Control()}, args...)
 		if err != nil {

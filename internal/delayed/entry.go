@@ -36,12 +36,15 @@ func At(t time.Time) Due {
 }
 
 // After returns the Due of a delay.
-func After(d time.Duration) Due {
+func After(d time.Duration) Due { return Due{after: milliseconds(d)} }
+
+// milliseconds returns a delay in whole milliseconds, at least as long, and 0 for one that is over.
+func milliseconds(d time.Duration) int64 {
 	ms := d.Milliseconds()
 	if d%time.Millisecond > 0 {
 		ms++
 	}
-	return Due{after: max(ms, 0)}
+	return max(ms, 0)
 }
 
 // IsZero reports whether the entry is due at once.

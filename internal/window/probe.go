@@ -23,7 +23,13 @@ func (w *Window) Probe() {
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || !w.stuck() || w.held() > w.Room.limit() || now < w.probed.after(probeInterval) {
+	switch stuck := w.stuck(); {
+	case !stuck:
+		w.stuckAt = 0
+	case w.stuckAt == 0:
+		w.stuckAt = now
+	}
+	if w.closed || w.stuckAt == 0 || w.held() > w.Room.limit() || now < w.probed.after(probeInterval) {
 		return
 	}
 	w.probed = now

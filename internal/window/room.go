@@ -283,14 +283,18 @@ func (s Stalled) Reason() error {
 }
 
 // Stalled reports, once, whether callers have waited for d without anything starting or ending, while
-// something is in flight or backing off and no more may be delivered.
+// something is in flight or backing off and no more may be delivered; or for how long back-offs have
+// filled the window, whatever its probes.
 func (w *Window) Stalled(d time.Duration) (s Stalled, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	full := w.active.n >= w.cfg.MaxInFlight || w.alone && w.waiting.n > 0 || w.full() && w.waiting.n == 0
-	if w.closed || w.wanted <= 0 || !full || w.now()-w.moved < instant(d) {
+	since, full := &w.moved, w.active.n >= w.cfg.MaxInFlight || w.alone && w.waiting.n > 0 || w.full() && w.waiting.n == 0
+	if w.stuckAt > 0 {
+		since, full = &w.stuckAt, true
+	}
+	if w.closed || w.wanted <= 0 || !full || w.now()-*since < instant(d) {
 		return Stalled{}, false
 	}
-	w.moved = math.MaxInt64 // until something moves
+	*since = math.MaxInt64 // until something moves
 	return Stalled{InFlight: w.active.n, BackingOff: w.backoff.n, Alone: w.alone}, true
 }

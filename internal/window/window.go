@@ -62,6 +62,7 @@ type Window struct {
 	passing bool    // the same, before the pass that is under way (see BeginPass)
 	recalls int     // of offers since something was received
 	probed  instant // last time that Probe has let an entry be read
+	stuckAt instant // since when Probe has found the window stuck, 0 when it is not
 	barred  bool
 	bar     stream.ID // nothing behind it is delivered while barred
 	closed  bool
