@@ -381,7 +381,9 @@ func TestDefer_ProbesWhileEverythingFails(t *testing.T) {
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	const window = 16
 	publish(t, client, topic, decimals(500)...)
-	sub := newSub(t, client, inFlight(8), tuned(func(c *redischannels.Tuning) { c.Prefetch, c.MinIdle, c.BlockTime = 8, 300*time.Millisecond, time.Second }), func(c *redischannels.SubscriberConfig) {
+	sub := newSub(t, client, inFlight(8), tuned(func(c *redischannels.Tuning) {
+		c.Prefetch, c.MinIdle, c.BlockTime = 8, 300*time.Millisecond, time.Second
+	}), func(c *redischannels.SubscriberConfig) {
 		c.StartFrom = redischannels.Oldest
 		c.NackBackoff = redischannels.Backoff{Min: time.Hour, Max: time.Hour}
 	})

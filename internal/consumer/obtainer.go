@@ -44,9 +44,9 @@ type provenance struct {
 
 func (p provenance) exact(id string) bool { return p.backoff != nil || p.released[id] }
 
-// describe completes an item whose count in Redis is that.
-func (p provenance) describe(it *window.Item, count int) {
-	exact := p.exact(it.Text)
+// describe completes an item whose count in Redis is that. known says that it is exact.
+func (p provenance) describe(it *window.Item, count int, known bool) {
+	exact := known || p.exact(it.Text)
 	if it.Delivered = count; count == 1 && !exact {
 		it.Delivered = 0
 	}
@@ -210,7 +210,7 @@ func (o *obtainer) admit(of int, fetched []stream.Fetched, held map[window.Ident
 				continue
 			}
 			it := window.Item{Entry: f.Entry, Stream: of}
-			from.describe(&it, f.Count)
+			from.describe(&it, f.Count, o.c.win.Exact(it.Identity()))
 			o.prepare(&it)
 			items = append(items, it)
 			recovered = append(recovered, it.EntryID())
@@ -249,7 +249,7 @@ func (o *obtainer) releaseUnseen(ctx context.Context) error {
 		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
 			entries := make([]stream.Released, len(page))
 			for i, p := range page {
-				if p.Count == 1 {
+				if p.Count == 1 && !o.c.win.Exact(window.Identity{Stream: of, ID: p.ID}) {
 					p.Count = 0 // see provenance
 				}
 				entries[i] = stream.Released{Pending: p, Idle: o.c.cfg.MinIdle}

@@ -1,6 +1,7 @@
 package window
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -39,6 +40,7 @@ func (w *Window) block(it *Item) {
 		return
 	}
 	for _, last := range w.sheddable(it.Key) {
+		w.forget(last)
 		w.remove(last)
 		signal(w.Ready) // what is left may have waited behind it
 		if !w.keys.block(it) {
@@ -99,6 +101,28 @@ func (w *Window) DetachLong(long time.Duration) {
 	}
 }
 
+// leaveOut does not admit an item.
+func (w *Window) leaveOut(it *Item) {
+	w.forget(it)
+	it.Release()
+}
+
+// forget remembers of an item that was delivered that its count is exact: Redis counts 1 also for an entry
+// that was only read.
+func (w *Window) forget(it *Item) {
+	if it.Delivered > 0 && !it.Alone {
+		w.exact[it.Identity()] = w.passes
+	}
+}
+
+// Exact reports whether the count of an entry that was left out is that of its deliveries.
+func (w *Window) Exact(id Identity) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.exact[id]
+	return ok
+}
+
 // LeftOut reports whether entries were left out because of their ordering keys since Share.
 func (w *Window) LeftOut() bool {
 	w.mu.Lock()
@@ -126,6 +150,7 @@ func (w *Window) BeginPass() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.keys.begin()
+	w.passes++
 	w.passing, w.behind = w.behind, false
 }
 
@@ -135,4 +160,7 @@ func (w *Window) EndPass(complete bool) {
 	defer w.mu.Unlock()
 	w.keys.end(complete)
 	w.behind = w.behind || w.passing && !complete
+	if complete { // what was left out before, and not again, belongs to others
+		maps.DeleteFunc(w.exact, func(_ Identity, pass int) bool { return pass < w.passes })
+	}
 }

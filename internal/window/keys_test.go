@@ -433,3 +433,28 @@ func TestKeys_ResumedBackoff(t *testing.T) {
 		require.True(t, w.Drained())
 	})
 }
+
+// An entry that was delivered, released and taken back, and then left out because its key had too many, was
+// taken for one that was only read: its delivery was not counted.
+func TestKeys_LeftOutKeepsItsCount(t *testing.T) {
+	w := New(byKey(10))
+	w.Admit(several("a", 1), time.Now())
+	w.Backoff(start(t, w, 1), time.Hour, 0)
+	require.Less(t, reach(w, "a", 2, 100), 99)
+	released, unread := keyed(200, "a"), keyed(201, "a")
+	released.Delivered = 1
+	w.Admit([]Item{released, unread}, time.Now())
+	require.True(t, w.Exact(released.Identity()))
+	require.False(t, w.Exact(unread.Identity()))
+
+	w.BeginPass()
+	w.Admit([]Item{released}, time.Now())
+	w.EndPass(true)
+	require.True(t, w.Exact(released.Identity()), "it was left out again")
+	w.BeginPass()
+	w.EndPass(false)
+	require.True(t, w.Exact(released.Identity()), "not all was looked at")
+	w.BeginPass()
+	w.EndPass(true)
+	require.False(t, w.Exact(released.Identity()), "another consumer has it")
+}

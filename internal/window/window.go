@@ -60,9 +60,11 @@ type Window struct {
 	moved   instant // last time that something started or ended
 	behind  bool    // nothing is read before the next pass: what was released comes first
 	passing bool    // the same, before the pass that is under way (see BeginPass)
-	recalls int     // of offers since something was received
-	probed  instant // last time that Probe has let an entry be read
-	stuckAt instant // since when Probe has found the window stuck, 0 when it is not
+	passes  int
+	exact   map[Identity]int // left out with a count that is exact: the pass in which they were
+	recalls int              // of offers since something was received
+	probed  instant          // last time that Probe has let an entry be read
+	stuckAt instant          // since when Probe has found the window stuck, 0 when it is not
 	barred  bool
 	bar     stream.ID // nothing behind it is delivered while barred
 	closed  bool
@@ -70,7 +72,7 @@ type Window struct {
 
 // New returns an empty window.
 func New(cfg Config) *Window {
-	w := &Window{cfg: cfg, made: time.Now(), Ready: make(chan struct{}, 1)}
+	w := &Window{cfg: cfg, made: time.Now(), Ready: make(chan struct{}, 1), exact: make(map[Identity]int)}
 	w.keys.init(cfg)
 	w.Room = Room{w: w, Changed: make(chan struct{}, 1)}
 	w.Leases = Leases{w: w, Prepare: make(chan struct{}, 1)}
@@ -123,13 +125,14 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 		if since <= w.Room.released || w.behind && w.keys.pass {
 			w.behind = true
 			signal(w.Room.Changed)
-			it.Release()
+			w.leaveOut(it)
 			continue
 		}
 		if w.cfg.Keyed && !w.keys.admit(it) {
-			it.Release()
+			w.leaveOut(it)
 			continue
 		}
+		delete(w.exact, it.Identity())
 		it.leased, it.admitted = since, now
 		it.probe = w.stuck()
 		w.Room.bytes += it.Size
