@@ -77,6 +77,7 @@ func (o *output) Open() error {
 	if err := o.write(o.First); err != nil {
 		return err
 	}
+	o.First = nil // the response may last for hours
 	_, err := o.Flush()
 	return err
 }

@@ -96,33 +96,60 @@ func (h *RunsHandler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // view streams a run to a viewer that was joined and has seen everything up to an ID.
 func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string, seen stream.ID) {
-	state, err := h.runs.look(r.Context(), id)
-	if err != nil {
+	var v *viewing
+	var err error
+	found := make(chan struct{})
+	h.life.Go(func() { // the stack that it needs is not kept for as long as the response lasts
+		defer close(found)
+		v, err = h.find(r.Context(), id, seen)
+	})
+	<-found
+	switch {
+	case errors.Is(err, ErrNoRun):
+		h.transport(feed.Request{Writer: w, HTTP: r, Cancel: func() {}}).None()
+		return
+	case errors.Is(err, redischannels.ErrClosed):
+		h.unavailable(w, feed.ErrEnded)
+		return
+	case err != nil:
 		h.options.OnError(err)
 		h.later(w, r, err)
 		return
 	}
+	defer h.release(v.run)
+	c := h.client(r)
+	c.At, c.Known = v.at, true
+	h.serve(v.run.feed, c, feed.Request{Writer: w, HTTP: r, ID: stream.ID.String, First: v.first})
+}
+
+// viewing is where a viewer begins.
+type viewing struct {
+	run   *runFeed // is to be released
+	at    stream.ID
+	first []byte // the event of the start, if it begins there
+}
+
+// find finds out where a viewer begins. The error is ErrNoRun where there is nothing more to see.
+func (h *RunsHandler[T]) find(ctx context.Context, id string, seen stream.ID) (*viewing, error) {
+	state, err := h.runs.look(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	at, fresh := begin(seen, state)
 	if state.Epoch == 0 || stream.IsRunEnd(at) {
-		h.transport(feed.Request{Writer: w, HTTP: r, Cancel: func() {}}).None()
-		return
+		return nil, ErrNoRun
 	}
-	run, err := h.open(id)
-	if err != nil {
-		h.unavailable(w, feed.ErrEnded)
-		return
-	}
-	defer h.release(run)
-	run.expect(state)
-	c := h.client(r)
-	c.At, c.Known = at, true
-	request := feed.Request{Writer: w, HTTP: r, ID: stream.ID.String}
+	v := &viewing{at: at}
 	if fresh {
 		info := runInfo(id, state)
 		data := toJSON(RunStart{info.ID, info.Epoch, info.Started, info.Metadata})
-		request.First = encode(&gosse.Message{Type: gosse.Type(EventStart)}, at.String(), data)
+		v.first = encode(&gosse.Message{Type: gosse.Type(EventStart)}, at.String(), data)
 	}
-	h.serve(run.feed, c, request)
+	if v.run, err = h.open(id); err != nil {
+		return nil, err
+	}
+	v.run.expect(state)
+	return v, nil
 }
 
 // later answers a request while Redis cannot say how the run stands. An EventSource gives up after

@@ -210,14 +210,23 @@ func TestRuns_DeadWriterIsLost(t *testing.T) {
 // No key is left after the TTL, also not the index.
 func TestRuns_KeysExpire(t *testing.T) {
 	t.Parallel()
-	r := sharedRuns(t, func(c *sse.RunsConfig) { c.TTL, c.WriterLease = 500*time.Millisecond, 500*time.Millisecond })
-	for i := range 200 {
+	testKeysExpire(t, 200)
+}
+
+func TestSoakRunsKeysExpire(t *testing.T) {
+	soak(t)
+	testKeysExpire(t, 10_000)
+}
+
+func testKeysExpire(t *testing.T, count int) {
+	r := newRuns(t, redistest.Start(t).Client(t), "runs", func(c *sse.RunsConfig) { c.TTL, c.WriterLease = 500*time.Millisecond, 500*time.Millisecond })
+	for i := range count {
 		run := r.start(fmt.Sprint(i))
 		require.NoError(t, run.Write(t.Context(), "p"))
 		require.NoError(t, run.End(t.Context(), nil))
 	}
 	require.NotEmpty(t, r.keys())
-	redistest.Eventually(t, soon, func() bool { return len(r.keys()) == 0 }, "nothing is left")
+	redistest.Eventually(t, soon, func() bool { return r.client.DBSize(t.Context()).Val() == 0 }, "nothing is left")
 }
 
 // A run lives longer than its TTL as long as its writer does.
@@ -278,15 +287,24 @@ func TestRuns_CloseEndsItsRuns(t *testing.T) {
 // Any number of viewers and runs share one connection for reading.
 func TestRuns_OneReadingConnection(t *testing.T) {
 	t.Parallel()
+	testOneReadingConnection(t, 20, 5)
+}
+
+func TestSoakRunsOneReadingConnection(t *testing.T) {
+	soak(t)
+	testOneReadingConnection(t, 100, 50)
+}
+
+func testOneReadingConnection(t *testing.T, count, viewers int) {
 	server := redistest.Start(t)
 	admin := server.Admin(t)
-	r := newRuns(t, server.Client(t, func(o *redis.Options) { o.PoolSize = 4 }), "runs")
+	r := newRuns(t, server.Client(t, func(o *redis.Options) { o.PoolSize = 4 }), "runs", func(c *sse.RunsConfig) { c.WriterLease = time.Minute })
 	before := redistest.Connections(t, admin)
 	var views []*sseStream
 	var runs []*sse.Run[string]
-	for i := range 20 {
+	for i := range count {
 		runs = append(runs, r.start(fmt.Sprint(i)))
-		for range 5 {
+		for range viewers {
 			s := r.view(fmt.Sprint(i))
 			s.begins()
 			views = append(views, s)
@@ -297,7 +315,7 @@ func TestRuns_OneReadingConnection(t *testing.T) {
 		flushed(t, run, fmt.Sprint(i))
 	}
 	for i, s := range views {
-		require.Equal(t, []string{fmt.Sprint(i / 5)}, s.pieces(1))
+		require.Equal(t, []string{fmt.Sprint(i / viewers)}, s.pieces(1))
 	}
 	require.LessOrEqual(t, redistest.Connections(t, admin), before+5, "the pool's, and one")
 	for _, run := range runs {

@@ -78,7 +78,7 @@ func measure(ctx context.Context, l load, progress func(string)) ([]result, erro
 	var results []result
 	for _, k := range kinds {
 		mine := l
-		if k.name == kinds[2].name {
+		if k.name == naive {
 			mine.clients = l.naive
 		}
 		if mine.clients == 0 {

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
@@ -40,22 +39,22 @@ func serve(ctx context.Context, k kind, l load, redisServer *local.Redis, client
 		return r, err
 	}
 	before := memory()
-	handler, end, err := k.open(redisServer.Addr, l.clients)
+	open, err := k.open(redisServer.Addr, l.clients)
 	if err != nil {
 		return r, err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return r, errors.Join(err, end())
+		return r, errors.Join(err, open.end())
 	}
-	web := &http.Server{Handler: handler, ReadHeaderTimeout: patience}
+	web := &http.Server{Handler: open.handler, ReadHeaderTimeout: patience}
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(listener) }()
 	defer func() {
-		err = errors.Join(err, end(), web.Close())
+		err = errors.Join(err, open.end(), web.Close())
 		<-served
 	}()
-	begun, err := clients.order(order{Addr: listener.Addr().String(), Clients: l.clients})
+	begun, err := clients.order(order{Addr: listener.Addr().String(), Clients: l.clients, Streams: k.streams})
 	if err != nil {
 		return r, err
 	}
@@ -71,8 +70,8 @@ func serve(ctx context.Context, k kind, l load, redisServer *local.Redis, client
 	}
 	published := int64(0)
 	cpu, redisCPU, began := local.CPUTime(), redisTime(ctx, redisServer), time.Now()
-	if k.publishes {
-		if published, err = publish(ctx, l, redisServer.Addr); err != nil {
+	if open.write != nil {
+		if published, err = publish(ctx, l, open.write); err != nil {
 			return r, err
 		}
 	}
@@ -101,16 +100,7 @@ func serve(ctx context.Context, k kind, l load, redisServer *local.Redis, client
 }
 
 // publish writes messages at a steady rate and returns how many.
-func publish(ctx context.Context, l load, addr string) (int64, error) {
-	hub, err := redischannels.Open(ctx, "redis://"+addr, redischannels.HubConfig{})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = hub.Close() }()
-	channel, err := redischannels.NewStreamChannel[message](hub, stream, redischannels.StreamChannelConfig{})
-	if err != nil {
-		return 0, err
-	}
+func publish(ctx context.Context, l load, write func(context.Context, message) error) (int64, error) {
 	tick := time.NewTicker(time.Duration(float64(time.Second) / l.rate))
 	defer tick.Stop()
 	text := strings.Repeat("x", max(0, l.payload-60))
@@ -121,7 +111,7 @@ func publish(ctx context.Context, l load, addr string) (int64, error) {
 		case <-ctx.Done():
 			return i, ctx.Err()
 		}
-		if _, err := channel.Writer().Write(ctx, message{Number: i, Sent: time.Now().UnixNano(), Text: text}); err != nil {
+		if err := write(ctx, message{Number: i, Sent: time.Now().UnixNano(), Text: text}); err != nil {
 			return i, err
 		}
 	}

@@ -32,6 +32,8 @@ func TestLoad(t *testing.T) {
 	}
 	require.Equal(t, 1, results[1].readers)
 	require.Equal(t, 50, results[2].readers)
+	require.Equal(t, 1, results[3].readers)
+	require.Equal(t, 1, results[4].readers)
 }
 
 func TestHistogram(t *testing.T) {

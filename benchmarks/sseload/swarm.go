@@ -26,6 +26,7 @@ const patience = 60 * time.Second
 type order struct {
 	Addr     string `json:"addr"`
 	Clients  int    `json:"clients"`
+	Streams  int    `json:"streams"`  // over which the clients are spread
 	Expected int64  `json:"expected"` // published messages; then it reports, and leaves with the next order
 }
 
@@ -101,10 +102,10 @@ func (s *swarm) connect(ctx context.Context, o order) (clients *sync.WaitGroup, 
 	clients = new(sync.WaitGroup)
 	opened := make(chan error)
 	slots := make(chan struct{}, 64)
-	for range o.Clients {
+	for i := range o.Clients {
 		clients.Go(func() {
 			slots <- struct{}{}
-			conn, events, err := open(ctx, o.Addr)
+			conn, events, err := open(ctx, o.Addr, streamPath(i%o.Streams))
 			<-slots
 			opened <- err
 			if err == nil {
@@ -125,14 +126,14 @@ func (s *swarm) connect(ctx context.Context, o order) (clients *sync.WaitGroup, 
 
 // open sends a request and reads up to the first event, which shows that the client is
 // live. net/http would need several times the processor and memory.
-func open(ctx context.Context, addr string) (net.Conn, *bufio.Reader, error) {
+func open(ctx context.Context, addr, path string) (net.Conn, *bufio.Reader, error) {
 	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, nil, err
 	}
 	context.AfterFunc(ctx, func() { _ = conn.Close() })
 	_ = conn.SetReadDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: "+addr+"\r\nAccept: text/event-stream\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: "+addr+"\r\nAccept: text/event-stream\r\n\r\n"); err != nil {
 		return nil, nil, err
 	}
 	lines := bufio.NewReaderSize(conn, 2048)
@@ -143,12 +144,14 @@ func open(ctx context.Context, addr string) (net.Conn, *bufio.Reader, error) {
 	if want := "HTTP/1.1 " + strconv.Itoa(http.StatusOK); len(status) < len(want) || status[:len(want)] != want {
 		return nil, nil, fmt.Errorf("the server answers %q", status)
 	}
-	for {
+	for live := false; ; {
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
 			return nil, nil, err
 		}
 		if bytes.HasPrefix(line, []byte("id:")) || bytes.HasPrefix(line, []byte(": ready")) {
+			live = true
+		} else if live && len(line) == 1 {
 			return conn, lines, conn.SetReadDeadline(time.Time{})
 		}
 	}
