@@ -35,7 +35,7 @@ func TestClient_OtherDatabase(t *testing.T) {
 
 	keys, err := client.Keys(t.Context(), "*").Result()
 	require.NoError(t, err)
-	require.ElementsMatch(t, []string{topic, deadStream(topic), returnStream(topic, "g")}, keys)
+	require.ElementsMatch(t, []string{topic, deadStream(topic), returnStream(topic, "g"), controlOf(topic)}, keys)
 	elsewhere, err := server.Client(t, redistest.DB(0)).DBSize(t.Context()).Result()
 	require.NoError(t, err)
 	require.Zero(t, elsewhere)

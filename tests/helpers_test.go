@@ -265,6 +265,8 @@ func consumersOf(t *testing.T, client redis.UniversalClient, topic string) []str
 // deadStream is the default dead-letter stream of a topic without braces.
 func deadStream(topic string) string { return "{" + topic + "}:dead" }
 
+func controlOf(topic string) string { return "{" + topic + "}:control" }
+
 func returnStream(topic, group string) string { return "{" + topic + "}:return:" + group }
 
 // addRaw appends an entry with these names and values.

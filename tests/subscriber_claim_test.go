@@ -255,7 +255,7 @@ func TestSubscriber_CrashDuringRecovery(t *testing.T) {
 	child.Kill()
 	keys, err := client.Keys(t.Context(), "*"+topic+"*").Result()
 	require.NoError(t, err)
-	require.ElementsMatch(t, []string{topic, returnStream(topic, "g")}, keys, "there is no lock to be left behind")
+	require.ElementsMatch(t, []string{topic, returnStream(topic, "g"), controlOf(topic)}, keys, "there is no lock to be left behind")
 	msg := receive(t, newSub(t, client, minIdle(shortIdle)).subscribe(t, topic))
 	require.Equal(t, 3, countOf(t, msg), "two consumers have crashed with it")
 	msg.Ack()

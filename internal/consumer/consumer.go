@@ -19,6 +19,7 @@ package consumer
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -170,6 +171,9 @@ func (c *Consumer) Open(ctx context.Context) (existed bool, err error) {
 }
 
 func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
+	if err := c.join(ctx); err != nil {
+		return false, err
+	}
 	for i := range c.id.keys {
 		group := c.id.on(c.cfg.Client, i)
 		start := c.cfg.Start
@@ -201,6 +205,22 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 		return false, err
 	}
 	return existed, c.claimer.open(ctx)
+}
+
+// join reports settings that differ from those of another subscription of the group.
+func (c *Consumer) join(ctx context.Context) error {
+	own := delayed.Settings{MinIdle: c.cfg.MinIdle.Truncate(time.Millisecond), ConsumerTimeout: c.cfg.ConsumerTimeout.Truncate(time.Millisecond)}
+	before, err := delayed.Join(ctx, c.cfg.Client, c.id.targets[1], own)
+	if err != nil {
+		return err
+	}
+	if before.MinIdle != 0 && before.MinIdle != own.MinIdle {
+		c.cfg.Observer.Failed(fmt.Errorf("the MinIdle of the group is %s here and was %s in another subscription: entries are claimed too early from the one with more", own.MinIdle, before.MinIdle))
+	}
+	if before.ConsumerTimeout != 0 && before.ConsumerTimeout != own.ConsumerTimeout {
+		c.cfg.Observer.Failed(fmt.Errorf("the ConsumerTimeout of the group is %s here and was %s in another subscription: the shorter one removes idle consumers", own.ConsumerTimeout, before.ConsumerTimeout))
+	}
+	return nil
 }
 
 // abort releases what Open has made.

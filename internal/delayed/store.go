@@ -20,6 +20,8 @@ var (
 	moveLua string
 	//go:embed lua/defer.lua
 	deferLua string
+	//go:embed lua/join.lua
+	joinLua string
 	//go:embed lua/list.lua
 	listLua string
 	//go:embed lua/cancel.lua
@@ -28,6 +30,7 @@ var (
 	storeScript  = newScript(storeLua)
 	moveScript   = newScript(stream.OriginalLua + moveLua)
 	deferScript  = newScript(stream.OriginalLua + deferLua)
+	joinScript   = newScript(joinLua)
 	listScript   = newScript(listLua)
 	cancelScript = newScript(cancelLua)
 )

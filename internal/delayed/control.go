@@ -1,0 +1,40 @@
+package delayed
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
+)
+
+// Settings are those that all subscriptions of a group must share.
+type Settings struct {
+	MinIdle, ConsumerTimeout time.Duration // to the millisecond
+}
+
+// Join notes the settings of a subscription in the control record of its topic, and returns those that
+// another one has noted, zero for none. It fails where the side keys belong to another topic.
+func Join(ctx context.Context, client redis.UniversalClient, target Target, s Settings) (before Settings, err error) {
+	words, err := joinScript.Run(ctx, client, []string{target.Topic.Control()}, target.Topic.Name, target.Group,
+		s.MinIdle.Milliseconds(), s.ConsumerTimeout.Milliseconds()).StringSlice()
+	if err != nil {
+		return before, err
+	}
+	if len(words) != 2 {
+		return before, redisconn.ErrMalformed
+	}
+	for i, d := range []*time.Duration{&before.MinIdle, &before.ConsumerTimeout} {
+		if words[i] == "" {
+			continue
+		}
+		ms, err := strconv.ParseInt(words[i], 10, 64)
+		if err != nil {
+			return before, redisconn.ErrMalformed
+		}
+		*d = time.Duration(ms) * time.Millisecond
+	}
+	return before, nil
+}
