@@ -54,15 +54,19 @@ func ConsumerGroupFromContext(ctx context.Context) (group string, ok bool) {
 
 // RetryAfter sets the delay after which the message is redelivered once it is
 // nacked, instead of NackBackoff. It takes effect with the Nack, so a router's
-// handler calls it and returns an error. It reports false for a message that no
-// Subscriber of this package has delivered, and for a negative delay.
+// handler calls it and returns an error. In a consumer group without an order
+// (MaxInFlight above 1, no OrderingKey) a delay above SubscriberConfig.DeferAfter is
+// deferred: it waits in Redis, and survives the end of the process. In order it holds
+// within the process only, and what comes behind waits for it; after a restart the message
+// comes when MinIdle is over. It reports false for a message that no Subscriber of this
+// package has delivered, and for a negative delay.
 func RetryAfter(msg *message.Message, delay time.Duration) bool {
 	return delay >= 0 && request(msg, source.Outcome{Kind: source.Nack, Delay: delay})
 }
 
 // Postpone makes the Nack of a message count as if it had not been delivered: it is
-// redelivered after this delay, and the delivery does not count. It is for a message whose
-// time has not come, not for a failure. It takes effect with the Nack, as RetryAfter does; the
+// redelivered after this delay, which is deferred as that of [RetryAfter], and the delivery
+// does not count. It is for a message whose time has not come, not for a failure. It takes effect with the Nack, as RetryAfter does; the
 // last call of RetryAfter, Postpone and Reject counts. It reports false for a message that was
 // not delivered by a Subscriber of this package, and for a negative delay.
 func Postpone(msg *message.Message, delay time.Duration) bool {

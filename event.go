@@ -87,8 +87,11 @@ const (
 	// mend (NOPERM and the like). It is tried again later; but where Redis refuses to
 	// end a subscription (Pub/Sub), it continues to send until the connection ends. Err.
 	EventError
-	// EventStalled: a Reader waits for a delivery while all that MaxInFlight allows
-	// are unacknowledged, so none can come until one of them is ended. Count.
+	// EventStalled: messages are waited for, and none can come until one that was delivered
+	// ends. Err says which of the causes it is: all that MaxInFlight allows are
+	// unacknowledged; all that may be held wait for their retries, of which one other is
+	// then read per second (see SubscriberConfig.NackBackoff); or an entry of a crashed
+	// consumer is delivered alone. Count.
 	EventStalled
 )
 

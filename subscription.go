@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -44,6 +45,7 @@ type subscription struct {
 	log          watermill.LoggerAdapter
 	counters     counters
 	reports      *eventQueue
+	inMemory     sync.Once           // see InMemory
 	keeper       *housekeeper.Handle // for delayed messages of the topic; nil without a group
 }
 
@@ -317,6 +319,13 @@ func (s *subscription) DeadLetterFailed(entry string, err error) {
 }
 
 func (s *subscription) Deferred() { s.counters.deferred.Add(1) }
+
+// InMemory logs the first delay that is not deferred, since the default configuration is in order.
+func (s *subscription) InMemory(d time.Duration) {
+	s.inMemory.Do(func() {
+		s.log.Info("A retry was asked for that holds within this process only, since MaxInFlight is 1 or there is an OrderingKey", watermill.LogFields{"delay": d.String()})
+	})
+}
 
 func (s *subscription) HandlerTimeout(entry string) {
 	s.report(Event{Kind: EventHandlerTimeout, EntryIDs: []string{entry}})

@@ -119,6 +119,28 @@ func TestDefer_ShortRetriesStay(t *testing.T) {
 	}
 }
 
+// The default configuration is in order: one line of the log says that a long delay does not survive the process.
+func TestDefer_InOrderIsLogged(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	logger := redistest.NewRecordingLogger()
+	sub := newLoggedSub(t, client, logger, deferAfter(20*time.Millisecond))
+	messages := sub.subscribe(t, topic)
+	publish(t, client, topic, "m")
+	for range 3 {
+		later(receive(t, messages), 30*time.Millisecond)
+	}
+	receive(t, messages).Ack()
+	sub.closeSoon(t)
+	lines := 0
+	for _, line := range logger.Lines() {
+		if strings.Contains(line, "holds within this process only") {
+			lines++
+		}
+	}
+	require.Equal(t, 1, lines)
+}
+
 // Retries that are off for long stop nothing, and survive ten restarts.
 func TestDefer_ManyOverRestarts(t *testing.T) {
 	t.Parallel()

@@ -22,24 +22,29 @@ func newDeferrer(c *Consumer) *deferrer {
 	return &deferrer{c: c, outage: outage.Outage{Down: func(err error, _ []string) { c.cfg.Observer.Failed(err) }}}
 }
 
-// takes reports whether the retry of an item is deferred. Of an entry of the topic it is not where there
+// may reports whether the retry of an item can be deferred. Of an entry of the topic it cannot where there
 // is an order, which means waiting. One that has returned has lost its place already, and must not hold
 // up others.
-func (d *deferrer) takes(it *window.Item, delay time.Duration, asked bool) bool {
-	switch {
-	case d.c.cfg.MaxDeferred == 0 || delay <= 0:
-		return false
-	case it.Stream > 0:
-		return true
-	case d.c.ordered():
-		return false
-	}
-	return asked && delay > d.c.cfg.DeferAfter || d.c.win.Probing(it)
+func (d *deferrer) may(it *window.Item) bool {
+	return d.c.cfg.MaxDeferred > 0 && (it.Stream > 0 || !d.c.ordered())
+}
+
+// long reports whether a delay is one to defer.
+func (d *deferrer) long(it *window.Item, delay time.Duration) bool {
+	return delay > d.c.cfg.DeferAfter || it.Stream > 0 && delay > 0
 }
 
 // Defer implements dispatch.Policy.
 func (p *policy) Defer(it *window.Item, o source.Outcome, delay time.Duration, asked bool) bool {
-	if !p.deferrer.takes(it, delay, asked) {
+	d := p.deferrer
+	long := d.long(it, delay) && (asked || it.Stream > 0)
+	switch {
+	case !d.may(it):
+		if long && p.cfg.MaxDeferred > 0 {
+			p.cfg.Observer.InMemory(delay)
+		}
+		return false
+	case !long && !p.win.Probing(it):
 		return false
 	}
 	p.win.Acks.Defer(it, delay, o.Kind != source.Release, o.Reason)
@@ -117,7 +122,7 @@ func (d *deferrer) send(ctx context.Context, of int, items []*window.Item, delay
 func (d *deferrer) atEnd(ctx context.Context, items []*window.Item) (rest []*window.Item) {
 	var some []*window.Item
 	for _, it := range items {
-		if d.takes(it, it.Delay(), true) {
+		if d.may(it) && d.long(it, it.Delay()) {
 			some = append(some, it)
 		} else {
 			rest = append(rest, it)

@@ -19,7 +19,8 @@ type Observer interface {
 	AckFailed(entries []string, err error)
 	DeadLettered(entry, reason string)
 	DeadLetterFailed(entry string, err error)
-	Deferred() // a retry was stored
+	Deferred()                // a retry was stored
+	InMemory(d time.Duration) // a long delay that was asked for holds here only, because there is an order
 	HandlerTimeout(entry string)
 	Released(entries []string)
 	Recovered(entries []string)
