@@ -145,6 +145,24 @@ func TestReturn_LostGroup(t *testing.T) {
 	sub.events.none(t, redischannels.EventTrimmed, redischannels.EventLeaseLost)
 }
 
+// What a crashed consumer has left in a group that is lost is in nobody's memory: it is read again.
+func TestReturn_LostGroupWithEntriesOfACrashedConsumer(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	back := returnStream(topic, "g")
+	sub := newSub(t, client, minIdle(time.Minute))
+	require.NoError(t, sub.SubscribeInitialize(topic))
+	addReturned(t, client, topic, "g", "1-1", 0, "left")
+	require.NoError(t, client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "crashed", Streams: []string{back, ">"}}).Err())
+	messages := sub.subscribe(t, topic)
+	addReturned(t, client, topic, "g", "2-1", 0, "next")
+	require.Equal(t, []string{"next"}, receiveAcked(t, messages, 1))
+	require.NoError(t, client.XGroupDestroy(t.Context(), back, "g").Err())
+	require.Equal(t, []string{"left"}, receiveAcked(t, messages, 1))
+	eventuallyReturned(t, client, topic, 0)
+	sub.closeSoon(t)
+}
+
 // A program that knows nothing of return streams has written to one.
 func TestReturn_EntryWithoutOrigin(t *testing.T) {
 	t.Parallel()
