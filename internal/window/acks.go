@@ -85,13 +85,19 @@ func (a *Acks) postpone(it *Item, due instant) {
 	signal(a.Moves)
 }
 
-// Keep has an item wait for its retry in the window, because it cannot be deferred.
+// Keep has an item wait for its retry in the window, because it cannot be deferred. One that was lost
+// meanwhile is removed.
 func (a *Acks) Keep(it *Item) {
 	w := a.w
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if it.in != &a.moves {
+	switch {
+	case it.in != &a.moves:
+		return
+	case it.owner == ownerOther:
+		w.remove(it)
+		w.changed()
 		return
 	}
 	it.leave()

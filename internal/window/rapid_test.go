@@ -2,6 +2,7 @@ package window
 
 import (
 	"fmt"
+
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -263,6 +264,15 @@ func (m *model) end(t require.TestingT, random *rand.Rand) {
 		m.w.Acks.Move(e.item, "no use")
 		e.place = moving
 		m.moves = append(m.moves, e)
+	case kind == 3:
+		counts := random.IntN(2) == 0
+		m.w.Acks.Defer(e.item, delay, counts, "later")
+		if !counts {
+			e.count--
+		}
+		require.True(t, e.item.Deferred)
+		e.place, e.due = moving, time.Now().Add(delay)
+		m.moves = append(m.moves, e)
 	case refused:
 		m.w.Uncount(e.item, 0)
 		e.count--
@@ -343,6 +353,26 @@ func (m *model) write(t require.TestingT, random *rand.Rand) {
 	}
 	m.acks = written(m.acks, m.w.Acks.Pending(nil))
 	m.moves = written(m.moves, m.w.Acks.PendingMoves(nil))
+	m.keepDeferred(t, random)
+}
+
+// keepDeferred has an item wait in the window that cannot be deferred.
+func (m *model) keepDeferred(t require.TestingT, random *rand.Rand) {
+	i := slices.IndexFunc(m.moves, func(e *entry) bool { return e.item.Deferred })
+	if i < 0 || random.IntN(2) == 0 {
+		return
+	}
+	e := m.moves[i]
+	m.moves = slices.Delete(m.moves, i, i+1)
+	m.w.Acks.Keep(e.item)
+	m.w.Acks.Keep(e.item)
+	if e.lost {
+		delete(m.entries, e.id)
+		return
+	}
+	require.Equal(t, e.count, e.item.Delivered)
+	require.False(t, e.item.Deferred)
+	m.postponed(t, e, max(0, time.Until(e.due)))
 }
 
 // adjust has everything delivered in order from now on, as the first call for ordered batches does.
