@@ -33,6 +33,9 @@ const (
 	// makes up the next one, and the fewer they are, the less each message costs.
 	slowLink = 20 * time.Millisecond
 
+	// longCall is the time after which a caller that sends its own load keeps no place from others.
+	longCall = time.Second
+
 	// maxShared is the size up to which commands share a pipeline with those of other callers.
 	// A server that refuses one as too large closes the connection, and the outcomes of all
 	// that were sent on it are unknown.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -111,10 +112,19 @@ func (c *Command) Field(name any, value *[]byte) {
 	c.args = append(c.args, name, (*fieldValue)(value))
 }
 
-// prepare makes the command new for its next attempt.
-func (c *Command) prepare(ctx context.Context, gate *redisconn.Gate) {
+// prepare makes the command new for its next attempt, and returns room behind a copy of its
+// arguments: a hook of the client may change them, and the next attempt must not send that.
+func (c *Command) prepare(ctx context.Context, gate *redisconn.Gate, room []any) []any {
 	c.id.Reset(gate)
-	c.StringCmd = redis.NewStringCmd(ctx, c.args...)
+	at := len(room)
+	room = append(room, c.args...)
+	c.StringCmd = redis.NewStringCmd(ctx, room[at:len(room):len(room)]...)
+	return room
+}
+
+// tracked reports whether a hook has left the argument in place that knows what was sent.
+func (c *Command) tracked() bool {
+	return slices.ContainsFunc(c.Args(), func(arg any) bool { id, ok := arg.(*autoID); return ok && id == &c.id })
 }
 
 // NoRetry makes go-redis give up after a failure instead of sending again.
@@ -135,7 +145,7 @@ func (c *Command) result(whole error) Result {
 		return Result{Outcome: Appended, ID: id}
 	}
 	err := causeOf(cmp.Or(c.Err(), whole, errNoReply))
-	if c.id.NotExecuted(err) && !(c.id.Sent() && multiRefused(err)) {
+	if c.tracked() && c.id.NotExecuted(err) && !(c.id.Sent() && multiRefused(err)) {
 		return Result{Outcome: NotAppended, Err: err}
 	}
 	return Result{Outcome: Unknown, Err: err}

@@ -22,7 +22,7 @@ func newTestAppend(gate *redisconn.Gate) *Command {
 	c.Start(nil, NewHead("key", stream.Trim{}), 1, 0)
 	value := []byte("v")
 	c.Field("f", &value)
-	c.prepare(context.Background(), gate)
+	c.prepare(context.Background(), gate, nil)
 	return c
 }
 
@@ -146,7 +146,7 @@ func TestCommand_Room(t *testing.T) {
 		}
 	}
 	for i := range cmds {
-		cmds[i].prepare(context.Background(), new(redisconn.Gate))
+		cmds[i].prepare(context.Background(), new(redisconn.Gate), nil)
 		want := "xadd key *" + strings.Repeat(" f "+string(rune('0'+i)), 1+i%3) + ": "
 		require.Equal(t, want, cmds[i].String())
 	}

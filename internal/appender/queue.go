@@ -75,6 +75,24 @@ type appendLoad struct {
 	finished bool
 }
 
+// prepare makes all commands new, and returns how many they are.
+func (l *appendLoad) prepare() (n int) {
+	words := 0
+	for _, job := range l.jobs {
+		n += len(job.cmds)
+		for i := range job.cmds {
+			words += len(job.cmds[i].args)
+		}
+	}
+	room := make([]any, 0, words)
+	for _, job := range l.jobs {
+		for i := range job.cmds {
+			room = job.cmds[i].prepare(l.ctx, &l.gate, room)
+		}
+	}
+	return n
+}
+
 // laneOf returns where the job is queued.
 func (a *Appender) laneOf(job *appendJob) *lane {
 	if len(job.cmds) == 1 && !job.alone() || a.conf.Replicas > 0 {
@@ -122,7 +140,13 @@ func (a *Appender) nudge(job *appendJob) bool {
 	if job.load != nil {
 		return false
 	}
-	if l := a.laneOf(job); !l.holdsBack() {
+	l := a.laneOf(job)
+	for _, load := range slices.Clone(l.flying) {
+		if load.own && time.Since(load.start) > longCall {
+			a.markStuck(l, load) // no caller gives it up: a hook of the client may block it for ever
+		}
+	}
+	if !l.holdsBack() {
 		a.startSender(l)
 	}
 	return true
@@ -159,10 +183,21 @@ func (a *Appender) sendOwn(load *appendLoad) {
 	defer a.mu.Unlock()
 	load.finished = true
 	a.report(load, outcomes)
-	load.lane.active--
-	load.lane.land(load)
-	if len(load.lane.queue) > 0 {
-		a.startSender(load.lane)
+	a.leave(load)
+}
+
+// leave takes a load that its sender has done off the lane, whose queue may wait for the place. The
+// caller holds mu.
+func (a *Appender) leave(load *appendLoad) {
+	l := load.lane
+	if load.stuck {
+		l.stuck--
+	} else {
+		l.active--
+		l.land(load)
+	}
+	if len(l.queue) > 0 {
+		a.startSender(l)
 	}
 }
 
@@ -254,11 +289,7 @@ func (a *Appender) finish(l *lane, load *appendLoad, outcomes []Result) bool {
 		l.land(load)
 		return true
 	}
-	l.stuck--
-	// Its place may be the one that the queue was waiting for.
-	if len(l.queue) > 0 {
-		a.startSender(l)
-	}
+	a.leave(load)
 	return false
 }
 

@@ -34,13 +34,7 @@ func (a *Appender) execute(load *appendLoad) []Result {
 		fill(outcomes, Result{Outcome: NotAppended, Err: err})
 		return outcomes
 	}
-	n := 0
-	for _, job := range load.jobs {
-		n += len(job.cmds)
-		for i := range job.cmds {
-			job.cmds[i].prepare(load.ctx, &load.gate)
-		}
-	}
+	n := load.prepare()
 	var err error
 	if a.conf.Replicas > 0 {
 		var missing error

@@ -162,7 +162,11 @@ func (c *Consumer) Open(ctx context.Context) (existed bool, err error) {
 		return false, err
 	}
 	c.id.name.Store(&name)
-	if existed, err = c.open(ctx); err != nil {
+	err = redisconn.Guard(func() (err error) {
+		existed, err = c.open(ctx)
+		return err
+	})
+	if err != nil {
 		c.abort()
 		return false, err
 	}

@@ -52,7 +52,11 @@ func (l *link) run() {
 }
 
 func (l *link) serve() error {
-	c, err := dial(l.ctx, l.opt, l.mux.conf.OnClient)
+	var c *conn
+	err := redisconn.Guard(func() (err error) {
+		c, err = dial(l.ctx, l.opt, l.mux.conf.OnClient)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -221,7 +221,7 @@ func (c *Conn) Wake(ctx context.Context) {
 	if id != 0 {
 		unblock := OnceInt{redis.NewIntCmd(ctx, "CLIENT", "UNBLOCK", blockedID{c, id})}
 		// Sent once: closing the connection, the other way, needs no server.
-		err := c.conf.Waker.Process(ctx, unblock)
+		err := Process(ctx, c.conf.Waker, unblock)
 		if err == nil || errors.Is(err, errNotBlocked) {
 			return
 		}

@@ -72,10 +72,10 @@ func (c *Control) Client(ctx context.Context) (*redis.Client, error) {
 	}
 }
 
-// openAlone is open with the token in opening, which it takes out even if onClient panics.
+// openAlone is open with the token in opening. A panic of onClient is an error.
 func (c *Control) openAlone(ctx context.Context) error {
 	defer func() { <-c.opening }()
-	return c.open(ctx)
+	return Guard(func() error { return c.open(ctx) })
 }
 
 func (c *Control) current() (client *redis.Client, resets int, err error) {

@@ -73,7 +73,7 @@ func (l *Link) own(ctx context.Context, f func(redis.UniversalClient) error) err
 		}
 		return f(client)
 	})
-	if Classify(err) == KindUnavailable {
+	if Classify(err) == KindUnavailable || errors.Is(err, ErrPanic) {
 		l.control.Reset() // another server may be the master by now
 	}
 	return err

@@ -124,6 +124,28 @@ func (a *TrackedArg) MarshalBinary() ([]byte, error) { return []byte(a.Text), a.
 // String returns the text, for hooks that print the command.
 func (a *TrackedArg) String() string { return a.Text }
 
+// Process sends a command. A panic of a hook is its error.
+func Process(ctx context.Context, client interface {
+	Process(ctx context.Context, cmd redis.Cmder) error
+}, cmd redis.Cmder) error {
+	err := Guard(func() error { return client.Process(ctx, cmd) })
+	if err != nil && cmd.Err() == nil {
+		cmd.SetErr(err)
+	}
+	return err
+}
+
+// ExecAll sends what a pipeline has. Each command has its error; a panic of a hook is that of those
+// without a reply.
+func ExecAll(ctx context.Context, pipe redis.Pipeliner, cmds ...*redis.Cmd) {
+	err := Guard(func() error { _, err := pipe.Exec(ctx); return err })
+	for _, cmd := range cmds {
+		if err != nil && cmd.Err() == nil && cmd.Val() == nil {
+			cmd.SetErr(err)
+		}
+	}
+}
+
 // Exec sends the commands by one pipeline. The error is that of the first command that
 // has one, or of the whole.
 func Exec(ctx context.Context, pipe redis.Pipeliner, cmds []redis.Cmder) error {
@@ -134,12 +156,16 @@ func Exec(ctx context.Context, pipe redis.Pipeliner, cmds []redis.Cmder) error {
 	return err
 }
 
+// ErrPanic is the error of a panic. Where it comes from the login of a connection, its client has
+// lost that connection for good, and one with few of them must be closed.
+var ErrPanic = errors.New("panic in the redis client or a hook of it")
+
 // Guard returns a panic of fn, for example of a hook of the caller's client, as an
 // error. In a goroutine of the library nothing else would recover it.
 func Guard(fn func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("panic in the redis client or a hook of it: %v", v)
+			err = fmt.Errorf("%w: %v", ErrPanic, v)
 		}
 	}()
 	return fn()

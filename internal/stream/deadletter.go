@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // The fields that a dead letter has after those of the entry, in this order. An
@@ -204,7 +206,7 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 	tx := client.TxPipeline()
 	added := tx.Do(ctx, append(append(add, "*"), values...)...)
 	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Stream, m.DeadTopic}, m.Group, m.Consumer, m.ID, mode, m.Topic, m.EntryID)
-	_, err := tx.Exec(ctx)
+	err := redisconn.Guard(func() error { _, err := tx.Exec(ctx); return err })
 	if added.Err() != nil {
 		return DeadLetterResult{}, added.Err()
 	}

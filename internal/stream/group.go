@@ -165,7 +165,7 @@ func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err
 		args = append(args, id)
 	}
 	cmd := redisconn.OnceInt{IntCmd: redis.NewIntCmd(ctx, args...)}
-	err = g.Client.Process(ctx, cmd)
+	err = redisconn.Process(ctx, g.Client, cmd)
 	return cmd.Val(), name.Sent(), err
 }
 
@@ -198,7 +198,7 @@ func (g *Group) run(ctx context.Context, times int, script *redis.Script, source
 		}
 		cmd = redis.NewCmd(ctx, append(append(words, name, g.Consumer), args...)...)
 		cmd.SetFirstKeyPos(3)
-		_ = g.Client.Process(ctx, redisconn.OnceCmd{Cmd: cmd})
+		_ = redisconn.Process(ctx, g.Client, redisconn.OnceCmd{Cmd: cmd})
 		sent = name.Sent()
 	}
 	for range times {
@@ -255,7 +255,7 @@ func (g *Group) each(ctx context.Context, script *redis.Script, n int, add func(
 	}
 	found := make([]State, 0, n)
 	if len(batches) == 1 {
-		return states(script.Run(ctx, g.Client, []string{g.Key}, batches[0]...), n)
+		return states(runScript(ctx, g.Client, script, []string{g.Key}, batches[0]...), n)
 	}
 	for _, cmd := range runAll(ctx, g.Client, script, []string{g.Key}, batches) {
 		some, err := states(cmd, min(scriptBatch, n-len(found)))
@@ -281,7 +281,7 @@ func (g *Group) Own(ctx context.Context, after ID, limit int) ([]Pending, error)
 	if !after.IsZero() {
 		start = after.Next().String()
 	}
-	flat, err := ownScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer, start, limit).Slice()
+	flat, err := runScript(ctx, g.Client, ownScript, []string{g.Key}, g.Name, g.Consumer, start, limit).Slice()
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +316,7 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 	for _, id := range ids {
 		args = append(args, id)
 	}
-	reply, err := fetchScript.Run(ctx, g.Client, []string{g.Key}, args...).Slice()
+	reply, err := runScript(ctx, g.Client, fetchScript, []string{g.Key}, args...).Slice()
 	if err != nil {
 		return nil, err
 	}

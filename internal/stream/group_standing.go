@@ -53,7 +53,7 @@ func (g *Group) Reap(ctx context.Context, opts ReapOptions, others ...string) (S
 	if !opts.Base.IsZero() {
 		base = opts.Base.String()
 	}
-	reply, err := reapScript.Run(ctx, g.Client, append([]string{g.Key}, others...), g.Name, g.Consumer,
+	reply, err := runScript(ctx, g.Client, reapScript, append([]string{g.Key}, others...), g.Name, g.Consumer,
 		opts.Timeout.Milliseconds(), opts.Alive.Milliseconds(), RequeueConsumer, string(opts.Count), base).Slice()
 	if err != nil {
 		return Standing{}, err
@@ -78,7 +78,7 @@ func (g *Group) Reap(ctx context.Context, opts ReapOptions, others ...string) (S
 
 // Leave removes this consumer from the group if it has nothing pending.
 func (g *Group) Leave(ctx context.Context) error {
-	return leaveScript.Run(ctx, g.Client, []string{g.Key}, g.Name, g.Consumer).Err()
+	return runScript(ctx, g.Client, leaveScript, []string{g.Key}, g.Name, g.Consumer).Err()
 }
 
 // Restored is what Restore has done.

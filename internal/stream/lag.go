@@ -49,7 +49,7 @@ func (g *Group) LagAtLeast(ctx context.Context) (Lag, error) {
 
 // lag runs the script once. from is empty or what the call before has returned.
 func (g *Group) lag(ctx context.Context, from string) (found Lag, next string, err error) {
-	reply, err := lagScript.Run(ctx, g.Client, []string{g.Key}, g.Name, from, lagPage).Slice()
+	reply, err := runScript(ctx, g.Client, lagScript, []string{g.Key}, g.Name, from, lagPage).Slice()
 	if err != nil {
 		return Lag{}, "", err
 	}

@@ -43,7 +43,7 @@ type Info struct {
 func Stat(ctx context.Context, client redis.UniversalClient, look Look) (Info, error) {
 	looks := []Look{look}
 	keys, args := questions(looks)
-	infos, err := infosOf(infoScript.Run(ctx, client, keys, args...), 1)
+	infos, err := infosOf(runScript(ctx, client, infoScript, keys, args...), 1)
 	if err != nil {
 		return Info{}, err
 	}
@@ -68,12 +68,12 @@ func StatAll(ctx context.Context, client redis.UniversalClient, looks []Look) ([
 		keys, args := questions(part)
 		cmds[i] = infoScript.EvalSha(ctx, pipe, keys, args...)
 	}
-	_, _ = pipe.Exec(ctx) // each command has its error
+	redisconn.ExecAll(ctx, pipe, cmds...)
 	infos := make([]Info, 0, len(looks))
 	for i, part := range parts {
 		if redisconn.Classify(cmds[i].Err()) == redisconn.KindNoScript {
 			keys, args := questions(part)
-			cmds[i] = infoScript.Eval(ctx, client, keys, args...)
+			cmds[i] = eval(ctx, client, infoScript, keys, args...)
 		}
 		some, err := infosOf(cmds[i], len(part))
 		if err != nil {
@@ -124,7 +124,7 @@ func infosOf(cmd *redis.Cmd, streams int) ([]Info, error) {
 // Range returns up to limit entries after `after` up to and including `last`.
 // (XRANGE key (after last COUNT limit)
 func Range(ctx context.Context, client redis.UniversalClient, key string, after, last ID, limit int) ([]Entry, error) {
-	reply, err := rangeScript.Run(ctx, client, []string{key}, after.Next().String(), last.String(), limit).Slice()
+	reply, err := runScript(ctx, client, rangeScript, []string{key}, after.Next().String(), last.String(), limit).Slice()
 	if err != nil {
 		return nil, err
 	}

@@ -93,10 +93,18 @@ func (r *Reader) setBlocked(blocked bool) {
 // are not sent again. fn must not read streams by XREAD or XREADGROUP, whose replies only the
 // reader's own methods get.
 func (r *Reader) Do(ctx context.Context, fn func(client *redis.Client) error) error {
-	if err := r.open(ctx); err != nil {
+	return r.guarded(func() error {
+		err := r.open(ctx)
+		if err == nil {
+			err = fn(r.conn.Client)
+		}
 		return err
-	}
-	err := fn(r.conn.Client)
+	})
+}
+
+// guarded calls f, which uses the connection.
+func (r *Reader) guarded(f func() error) error {
+	err := redisconn.Guard(f)
 	if err != nil {
 		r.failed(err)
 	}
@@ -214,19 +222,19 @@ func entriesOf(pages []Page, err error) ([]Entry, error) {
 func (r *Reader) blockTime() int64 { return max(1, r.block.Milliseconds()) }
 
 func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
-	if err := r.open(ctx); err != nil {
-		return nil, err
-	}
-	err := r.conn.Client.Process(ctx, readCmd{redis.NewStatusCmd(ctx, args...), r})
 	var pages []Page
-	if err == nil {
-		pages, err = parseReply(r.reply, r.chunk)
-	}
+	err := r.guarded(func() error {
+		err := r.open(ctx)
+		if err == nil {
+			err = r.conn.Client.Process(ctx, readCmd{redis.NewStatusCmd(ctx, args...), r})
+		}
+		if err == nil {
+			pages, err = parseReply(r.reply, r.chunk)
+		}
+		return err
+	})
 	r.chunk.release() // what of it is needed is in the entries
 	r.reply, r.chunk = nil, nil
-	if err != nil {
-		r.failed(err)
-	}
 	return pages, err
 }
 
@@ -235,6 +243,8 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 func (r *Reader) failed(err error) {
 	_, cluster := r.base.(*redis.ClusterClient)
 	switch kind := redisconn.Classify(err); {
+	case errors.Is(err, redisconn.ErrPanic):
+		r.reset() // in what state it has left the connection is unknown
 	case kind == redisconn.KindUnavailable, errors.Is(err, redisconn.ErrMalformed):
 		r.reset()
 		redisconn.Relocate(r.base)

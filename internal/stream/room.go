@@ -39,7 +39,7 @@ func (r *Room) Look(ctx context.Context) (bool, error) {
 		count = "1"
 	}
 	r.mu.Unlock()
-	n, err := roomScript.Run(ctx, r.Client, []string{r.Key}, r.Group, r.MaxLag, r.MaxLen, count).Int()
+	n, err := runScript(ctx, r.Client, roomScript, []string{r.Key}, r.Group, r.MaxLag, r.MaxLen, count).Int()
 	if count == "1" && n == 0 {
 		r.mu.Lock()
 		r.next = time.Now().Add(recount * time.Since(began))

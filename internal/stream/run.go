@@ -153,7 +153,7 @@ func LookRuns(ctx context.Context, client redis.UniversalClient, runs []RunID, t
 	for i, r := range runs[1:] {
 		cmds[i+1] = runLookScript.EvalSha(ctx, pipe, r.keys(), r.ID, ttl.Milliseconds())
 	}
-	_, _ = pipe.Exec(ctx) // each command has its error
+	redisconn.ExecAll(ctx, pipe, cmds[1:]...)
 	for i := range runs[1:] {
 		if states[i+1], err = runState(cmds[i+1]); err != nil {
 			return nil, err

@@ -16,7 +16,7 @@ func runAll(ctx context.Context, client redis.UniversalClient, script *redis.Scr
 	for i := range args {
 		cmds[i] = script.EvalSha(ctx, pipe, keys, args[i]...)
 	}
-	_, _ = pipe.Exec(ctx) // each command has its error
+	redisconn.ExecAll(ctx, pipe, cmds...)
 	run := script.Eval
 	for i, cmd := range cmds {
 		if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
@@ -25,7 +25,7 @@ func runAll(ctx context.Context, client redis.UniversalClient, script *redis.Scr
 		}
 	}
 	if pipe.Len() > 0 {
-		_, _ = pipe.Exec(ctx)
+		redisconn.ExecAll(ctx, pipe, cmds...)
 	}
 	return cmds
 }
@@ -39,9 +39,27 @@ func runOnce(ctx context.Context, client redis.UniversalClient, script *redis.Sc
 		all = append(all, key)
 	}
 	cmd := redis.NewCmd(ctx, append(all, args...)...)
-	_ = client.Process(ctx, redisconn.OnceCmd{Cmd: cmd}) // it is the error of the command
+	_ = redisconn.Process(ctx, client, redisconn.OnceCmd{Cmd: cmd}) // it is the error of the command
 	if redisconn.Classify(cmd.Err()) == redisconn.KindNoScript {
-		cmd = script.Eval(ctx, client, keys, args...)
+		cmd = eval(ctx, client, script, keys, args...)
+	}
+	return cmd
+}
+
+// runScript runs a script, which the client may repeat. A panic of a hook is its error.
+func runScript(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	return guarded(ctx, func() *redis.Cmd { return script.Run(ctx, client, keys, args...) })
+}
+
+// eval runs a script by its text.
+func eval(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	return guarded(ctx, func() *redis.Cmd { return script.Eval(ctx, client, keys, args...) })
+}
+
+func guarded(ctx context.Context, send func() *redis.Cmd) (cmd *redis.Cmd) {
+	if err := redisconn.Guard(func() error { cmd = send(); return nil }); err != nil {
+		cmd = redis.NewCmd(ctx)
+		cmd.SetErr(err)
 	}
 	return cmd
 }

@@ -36,7 +36,7 @@ func Time(ctx context.Context, client redis.UniversalClient, key string) (time.T
 		return time.Time{}, err
 	}
 	cmd := redisconn.OnceTime{TimeCmd: redis.NewTimeCmd(ctx, "time")}
-	if err := node.Process(ctx, cmd); err != nil {
+	if err := redisconn.Process(ctx, node, cmd); err != nil {
 		return time.Time{}, err
 	}
 	return cmd.Val(), nil

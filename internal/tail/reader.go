@@ -227,25 +227,7 @@ func (r *reader) readTopics(topics map[string]asked, count int) (pages []stream.
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	err = r.guarded(func() error {
-		pages, err = r.stream.Read(r.ctx, keys, cursors, count)
-		return err
-	})
-	return pages, err
-}
-
-// guarded calls f, which uses the connection of the reader.
-func (r *reader) guarded(f func() error) error {
-	panicked := true
-	err := redisconn.Guard(func() error {
-		err := f()
-		panicked = false
-		return err
-	})
-	if panicked { // in what state it has left the connection is unknown
-		r.stream.Close()
-	}
-	return err
+	return r.stream.Read(r.ctx, keys, cursors, count)
 }
 
 // checkTopics looks at the streams that are to be looked at, all of them together: there may
@@ -276,11 +258,9 @@ func (r *reader) checkTopics(topics map[string]asked) {
 // stat looks at streams over the connection of the reader, which is idle between two reads: the
 // client's pool may have connections of before an outage, each of which takes its ReadTimeout.
 func (r *reader) stat(looks ...stream.Look) (infos []stream.Info, err error) {
-	err = r.guarded(func() error {
-		return r.stream.Do(r.ctx, func(client *redis.Client) (err error) {
-			infos, err = stream.StatAll(r.ctx, client, looks)
-			return err
-		})
+	err = r.stream.Do(r.ctx, func(client *redis.Client) (err error) {
+		infos, err = stream.StatAll(r.ctx, client, looks)
+		return err
 	})
 	return infos, err
 }
