@@ -439,6 +439,8 @@ func TestPublisher_LateConnectionDoesNotCarryWithdrawnMessages(t *testing.T) {
 				proxy.Cut()
 			}
 			release := make(chan struct{})
+			over := sync.OnceFunc(func() { close(release) })
+			defer over() // a proxy that still waits would not end
 			rule := proxy.BeforeRequest(1, redistest.Contains("setinfo"), func() { <-release })
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
@@ -446,7 +448,7 @@ func TestPublisher_LateConnectionDoesNotCarryWithdrawnMessages(t *testing.T) {
 			_, err := p.Append(ctx, topic, pubMessages("m", n)...)
 			require.Less(t, time.Since(start), 100*time.Millisecond+prompt)
 			requireOutcomes(t, err, redischannels.OutcomeNotAppended, n)
-			close(release)
+			over()
 			rule.Wait(t, time.Second)
 			require.NoError(t, p.Close(), "waits for the sender")
 			require.Zero(t, direct.Exists(t.Context(), topic).Val())
