@@ -72,6 +72,12 @@
 // crashed process counts, so a message that crashes every process becomes a dead letter as
 // well.
 //
+// # Delayed messages
+//
+// A message with the metadata of Watermill's components/delay, or one of [Writer.WriteAt], is stored
+// in Redis until it is due. Subscriptions in a group, Publishers and [Housekeeper] append what is
+// due. Package schedule publishes at given times, once or by a cron expression.
+//
 // # Connections and goroutines
 //
 // The Redis client is the caller's and is never closed. Blocking reads do not use its pool:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -96,14 +97,28 @@ func NewHousekeeper(config HousekeeperConfig, logger watermill.LoggerAdapter) (*
 // first looks at each topic once and returns the error of a topic that can never work, such as
 // [ErrPermission], [ErrWrongType] or [ErrTopicCollision]. After that errors are events, and
 // everything is tried again. It may be called once at a time. (EVALSHA)
-func (h *Housekeeper) Run(ctx context.Context) error {
+func (h *Housekeeper) Run(ctx context.Context) error { return h.runBeside(ctx, nil) }
+
+// runBeside is Run with a function that runs meanwhile, and may report errors as events. It must return
+// when its context ends.
+func (h *Housekeeper) runBeside(ctx context.Context, beside func(ctx context.Context, report func(error))) error {
 	if err := h.life.Enter(); err != nil {
 		return err
 	}
 	defer h.life.Leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	events := newEventQueue(func(e Event) { logKeeperEvent(h.logger, e) }, h.config.OnEvent, h.logger, false)
 	handle := housekeeper.Open(h.config.Client, keeperObserver{events.Post})
+	var other sync.WaitGroup
+	if beside != nil {
+		other.Go(func() {
+			beside(ctx, func(err error) { events.Post(Event{Kind: EventError, Topic: h.topics[0].Name, Err: err}) })
+		})
+	}
 	err := h.run(ctx, handle)
+	cancel()
+	other.Wait()
 	events.End() // what is reported from now on does not wait for OnEvent
 	err = errors.Join(err, handle.Close())
 	events.Close()

@@ -1,9 +1,14 @@
 package redischannels
 
 import (
+	"context"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/bridge"
+	"github.com/flaminco/redischannels/internal/housekeeper"
 )
 
 // hubMember is what Hub.Close closes beside channels.
@@ -34,4 +39,18 @@ func init() {
 	}
 	bridge.OnReadClient = func(hub any) func(*redis.Client) { return hub.(*Hub).config.OnReadClient }
 	bridge.RedisError = redisError
+	bridge.CheckClient = supportedClient
+	bridge.SideKeys = sideKeys
+	bridge.KeeperLog = func(logger watermill.LoggerAdapter) housekeeper.Observer {
+		logger = loggerOrDefault(logger)
+		return keeperObserver{func(e Event) { logKeeperEvent(logger, e) }}
+	}
+	bridge.RunBeside = func(ctx context.Context, keeper any, beside func(context.Context, func(error))) error {
+		return keeper.(*Housekeeper).runBeside(ctx, beside)
+	}
+	bridge.Pack = func(marshaler any, topic string, msg *message.Message) ([]byte, error) {
+		p := Publisher{config: PublisherConfig{Marshaler: marshaler.(Marshaler)}}
+		return p.packed(topic, msg, true)
+	}
+	bridge.Encode = func(writer, value any) (*message.Message, error) { return writer.(encoder).encodeAny(value) }
 }

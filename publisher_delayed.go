@@ -137,9 +137,19 @@ func (p *Publisher) pack(b *delayedBatch, i int, msg *message.Message, due delay
 			return err
 		}
 	}
-	fields, size, err := p.fields(b.topic.Name, msg)
+	entry, err := p.packed(b.topic.Name, msg, !due.IsZero())
 	if err != nil {
 		return err
+	}
+	b.dues[i], b.entries[i], b.sizes[i] = due.String(), entry, len(entry)
+	return nil
+}
+
+// packed returns the packed entry of a message, which may have to be stored.
+func (p *Publisher) packed(topic string, msg *message.Message, stored bool) ([]byte, error) {
+	fields, size, err := p.fields(topic, msg)
+	if err != nil {
+		return nil, err
 	}
 	entry := delayed.NewEntry(len(fields), size)
 	for _, f := range fields {
@@ -147,12 +157,11 @@ func (p *Publisher) pack(b *delayedBatch, i int, msg *message.Message, due delay
 	}
 	switch {
 	case len(fields) > delayed.MaxFields:
-		return fmt.Errorf("%w: %d fields, a delayed message, and one beside it, has up to %d", ErrTooLarge, len(fields), delayed.MaxFields)
-	case !due.IsZero() && len(entry) > delayed.MaxBytes:
-		return fmt.Errorf("%w: %d bytes, a delayed message has up to %d", ErrTooLarge, len(entry), delayed.MaxBytes)
+		return nil, fmt.Errorf("%w: %d fields, a delayed message, and one beside it, has up to %d", ErrTooLarge, len(fields), delayed.MaxFields)
+	case stored && len(entry) > delayed.MaxBytes:
+		return nil, fmt.Errorf("%w: %d bytes, a delayed message has up to %d", ErrTooLarge, len(entry), delayed.MaxBytes)
 	}
-	b.dues[i], b.entries[i], b.sizes[i] = due.String(), entry, len(entry)
-	return nil
+	return entry, nil
 }
 
 // store sends the messages from start to end in one command and reports whether all were

@@ -84,6 +84,14 @@ func (w *Writer[T]) message(value *T) (*message.Message, error) {
 	return w.code.message(value, metadata)
 }
 
+// encoder is a Writer of any type.
+type encoder interface {
+	encodeAny(value any) (*message.Message, error)
+}
+
+// encodeAny implements encoder. value is a *T.
+func (w *Writer[T]) encodeAny(value any) (*message.Message, error) { return w.message(value.(*T)) }
+
 // WriteAt writes a value that becomes part of the stream at a time, by the clock of the Redis
 // server: until then it is stored in Redis, where [DelayedMessages] lists and cancels it. A time
 // that is past writes it at once. The result has its delayed ID or its entry ID. Errors are those of

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -10,15 +11,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/schedule"
 )
 
-// errorLog is a logger that keeps the errors.
+// errorLog is a logger that keeps missing permissions.
 type errorLog struct {
 	watermill.NopLogger
 	errs chan error
 }
 
 func (l errorLog) Error(_ string, err error, _ watermill.LogFields) {
+	if !errors.Is(err, redischannels.ErrPermission) {
+		return
+	}
 	select {
 	case l.errs <- err:
 	default:
@@ -46,22 +51,77 @@ func aclDelay(t *testing.T, admin, client *redis.Client, topic string) error {
 // aclKeep moves what others have delayed.
 func aclKeep(t *testing.T, admin, client *redis.Client, topic string) error {
 	t.Helper()
-	keeper, err := redischannels.NewHousekeeper(redischannels.HousekeeperConfig{Client: client, Topics: []string{topic}}, nil)
+	logged := errorLog{errs: make(chan error, 1)}
+	keeper, err := redischannels.NewHousekeeper(redischannels.HousekeeperConfig{Client: client, Topics: []string{topic}}, logged)
 	require.NoError(t, err)
 	aclStore(t, admin, topic)
-	failed := make(chan error, 1)
-	go func() { failed <- keeper.Run(t.Context()) }()
+	go func() { logged.Error("", keeper.Run(t.Context()), nil) }()
 	defer keeper.Close()
-	return aclAppended(t, admin, topic, 2, failed)
+	if err := aclAppended(t, admin, topic, 3, logged.errs); err != nil {
+		return err
+	}
+	if !aclRecorded(t, admin, topic) {
+		return errors.New("the run is not recorded")
+	}
+	return nil
 }
 
-// aclStore delays two messages by a process that ends, and something that becomes a dead letter.
+// aclRecorded reports whether the run of the schedule of aclStore is recorded.
+func aclRecorded(t *testing.T, admin *redis.Client, topic string) bool {
+	t.Helper()
+	return admin.HExists(t.Context(), schedulesKey(topic), "r:once").Val()
+}
+
+// aclSchedule uses everything of package schedule.
+func aclSchedule(t *testing.T, admin, client *redis.Client, topic string) error {
+	t.Helper()
+	require.NoError(t, admin.ScriptFlush(t.Context()).Err())
+	logged := errorLog{errs: make(chan error, 1)}
+	s, err := schedule.New(schedule.Config{Client: client, Topic: topic, Interval: 100 * time.Millisecond}, logged)
+	require.NoError(t, err)
+	ran := make(chan struct{})
+	go func() {
+		defer close(ran)
+		logged.Error("", s.Run(context.Background()), nil)
+	}()
+	defer func() {
+		require.NoError(t, s.Close())
+		<-ran
+	}()
+	_, err = s.Put(t.Context(), schedule.Schedule{ID: "each second", Cron: "* * * * * *", Message: tickMessage("a")})
+	if err != nil {
+		return err
+	}
+	if err := aclAppended(t, admin, topic, 2, logged.errs); err != nil {
+		return err
+	}
+	if err := errors.Join(s.Pause(t.Context(), "each second"), s.Resume(t.Context(), "each second")); err != nil {
+		return err
+	}
+	if _, err := s.RunNow(t.Context(), "each second"); err != nil {
+		return err
+	}
+	for info, err := range s.List(t.Context()) {
+		if err != nil {
+			return err
+		}
+		require.GreaterOrEqual(t, len(info.Runs), 3)
+		_, err = s.Cancel(t.Context(), info.ID)
+		return err
+	}
+	return errors.New("there is no schedule")
+}
+
+// aclStore delays two messages and a schedule by a process that ends, and something that becomes a dead letter.
 func aclStore(t *testing.T, admin *redis.Client, topic string) {
 	t.Helper()
 	p, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: admin}, nil)
 	require.NoError(t, err)
 	require.NoError(t, p.Publish(topic, delayedFor(10*time.Millisecond, pubMessages("d", 2)...)...))
 	require.NoError(t, p.Close())
+	s := newSchedules(t, admin, topic)
+	require.NoError(t, s.At(t.Context(), "once", serverTime(t, admin).Add(100*time.Millisecond), tickMessage("once")))
+	require.NoError(t, s.Close())
 	require.NoError(t, admin.ZAdd(t.Context(), delayKeys(topic)[1], redis.Z{Member: "no entry"}).Err())
 }
 

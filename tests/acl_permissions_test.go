@@ -21,7 +21,7 @@ func TestACL_MissingPermissionIsAnErrorOfSubscribe(t *testing.T) {
 			"xgroup|create", "xgroup|delconsumer", "xreadgroup", "xpending", "xclaim", "xack", "xautoclaim",
 			"xrange", "xinfo|consumers", "xinfo|groups", "xinfo|stream", "xgroup|destroy", "xlen", "evalsha", "xadd",
 			"xrevrange", "xdel", // of the dead-letter stream
-			"time", "type", "get", "set", "hget", "hstrlen", "hdel", "zrange", "zrangebyscore", "zrem", // of delayed messages
+			"time", "type", "get", "set", "hget", "hset", "hstrlen", "hdel", "zrange", "zrangebyscore", "zrem", // of delayed messages
 		},
 		"Subscribe, fan-out":  {"xread", "xinfo|stream", "evalsha"},
 		"SubscribeInitialize": {"xgroup|create"},

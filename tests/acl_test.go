@@ -110,6 +110,7 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 	"delaying-publisher": aclDelay,
 	"housekeeper":        aclKeep,
 	"delay-operator":     aclCancel,
+	"scheduler":          aclSchedule,
 	"operator":           aclOperate,
 	"waiting-writer":     aclWaitToWrite,
 	"follower":           aclFollow,
@@ -234,12 +235,12 @@ func aclConsume(t *testing.T, admin, client *redis.Client, topic string, deadLet
 		return err
 	}
 	aclStore(t, admin, topic)
-	for range 2 {
+	for range 3 {
 		if err := next(ack); err != nil {
 			return err
 		}
 	}
-	if err := aclEvent(sub.events, dead(3)); err != nil {
+	if err := aclEvent(sub.events, func() bool { return dead(3)() && aclRecorded(t, admin, topic) }); err != nil {
 		return err
 	}
 	eventuallyPending(t, admin, topic, 0)

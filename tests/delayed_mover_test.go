@@ -69,9 +69,9 @@ func stampUntil(msg *message.Message, at time.Time) {
 	msg.Metadata.Set(delay.DelayedUntilKey, at.Format(time.RFC3339Nano))
 }
 
-// schedule publishes messages one by one, each due at random within spread, and returns when each is
+// delayAll publishes messages one by one, each due at random within spread, and returns when each is
 // due by the server's clock.
-func schedule(t *testing.T, client *redis.Client, p *redischannels.Publisher, topic string, n int, spread time.Duration) (due map[string]time.Time) {
+func delayAll(t *testing.T, client *redis.Client, p *redischannels.Publisher, topic string, n int, spread time.Duration) (due map[string]time.Time) {
 	t.Helper()
 	due = make(map[string]time.Time, n)
 	began, server := time.Now(), serverTime(t, client).Truncate(time.Millisecond)
@@ -132,7 +132,7 @@ func testMoversKilled(t *testing.T, n int, spread, between time.Duration) {
 	for _, k := range keepers {
 		k.WaitLine("live", 2*soon)
 	}
-	due := schedule(t, client, p, topic, n, spread)
+	due := delayAll(t, client, p, topic, n, spread)
 	require.NoError(t, p.Close()) // only the processes move from now on
 	kills := 0
 	for client.ZCard(t.Context(), delayKeys(topic)[1]).Val() > 0 {
@@ -193,7 +193,7 @@ func TestDelayed_LostRepliesOfTheMover(t *testing.T) {
 			<-time.After(50 * time.Millisecond)
 		}
 	})
-	due := schedule(t, direct, p, topic, 500, 2*time.Second)
+	due := delayAll(t, direct, p, topic, 500, 2*time.Second)
 	redistest.Eventually(t, 2*soon, func() bool { return direct.ZCard(t.Context(), delayKeys(topic)[1]).Val() == 0 }, "all are moved")
 	close(stop)
 	dropping.Wait()
@@ -419,7 +419,7 @@ func TestDelayed_ByTheServersClock(t *testing.T) {
 			p := newTestPublisher(t, client)
 			began := serverTime(t, client)
 			require.NoError(t, p.Publish(topic, delayedFor(300*time.Millisecond, pubMessages("after", 1)...)...))
-			due := schedule(t, client, p, topic, 50, 500*time.Millisecond)
+			due := delayAll(t, client, p, topic, 50, 500*time.Millisecond)
 			due["after0"] = began.Truncate(time.Millisecond).Add(300 * time.Millisecond)
 			requireOnce(t, client, topic, due, soon)
 		})

@@ -5,8 +5,12 @@ package bridge
 import (
 	"context"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/housekeeper"
+	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -32,3 +36,22 @@ var OnReadClient func(hub any) func(*redis.Client)
 
 // RedisError gives an error of Redis the sentinels of the root package.
 var RedisError func(error) error
+
+// CheckClient returns what prevents the use of a client.
+var CheckClient func(redis.UniversalClient) error
+
+// SideKeys returns the side keys of a topic by the SideKeys of a configuration.
+var SideKeys func(topic string, configured func(topic string) string, client redis.UniversalClient) (keys.Topic, error)
+
+// Pack returns the packed entry of a message that is delayed, or why there is none.
+var Pack func(marshaler any, topic string, msg *message.Message) ([]byte, error)
+
+// KeeperLog returns what writes to the log what a housekeeper reports.
+var KeeperLog func(watermill.LoggerAdapter) housekeeper.Observer
+
+// RunBeside is Run of a *Housekeeper with a function that runs meanwhile, until its context ends, and may
+// report errors as events.
+var RunBeside func(ctx context.Context, keeper any, beside func(ctx context.Context, report func(error))) error
+
+// Encode returns the message of a value as a *Writer[T] makes it.
+var Encode func(writer, value any) (*message.Message, error)

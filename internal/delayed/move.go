@@ -63,7 +63,7 @@ type Letter struct {
 func Move(ctx context.Context, client redis.UniversalClient, target Target, mover string) (Page, error) {
 	t := target.Topic
 	reply, err := moveScript.once(ctx, client,
-		[]string{target.Due(), t.Delayed(), target.stream(), t.Control(), t.Dead(), t.Mover(target.Group)},
+		[]string{target.Due(), t.Delayed(), target.stream(), t.Control(), t.Dead(), t.Mover(target.Group), t.Schedules()},
 		t.Name, target.Group, mover, leaderTTL.Milliseconds(), LeadsFor.Milliseconds(), pageEntries, pageBytes, time.Now().UTC().Format(stream.DeadTimeLayout))
 	if err != nil {
 		return Page{}, err
@@ -83,6 +83,8 @@ func ProbeMove(ctx context.Context, pipe redis.Pipeliner, target Target) {
 	pipe.HGet(ctx, t.Control(), "topic")
 	pipe.Do(ctx, "HSTRLEN", t.Delayed(), "")
 	pipe.HDel(ctx, t.Delayed(), "")
+	pipe.HGet(ctx, t.Schedules(), "")
+	pipe.Do(ctx, "HSET", t.Schedules(), "", "", "") // as below: one of the arguments is missing
 	pipe.Get(ctx, mover)
 	pipe.Do(ctx, "SET", mover, "", "NX", "XX") // a missing permission is found before the wrong options
 }

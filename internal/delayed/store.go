@@ -26,6 +26,12 @@ var (
 	listLua string
 	//go:embed lua/cancel.lua
 	cancelLua string
+	//go:embed lua/schedule_scan.lua
+	scheduleScanLua string
+	//go:embed lua/schedule_get.lua
+	scheduleGetLua string
+	//go:embed lua/schedule_change.lua
+	scheduleChangeLua string
 
 	storeScript  = newScript(storeLua)
 	moveScript   = newScript(stream.OriginalLua + moveLua)
@@ -33,6 +39,10 @@ var (
 	joinScript   = newScript(joinLua)
 	listScript   = newScript(listLua)
 	cancelScript = newScript(cancelLua)
+
+	scheduleScanScript   = newScript(scheduleScanLua)
+	scheduleGetScript    = newScript(scheduleGetLua)
+	scheduleChangeScript = newScript(scheduleChangeLua)
 )
 
 // StoreCommand returns the words of a command that stores entries of a topic: EVALSHA, or EVAL for

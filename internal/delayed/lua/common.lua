@@ -74,3 +74,13 @@ local function collision(control, topic)
     return redis.error_reply('TOPICCOLLISION the side keys belong to the topic ' .. owner)
   end
 end
+
+-- The runs of a schedule with one more: when it was due and the entry ID, or what else became of it.
+local function with_run(runs, tick, outcome)
+  local words = {}
+  for word in string.gmatch(runs or '', '%S+') do
+    words[#words + 1] = word
+  end
+  words[#words + 1] = tick .. '=' .. outcome
+  return table.concat(words, ' ', math.max(1, #words - 19))
+end

@@ -2,7 +2,7 @@
 -- common.lua, and original.lua of internal/stream, stand before this text.
 --
 -- KEYS[1] due set, KEYS[2] delayed, KEYS[3] target stream, KEYS[4] control, KEYS[5] dead letters,
--- KEYS[6] leader key
+-- KEYS[6] leader key, KEYS[7] schedules
 -- ARGV[1] topic's name, ARGV[2] group whose return stream is the target, or '' for the topic
 -- ARGV[3] this mover, ARGV[4] how long it leads without a further call, in ms
 -- ARGV[5] it stays the leader while the next entry is due within this many ms
@@ -17,6 +17,7 @@
 -- After a lost reply it is simply called again: what was moved is not in the store any more.
 
 local due, delayed, target, control, dead, mover = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local schedules = KEYS[7]
 local topic, group, self = ARGV[1], ARGV[2], ARGV[3]
 local keep, most, bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
@@ -55,14 +56,28 @@ if group ~= '' then
   end
 end
 local retention = group == '' and redis.call('HGET', control, 'retention') or ''
+
+-- The run of a schedule that a stored entry is, or nil. A schedule that cannot be read is none: its tick is
+-- an entry like others.
+local function run_of(id)
+  local schedule = group == '' and string.match(id, '^schedule:(.*)$')
+  local state = schedule and redis.pcall('HGET', schedules, 's:' .. schedule)
+  if type(state) ~= 'string' then
+    return nil
+  end
+  local tick, grace = string.match(state, ' (%d+) (%S+)$')
+  local skip = tonumber(grace) and now > tick + grace
+  return tick and {schedule = schedule, state = state, tick = tick, runs = redis.call('HGET', schedules, 'r:' .. schedule), skip = skip}
+end
+
 local page = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, most + 1)
-local ids, entries, size = {}, {}, 0
+local ids, entries, runs, size = {}, {}, {}, 0
 for i = 1, math.min(#page, most) do
   size = size + redis.call('HSTRLEN', delayed, page[i])
   if i > 1 and size > bytes then
     break
   end
-  ids[i], entries[i] = page[i], redis.call('HGET', delayed, page[i])
+  ids[i], entries[i], runs[i] = page[i], redis.call('HGET', delayed, page[i]), run_of(page[i])
 end
 if #page > #ids then
   due_next = now
@@ -73,7 +88,11 @@ end
 
 -- These change nothing. Without the permission an entry would be appended again and again. Behind
 -- them a full server refuses no write: what is appended leaves the store, so no memory is needed.
-for _, probe in ipairs({redis.pcall('ZREM', due, ''), redis.pcall('HDEL', delayed, '')}) do
+local probes = {redis.pcall('ZREM', due, ''), redis.pcall('HDEL', delayed, '')}
+for _, run in pairs(runs) do
+  probes[3] = redis.pcall('HSET', schedules, 's:' .. run.schedule, run.state)
+end
+for _, probe in ipairs(probes) do
   if failed(probe) then
     return failure(probe)
   end
@@ -82,7 +101,7 @@ local leads = redis.pcall('SET', mover, self, 'PX', ARGV[4])
 if failed(leads) then
   return failure(leads)
 end
-local moved, letters, problem = {}, {}, nil
+local moved, letters, appended, problem = {}, {}, 0, nil
 for i, id in ipairs(ids) do
   local values, reason
   if entries[i] then
@@ -91,9 +110,12 @@ for i, id in ipairs(ids) do
   else
     reason = 'there is no stored entry'
   end
-  local reply
-  if values and not refused then
+  local run, reply = runs[i], nil
+  if run and run.skip then
+    reply = 'skipped'
+  elseif values and not refused then
     reply = append(target, retention, now, values)
+    appended = appended + 1
   else
     reason = reason or refused
     local origin, count = string.match(id, '%d+%-%d+$') or '0-0', '0'
@@ -113,6 +135,7 @@ for i, id in ipairs(ids) do
     if not failed(reply) then
       letters[#letters + 1] = group == '' and id or origin
       letters[#letters + 1] = reason
+      reply = 'dead'
     end
   end
   if failed(reply) then
@@ -120,10 +143,19 @@ for i, id in ipairs(ids) do
     break
   end
   moved[i] = id
+  if run then
+    run.outcome = reply
+  end
 end
 if #moved > 0 then
   redis.call('ZREM', due, unpack(moved))
   redis.call('HDEL', delayed, unpack(moved))
+end
+for _, run in pairs(runs) do
+  if run.outcome then
+    local recorded = redis.pcall('HSET', schedules, 'r:' .. run.schedule, with_run(run.runs, run.tick, run.outcome))
+    problem = problem or failed(recorded) and failure(recorded) or nil
+  end
 end
 if due_next < 0 or due_next > now + keep then
   stop_leading()
@@ -134,4 +166,4 @@ if problem then
   end
   return problem
 end
-return {'leads', text(now), text(due_next), #moved - #letters / 2, unpack(letters)}
+return {'leads', text(now), text(due_next), appended, unpack(letters)}
