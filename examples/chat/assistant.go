@@ -105,12 +105,13 @@ func (a *assistant) answer(ctx context.Context, room *room, run *sse.Run[string]
 // generate stands for a model: it makes an answer of the words of a question.
 func generate(question string) string {
 	words := strings.FieldsFunc(question, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	topic := "that"
+	topic := "streams"
 	for _, word := range words {
-		if len(word) > len(topic) {
+		if len(word) > 2 {
 			topic = word
 		}
 	}
+	topic = "“" + topic + "”"
 	return "That is a good question about " + topic + ". " +
 		"First, every word of this answer is one entry of a Redis stream, and this page follows that stream. " +
 		"So you may reload the page while I write, open the room on your phone, or lose the connection in a tunnel: " +

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,27 +75,74 @@ func TestScreenshot(t *testing.T) {
 		if file == "" {
 			return
 		}
-		mira.do(
-			emulation.SetDeviceMetricsOverride(width, height, scale, false),
-			emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
-				{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"},
-			}),
-			chromedp.Evaluate("document.querySelector('#scroll').scrollTop = 1e6", nil),
-		)
+		mira.look(width, height, scale, scheme)
 		theo.do(chromedp.SendKeys("#text", "Nice", chromedp.ByQuery))
 		mira.await("document.querySelector('#typing').textContent !== ''")
-		var picture []byte
-		mira.do(chromedp.ActionFunc(func(ctx context.Context) (err error) {
-			picture, err = page.CaptureScreenshot().WithFormat(page.CaptureScreenshotFormatPng).WithOptimizeForSpeed(false).Do(ctx)
-			return err
-		}))
-		require.NoError(t, os.WriteFile(file, picture, 0o644))
-		t.Logf("%s: %d bytes", file, len(picture))
+		mira.photograph(file)
 		time.Sleep(2100 * time.Millisecond) // the page reports typing every 2 s
 	}
 	shoot(file, 1120, 760, 1.5, "light")
 	shoot(os.Getenv("CHAT_SCREENSHOT_DARK"), 1120, 730, 1, "dark")
 	shoot(os.Getenv("CHAT_SCREENSHOT_PHONE"), 390, 780, 2, "light")
+}
+
+// TestScreenshotAnswer writes the picture of docs/runs.md, an answer that is being written, if
+// CHAT_SCREENSHOT_ANSWER names it. _DARK and _PHONE write others, each also with the end -done.png.
+func TestScreenshotAnswer(t *testing.T) {
+	file := os.Getenv("CHAT_SCREENSHOT_ANSWER")
+	if file == "" {
+		t.Skip("CHAT_SCREENSHOT_ANSWER names no file to write")
+	}
+	server := redistest.Start(t)
+	browser := startBrowser(t)
+	instance := startInstance(t, server)
+	mira := newTab(t, browser)
+	mira.signIn(instance.addr, "lounge", "Mira Kowalska", "")
+	mira.do(emulation.SetLocaleOverride().WithLocale("en-GB"), emulation.SetTimezoneOverride(timezone(t)), chromedp.Reload())
+	mira.await("document.querySelector('#link').dataset.state === 'live'")
+	for i, picture := range []struct {
+		file, scheme  string
+		width, height int64
+		scale         float64
+	}{
+		{file, "light", 1120, 560, 1.5},
+		{os.Getenv("CHAT_SCREENSHOT_ANSWER_DARK"), "dark", 1120, 560, 1},
+		{os.Getenv("CHAT_SCREENSHOT_ANSWER_PHONE"), "light", 360, 740, 2},
+	} {
+		if picture.file == "" {
+			continue
+		}
+		mira.look(picture.width, picture.height, picture.scale, picture.scheme)
+		mira.ask([]string{"Why do you use Redis Streams?", "What is a consumer group?", "What happens in a tunnel?"}[i])
+		mira.await("(%s) === 'running' && (%s).length > 350", answering, answerOf)
+		mira.photograph(picture.file)
+		mira.await("(%s) === ''", answering)
+		mira.photograph(strings.TrimSuffix(picture.file, ".png") + "-done.png")
+	}
+}
+
+// look sets the size and the colors of the page.
+func (tb *tab) look(width, height int64, scale float64, scheme string) {
+	tb.t.Helper()
+	tb.do(
+		emulation.SetDeviceMetricsOverride(width, height, scale, false),
+		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"},
+		}),
+		chromedp.Evaluate("document.querySelector('#scroll').scrollTop = 1e6", nil),
+	)
+}
+
+// photograph writes a picture of the page.
+func (tb *tab) photograph(file string) {
+	tb.t.Helper()
+	var picture []byte
+	tb.do(chromedp.ActionFunc(func(ctx context.Context) (err error) {
+		picture, err = page.CaptureScreenshot().WithFormat(page.CaptureScreenshotFormatPng).WithOptimizeForSpeed(false).Do(ctx)
+		return err
+	}))
+	require.NoError(tb.t, os.WriteFile(file, picture, 0o644))
+	tb.t.Logf("%s: %d bytes", file, len(picture))
 }
 
 // timezone returns one in which it is the middle of the morning.
