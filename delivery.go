@@ -141,6 +141,15 @@ func endInOrder(a *source.Attempt, o source.Outcome) error {
 	return err
 }
 
+// endHandled ends an attempt by what its handler has returned.
+func endHandled(a *source.Attempt, o source.Outcome) error {
+	err := endInOrder(a, o)
+	if errors.Is(err, source.ErrNotSupported) { // the transport has neither delays nor dead letters
+		err = a.End(source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay})
+	}
+	return err
+}
+
 // endError makes a public error of one of source.Attempt.End.
 func endError(err error) error {
 	switch {

@@ -200,13 +200,9 @@ func (h *handling[T]) end(a *source.Attempt, err error) {
 	o := source.Outcome{Kind: source.Ack}
 	if err != nil {
 		h.failed(a, err)
-		o = failedOutcome(a, err)
+		o = failedOutcome(a.Requested(), err)
 	}
-	err = a.End(o)
-	if errors.Is(err, source.ErrNotSupported) { // the transport has neither delays nor dead letters
-		err = a.End(source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay})
-	}
-	if err != nil {
+	if err = endHandled(a, o); err != nil {
 		h.logger.Info("The end of a delivery is ignored", watermill.LogFields{"topic": a.Topic, "id": idOf(a), "err": endError(err)})
 	}
 }

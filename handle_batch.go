@@ -1,6 +1,7 @@
 package redischannels
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ import (
 // on; only then it backs off. A value whose next delivery would be the last before it
 // becomes a dead letter is delivered alone in any case: no value becomes one because of its
 // neighbors.
+//
+// The error, of a *BatchError its Err, is the reason of the dead letter as with [Reader.Handle].
+// [Permanent] and [WithRetryAfter] are for the deliveries that a *BatchError names, and for one that is
+// alone; a larger batch that fails as a whole is first redelivered in parts.
 //
 // The context of fn has the values of ctx. It is not canceled with ctx, so that a call in
 // progress can finish, but DrainTimeout later. HandlerTimeout runs for each delivery from the moment at
@@ -115,7 +120,7 @@ func (b *batching[T]) end(attempts []*source.Attempt, whole func(i int) source.O
 	ignored := 0
 	var cause error
 	for i, a := range attempts {
-		err := endInOrder(a, outcomes(i))
+		err := endHandled(a, outcomes(i))
 		if err != nil && !errors.Is(err, source.ErrNotPending) && !errors.Is(err, source.ErrOutOfOrder) {
 			ignored++
 			cause = endError(err)
@@ -155,9 +160,9 @@ func batchOutcomes(n int, whole func(i int) source.Outcome, err error) func(i in
 	}
 	var part *BatchError
 	if !errors.As(err, &part) || !part.fits(n) {
-		return whole
+		return wholeFailed(n, whole, err)
 	}
-	nack := source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay}
+	nack := failedOutcome(source.Outcome{Kind: source.Nack, Delay: source.OwnersDelay}, cmp.Or(part.Err, err))
 	failed := make([]bool, n)
 	for _, i := range part.Failed {
 		failed[i] = true
@@ -167,6 +172,20 @@ func batchOutcomes(n int, whole func(i int) source.Outcome, err error) func(i in
 			return nack
 		}
 		return ack
+	}
+}
+
+// wholeFailed returns how the attempts of a batch of n end that has failed as a whole with err. What err
+// asks for is for a value that is alone: the others may not be meant.
+func wholeFailed(n int, whole func(i int) source.Outcome, err error) func(i int) source.Outcome {
+	failed := failedOutcome(whole(0), err)
+	return func(i int) source.Outcome {
+		if n == 1 {
+			return failed
+		}
+		o := whole(i)
+		o.Cause = failed.Cause
+		return o
 	}
 }
 

@@ -157,20 +157,20 @@ func HandlerErrors(next message.HandlerFunc) message.HandlerFunc {
 // requestFor says how the Nack of a message is meant whose handler has returned an error.
 func requestFor(msg *message.Message, err error) {
 	if a := source.FromContext(msg.Context()); a != nil {
-		a.Request(failedOutcome(a, err))
+		a.Request(failedOutcome(a.Requested(), err))
 	}
 }
 
-// failedOutcome returns how an attempt ends whose handler has returned an error.
-func failedOutcome(a *source.Attempt, err error) source.Outcome {
-	o := a.Requested()
+// failedOutcome returns how an attempt ends whose handler has returned an error, and which would end
+// as o otherwise.
+func failedOutcome(o source.Outcome, err error) source.Outcome {
 	problem := safely(func() error { // the methods of the error are the application's
 		var retry *retryError
 		switch {
 		case IsPermanent(err):
 			o = source.Outcome{Kind: source.Reject, Reason: o.Reason}
 		case errors.As(err, &retry):
-			o = source.Outcome{Kind: source.Nack, Delay: retry.delay}
+			o = source.Outcome{Kind: source.Nack, Delay: retry.delay, Split: o.Split}
 		}
 		o.Cause = stream.CapReason(causeOf(err))
 		return nil

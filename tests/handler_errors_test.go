@@ -48,6 +48,7 @@ func TestHandlerErrors_AreTheReasonsOfDeadLetters(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
 	for name, run := range map[string]func(t *testing.T, topic string, config redischannels.SubscriberConfig, fail func(count int) error){
 		"router": failInRouter, "Handle": failInHandle, "Handle with the middleware": failInMiddleware,
+		"HandleBatch": failInBatch, "HandleBatch, a part": failInPart,
 	} {
 		for kind, c := range cases {
 			t.Run(name+"/"+kind, func(t *testing.T) {
@@ -132,6 +133,76 @@ func failInMiddleware(t *testing.T, topic string, config redischannels.Subscribe
 	handleFailing(t, topic, config, fail, redischannels.HandleConfig{
 		Middleware: []message.HandlerMiddleware{redischannels.HandlerErrors},
 	})
+}
+
+func failInBatch(t *testing.T, topic string, config redischannels.SubscriberConfig, fail func(count int) error) {
+	batchFailing(t, topic, config, fail)
+}
+
+// failInPart fails for a value that the error names.
+func failInPart(t *testing.T, topic string, config redischannels.SubscriberConfig, fail func(count int) error) {
+	batchFailing(t, topic, config, func(count int) error {
+		return &redischannels.BatchError{Failed: []int{0}, Err: fail(count)}
+	})
+}
+
+func batchFailing(t *testing.T, topic string, config redischannels.SubscriberConfig, fail func(count int) error) {
+	t.Helper()
+	hub := newHub(t, config.Client)
+	config.Client = nil
+	c := streamOf[string](t, hub, topic, redischannels.StreamChannelConfig{Subscriber: config})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.Reader().HandleBatch(ctx, func(_ context.Context, batch []redischannels.Delivery[string]) error {
+			return fail(batch[0].DeliveryCount)
+		}, redischannels.BatchConfig{Size: 10})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+}
+
+// A permanent error of a batch that fails as a whole is not one of each of its values: they come again
+// alone, and the reason of the one that fails is its own.
+func TestHandlerErrors_PermanentErrorOfABatch(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	hub := newHub(t, client)
+	c := streamOf[int](t, hub, topic, redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{
+		ConsumerGroup: "g", NackBackoff: quickBackoff(), Tuning: quickTuning(),
+	}})
+	write(t, c, 0, 1, 2, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan int, 10)
+	ended := handlingBatches(ctx, c, redischannels.BatchConfig{Size: 4, Wait: soon}, func(_ context.Context, batch []redischannels.Delivery[int]) error {
+		for _, d := range batch {
+			if d.Value == 2 {
+				return redischannels.Permanent(fmt.Errorf("2 is bad, among %d", len(batch)))
+			}
+		}
+		for _, d := range batch {
+			done <- d.Value
+		}
+		return nil
+	})
+	var handled []int
+	for range 3 {
+		select {
+		case n := <-done:
+			handled = append(handled, n)
+		case <-time.After(soon):
+			t.Fatal("a value is not handled")
+		}
+	}
+	require.ElementsMatch(t, []int{0, 1, 3}, handled)
+	letter := onlyDeadLetter(t, client, topic)
+	require.Equal(t, "2 is bad, among 1", letter.Reason)
+	require.Equal(t, 2, letter.Count)
+	cancel()
+	require.NoError(t, <-ended)
 }
 
 func handleFailing(t *testing.T, topic string, config redischannels.SubscriberConfig, fail func(count int) error, how redischannels.HandleConfig) {
