@@ -1,6 +1,7 @@
 package main
 
 import (
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -32,4 +33,33 @@ func (l *limiter) allow(key string) time.Duration {
 		return 0
 	}
 	return time.Duration(float64(time.Second) / float64(l.every))
+}
+
+// counter counts what each of many users has at a time, up to a bound.
+type counter struct {
+	most int
+
+	mu  sync.Mutex
+	has map[string]int
+}
+
+func newCounter(most int) *counter { return &counter{most: most, has: make(map[string]int)} }
+
+// enter returns false if the user has as many as it may; leave follows otherwise.
+func (c *counter) enter(user string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.has[user] == c.most {
+		return false
+	}
+	c.has[user]++
+	return true
+}
+
+func (c *counter) leave(user string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.has[user]--; c.has[user] == 0 {
+		delete(c.has, user)
+	}
 }

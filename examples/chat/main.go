@@ -27,6 +27,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -76,6 +77,7 @@ func (c command) run() int {
 	}
 	addr := flags.String("addr", "localhost:8080", "`host:port` to listen on; :8080 is reachable from other machines")
 	open := flags.Bool("open", false, "open the browser")
+	hosts := flags.String("host", "", "`names`, with commas between them, at which it is reached besides localhost and IP addresses")
 	perSecond := flags.Float64("rate", 2, "`messages` per second that a user may send in the long run")
 	switch err := flags.Parse(c.args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -94,7 +96,7 @@ func (c command) run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
 
-	if err := c.serve(ctx, *addr, *open, rate.Limit(*perSecond)); err != nil {
+	if err := c.serve(ctx, *addr, *open, strings.Split(*hosts, ","), rate.Limit(*perSecond)); err != nil {
 		fmt.Fprintf(c.stderr, "chat: %v\n", err)
 		return exitFailed
 	}
@@ -102,7 +104,7 @@ func (c command) run() int {
 }
 
 // serve runs the chat until ctx ends.
-func (c command) serve(ctx context.Context, addr string, open bool, perSecond rate.Limit) (err error) {
+func (c command) serve(ctx context.Context, addr string, open bool, hosts []string, perSecond rate.Limit) (err error) {
 	// The address comes first: whether it is free is known at once.
 	listener, err := listen(ctx, addr)
 	if err != nil {
@@ -115,7 +117,7 @@ func (c command) serve(ctx context.Context, addr string, open bool, perSecond ra
 	}
 	defer closeRedis()
 	config := defaultConfig()
-	config.adminKey, config.rate = c.adminKey, perSecond
+	config.adminKey, config.hosts, config.rate = c.adminKey, hosts, perSecond
 	config.log = log.New(c.stderr, "", log.Ltime)
 	chat, err := newServer(ctx, client, config)
 	if err != nil {

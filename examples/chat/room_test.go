@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -143,6 +144,50 @@ func TestRates(t *testing.T) {
 		l.allow(fmt.Sprint(i))
 	}
 	require.Equal(t, 100, l.buckets.Len())
+}
+
+// One address could make all rooms that there may be, by many users, and one user could open as many event
+// streams as a room has.
+func TestSharesOfOneAddressAndOneUser(t *testing.T) {
+	t.Parallel()
+	chat := startChat(t, func(c *config) { c.userStreams = 3 })
+	made := 0
+	for user := range 5 {
+		v := chat.signedIn(t, fmt.Sprint("Mira", user), "")
+		for n := range 8 {
+			switch status := v.call("POST", fmt.Sprintf("rooms/room-%d-%d", user, n), struct{}{}, nil); status {
+			case 200:
+				made++
+			default:
+				require.Equal(t, 429, status)
+			}
+		}
+	}
+	require.GreaterOrEqual(t, made, 20)
+	require.Less(t, made, 25, "the rate is one in ten seconds")
+	other := chat.signedIn(t, "Theo", "")
+	require.Equal(t, 200, other.call("POST", "rooms/room-0-0", struct{}{}, nil), "a room that exists")
+
+	mira := chat.signedIn(t, "Mira", "")
+	var stops []func()
+	for range 3 {
+		_, stop := mira.follow("rooms/lounge/events", "")
+		stops = append(stops, stop)
+	}
+	require.Equal(t, 429, mira.call("GET", "rooms/lounge/live", nil, nil))
+	_, stop := other.follow("rooms/lounge/events", "")
+	defer stop()
+	for _, stop := range stops {
+		stop()
+	}
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		response, err := mira.http.Do(mira.request("GET", "rooms/lounge/events", nil).WithContext(ctx))
+		require.NoError(t, err)
+		defer response.Body.Close()
+		return response.StatusCode == 200
+	}, 10*time.Second, 10*time.Millisecond, "streams that have ended do not count")
 }
 
 func TestPresence(t *testing.T) {

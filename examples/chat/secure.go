@@ -3,10 +3,14 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"io/fs"
 	"mime"
+	"net"
 	"net/http"
+	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,6 +35,20 @@ func secured(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// addressed refuses requests for other names than localhost and those in hosts. A page of another site
+// whose name its owner points at this machine (DNS rebinding) is of the same origin to a browser; it
+// cannot do that with an IP address.
+func addressed(hosts []string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := (&url.URL{Host: r.Host}).Hostname()
+		if net.ParseIP(name) == nil && !strings.EqualFold(name, "localhost") && !slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, name) }) {
+			fail(w, http.StatusMisdirectedRequest, fmt.Errorf("this chat is not at %q; -host names the hosts at which it is", name))
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
 }

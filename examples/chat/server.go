@@ -31,6 +31,7 @@ const maxBody = 16 << 10
 // config is what tests change.
 type config struct {
 	log          *log.Logger
+	hosts        []string      // names at which the chat is reached, besides localhost and IP addresses
 	adminKey     string        // empty: a random one, kept in Redis
 	rate         rate.Limit    // messages per second and user
 	burst        int           // messages of a user at once
@@ -40,6 +41,7 @@ type config struct {
 	openRooms    int           // in this process at a time
 	idle         time.Duration // after which an open room is closed
 	maxClients   int           // event streams per room and instance
+	userStreams  int           // event streams of a user in this process
 	presence     time.Duration // between two messages about who is there
 	heartbeat    time.Duration
 	wordPause    time.Duration // between two words of the assistant
@@ -53,7 +55,7 @@ func defaultConfig() config {
 		log:  log.New(io.Discard, "", 0),
 		rate: 2, burst: 10,
 		history: 300, roomAge: 7 * 24 * time.Hour, maxRooms: 200,
-		openRooms: 64, idle: time.Minute, maxClients: 1000,
+		openRooms: 64, idle: time.Minute, maxClients: 1000, userStreams: 24,
 		presence: 3 * time.Second, heartbeat: 15 * time.Second, retry: time.Second,
 		wordPause: 60 * time.Millisecond, answerLease: 5 * time.Second,
 		writeTimeout: 3 * time.Second,
@@ -72,6 +74,8 @@ type server struct {
 	typing    *limiter // by user
 	entries   *limiter // into rooms, by user
 	signIns   *limiter // by address
+	newRooms  *limiter // by address
+	streams   *counter // open event streams, by user
 	logged    rate.Sometimes
 }
 
@@ -85,7 +89,7 @@ func newServer(ctx context.Context, client *redis.Client, config config) (*serve
 		limiter **limiter
 		every   rate.Limit
 		burst   int
-	}{{&s.messages, config.rate, config.burst}, {&s.typing, 2, 4}, {&s.entries, 1, 10}, {&s.signIns, 1, 20}} {
+	}{{&s.messages, config.rate, config.burst}, {&s.typing, 2, 4}, {&s.entries, 1, 10}, {&s.signIns, 1, 20}, {&s.newRooms, 0.1, 20}} {
 		if *l.limiter, err = newLimiter(l.every, l.burst, 10_000); err != nil {
 			return nil, err
 		}
@@ -93,6 +97,7 @@ func newServer(ctx context.Context, client *redis.Client, config config) (*serve
 	if s.hub, err = redischannels.NewHub(client, redischannels.HubConfig{}); err != nil {
 		return nil, err
 	}
+	s.streams = newCounter(config.userStreams)
 	s.rooms = newRooms(s.hub, config, rand.Text()[:8])
 	if s.assistant, err = newAssistant(s.hub, config); err != nil {
 		return nil, err
@@ -131,22 +136,27 @@ func (s *server) handler() http.Handler {
 	all := http.NewServeMux()
 	all.Handle("/", pages(files))
 	all.Handle("/api/", bounded(api))
-	all.Handle("GET /api/rooms/{room}/events", s.asUser(s.events))
-	all.Handle("GET /api/rooms/{room}/live", s.asUser(s.liveEvents))
-	all.Handle("GET /api/rooms/{room}/answer", s.asUser(s.answerEvents))
+	all.Handle("GET /api/rooms/{room}/events", s.asUser(s.counted(s.events)))
+	all.Handle("GET /api/rooms/{room}/live", s.asUser(s.counted(s.liveEvents)))
+	all.Handle("GET /api/rooms/{room}/answer", s.asUser(s.counted(s.answerEvents)))
 	// Browsers report where a request comes from: those that change something must come from
 	// our own page. The cookies are SameSite=Strict besides.
-	return secured(http.NewCrossOriginProtection().Handler(all))
+	return secured(addressed(s.config.hosts, http.NewCrossOriginProtection().Handler(all)))
 }
 
-// signIn answers {"name", "key"} with the new user. Its rate is that of the address, which behind
-// a proxy is the proxy's: there the proxy should limit.
-func (s *server) signIn(w http.ResponseWriter, r *http.Request) {
+// sender is the address that a request comes from. Behind a proxy it is the proxy's: there the proxy
+// should limit.
+func sender(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		host = r.RemoteAddr
+		return r.RemoteAddr
 	}
-	if wait := s.signIns.allow(host); wait > 0 {
+	return host
+}
+
+// signIn answers {"name", "key"} with the new user.
+func (s *server) signIn(w http.ResponseWriter, r *http.Request) {
+	if wait := s.signIns.allow(sender(r)); wait > 0 {
 		refuse(w, wait)
 		return
 	}
@@ -201,6 +211,17 @@ func (s *server) enterRoom(w http.ResponseWriter, r *http.Request, user User) {
 	if wait := s.entries.allow(user.ID); wait > 0 {
 		refuse(w, wait)
 		return
+	}
+	known, err := s.directory.has(r.Context(), name)
+	if err != nil {
+		s.failRedis(w, err)
+		return
+	}
+	if !known { // a user is quickly made, so the bound is of the address
+		if wait := s.newRooms.allow(sender(r)); wait > 0 {
+			refuse(w, wait)
+			return
+		}
 	}
 	switch err := s.directory.add(r.Context(), name); {
 	case errors.Is(err, errTooManyRooms):
@@ -280,6 +301,18 @@ func (s *server) postTyping(w http.ResponseWriter, r *http.Request, user User) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// counted bounds the event streams of a user.
+func (s *server) counted(stream func(http.ResponseWriter, *http.Request, User)) func(http.ResponseWriter, *http.Request, User) {
+	return func(w http.ResponseWriter, r *http.Request, user User) {
+		if !s.streams.enter(user.ID) {
+			refuse(w, time.Second)
+			return
+		}
+		defer s.streams.leave(user.ID)
+		stream(w, r, user)
+	}
 }
 
 // events is the stream of messages. Its user is in the room as long as it is open.

@@ -292,6 +292,32 @@ func TestCrossOrigin(t *testing.T) {
 	}
 }
 
+// A site whose name points at this machine is of the same origin to a browser: its page could read and
+// write everything.
+func TestHost(t *testing.T) {
+	t.Parallel()
+	chat := startChat(t, func(c *config) { c.hosts = []string{"chat.example.com"} })
+	v := chat.signedIn(t, "Mira", "")
+	for host, status := range map[string]int{
+		"localhost:8080": 200, "LOCALHOST": 200, "127.0.0.1:8080": 200, "[::1]:8080": 200, "192.168.1.5": 200,
+		"chat.example.com": 200, "Chat.Example.com:443": 200,
+		"evil.example.com": 421, "evil.example.com:8080": 421, "localhost.evil.example.com": 421,
+		"127.0.0.1.evil.example.com": 421, "xchat.example.com": 421,
+	} {
+		for _, path := range []string{"session", "rooms"} {
+			r := v.request("GET", path, nil)
+			r.Host = host
+			response, _ := v.do(r, nil)
+			require.Equal(t, status == 421, response.StatusCode == 421, "%s %s", host, path)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), "GET", chat.url+"/", nil)
+		require.NoError(t, err)
+		r.Host = host
+		response, _ := v.do(r, nil)
+		require.Equal(t, status, response.StatusCode, host)
+	}
+}
+
 func TestHeaders(t *testing.T) {
 	t.Parallel()
 	chat := startChat(t, nil)
