@@ -3,6 +3,7 @@
 //
 //	go run ./examples/reminders
 //	curl -d '{"text":"tea is ready","in":"20s"}' localhost:8080/reminders
+//	curl -d '{"text":"stretch","cron":"@every 10s"}' localhost:8080/reminders
 //	curl localhost:8080/reminders
 //	curl -X DELETE localhost:8080/reminders/ID
 //
@@ -55,6 +56,7 @@ func run(ctx context.Context, redisURL string, listener net.Listener, out io.Wri
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	defer service.schedules.Close()
 	fmt.Fprintf(out, "Redis is %s\nhttp://%s/reminders\n", server, listener.Addr())
 
 	web := &http.Server{Handler: service.handler(), ReadHeaderTimeout: 5 * time.Second}
@@ -64,7 +66,7 @@ func run(ctx context.Context, redisURL string, listener net.Listener, out io.Wri
 	for _, part := range []func() error{
 		func() error { return web.Serve(listener) },
 		func() error { return service.send(ctx) },
-		func() error { return service.keeper.Run(ctx) },
+		func() error { return service.schedules.Run(ctx) },
 	} {
 		go func() {
 			err := part()

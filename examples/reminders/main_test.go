@@ -90,6 +90,22 @@ func TestReminders_SurviveTheService(t *testing.T) {
 	require.Zero(t, out.count("never"))
 }
 
+func TestReminders_Recurring(t *testing.T) {
+	server := redistest.Start(t)
+	out := new(output)
+	url, stop := start(t, "redis://"+server.Addr(), out)
+	defer stop()
+	var stored struct{ ID string }
+	require.Equal(t, http.StatusBadRequest, call(t, "POST", url, `{"text":"x","cron":"never"}`, nil))
+	require.Equal(t, http.StatusCreated, call(t, "POST", url, `{"text":"stretch","cron":"@every 1s","zone":"Europe/Berlin"}`, &stored))
+	redistest.Eventually(t, 30*time.Second, func() bool { return out.count("reminder: stretch\n") >= 2 }, "it comes again")
+	require.Equal(t, http.StatusNoContent, call(t, "DELETE", url+"/"+stored.ID, "", nil))
+	require.Equal(t, http.StatusNotFound, call(t, "DELETE", url+"/"+stored.ID, "", nil))
+	var list []struct{ ID string }
+	require.Equal(t, http.StatusOK, call(t, "GET", url, "", &list))
+	require.Empty(t, list)
+}
+
 func TestReminders_EmbeddedServer(t *testing.T) {
 	out := new(output)
 	url, stop := start(t, "", out)

@@ -3,12 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/schedule"
 )
 
 // topic is the stream of reminders whose time has come.
@@ -23,7 +28,7 @@ type Reminder struct {
 type service struct {
 	reminders *redischannels.Channel[Reminder]
 	waiting   *redischannels.DelayedMessages
-	keeper    *redischannels.Housekeeper
+	schedules *schedule.Schedules
 	out       io.Writer
 }
 
@@ -38,9 +43,9 @@ func newService(hub *redischannels.Hub, out io.Writer) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The writer takes care of what this process stores; the housekeeper of what others have.
-	keeper, err := redischannels.NewHousekeeper(redischannels.HousekeeperConfig{Client: hub.Client(), Topics: []string{topic}}, nil)
-	return &service{reminders: reminders, waiting: waiting, keeper: keeper, out: out}, err
+	// The writer takes care of what this process stores; Run of the schedules of what others have.
+	schedules, err := schedule.New(schedule.Config{Client: hub.Client(), Topic: topic}, nil)
+	return &service{reminders: reminders, waiting: waiting, schedules: schedules, out: out}, err
 }
 
 // send prints every reminder when it is due; a real service would send a mail.
@@ -59,15 +64,23 @@ func (s *service) handler() http.Handler {
 	return mux
 }
 
-// add stores a reminder: {"text": "...", "in": "20s"}, or "at" with a time.
+// add stores a reminder: {"text": "...", "in": "20s"}, or "at" with a time, or "cron" with a cron expression
+// and "zone".
 func (s *service) add(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Reminder
 		In string    `json:"in"`
 		At time.Time `json:"at"`
+
+		Cron string `json:"cron"`
+		Zone string `json:"zone"`
 	}
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&in); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if in.Cron != "" {
+		s.addRecurring(w, r, schedule.Schedule{ID: watermill.NewUUID(), Cron: in.Cron, Zone: in.Zone}, in.Reminder)
 		return
 	}
 	write := func() (redischannels.PublishResult, error) {
@@ -91,7 +104,24 @@ func (s *service) add(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusCreated, map[string]string{"id": result.DelayedID}) // empty if it was due at once
 }
 
-// list answers with all that wait.
+// addRecurring stores a reminder that comes again and again.
+func (s *service) addRecurring(w http.ResponseWriter, r *http.Request, recurring schedule.Schedule, reminder Reminder) {
+	msg, err := schedule.Value(s.reminders.Writer(), reminder)
+	if err == nil {
+		recurring.Message = msg
+		_, err = s.schedules.Put(r.Context(), recurring)
+	}
+	switch {
+	case errors.Is(err, redischannels.ErrInvalidArgument):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	case err != nil:
+		http.Error(w, "the reminder may not be stored", http.StatusServiceUnavailable)
+	default:
+		answer(w, http.StatusCreated, map[string]string{"id": recurring.ID})
+	}
+}
+
+// list answers with all that wait, the next one of a recurring reminder among them.
 func (s *service) list(w http.ResponseWriter, r *http.Request) {
 	type item struct {
 		ID   string    `json:"id"`
@@ -108,18 +138,24 @@ func (s *service) list(w http.ResponseWriter, r *http.Request) {
 		if msg, err := waiting.Message(nil); err == nil {
 			_ = json.Unmarshal(msg.Payload, &reminder) // a stranger's message has no text
 		}
-		items = append(items, item{waiting.ID, waiting.Due, reminder.Text})
+		items = append(items, item{strings.TrimPrefix(waiting.ID, "schedule:"), waiting.Due, reminder.Text})
 	}
 	answer(w, http.StatusOK, items)
 }
 
 // cancel answers 404 when it is too late.
 func (s *service) cancel(w http.ResponseWriter, r *http.Request) {
-	cancelled, err := s.waiting.Cancel(r.Context(), topic, r.PathValue("id"))
+	id := r.PathValue("id")
+	inTime, err := s.schedules.Cancel(r.Context(), id)
+	if err == nil && !inTime {
+		var cancelled []string
+		cancelled, err = s.waiting.Cancel(r.Context(), topic, id)
+		inTime = len(cancelled) > 0
+	}
 	switch {
 	case err != nil:
 		http.Error(w, "Redis does not answer", http.StatusServiceUnavailable)
-	case len(cancelled) == 0:
+	case !inTime:
 		http.Error(w, "there is no such reminder any more", http.StatusNotFound)
 	default:
 		w.WriteHeader(http.StatusNoContent)

@@ -23,7 +23,7 @@ const (
 const LeadsFor = time.Second
 
 // leaderTTL is how long a mover leads without a further call.
-const leaderTTL = 1500 * time.Millisecond
+const leaderTTL = time.Second
 
 // Target is where entries of a due set go: to the topic, or to the return stream of a group.
 type Target struct {
