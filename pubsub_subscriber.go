@@ -71,14 +71,14 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 // messages. When it returns, Redis has confirmed the subscription: whatever is
 // published from then on arrives. With Patterns the topic may be a pattern.
 //
-// Every message must be settled. Ack lets the next one come. A nacked message comes
-// again after NackBackoff, from memory, with a new context each time, until
-// MaxDeliveries; then it is passed. Its context carries what [TopicFromContext] and
-// [DeliveryCountFromContext] tell and the values of ctx; it ends when the message is
-// settled or when the subscription ends without waiting for it any longer.
+// Every message must be acked or nacked. An Ack lets the next one come. A nacked message
+// is redelivered after NackBackoff, from memory, with a new context each time, until
+// MaxDeliveries; then it is skipped. Its context has the values of ctx, and those that
+// [TopicFromContext] and [DeliveryCountFromContext] return. It ends with the Ack or the
+// Nack, or when the subscription ends without waiting for it any longer.
 //
 // The Go channel is closed when ctx ends or Close is called, after the messages in
-// flight were settled or DrainTimeout has passed; messages that still wait in the
+// flight have ended or DrainTimeout has passed; messages that still wait in the
 // buffer then are lost. Nothing else ends it: outages are waited out and reported.
 // Subscriptions are independent of each other, also two of the same topic, which
 // both get every message.

@@ -65,14 +65,14 @@ func newSubscriber(settings subscriberSettings, logger watermill.LoggerAdapter) 
 // When it returns, the subscription is live: whatever is published from then on
 // arrives, and in a consumer group also what was published before, from StartFrom.
 //
-// Every message must be settled with Ack or Nack. A nacked message comes again
-// after NackBackoff, until MaxDeliveries. Its context carries what
-// [EntryIDFromContext] and its siblings tell and the values of ctx; it ends when
-// the message is settled, when another consumer has taken it over, or when the
-// subscription ends without waiting for it any longer.
+// Every message must be acked or nacked. A nacked message is redelivered after
+// NackBackoff, until MaxDeliveries. Its context has the values of ctx, and those that
+// [EntryIDFromContext] and its siblings return. It ends with the Ack or the Nack, when
+// another consumer has claimed the entry, or when the subscription ends without
+// waiting for it any longer.
 //
 // The channel is closed when ctx ends or Close is called, after the messages in
-// flight were settled or DrainTimeout has passed. Nothing else ends it: outages
+// flight have ended or DrainTimeout has passed. Nothing else ends it: outages
 // are waited out and reported by events.
 //
 // The error wraps [ErrInvalidArgument], [ErrInvalidConfig] (what DeadLetterTopic

@@ -122,7 +122,7 @@ func (c *Client) look() {
 // follow sends the events of the ring from a number on.
 func (c *Client) follow(number uint64) error {
 	var batch [batchSize]*Event
-	if err := c.settle(); err != nil {
+	if err := c.place(); err != nil {
 		return err
 	}
 	for {
@@ -182,8 +182,8 @@ func (c *Client) send(e *Event) (is bool, err error) {
 	return true, c.Output.Write(e)
 }
 
-// settle sends the client the ID that it has come to, if it does not know it.
-func (c *Client) settle() error {
+// place sends the client the ID that it has come to, if it does not know it.
+func (c *Client) place() error {
 	if !c.owes || !c.feed.config.Source.Keeps() {
 		return nil
 	}
@@ -204,7 +204,7 @@ func (c *Client) wait(wake <-chan struct{}, slots chan<- struct{}) error {
 		case slots <- struct{}{}:
 			return nil
 		case <-c.silent:
-			if err := errors.Join(c.settle(), c.Output.Beat(), c.flush()); err != nil {
+			if err := errors.Join(c.place(), c.Output.Beat(), c.flush()); err != nil {
 				return err
 			}
 		case <-c.ctx.Done():
