@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/redistest"
 	"github.com/flaminco/redischannels/schedule"
 )
@@ -415,10 +416,13 @@ func TestSchedule_KeyOfAnotherType(t *testing.T) {
 	require.NoError(t, client.Set(t.Context(), schedulesKey(topic), "text", 0).Err())
 	s := newSchedules(t, client, topic)
 	require.ErrorIs(t, s.At(t.Context(), "a", time.Now(), tickMessage("a")), redischannels.ErrWrongType)
+	tick := delayed.AppendField(delayed.NewEntry(0, 0), "uuid", []byte("tick"))
+	require.NoError(t, client.HSet(t.Context(), delayKeys(topic)[0], "schedule:a", tick).Err())
+	require.NoError(t, client.ZAdd(t.Context(), delayKeys(topic)[1], redis.Z{Member: "schedule:a", Score: 1}).Err())
 	p := newTestPublisher(t, client)
 	require.NoError(t, p.Publish(topic, delayedFor(time.Millisecond, pubMessages("m", 1)...)...))
 	eventuallyNoDelays(t, client, topic)
-	require.EqualValues(t, 1, client.XLen(t.Context(), topic).Val())
+	require.EqualValues(t, 2, client.XLen(t.Context(), topic).Val())
 }
 
 func TestSchedule_Cluster(t *testing.T) {
