@@ -1,10 +1,13 @@
 package tests
 
 import (
+	"context"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -215,4 +218,34 @@ func TestChannel_Codecs(t *testing.T) {
 	lists := streamOf[[]int](t, hub, redistest.Key(t, "l"))
 	write(t, lists, nil, []int{1})
 	require.Equal(t, [][]int{nil, {1}}, drainAcked(t, lists, 2))
+}
+
+// A key of the metadata that began with NUL passed for the library's own mark of a value that does not
+// decode: a good value was refused, and the text of the writer became the reason.
+func TestChannel_MetadataIsNoMark(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	metadata := map[string]string{"": "a", "\x00": "b", "\x00redischannels": "c", "\x00error": "d", "\x00undecodable": "e", "redischannels_reason": "f"}
+	msg := message.NewMessage("u", []byte(`7`))
+	maps.Copy(msg.Metadata, metadata)
+	require.NoError(t, newTestPublisher(t, client, watermillFormat).Publish(topic, msg))
+
+	over := func(change ...func(*redischannels.SubscriberConfig)) *redischannels.Channel[int] {
+		c, err := redischannels.NewChannel[int](newTestPublisher(t, client), newSub(t, client, change...), topic, redischannels.ChannelConfig[int]{})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	streams := streamOf[int](t, newHub(t, client), topic, redischannels.StreamChannelConfig{Subscriber: redischannels.SubscriberConfig{
+		ConsumerGroup: "typed", Tuning: quickTuning(), Unmarshaler: redischannels.WatermillMarshaler{},
+	}})
+	for name, c := range map[string]*redischannels.Channel[int]{"streams": streams, "over a Subscriber": over()} {
+		ctx, cancel := context.WithTimeout(t.Context(), soon)
+		defer cancel()
+		d, err := c.Reader().Receive(ctx)
+		require.NoError(t, err, name)
+		require.Equal(t, 7, d.Value, name)
+		require.NoError(t, d.Ack(), name)
+	}
+	require.Zero(t, client.Exists(t.Context(), deadStream(topic)).Val())
 }
