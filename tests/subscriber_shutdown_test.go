@@ -318,7 +318,7 @@ func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 			return nil
 		}
 		reply, err := cmd.(interface{ Slice() ([]any, error) }).Slice()
-		if err == nil && len(reply[1].([]any)) > 0 {
+		if err == nil && len(reply[2].([]any)) > 0 {
 			claimed.Store(true)
 		}
 		return nil

@@ -85,6 +85,6 @@ func (p program) start(ctx context.Context, redisURL string, out io.Writer) erro
 		err = nil // Ctrl-C is a way to end
 	}
 	closed := hub.Close()
-	cleaned := client.Del(context.WithoutCancel(ctx), key, key+":dead").Err()
+	cleaned := client.Del(context.WithoutCancel(ctx), key, key+":dead", key+":control", key+":return:billing").Err()
 	return errors.Join(err, closed, cleaned)
 }
