@@ -49,6 +49,11 @@ func TestFanOut_RecoversWhateverThePoolHolds(t *testing.T) {
 	pinging.Wait()
 	require.GreaterOrEqual(t, client.PoolStats().IdleConns, uint32(idle))
 
+	redistest.Eventually(t, soon, func() bool {
+		pool := client.PoolStats()
+		return pool.TotalConns == pool.IdleConns
+	}, "no command is under way, which would have to wait for its timeout")
+
 	way.to.Store(redistest.NewProxy(t, server.Addr()))
 	dead.Blackhole(true)
 	silent := time.Now()

@@ -187,7 +187,12 @@ func TestRuns_Sentinel(t *testing.T) {
 	old := set.Master()
 	old.Kill()
 	set.AwaitFailover(old)
-	fresh := r.start("fresh")
+	var fresh *sse.Run[string]
+	redistest.Eventually(t, soon, func() (ok bool) { // the client learns of the new master by an error
+		var err error
+		fresh, err = r.Start(t.Context(), "fresh")
+		return err == nil
+	}, "the new master is found")
 	flushed(t, fresh, "piece")
 	require.NoError(t, fresh.End(t.Context(), nil))
 	close(stop)

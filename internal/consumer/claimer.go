@@ -136,9 +136,10 @@ func (k *claimer) due(waits []time.Duration) {
 	}
 }
 
-// next continues the scan as far as there is room.
+// next continues the scan as far as there is room. What it claims must not overtake what was left out of
+// the window and is about to be read again.
 func (k *claimer) next(ctx context.Context) {
-	if !k.active() || k.c.win.Room.Claim() == 0 || ctx.Err() != nil {
+	if !k.active() || k.c.win.Room.Claim() == 0 || k.c.win.Behind() || ctx.Err() != nil {
 		return
 	}
 	if _, err := k.step(ctx); err != nil {

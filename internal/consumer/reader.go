@@ -153,7 +153,11 @@ func (r *reader) pending(ctx context.Context) (more bool, err error) {
 	if !r.c.obtain.lost.Load() && !r.c.win.Drained() {
 		return false, nil
 	}
-	return false, r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.own(ctx, client) })
+	err = r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.own(ctx, client) })
+	if r.scanned {
+		signal(r.c.claimer.turn) // it may have waited for this
+	}
+	return false, err
 }
 
 // share has the reader release, between two reads, what was left out.

@@ -144,6 +144,13 @@ func (w *Window) Drained() bool {
 	return !w.closed && (w.behind || w.keys.drained())
 }
 
+// Behind reports whether pending entries of an order were left out that come before all others.
+func (w *Window) Behind() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.behind
+}
+
 // BeginPass says that the pending entries that are not held will be offered to Admit in stream
 // order, until EndPass.
 func (w *Window) BeginPass() {
