@@ -134,7 +134,10 @@ func New(cfg Config) *Consumer {
 	c.claimer = newClaimer(c)
 	control := redisconn.NewControl(cfg.Client, cfg.Topic.Name, max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
 	c.keeper = newKeeper(c, control)
-	c.releases = &releases{id: c.id, control: control, win: c.win, minIdle: cfg.MinIdle,
+	// A release that is cut off may be executed later, when its entry has been taken back. So these are
+	// not cut off with a renewal that has failed, and have more time.
+	releasing := redisconn.NewControl(cfg.Client, cfg.Topic.Name, releaseLimit, cfg.OnClient)
+	c.releases = &releases{id: c.id, control: releasing, win: c.win, minIdle: cfg.MinIdle,
 		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
 	c.acker = newAcker(c)
 	c.deferrer = newDeferrer(c)
@@ -362,6 +365,7 @@ func (c *Consumer) leave() {
 	defer c.claimer.close()
 	defer c.reader.stream.Close()
 	defer c.keeper.control.Close()
+	defer c.releases.control.Close()
 	if !c.joined {
 		return
 	}
