@@ -135,8 +135,8 @@ func New(cfg Config) *Consumer {
 	control := redisconn.NewControl(cfg.Client, cfg.Topic.Name, max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
 	c.keeper = newKeeper(c, control)
 	// A release that is cut off may be executed later, when its entry has been taken back. So these are
-	// not cut off with a renewal that has failed, and have more time.
-	releasing := redisconn.NewControl(cfg.Client, cfg.Topic.Name, releaseLimit, cfg.OnClient)
+	// not cut off with a renewal that has failed.
+	releasing := redisconn.NewControl(cfg.Client, cfg.Topic.Name, max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
 	c.releases = &releases{id: c.id, control: releasing, win: c.win, minIdle: cfg.MinIdle,
 		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
 	c.acker = newAcker(c)
@@ -155,6 +155,7 @@ func New(cfg Config) *Consumer {
 func (c *Consumer) connected() {
 	c.win.Leases.Void()
 	c.keeper.reconnected()
+	c.releases.control.Reset()
 }
 
 // Open makes the consumer live, or fails for what the caller can mend. existed says that the
