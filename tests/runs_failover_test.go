@@ -57,7 +57,7 @@ func (f *runsFailover) failover() {
 }
 
 // The master fails before the reply to an append, when a viewer has seen the piece and the replica has
-// not got it. The writer sends it again, and nobody sees it twice.
+// not got it. The writer sends it again, and no viewer sees it twice.
 func TestRuns_FailoverBeforeReply(t *testing.T) {
 	t.Parallel()
 	f := newRunsFailover(t)

@@ -187,7 +187,7 @@ func TestDefer_ManyOverRestarts(t *testing.T) {
 	}
 }
 
-// What is left of a long delay survives the end of its process, whoever set it.
+// What is left of a long delay survives the end of its process, whether asked for or a back-off.
 func TestDefer_AtClose(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

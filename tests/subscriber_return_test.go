@@ -145,7 +145,7 @@ func TestReturn_LostGroup(t *testing.T) {
 	sub.events.none(t, redischannels.EventTrimmed, redischannels.EventLeaseLost)
 }
 
-// What a crashed consumer has left in a group that is lost is in nobody's memory: it is read again.
+// What a crashed consumer has left in a group that is lost is in no other consumer's memory: it is read again.
 func TestReturn_LostGroupWithEntriesOfACrashedConsumer(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
