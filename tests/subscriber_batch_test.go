@@ -121,6 +121,30 @@ func TestSubscriber_BatchIsReleasedByClose(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
+// Where there is an order a batch that waits for more is completed by an entry that was claimed meanwhile. It took
+// all of its Wait.
+func TestSubscriber_ClaimedEntryJoinsOrderedBatch(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	ids := publish(t, client, topic, decimals(2)...)
+	require.NoError(t, client.XGroupCreate(t.Context(), topic, "g", "0").Err())
+	for range ids {
+		readAs(t, client, topic, "g", "crashed")
+	}
+	abandon := func(id string) {
+		require.NoError(t, client.Do(t.Context(), "XCLAIM", topic, "g", "crashed", 0, id, "IDLE", time.Hour.Milliseconds(), "JUSTID").Err())
+	}
+	abandon(ids[0])
+	sub := newSub(t, client, minIdle(time.Minute))
+	batches := subscribeBatch(t, sub, topic, redischannels.BatchConfig{Size: 2, Wait: 2 * soon})
+	redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].InFlight == 1 }, "the batch has begun")
+	abandon(ids[1])
+	batch := receiveBatch(t, batches)
+	require.Equal(t, consecutive(0, 2), numbersOf(batch))
+	endAll(batch, (*message.Message).Ack)
+	eventuallyPending(t, client, topic, 0)
+}
+
 // An application that does not receive kept all of its batch but the last message from other consumers.
 func TestSubscriber_OfferedBatchIsReleasedToAnIdleConsumer(t *testing.T) {
 	t.Parallel()

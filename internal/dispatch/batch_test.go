@@ -260,6 +260,33 @@ func TestNextBatch_Wants(t *testing.T) {
 	})
 }
 
+// What joins a batch later is prepared as well where there is an order: a batch took its whole Wait although
+// all that it could have was there.
+func TestNextBatch_WantsInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(func(w *window.Config, _ *source.Origin, _ *Config) { w.LeaseTime, w.Ordered = time.Hour, true })
+		done := make(chan struct{})
+		defer close(done)
+		go func() {
+			for {
+				select {
+				case <-k.win.Leases.Prepare:
+					k.win.Leases.Prepared(time.Now(), k.win.Leases.Wanted()...)
+				case <-done:
+					return
+				}
+			}
+		}()
+		time.AfterFunc(time.Second, func() {
+			claimed := item(2)
+			claimed.Counted = false
+			k.win.Admit([]window.Item{claimed}, time.Now())
+		})
+		k.admit(1)
+		k.next(t, source.Limits{Max: 2, Wait: time.Minute}, time.Second, 1, 2)
+	})
+}
+
 // A back-off that ends, and a rest, wake a caller.
 func TestNextBatch_Due(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -118,10 +118,9 @@ func (d *Dispatcher) take(dst []*source.Attempt, first int, limits source.Limits
 
 // wait is NextBatch where there is not enough yet.
 func (d *Dispatcher) wait(ctx context.Context, dst []*source.Attempt, first int, limits source.Limits, b *window.Batch) ([]*source.Attempt, error) {
-	wanted := limits.Max - (len(dst) - first)
-	d.win.Want(wanted)
+	d.win.Want(b, limits.Max-(len(dst)-first))
 	defer func() {
-		d.win.Want(-wanted)
+		d.win.Want(b, 0)
 		d.win.Pass() // a caller that was woken and leaves something, or has not looked, wakes the next
 	}()
 	timer := time.NewTimer(time.Hour)
@@ -130,13 +129,10 @@ func (d *Dispatcher) wait(ctx context.Context, dst []*source.Attempt, first int,
 	for {
 		dst = d.take(dst, first, limits, b)
 		n := len(dst) - first
-		left := limits.Max - n
-		d.win.Want(left - wanted)
-		wanted = left
 		if n > 0 && until.IsZero() {
 			until = time.Now().Add(limits.Wait)
 		}
-		if left == 0 || n > 0 && (b.Full || !time.Now().Before(until)) {
+		if n == limits.Max || n > 0 && (b.Full || !time.Now().Before(until)) {
 			return dst, nil
 		}
 		timer.Reset(pause(d.win.Due(), until))

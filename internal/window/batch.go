@@ -7,6 +7,7 @@ type Batch struct {
 	Full bool // what is next cannot join it
 
 	number int
+	wanted int // more that its caller waits for
 	n      int
 	bytes  int
 	split  int // of all its items
@@ -24,7 +25,7 @@ func (w *Window) Take(dst []*source.Attempt, limits source.Limits, b *Batch) []*
 	}
 	w.rest = 0 // here and nowhere else: until a caller has looked, Due says so
 	w.wake(now)
-	if w.cfg.Ordered && (w.active.n > b.n || w.backoff.n > 0) {
+	if w.blocked(b.n) {
 		return dst
 	}
 	if b.n == 0 {
@@ -43,6 +44,7 @@ func (w *Window) Take(dst []*source.Attempt, limits source.Limits, b *Batch) []*
 			w.advance(w.keys.follow(it))
 		}
 	}
+	w.want(b, max(0, b.wanted-(len(dst)-first)))
 	if len(dst) == first && w.waiting.n == 0 {
 		w.Room.resume() // the application waits for more
 	}
@@ -54,6 +56,11 @@ func (w *Window) Take(dst []*source.Attempt, limits source.Limits, b *Batch) []*
 		signal(w.Ready)
 	}
 	return dst
+}
+
+// blocked reports whether the order lets nothing be delivered in a batch that has begun with n items.
+func (w *Window) blocked(n int) bool {
+	return w.cfg.Ordered && (w.active.n > n || w.backoff.n > 0)
 }
 
 // next returns the item that is delivered next, which stays where it is, or nil.

@@ -52,15 +52,26 @@ func (w *Window) atBar() bool {
 	return w.barred && (w.waiting.n == 0 || w.bar.Less(w.waiting.head.ID)) && !w.keys.queuedBefore(w.bar)
 }
 
-// Want adds to the number of attempts that callers wait for.
-func (w *Window) Want(n int) {
+// Want says how many more attempts the caller of a batch waits for. Take counts down what it appends.
+func (w *Window) Want(b *Batch, n int) {
 	w.mu.Lock()
-	w.wanted += n
-	more := w.wanted > 0
-	if more && w.cfg.OnDemand && w.Room.guess() {
+	defer w.mu.Unlock()
+	w.want(b, n)
+	if w.wanted > 0 && w.cfg.OnDemand && w.Room.guess() {
 		signal(w.Room.Changed)
 	}
-	w.mu.Unlock()
+}
+
+// want is Want, and remembers a batch that has begun as long as others may join it.
+func (w *Window) want(b *Batch, n int) {
+	w.wanted += n - b.wanted
+	b.wanted = n
+	if b.n == 0 {
+		return
+	}
+	if w.begun = b.n; n == 0 || b.Full {
+		w.begun = 0
+	}
 }
 
 // Tried says that a caller has found nothing and does not wait: it may come again soon.

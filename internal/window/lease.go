@@ -46,7 +46,7 @@ func (l *Leases) Wanted() []*Item {
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || w.resting(now) || w.cfg.Ordered && (w.active.n > 0 || w.backoff.n > 0) {
+	if w.closed || w.resting(now) || w.blocked(w.begun) {
 		return nil
 	}
 	wanted := w.wanted

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -184,6 +185,26 @@ func TestLeases_WantedOnlyNext(t *testing.T) {
 		w.Close()
 		require.Empty(t, wanted(w, 1))
 
+		c := config(4)
+		c.Ordered = true
+		w = New(c)
+		more := items(1, 4)
+		more[1].Counted, more[2].Counted, more[3].Counted = false, false, false
+		w.Admit(more, time.Now())
+		var b Batch
+		limits := source.Limits{Max: 3}
+		w.Want(&b, limits.Max)
+		join(t, w, limits, &b, 1)
+		require.True(t, signalled(w.Leases.Prepare))
+		two := w.Leases.Wanted()
+		require.Len(t, two, 2, "in order, in the batch that has begun and waits for more")
+		require.Len(t, wanted(w, 1), 3, "another caller does not end that")
+		w.Leases.Prepared(time.Now(), two[0])
+		join(t, w, limits, &b, 2)
+		require.Equal(t, two[1:], w.Leases.Wanted(), "as many as it waits for")
+		w.Want(&b, 0)
+		require.Empty(t, wanted(w, 1), "in order, behind a batch that does not wait any more")
+
 		w = New(config(3))
 		killer := item(2)
 		killer.Alone, killer.Counted = true, false
@@ -290,7 +311,7 @@ func TestLeases_Overtaken(t *testing.T) {
 			it.Counted, it.Suspect = false, true
 			return []Item{it}
 		}
-		w.Want(1)
+		w.Want(&Batch{}, 1)
 		w.Admit(claimed(5), time.Now())
 		next := w.Leases.Wanted()
 		require.Len(t, next, 1)

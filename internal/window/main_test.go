@@ -101,6 +101,7 @@ func empty(t require.TestingT, w *Window) {
 	require.Empty(t, w.keys.states)
 	require.False(t, w.alone)
 	require.Zero(t, w.offers)
+	require.Zero(t, w.begun)
 	require.Empty(t, w.recall)
 }
 
@@ -120,7 +121,8 @@ func leased(w *Window, it *Item) bool {
 
 // wanted returns the items that are to be prepared for a number of waiting callers.
 func wanted(w *Window, callers int) []*Item {
-	w.Want(callers)
-	defer w.Want(-callers)
+	var b Batch
+	w.Want(&b, callers)
+	defer w.Want(&b, 0)
 	return w.Leases.Wanted()
 }

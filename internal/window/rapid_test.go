@@ -111,18 +111,19 @@ func (m *model) begin(c *caller, random *rand.Rand) bool {
 	}
 	m.batches++
 	*c = caller{batch: &Batch{}, number: m.batches, limits: limits}
-	m.want(limits.Max)
+	m.want(c, limits.Max)
 	return true
 }
 
-func (m *model) want(n int) {
-	m.wanted += n
-	m.w.Want(n)
+// want says how many more a caller wants.
+func (m *model) want(c *caller, n int) {
+	m.wanted += n - c.batch.wanted
+	m.w.Want(c.batch, n)
 }
 
 // leave ends a call of NextBatch.
 func (m *model) leave(c *caller) {
-	m.want(len(c.taken) - c.limits.Max)
+	m.want(c, 0)
 	for _, e := range c.taken {
 		e.caller = nil
 	}
@@ -147,7 +148,7 @@ func (m *model) take(t require.TestingT, c *caller) {
 		}
 		require.Equal(t, e.count, it.Delivered)
 		c.taken = append(c.taken, e)
-		m.want(-1)
+		m.wanted--
 	}
 	c.asleep = len(c.taken) < c.limits.Max && !(len(c.taken) > 0 && c.batch.Full)
 }

@@ -156,11 +156,12 @@ func TestRoom_OnDemand(t *testing.T) {
 	}
 	w := New(one)
 	w.Room.lastRead = 1000
-	w.Want(10)
+	var b Batch
+	w.Want(&b, 10)
 	require.True(t, signalled(w.Room.Changed))
 	require.Equal(t, 10, w.Room.BeginRead(1))
 	w.Room.EndRead(0)
-	w.Want(-10)
+	w.Want(&b, 0)
 	require.Equal(t, 1, w.Room.BeginRead(1))
 }
 

@@ -51,6 +51,7 @@ type Window struct {
 	active  list // in flight
 	keys    keyring
 	wanted  int     // attempts that callers wait for
+	begun   int     // items of the batch that waits for more, where there is an order
 	tried   instant // last time that a caller went without one
 	alone   bool
 	batches int     // number of the last batch
