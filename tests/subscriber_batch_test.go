@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -194,24 +196,36 @@ func TestSubscriber_SubscribeBatchConfig(t *testing.T) {
 	require.ErrorIs(t, err, redischannels.ErrClosed)
 }
 
-// A batch is read and acknowledged with few commands, however many messages it has.
+// A batch is read and acknowledged with few commands, however many messages it has: what is acknowledged
+// while a command is under way is written by the next one. So each is held back until all that the
+// application has is acknowledged.
 func TestSubscriber_CommandsPerBatch(t *testing.T) {
 	t.Parallel()
 	const n, size = 5000, 500
-	limits := redischannels.BatchConfig{Size: size, Wait: 100 * time.Millisecond}
-	for name, consume := range map[string]func(t *testing.T, server *redistest.Server, topic string, acked func(int)){
-		"SubscribeBatch": func(t *testing.T, server *redistest.Server, topic string, acked func(int)) {
-			for batch := range subscribeBatch(t, newSub(t, server.Client(t), usualTuning), topic, limits) {
-				endAll(batch, (*message.Message).Ack)
-				acked(len(batch))
-			}
+	limits := redischannels.BatchConfig{Size: size, Wait: soon / 2}
+	type statsFunc func() []redischannels.SubscriptionStats
+	for name, consume := range map[string]func(t *testing.T, client *redis.Client, topic string, received func(int)) statsFunc{
+		"SubscribeBatch": func(t *testing.T, client *redis.Client, topic string, received func(int)) statsFunc {
+			sub := newSub(t, client, usualTuning)
+			batches := subscribeBatch(t, sub, topic, limits)
+			go func() {
+				for batch := range batches {
+					received(len(batch))
+					endAll(batch, (*message.Message).Ack)
+				}
+			}()
+			return sub.Stats
 		},
-		"HandleBatch": func(t *testing.T, server *redistest.Server, topic string, acked func(int)) {
-			hub := newHub(t, server.Client(t), func(c *redischannels.HubConfig) { c.Stream.Subscriber.Tuning = redischannels.Tuning{} })
-			_ = streamOf[int](t, hub, topic).Reader().HandleBatch(t.Context(), func(_ context.Context, batch []redischannels.Delivery[int]) error {
-				acked(len(batch))
-				return nil
-			}, limits)
+		"HandleBatch": func(t *testing.T, client *redis.Client, topic string, received func(int)) statsFunc {
+			hub := newHub(t, client, func(c *redischannels.HubConfig) { c.Stream.Subscriber.Tuning = redischannels.Tuning{} })
+			reader := streamOf[int](t, hub, topic).Reader()
+			go func() {
+				_ = reader.HandleBatch(t.Context(), func(_ context.Context, batch []redischannels.Delivery[int]) error {
+					received(len(batch))
+					return nil
+				}, limits)
+			}()
+			return hub.Stats
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -220,19 +234,44 @@ func TestSubscriber_CommandsPerBatch(t *testing.T) {
 			direct, topic := server.Client(t), redistest.Key(t)
 			publish(t, direct, topic, decimals(n)...)
 			redistest.ResetStats(t, direct)
-			done := make(chan struct{})
-			left, batches := n, 0
-			go consume(t, server, topic, func(acked int) {
-				batches++
-				if left -= acked; left == 0 {
-					close(done)
+			client, held, proceed := server.Client(t), make(chan int), make(chan struct{})
+			var batches, received atomic.Int64
+			client.AddHook(redistest.Before("xack", func(_ context.Context, cmd redis.Cmder) error {
+				if received.Load() == 0 {
+					return nil // the subscription is being opened
 				}
+				select {
+				case held <- len(cmd.Args()) - 3: // all but XACK, key and group
+				case <-t.Context().Done():
+					return t.Context().Err()
+				}
+				select {
+				case <-proceed:
+				case <-t.Context().Done():
+				}
+				return t.Context().Err()
+			}))
+			statsOf := consume(t, client, topic, func(n int) {
+				batches.Add(1)
+				received.Add(int64(n))
 			})
-			waitFor(t, done)
+			commands := 0
+			for written := 0; written < n; commands++ {
+				select {
+				case ids := <-held:
+					redistest.Eventually(t, soon, func() bool {
+						return written+statsOf()[0].Acking == int(received.Load())
+					}, "the application has acknowledged what it has")
+					proceed <- struct{}{}
+					written += ids
+				case <-time.After(soon):
+					require.FailNow(t, "no acknowledgement is written")
+				}
+			}
 			eventuallyPending(t, direct, topic, 0)
 			stats := redistest.CommandStats(t, direct)
-			require.LessOrEqual(t, batches, 2*n/size)
-			require.LessOrEqual(t, stats["xack"], int64(2*n/100), "of up to 100 entries: %v", stats)
+			require.EqualValues(t, n/size, batches.Load())
+			require.LessOrEqual(t, commands, 2*n/size)
 			require.LessOrEqual(t, stats["xreadgroup"], int64(5*n/size), "%v", stats)
 			var others int64
 			for command, calls := range stats {
