@@ -2,6 +2,8 @@ package tests
 
 import (
 	"context"
+	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -106,6 +108,50 @@ func TestSubscriber_FailedReleaseIsRepeatedByClose(t *testing.T) {
 		msg.Ack()
 	}
 	eventuallyPending(t, direct, topic, 0)
+}
+
+// A release that was cut off was executed later, when its entry was ours again: another consumer
+// claimed it while it was handled here under a lease that was believed to hold.
+func TestSubscriber_LateReleaseTakesNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	admin, topic := server.Client(t), redistest.Key(t)
+	cut := make(chan []any, 1)
+	hook := redistest.Before("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if !isScript(t, cmd, "release", topic) {
+			return nil
+		}
+		select {
+		case cut <- append([]any{"EVAL", scriptText(t, []string{"release"})}, cmd.Args()[2:]...):
+			return &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+		default:
+			return nil
+		}
+	})
+	sub := newSub(t, server.Client(t), inFlight(8), minIdle(time.Minute), func(c *redischannels.SubscriberConfig) {
+		c.OnReadClient = func(own *redis.Client) { own.AddHook(hook) }
+	})
+	messages := sub.subscribe(t, topic)
+	livingConsumer(t, admin, topic, "peer")
+	publish(t, admin, topic, "a", "b")
+	eventuallyPending(t, admin, topic, 2)
+	var late []any
+	select { // b waits, and is released
+	case late = <-cut:
+	case <-time.After(soon):
+		require.FailNow(t, "no release")
+	}
+	receive(t, messages).Ack()
+	b := receive(t, messages)
+	require.Equal(t, "b", string(b.Payload))
+	before := pendingOf(t, admin, topic)
+	require.Len(t, before, 1)
+	require.Equal(t, []any{int64(-3)}, must(admin.Do(t.Context(), late...).Slice()))
+	after := pendingOf(t, admin, topic)
+	require.Len(t, after, 1)
+	require.Equal(t, before[0].Consumer, after[0].Consumer)
+	b.Ack()
+	eventuallyPending(t, admin, topic, 0)
 }
 
 // livingConsumer keeps a consumer that takes nothing alive until the test ends: it reads its own

@@ -202,7 +202,9 @@ func (k *claimer) move(of int, from stream.ID, scanned stream.Scanned) {
 // step claims the next entries of the scan and reports whether it has found some.
 func (k *claimer) step(ctx context.Context) (found bool, err error) {
 	o := k.c.obtain
-	o.mu.Lock()
+	if err := o.begin(ctx, k.c.cfg.Client); err != nil {
+		return false, err
+	}
 	defer o.mu.Unlock()
 	of, cursor, running := k.position()
 	count := min(k.c.win.Room.Claim(), claimBatch)

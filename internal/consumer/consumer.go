@@ -132,13 +132,10 @@ func New(cfg Config) *Consumer {
 	c.restorer = newRestorer(c)
 	c.obtain = newObtainer(c)
 	c.claimer = newClaimer(c)
-	control := redisconn.NewControl(cfg.Client, cfg.Topic.Name, max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
+	timeout := max(cfg.MinIdle/4, leastTimeout)
+	control := redisconn.NewControl(cfg.Client, cfg.Topic.Name, timeout, cfg.OnClient)
 	c.keeper = newKeeper(c, control)
-	// A release that is cut off may be executed later, when its entry has been taken back. So these are
-	// not cut off with a renewal that has failed.
-	releasing := redisconn.NewControl(cfg.Client, cfg.Topic.Name, max(cfg.MinIdle/4, leastTimeout), cfg.OnClient)
-	c.releases = &releases{id: c.id, control: releasing, win: c.win, minIdle: cfg.MinIdle,
-		obs: cfg.Observer, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
+	c.releases = &releases{id: c.id, control: control, timeout: timeout, minIdle: cfg.MinIdle, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
 	c.acker = newAcker(c)
 	c.deferrer = newDeferrer(c)
 	c.mover = newMover(c)
@@ -155,7 +152,6 @@ func New(cfg Config) *Consumer {
 func (c *Consumer) connected() {
 	c.win.Leases.Void()
 	c.keeper.reconnected()
-	c.releases.control.Reset()
 }
 
 // Open makes the consumer live, or fails for what the caller can mend. existed says that the
@@ -366,7 +362,6 @@ func (c *Consumer) leave() {
 	defer c.claimer.close()
 	defer c.reader.stream.Close()
 	defer c.keeper.control.Close()
-	defer c.releases.control.Close()
 	if !c.joined {
 		return
 	}

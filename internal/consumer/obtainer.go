@@ -56,9 +56,21 @@ func (p provenance) describe(it *window.Item, count int, known bool) {
 	it.Backoff = p.backoff[it.Text]
 }
 
+// begin takes the lock for commands that obtain entries.
+func (o *obtainer) begin(ctx context.Context, client redis.UniversalClient) error {
+	o.mu.Lock()
+	if err := o.c.releases.settle(ctx, client); err != nil {
+		o.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
 // own fetches the entries that are pending for this consumer and not held.
 func (o *obtainer) own(ctx context.Context, client redis.UniversalClient) error {
-	o.mu.Lock()
+	if err := o.begin(ctx, client); err != nil {
+		return err
+	}
 	defer o.mu.Unlock()
 	o.lost.Store(false)
 	o.c.win.BeginPass()
@@ -141,7 +153,9 @@ func (o *obtainer) hold(ctx context.Context, group *stream.Group, page []stream.
 // Those whose back-off is not over wait for that here, and hold back what comes behind them.
 // more says that there may be others.
 func (o *obtainer) released(ctx context.Context, client redis.UniversalClient, limit int) (more bool, err error) {
-	o.mu.Lock()
+	if err := o.begin(ctx, client); err != nil {
+		return true, err
+	}
 	defer o.mu.Unlock()
 	for of := range o.c.id.keys {
 		group := o.c.id.on(client, of)
@@ -255,9 +269,6 @@ func (o *obtainer) releaseUnseen(ctx context.Context) error {
 				entries[i] = stream.Released{Pending: p, Idle: o.c.cfg.MinIdle}
 			}
 			states, err := o.c.releases.send(ctx, of, entries)
-			if err != nil {
-				o.unknown.Store(true)
-			}
 			for i, state := range states {
 				if state == stream.Trimmed {
 					o.c.cfg.Observer.Trimmed([]string{page[i].Text}, 1)

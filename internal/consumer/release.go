@@ -5,6 +5,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/outage"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -25,14 +28,17 @@ const (
 type releases struct {
 	id       *identity
 	control  *redisconn.Control // whose client repeats nothing: what a second run found would not be the truth
-	win      *window.Window
+	timeout  time.Duration      // of its commands
 	minIdle  time.Duration
-	obs      Observer
 	restorer *restorer
 	lost     *atomic.Bool // set where some may still be ours
 	unknown  *atomic.Bool // set where a reply that may have named trimmed entries was lost
 	outage   *outage.Outage
 	failed   func(d outage.Duty, of int, err error)
+
+	// until is the deadline of the last release without a reply, by the server's clock in ms, 0 for none.
+	// A command that was cut off may be executed later, when its entry would be ours again.
+	until atomic.Int64
 }
 
 // release releases entries. Those that it cannot reach are found again by the reader, or become
@@ -49,30 +55,64 @@ func (r *releases) release(ctx context.Context, items []*window.Item) {
 		states, err := r.send(ctx, of, entries)
 		if err != nil {
 			r.lost.Store(true)
-			r.unknown.Store(true)
 			r.failed(outage.Control, of, err)
 			return err
 		}
 		r.outage.Over(outage.Control)
 		for i, state := range states {
-			if state == stream.Trimmed {
+			switch state {
+			case stream.Trimmed:
 				r.restorer.trimmed(items[i])
+			case stream.Late:
+				r.lost.Store(true)
 			}
 		}
 		return nil
 	})
 }
 
-func (r *releases) send(ctx context.Context, of int, entries []stream.Released) ([]stream.State, error) {
+func (r *releases) send(ctx context.Context, of int, entries []stream.Released) (states []stream.State, err error) {
+	defer func() {
+		if err != nil {
+			r.control.Reset()
+		}
+	}()
 	client, err := r.control.Client(ctx)
 	if err != nil {
 		return nil, err
 	}
-	states, err := r.id.on(client, of).Release(ctx, entries)
+	now, err := stream.Time(ctx, client, r.id.keys[of])
 	if err != nil {
-		r.control.Reset()
+		return nil, err
+	}
+	deadline := now.Add(client.Options().ReadTimeout)
+	if states, err = r.id.on(client, of).Release(ctx, entries, deadline); err != nil {
+		r.unknown.Store(true)
+		r.until.Store(deadline.UnixMilli())
 	}
 	return states, err
+}
+
+// settle waits until no release can be executed any more whose reply did not come: what is obtained
+// from then on stays ours.
+func (r *releases) settle(ctx context.Context, client redis.UniversalClient) error {
+	for {
+		until := r.until.Load()
+		if until == 0 {
+			return nil
+		}
+		now, err := stream.Time(ctx, client, r.id.keys[0])
+		if err != nil {
+			return err
+		}
+		wait := time.UnixMilli(until).Sub(now)
+		if wait > 0 && wait <= r.timeout && !backoff.Wait(ctx.Done(), wait) {
+			return context.Cause(ctx)
+		}
+		if wait <= 0 || wait > r.timeout { // the latter by another clock
+			r.until.CompareAndSwap(until, 0)
+		}
+	}
 }
 
 // atEnd is release for a server that may not be there any more: all retries of the client

@@ -75,6 +75,8 @@ const (
 	// Trimmed: the entry was pending here and is not in the stream any more; it is
 	// not pending any more.
 	Trimmed State = -2
+	// Late: the deadline of the command was over, so nothing was done.
+	Late State = -3
 )
 
 // KeepCount leaves the delivery count as it is.
@@ -233,13 +235,14 @@ type Released struct {
 }
 
 // Release returns entries that are still owned to the group, and sets their delivery counts and
-// idle times: any consumer claims them when they are idle for long enough.
+// idle times: any consumer claims them when they are idle for long enough. From deadline on, by the
+// server's clock, it does nothing.
 // (XCLAIM key group requeue 0 id IDLE ms RETRYCOUNT n JUSTID, after XPENDING)
-func (g *Group) Release(ctx context.Context, entries []Released) ([]State, error) {
+func (g *Group) Release(ctx context.Context, entries []Released, deadline time.Time) ([]State, error) {
 	return g.each(ctx, releaseScript, len(entries), func(i int, args []any) []any {
 		e := &entries[i]
 		return append(args, e.Text, max(0, e.Idle.Milliseconds()), e.Count)
-	}, g.Name, g.Consumer, RequeueConsumer)
+	}, g.Name, g.Consumer, RequeueConsumer, deadline.UnixMilli())
 }
 
 // each runs a script for n entries, scriptBatch of them at a time, in one pipeline. The client may
