@@ -34,9 +34,14 @@ func NewLink(base redis.UniversalClient, key string, timeout time.Duration, onCl
 // Failed notes an error of a command that was not sent over the link.
 func (l *Link) Failed(err error) {
 	if Classify(err).Retryable() {
-		l.suspect.Store(true)
-		l.control.Reset() // its connections are as old
+		l.Suspect()
 	}
+}
+
+// Suspect notes that the network may have failed.
+func (l *Link) Suspect() {
+	l.suspect.Store(true)
+	l.control.Reset() // its connections are as old
 }
 
 // Do calls f with the client to use. A panic of f is an error.

@@ -88,6 +88,7 @@ func (r *reader) wake(ctx context.Context, done <-chan struct{}, limit time.Dura
 	dropping.Go(func() {
 		defer cancel() // Wake may wait for a connection of the pool
 		for backoff.Wait(done, limit) {
+			r.link.Suspect() // what the caller's pool has may be as silent
 			r.stream.Drop()
 		}
 	})

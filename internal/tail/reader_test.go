@@ -3,7 +3,9 @@ package tail
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,6 +252,43 @@ func TestReader_LooksAtNoUsualPage(t *testing.T) {
 		require.Len(t, receive(t, pages).Entries, batch)
 	}
 	require.Equal(t, looks, h.commands.Count("evalsha"))
+}
+
+// A read was cut because the command that was to wake it had no answer, and its followers read by
+// themselves over the caller's pool, where each connection that is as silent takes a ReadTimeout.
+func TestReader_SilentPoolIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	h, topic := newHarness(t, redistest.Start(t)), redistest.Key(t)
+	first, _ := h.pager(t, topic, latest, 100)
+	pages := live(t, first)
+	h.blocked(t, 1)
+	var silent, used atomic.Int64
+	h.cfg.Client.AddHook(redistest.Before("client unblock", func(ctx context.Context, _ redis.Cmder) error {
+		silent.Add(1)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}).Before("xread", func(_ context.Context, cmd redis.Cmder) error {
+		if slices.Contains(cmd.Args(), any(topic)) {
+			used.Add(1)
+		}
+		return nil
+	}))
+	other := "{" + topic + "}:other"
+	second, _ := h.pager(t, other, latest, 100)
+	others := live(t, second)
+	shared := h.blocked(t, 2)
+	redistest.Eventually(t, soon, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return shared.interrupted != nil && shared.interrupted != shared.read
+	}, "the read without the other was cut")
+	h.blocked(t, 2)
+	require.Positive(t, silent.Load())
+	add(t, h.client, topic, "*", "on")
+	require.Len(t, receive(t, pages).Entries, 1)
+	add(t, h.client, other, "*", "on")
+	require.Len(t, receive(t, others).Entries, 1)
+	require.Zero(t, used.Load(), "reads over the caller's pool")
 }
 
 // Pages of large entries are no more than what is read into memory that is used again.
