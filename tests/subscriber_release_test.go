@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -108,6 +109,53 @@ func TestSubscriber_FailedReleaseIsRepeatedByClose(t *testing.T) {
 		msg.Ack()
 	}
 	eventuallyPending(t, direct, topic, 0)
+}
+
+// While entries of an order were on their way to other consumers the reader looked for what is ours
+// and not held, and took them back: then they were released under the lease of their handlers.
+func TestSubscriber_ReleaseOfAnOrderIsNotUndoneByARead(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	admin, topic := server.Client(t), redistest.Key(t)
+	handing, looked := make(chan struct{}), make(chan struct{})
+	var release, look sync.Once
+	hook := redistest.NewHook()
+	hook.Before("evalsha", func(_ context.Context, cmd redis.Cmder) error {
+		if isScript(t, cmd, "release", topic) {
+			release.Do(func() {
+				close(handing)
+				select { // it is slow
+				case <-looked:
+				case <-time.After(time.Second):
+				}
+			})
+		}
+		return nil
+	}).After("evalsha", func(ctx context.Context, cmd redis.Cmder) error {
+		switch {
+		case isScript(t, cmd, "fetch", topic):
+			look.Do(func() { close(looked) })
+		case isScript(t, cmd, "release", topic):
+			return admin.Do(ctx, "XAUTOCLAIM", topic, "g", "peer", 0, "0-0", "JUSTID").Err()
+		}
+		return nil
+	})
+	sub := newSub(t, server.Client(t), inFlight(8), minIdle(time.Minute), func(c *redischannels.SubscriberConfig) {
+		c.OrderingKey = func(msg *message.Message) string { return string(msg.Payload) }
+		c.OnReadClient = func(own *redis.Client) { own.AddHook(hook) }
+	})
+	messages := sub.subscribe(t, topic)
+	livingConsumer(t, admin, topic, "peer")
+	publish(t, admin, topic, "a", "b")
+	eventuallyPending(t, admin, topic, 2)
+	waitFor(t, handing)
+	receive(t, messages).Ack() // the reader continues
+	sub.events.wait(t, redischannels.EventReleased)
+	publish(t, admin, topic, "c")
+	c := receive(t, messages)
+	require.Equal(t, "c", string(c.Payload), "another consumer has b")
+	c.Ack()
+	eventuallyPending(t, admin, topic, 1)
 }
 
 // A release that was cut off was executed later, when its entry was ours again: another consumer

@@ -343,6 +343,7 @@ func (c *Consumer) release(items []*window.Item) {
 		c.reader.away.Store(true)
 		c.reader.stream.Wake(c.working) // what it waits for comes behind them
 	}
+	c.win.Released(len(items))
 	c.cfg.Observer.Released(texts(items))
 }
 

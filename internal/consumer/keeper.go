@@ -68,7 +68,7 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) prepare(ctx context.Context) (again bool) {
 	leases := &k.c.win.Leases
 	items := leases.Wanted()
-	of, err := k.hold(ctx, leases.Overtaken(items), func(*window.Item) int { return 1 }, leases.Uncounted)
+	of, err := k.hold(ctx, leases.Overtaken(items), func(it *window.Item) int { return it.NextCount() - 1 }, leases.Renewed)
 	if err == nil {
 		of, err = k.hold(ctx, items, (*window.Item).NextCount, leases.Prepared)
 	}

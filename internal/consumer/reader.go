@@ -120,6 +120,9 @@ func (r *reader) before(ctx context.Context) bool {
 // pending fetches entries that are pending already and come before new ones. It reports whether
 // there may be more that wait for room.
 func (r *reader) pending(ctx context.Context) (more bool, err error) {
+	if (r.sharing.Load() || r.away.Load() || r.c.obtain.lost.Load() || r.c.win.Drained()) && r.c.win.Leaving() {
+		return true, nil // what is being released looks like entries that are unseen
+	}
 	if r.sharing.Swap(false) {
 		r.shared.Store(true)
 		if err := r.c.obtain.releaseUnseen(ctx); err != nil {

@@ -151,6 +151,22 @@ func (w *Window) Behind() bool {
 	return w.behind
 }
 
+// Leaving reports whether items of TakeStale or Withdrawn may still be ours in Redis, so that pending
+// entries that are not held are not to be taken for unseen ones. Room.Changed is signalled when that is over.
+func (w *Window) Leaving() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.leaving > 0
+}
+
+// Released says that n items of TakeStale or Withdrawn were released, as far as that was possible.
+func (w *Window) Released(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leaving -= n
+	signal(w.Room.Changed)
+}
+
 // BeginPass says that the pending entries that are not held will be offered to Admit in stream
 // order, until EndPass.
 func (w *Window) BeginPass() {

@@ -1,7 +1,6 @@
 package window
 
 import (
-	"slices"
 	"time"
 
 	"github.com/flaminco/redischannels/internal/source"
@@ -66,26 +65,21 @@ func (l *Leases) Wanted() []*Item {
 	return items
 }
 
-// Overtaken returns the items behind others in which Redis counts two deliveries (see NextCount)
-// although none has begun here: an earlier entry that was claimed since comes first, and may end the
-// process. What takes back their counts, to that of the read, is followed by Uncounted.
+// Overtaken returns the items behind others of which Redis counts the next delivery, beyond what a
+// read counts in advance: an earlier entry that was claimed since comes first, and may end the
+// process. They are not prepared any more, and that is to be taken back in Redis.
 func (l *Leases) Overtaken(by []*Item) (items []*Item) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	for _, first := range by {
 		for it := first.next; it != nil && first.in == &l.w.waiting; it = it.next {
-			if it.Suspect && it.Delivered == 0 && it.Counted && !slices.Contains(items, it) {
+			if it.Counted && it.NextCount() > 1 {
+				it.Counted = false
 				items = append(items, it)
 			}
 		}
 	}
 	return items
-}
-
-// Uncounted says that a command sent then has renewed the leases of items and taken back the counts
-// of their next deliveries.
-func (l *Leases) Uncounted(sent time.Time, items ...*Item) {
-	l.renew(sent, items, func(it *Item) { it.Counted = it.in != &l.w.waiting && it.Counted })
 }
 
 // Prepared says that a command sent then has renewed the leases of items and counted their next

@@ -56,6 +56,7 @@ func (w *Window) Withdraw(it *Item) {
 	w.rest = w.now().after(time.Second) // until RestRecalled says how long: nothing overtakes it
 	w.remove(it)
 	w.recall = append(w.recall, it)
+	w.leaving++
 }
 
 // Withdrawn returns what Withdraw has removed, all of a batch together: nothing as long as something

@@ -53,6 +53,28 @@ func TestRoom_TakeStale(t *testing.T) {
 	})
 }
 
+// What was taken to be released, or withdrawn, is ours in Redis until Released.
+func TestRoom_LeavingUntilReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(config(4))
+		w.Admit(items(1, 3), time.Now())
+		offered := offer(t, w, 1)
+		require.False(t, w.Leaving())
+		time.Sleep(time.Second + 1)
+		stale, recalled := w.Room.TakeStale(time.Second, time.Second)
+		require.Len(t, stale, 2)
+		require.True(t, recalled)
+		w.Withdraw(offered)
+		require.Len(t, w.Withdrawn(), 1)
+		signalled(w.Room.Changed)
+		w.Released(len(stale))
+		require.True(t, w.Leaving())
+		require.True(t, signalled(w.Room.Changed))
+		w.Released(1)
+		require.False(t, w.Leaving())
+	})
+}
+
 // Each way of receiving ends the pause: to start what was offered, to take, and to wait.
 func TestRoom_PauseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

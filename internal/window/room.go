@@ -188,7 +188,7 @@ func (r *Room) Oldest() time.Duration {
 // reading until the application receives again. Where an offered item was admitted longer ago than
 // recall, all that are offered are recalled: they are one batch. Where there is an order, all later ones are taken as well: they must not overtake
 // those that are released. Nor must what a command in progress brings, which Admit leaves out, or
-// what is read before the pending entries were read again (see Window.Drained).
+// what is read before the pending entries were read again (see Window.Drained). Released follows.
 func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled bool) {
 	w := r.w
 	w.mu.Lock()
@@ -213,6 +213,7 @@ func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled b
 	for _, it := range items {
 		w.remove(it)
 	}
+	w.leaving += len(items)
 	signal(w.Ready) // those that are left may have waited behind one that was not prepared
 	return items, recalled
 }

@@ -58,6 +58,7 @@ type Window struct {
 	rest    instant // nothing is delivered before
 	offers  int     // items that are offered
 	recall  []*Item // recalled and withdrawn, until Withdrawn returns them
+	leaving int     // items that were removed in order to be released, and may not be yet
 	moved   instant // last time that something started or ended
 	behind  bool    // nothing is read before the next pass: what was released comes first
 	passing bool    // the same, before the pass that is under way (see BeginPass)
