@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/flaminco/redischannels"
-	"github.com/flaminco/redischannels/internal/feed"
 )
 
 // Defaults of [Options].
@@ -128,15 +127,6 @@ type Options[T any] struct {
 	// as well. A panic in it is recovered, and logged by the package log. Defaults to none.
 	OnError func(error)
 }
-
-var (
-	// ErrUnauthorized as the error of Options.Authorize answers 401 in place of 403.
-	ErrUnauthorized = errors.New("unauthorized")
-
-	// ErrSlowClient means that a client took nothing for WriteTimeout, or was further
-	// behind than Buffer and BufferBytes. It resumes where it has come to.
-	ErrSlowClient = feed.ErrSlow
-)
 
 // Validate reports every problem of the options in one joined error. Each names its
 // field and wraps [redischannels.ErrInvalidConfig].

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
-	"time"
 
 	gosse "github.com/tmaxmax/go-sse"
 
 	"github.com/flaminco/redischannels"
-	"github.com/flaminco/redischannels/internal/backoff"
 	"github.com/flaminco/redischannels/internal/feed"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -148,7 +146,7 @@ func (h *RunsHandler[T]) find(ctx context.Context, id string, seen stream.ID) (*
 	if v.run, err = h.open(id); err != nil {
 		return nil, err
 	}
-	v.run.expect(state)
+	h.expect(v.run, state)
 	return v, nil
 }
 
@@ -178,99 +176,4 @@ func begin(seen stream.ID, s stream.RunState) (at stream.ID, fresh bool) {
 		return seen, false
 	}
 	return stream.RunStart(s.Epoch), true
-}
-
-// runFeed is a run that has viewers.
-type runFeed struct {
-	id      string
-	channel *redischannels.Channel[[]byte]
-	feed    *feed.Feed
-	viewers int // guarded by feedsMu
-	stop    context.CancelFunc
-	leases  chan time.Duration // what is left of the writer's lease, as viewers have found it
-}
-
-// expect has the writer's lease looked after.
-func (f *runFeed) expect(s stream.RunState) {
-	if s.State == string(RunRunning) {
-		select {
-		case f.leases <- s.Left:
-		default: // it is already
-		}
-	}
-}
-
-// open returns the feed of a run, until release.
-func (h *RunsHandler[T]) open(id string) (*runFeed, error) {
-	h.feedsMu.Lock()
-	defer h.feedsMu.Unlock()
-	f := h.feeds[id]
-	if f == nil {
-		key, err := h.runs.key(id)
-		if err != nil {
-			return nil, err
-		}
-		channel, err := redischannels.NewStreamChannel[[]byte](h.runs.hub, key.Entries, redischannels.StreamChannelConfig{
-			Codec:      redischannels.Bytes,
-			Subscriber: redischannels.SubscriberConfig{ConsumerGroup: redischannels.NoConsumerGroup, Unmarshaler: runFormat{}},
-		})
-		if err != nil {
-			return nil, err
-		}
-		f = &runFeed{id: id, channel: channel, leases: make(chan time.Duration, 1)}
-		f.feed = h.feed(true, source[[]byte]{channel: channel, keeps: true, event: h.event})
-		var ctx context.Context
-		ctx, f.stop = context.WithCancel(h.life.Context())
-		h.life.Go(func() { h.watch(ctx, f) })
-		h.feeds[id] = f
-	}
-	f.viewers++
-	return f, nil
-}
-
-// release undoes open. The last viewer closes what was opened for the run.
-func (h *RunsHandler[T]) release(f *runFeed) {
-	h.feedsMu.Lock()
-	f.viewers--
-	last := f.viewers == 0
-	if last {
-		delete(h.feeds, f.id)
-	}
-	h.feedsMu.Unlock()
-	if last {
-		f.stop()
-		_ = f.channel.Close() // it has written nothing
-	}
-}
-
-// watch looks at a run whenever the lease of its writer may be over, which ends the run if it is.
-func (h *RunsHandler[T]) watch(ctx context.Context, f *runFeed) {
-	for {
-		var left time.Duration
-		select {
-		case left = <-f.leases:
-		case <-ctx.Done():
-			return
-		}
-		for failed, running := 0, true; running; {
-			if !backoff.Wait(ctx.Done(), left) {
-				return
-			}
-			state, err := h.runs.look(ctx, f.id)
-			switch {
-			case err == nil:
-				left, failed, running = state.Left+time.Millisecond, 0, state.State == string(RunRunning)
-				if state.Epoch == 0 { // Redis has lost it
-					f.feed.Disconnect()
-				}
-			case errors.Is(err, redischannels.ErrClosed):
-				return
-			default:
-				if failed++; failed == 1 {
-					h.options.OnError(err)
-				}
-				left = backoff.Redis.After(failed)
-			}
-		}
-	}
 }

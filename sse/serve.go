@@ -156,6 +156,7 @@ func (s *server[T]) serve(f *feed.Feed, c *feed.Client, request feed.Request) {
 	transport := s.transport(request)
 	c.Output = transport
 	err := f.Serve(ctx, c)
+	cancel() // the end of a response may take a while
 	if errors.Is(err, feed.ErrCompleted) {
 		transport.None()
 		return

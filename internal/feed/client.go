@@ -47,21 +47,18 @@ type Client struct {
 
 	feed      *Feed
 	broadcast *broadcast
-	ctx       context.Context // of the request
+	ctx       context.Context // see Feed.Serve
 	beat      *time.Timer
 	silent    <-chan time.Time // of beat; nil without heartbeats
 
-	edge *edge     // of the ring when the response began, or when the ring was live
+	edge *edge     // of the ring when the response began, or when the ring was live; until attach
 	owes bool      // the client does not know At
 	skip stream.ID // events up to here, of life, are not sent
 	life int
 }
 
 // serve sends events until the client has left, cannot follow, or the stream ends.
-func (c *Client) serve(ctx context.Context) error {
-	var cancel context.CancelFunc
-	c.ctx, cancel = context.WithCancel(ctx)
-	defer cancel()
+func (c *Client) serve() error {
 	if c.Heartbeat > 0 {
 		c.beat = time.NewTimer(c.Heartbeat)
 		defer c.beat.Stop()
@@ -71,6 +68,7 @@ func (c *Client) serve(ctx context.Context) error {
 	var number uint64
 	if err == nil {
 		number, err = c.attach()
+		c.edge = nil // the response may last for hours
 	}
 	if err == nil {
 		err = c.follow(number)

@@ -101,14 +101,15 @@ func (f *Feed) Clients() int {
 	return f.clients
 }
 
-// Serve sends events to a client until its context ends, it cannot follow, or the stream ends. The
-// error says why. It is used within a call of Config.Life. The last client of a feed ends what was
-// started for it and waits for that.
+// Serve sends events to a client until ctx ends, it cannot follow, or the stream ends. The error says
+// why. The caller ends ctx when Serve has returned: what was read for this client ends by that. It is
+// used within a call of Config.Life. The last client of a feed ends what was started for it and waits
+// for that.
 func (f *Feed) Serve(ctx context.Context, c *Client) error {
 	b := f.join()
 	defer f.leave(b)
-	c.feed, c.broadcast = f, b
-	return c.serve(ctx)
+	c.ctx, c.feed, c.broadcast = ctx, f, b
+	return c.serve()
 }
 
 // join counts a client and returns the broadcast that serves it.

@@ -1,0 +1,123 @@
+package sse
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/bridge"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+// RunInfo is how a run stands.
+type RunInfo struct {
+	ID       string            `json:"id"`
+	Epoch    string            `json:"epoch"` // greater than those of the runs of this ID before
+	Status   RunStatus         `json:"status"`
+	Error    string            `json:"error,omitempty"` // of RunFailed
+	Started  time.Time         `json:"started"`         // by the clock of the server
+	Pieces   int64             `json:"pieces"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// RunStatus is how a run stands, or how it has ended.
+type RunStatus string
+
+// The statuses of a run.
+const (
+	RunRunning RunStatus = "running"
+	RunDone    RunStatus = "done"
+	RunFailed  RunStatus = "failed"
+	RunStopped RunStatus = "stopped"
+	RunLost    RunStatus = "lost" // nothing was heard of the writer for its lease
+)
+
+// Info returns how a run stands. The error is ErrNoRun, or that of Redis.
+func (r *Runs[T]) Info(ctx context.Context, id string) (RunInfo, error) {
+	state, err := r.look(ctx, id)
+	if err == nil && state.Epoch == 0 {
+		err = fmt.Errorf("redischannels/sse: run %q: %w", id, ErrNoRun)
+	}
+	return runInfo(id, state), err
+}
+
+// List yields the runs that there are, in no order. An error is the last thing yielded.
+func (r *Runs[T]) List(ctx context.Context) iter.Seq2[RunInfo, error] {
+	return func(yield func(RunInfo, error) bool) {
+		for bucket := range r.config.Buckets {
+			if more, err := r.listBucket(ctx, bucket, yield); err != nil {
+				yield(RunInfo{}, fmt.Errorf("redischannels/sse: list runs: %w", bridge.RedisError(err)))
+				return
+			} else if !more {
+				return
+			}
+		}
+	}
+}
+
+// listPage is how many runs are looked at by one round trip, about.
+const listPage = 100
+
+// listBucket yields the runs of a bucket. It reports false if the loop was left.
+func (r *Runs[T]) listBucket(ctx context.Context, bucket int, yield func(RunInfo, error) bool) (more bool, err error) {
+	seen := make(map[string]bool) // a scan may return a member twice
+	for cursor := uint64(0); ; {
+		if err := r.life.Err(); err != nil {
+			return false, err
+		}
+		var found []string
+		if found, cursor, err = r.client.ZScan(ctx, r.index(bucket), cursor, "", listPage).Result(); err != nil {
+			return false, err
+		}
+		var keys []stream.RunID
+		for i := 0; i < len(found); i += 2 { // members and scores
+			if key, err := r.key(found[i]); err == nil && !seen[found[i]] {
+				seen[found[i]] = true
+				keys = append(keys, key)
+			}
+		}
+		states, err := stream.LookRuns(ctx, r.client, keys, r.config.TTL)
+		if err != nil {
+			return false, err
+		}
+		for i, state := range states {
+			if state.Epoch != 0 && !yield(runInfo(keys[i].ID, state), nil) {
+				return false, nil
+			}
+		}
+		if cursor == 0 {
+			return true, nil
+		}
+	}
+}
+
+func runInfo(id string, s stream.RunState) RunInfo {
+	info := RunInfo{ID: id, Epoch: strconv.FormatUint(s.Epoch, 10), Status: RunStatus(s.State), Error: s.Text, Started: s.Started, Pieces: s.Pieces}
+	_ = json.Unmarshal([]byte(s.Metadata), &info.Metadata) // what is not ours has none
+	return info
+}
+
+// look returns how a run stands. It is a call of its own.
+func (r *Runs[T]) look(ctx context.Context, id string) (state stream.RunState, err error) {
+	if err := r.life.Enter(); err != nil {
+		return state, err
+	}
+	defer r.life.Leave()
+	key, err := r.key(id)
+	if err != nil {
+		return state, err
+	}
+	err = r.link(id).Do(ctx, func(client redis.UniversalClient) (err error) {
+		state, err = key.LookRun(ctx, client, r.config.TTL)
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("redischannels/sse: look at run %q: %w", id, bridge.RedisError(err))
+	}
+	return state, err
+}
