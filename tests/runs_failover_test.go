@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -234,4 +235,31 @@ func checkEpochs(t *testing.T, events []sseEvent) {
 		}
 	}
 	require.Equal(t, -1, next, "the last one has an end")
+}
+
+// An epoch is greater than all before, also where the clock of a new master is behind that of the
+// former one, or the record is lost and only the entries are left.
+func TestRuns_EpochsGrow(t *testing.T) {
+	t.Parallel()
+	r := sharedRuns(t)
+	run := r.start("a")
+	require.NoError(t, run.End(t.Context(), nil))
+	var record string
+	for _, key := range r.keys() {
+		if strings.Contains(key, ":run:") {
+			record = key
+		}
+	}
+	ahead := time.Now().Add(time.Hour).UnixMilli()
+	require.NoError(t, r.client.HSet(t.Context(), record, "epoch", ahead).Err())
+	run = r.start("a")
+	require.Equal(t, fmt.Sprint(ahead+1), run.Epoch())
+	flushed(t, run, "p")
+	require.NoError(t, r.client.Del(t.Context(), record).Err())
+	run = r.start("a")
+	require.Equal(t, fmt.Sprint(ahead+2), run.Epoch())
+	s := r.view("a")
+	require.Equal(t, run.Epoch(), s.begins().Epoch)
+	flushed(t, run, "q")
+	require.Equal(t, []string{"q"}, s.pieces(1))
 }

@@ -229,6 +229,65 @@ func testKeysExpire(t *testing.T, count int) {
 	redistest.Eventually(t, soon, func() bool { return r.client.DBSize(t.Context()).Val() == 0 }, "nothing is left")
 }
 
+// A run is kept for TTL after its end, by which the index knows it as well.
+func TestRuns_KeptAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*runsTest, *sse.Run[string]) error{
+		"End":  func(_ *runsTest, run *sse.Run[string]) error { return run.End(t.Context(), nil) },
+		"Stop": func(r *runsTest, run *sse.Run[string]) error { return r.Stop(t.Context(), run.ID()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := sharedRuns(t, func(c *sse.RunsConfig) { c.WriterLease = time.Minute })
+			run := r.start("a")
+			flushed(t, run, "p")
+			index := ""
+			for _, key := range r.keys() {
+				require.NoError(t, r.client.Expire(t.Context(), key, time.Minute).Err())
+				if strings.HasSuffix(key, ":index") {
+					index = key
+					require.NoError(t, r.client.ZAdd(t.Context(), key, redis.Z{Score: 1, Member: "a"}).Err())
+				}
+			}
+			require.NoError(t, end(r, run))
+			require.Len(t, r.keys(), 3)
+			for _, key := range r.keys() {
+				require.Greater(t, r.client.TTL(t.Context(), key).Val(), sse.DefaultRunTTL/2, "%s", key)
+			}
+			require.Greater(t, r.client.ZScore(t.Context(), index, "a").Val(), float64(time.Now().UnixMilli()))
+		})
+	}
+}
+
+// The index has only the runs that there are: it would grow for as long as runs are started.
+func TestRuns_IndexForgetsExpiredRuns(t *testing.T) {
+	t.Parallel()
+	r := sharedRuns(t, func(c *sse.RunsConfig) {
+		c.Buckets, c.TTL, c.WriterLease = 1, 200*time.Millisecond, 200*time.Millisecond
+	})
+	require.NoError(t, r.start("a").End(t.Context(), nil))
+	index := "{" + r.name + ":0}:index"
+	require.NoError(t, r.client.Persist(t.Context(), index).Err())
+	redistest.Eventually(t, soon, func() bool { return len(r.keys()) == 1 }, "only the index is left")
+	require.Equal(t, []string{"a"}, r.client.ZRange(t.Context(), index, 0, -1).Val())
+	r.start("b")
+	require.Equal(t, []string{"b"}, r.client.ZRange(t.Context(), index, 0, -1).Val())
+}
+
+// Entries are kept of the epoch that is written and of the one before, of those before that at most a
+// part of a node of the stream.
+func TestRuns_OldEpochsAreTrimmed(t *testing.T) {
+	t.Parallel()
+	r := sharedRuns(t)
+	for range 4 {
+		run := r.start("a")
+		flushed(t, run, numbers(0, 500)...)
+		require.NoError(t, run.End(t.Context(), nil))
+	}
+	require.GreaterOrEqual(t, r.entries("a"), int64(2*501))
+	require.Less(t, r.entries("a"), int64(3*501))
+}
+
 // A run lives longer than its TTL as long as its writer does.
 func TestRuns_LongRunKeepsItsKeys(t *testing.T) {
 	t.Parallel()

@@ -97,6 +97,7 @@ func TestWS_Channel(t *testing.T) {
 	redistest.Eventually(t, soon, func() bool { return handler.Clients() == 3 }, "it has left")
 	require.NoError(t, resumed.conn.Write(t.Context(), websocket.MessageText, []byte("hello")))
 	require.Equal(t, websocket.StatusPolicyViolation, resumed.closed())
+	redistest.Eventually(t, soon, func() bool { return handler.Clients() == 2 }, "it was closed")
 	ended := make(chan websocket.StatusCode, 1)
 	go func() { ended <- positive.closed() }()
 	require.NoError(t, handler.Close())
@@ -136,17 +137,7 @@ func TestWS_SlowClient(t *testing.T) {
 	reported := make(chan error, 10)
 	handler := newSSE(t, channel, sse.Options[string]{Buffer: 20, WriteTimeout: 500 * time.Millisecond, OnError: func(err error) { reported <- err }})
 	url := newWS(t, handler, ws.Options{})
-	small := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-		if err == nil {
-			err = conn.(*net.TCPConn).SetReadBuffer(4096)
-		}
-		return conn, err
-	}}
-	t.Cleanup(small.CloseIdleConnections)
-	slow, _, err := websocket.Dial(soonCtx(t), url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: small}})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = slow.CloseNow() }) // it reads nothing
+	dialSlowWS(t, url, 4096) // it reads nothing
 	quick := openWS(t, url)
 	quick.next()
 	quick.conn.SetReadLimit(1 << 20)
@@ -163,6 +154,92 @@ func TestWS_SlowClient(t *testing.T) {
 	}
 	write(t, channel, "after")
 	require.Equal(t, `"after"`, string(quick.next().Data))
+}
+
+// A client that the ring has left behind, and that reads again before WriteTimeout, is closed with 1013,
+// at which it comes back.
+func TestWS_LeftBehind(t *testing.T) {
+	t.Parallel()
+	channel := streamOf[string](t, newHubOf(t), redistest.Key(t))
+	reported := make(chan error, 10)
+	handler := newSSE(t, channel, sse.Options[string]{Buffer: 20, WriteTimeout: time.Minute, OnError: func(err error) { reported <- err }})
+	url := newWS(t, handler, ws.Options{})
+	behind := dialSlowWS(t, url, 64<<10)
+	behind.SetReadLimit(1 << 20)
+	quick := openWS(t, url)
+	quick.next()
+	quick.conn.SetReadLimit(1 << 20)
+	padding := strings.Repeat("x", 64<<10)
+	for range 200 { // more than the buffers of a connection take
+		write(t, channel, padding)
+		quick.next()
+	}
+	var err error
+	for err == nil {
+		_, _, err = behind.Read(soonCtx(t))
+	}
+	require.Equal(t, websocket.StatusTryAgainLater, websocket.CloseStatus(err), "%v", err)
+	require.ErrorIs(t, <-reported, sse.ErrSlowClient)
+}
+
+// A client that has disappeared answers no ping, and is closed after WriteTimeout.
+func TestWS_DisappearedClient(t *testing.T) {
+	t.Parallel()
+	channel := streamOf[int](t, newHubOf(t), redistest.Key(t))
+	reported := make(chan error, 1)
+	handler := newSSE(t, channel, sse.Options[int]{
+		Heartbeat: 10 * time.Millisecond, WriteTimeout: 300 * time.Millisecond, OnError: func(err error) { reported <- err },
+	})
+	openWS(t, newWS(t, handler, ws.Options{})) // it reads nothing, not even pings
+	require.ErrorIs(t, <-reported, sse.ErrSlowClient)
+	redistest.Eventually(t, soon, func() bool { return handler.Clients() == 0 }, "it was closed")
+}
+
+// Close does not wait for the pong of a client that has disappeared, for which there is a minute.
+func TestWS_CloseWhilePinging(t *testing.T) {
+	t.Parallel()
+	channel := streamOf[int](t, newHubOf(t), redistest.Key(t))
+	handler := newSSE(t, channel, sse.Options[int]{Heartbeat: 10 * time.Millisecond, WriteTimeout: time.Minute})
+	pinged := make(chan struct{}, 1)
+	ended := make(chan error, 1)
+	conn, _, err := websocket.Dial(soonCtx(t), newWS(t, handler, ws.Options{}), &websocket.DialOptions{
+		OnPingReceived: func(context.Context, []byte) bool { // no pong
+			select {
+			case pinged <- struct{}{}:
+			default:
+			}
+			return false
+		},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.CloseNow() })
+	go func() {
+		var err error
+		for err == nil {
+			_, _, err = conn.Read(context.Background())
+		}
+		ended <- err
+	}()
+	waitFor(t, pinged)
+	closeSoon(t, handler)
+	require.Equal(t, websocket.StatusGoingAway, websocket.CloseStatus(<-ended))
+}
+
+// dialSlowWS connects a client with a small buffer, which reads nothing by itself.
+func dialSlowWS(t *testing.T, url string, buffer int) *websocket.Conn {
+	t.Helper()
+	small := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(buffer)
+		}
+		return conn, err
+	}}
+	t.Cleanup(small.CloseIdleConnections)
+	conn, _, err := websocket.Dial(soonCtx(t), url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: small}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.CloseNow() })
+	return conn
 }
 
 // Who may connect is decided before the connection is upgraded.

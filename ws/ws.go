@@ -79,7 +79,9 @@ type socket struct {
 	request feed.Request
 	options Options
 	conn    *websocket.Conn
-	sent    bool // since the last Flush
+	sent    bool            // since the last Flush
+	reading context.Context // until the client has left or has sent a message
+	talks   bool            // it has sent a message; set before reading ends
 }
 
 // Open implements feed.Output.
@@ -88,13 +90,23 @@ func (s *socket) Open() (err error) {
 	if err != nil {
 		return err // it has answered the request
 	}
-	// The context of a request does not end when its connection does, once that is upgraded.
-	closed := s.conn.CloseRead(context.WithoutCancel(s.request.HTTP.Context()))
-	context.AfterFunc(closed, s.request.Cancel)
+	var stop context.CancelFunc
+	s.reading, stop = context.WithCancel(context.WithoutCancel(s.request.HTTP.Context()))
+	go s.listen(stop)
 	if len(s.request.First) == 0 {
 		return nil
 	}
 	return s.send(frameOf(s.request.First))
+}
+
+// listen takes pongs until the client leaves or sends a message, which ends it: the context of a request
+// does not end when its connection does, once that is upgraded. Conn.CloseRead does the same, but waits
+// for itself for 15 s when there is a message.
+func (s *socket) listen(stop context.CancelFunc) {
+	defer s.request.Cancel()
+	defer stop() // before: End asks whether there was a message
+	_, _, err := s.conn.Reader(s.reading)
+	s.talks = err == nil
 }
 
 // Write implements feed.Output.
@@ -103,12 +115,14 @@ func (s *socket) Write(event *feed.Event) error { return s.send(event.Frame(fram
 // Place implements feed.Output.
 func (s *socket) Place(at stream.ID) error { return s.send(frame{ID: s.request.ID(at)}.encode()) }
 
-// Beat implements feed.Output. It waits for the pong, but not beyond the life of the handler.
+// Beat implements feed.Output. It waits for the pong, but not beyond the life of the handler, nor when no
+// pong is read any more.
 func (s *socket) Beat() error {
 	err := s.within(func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(s.request.Life, cancel)()
+		defer context.AfterFunc(s.reading, cancel)()
 		return s.conn.Ping(ctx)
 	})
 	if s.request.Life.Err() != nil {
@@ -145,6 +159,7 @@ func (s *socket) None() {
 	s.request.First = nil
 	if s.Open() == nil {
 		_ = s.conn.Close(CloseNothing, "nothing to see") // the client may have left
+		<-s.reading.Done()
 	}
 }
 
@@ -161,10 +176,16 @@ func (s *socket) End(err error) {
 		_ = s.conn.Close(websocket.StatusTryAgainLater, "too slow")
 	case errors.Is(err, feed.ErrEnded):
 		_ = s.conn.Close(websocket.StatusGoingAway, "come back")
+	case s.talked():
+		_ = s.conn.Close(websocket.StatusPolicyViolation, "clients send nothing")
 	default:
 		_ = s.conn.CloseNow()
 	}
+	<-s.reading.Done() // the connection is closed
 }
+
+// talked reports whether the client has ended the stream by a message.
+func (s *socket) talked() bool { return s.reading.Err() != nil && s.talks }
 
 // frame is a message.
 type frame struct {
