@@ -191,8 +191,9 @@ func TestWS_DisappearedClient(t *testing.T) {
 		Heartbeat: 10 * time.Millisecond, WriteTimeout: 300 * time.Millisecond, OnError: func(err error) { reported <- err },
 	})
 	openWS(t, newWS(t, handler, ws.Options{})) // it reads nothing, not even pings
-	require.ErrorIs(t, <-reported, sse.ErrSlowClient)
+	redistest.Eventually(t, soon, func() bool { return handler.Clients() == 1 }, "it is connected")
 	redistest.Eventually(t, soon, func() bool { return handler.Clients() == 0 }, "it was closed")
+	require.ErrorIs(t, <-reported, sse.ErrSlowClient)
 }
 
 // Close does not wait for the pong of a client that has disappeared, for which there is a minute.
