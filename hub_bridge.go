@@ -41,6 +41,7 @@ func init() {
 	bridge.RedisError = redisError
 	bridge.CheckClient = supportedClient
 	bridge.SideKeys = sideKeys
+	bridge.Logger = loggerOrDefault
 	bridge.KeeperLog = func(logger watermill.LoggerAdapter) housekeeper.Observer {
 		logger = loggerOrDefault(logger)
 		return keeperObserver{func(e Event) { logKeeperEvent(logger, e) }}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/control"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -26,12 +27,16 @@ const (
 	// StateClosing: the context of Subscribe has ended or Close was called, and
 	// messages are still in flight or acknowledgements are being written.
 	StateClosing
+	// StatePaused: the group is paused (package inspect). Nothing is read or delivered until
+	// it is resumed; handlers in progress finish.
+	StatePaused
 )
 
 var subscriptionStateNames = [...]string{
 	StateLive:         "live",
 	StateDisconnected: "disconnected",
 	StateClosing:      "closing",
+	StatePaused:       "paused",
 }
 
 // String returns the state in one word.
@@ -127,6 +132,12 @@ type GroupStats struct {
 	Consumers int64
 	// LastDelivered is the ID of the last entry that was delivered to the group.
 	LastDelivered string
+	// Paused says that the group is paused (package inspect), so that Lag grows until it is
+	// resumed: PausedFor is the time until that happens by itself, 0 where it does not. PauseReason is
+	// what the operator has given.
+	Paused      bool
+	PausedFor   time.Duration
+	PauseReason string
 }
 
 // GroupStats asks Redis where the consumer group stands on a topic.
@@ -162,12 +173,17 @@ func (s *Subscriber) GroupStats(ctx context.Context, topic string) (GroupStats, 
 		deferred, returned = pipe.ZCard(ctx, of.Due(s.cfg.ConsumerGroup)), pipe.XLen(ctx, of.Return(s.cfg.ConsumerGroup))
 		_, err = pipe.Exec(ctx)
 	}
+	var pause control.Paused
+	if err == nil {
+		pause, err = control.Look(ctx, s.cfg.Client, of, s.cfg.ConsumerGroup)
+	}
 	if err != nil {
 		return GroupStats{}, fmt.Errorf("redischannels: stats of group %q of topic %q: %w", s.cfg.ConsumerGroup, topic, redisError(err))
 	}
 	return GroupStats{
 		Lag: found.Lag, Pending: found.Pending + deferred.Val() + returned.Val(), Deferred: deferred.Val(), Returned: returned.Val(),
 		Consumers: found.Consumers, LastDelivered: found.LastDelivered,
+		Paused: pause.Paused, PausedFor: pause.Left, PauseReason: pause.Reason,
 	}, nil
 }
 
@@ -204,6 +220,8 @@ func (s *subscription) snapshot() (stats SubscriptionStats, ok bool) {
 		state = StateClosing
 	case s.Down():
 		state = StateDisconnected
+	case s.Paused():
+		state = StatePaused
 	}
 	sizes := s.Sizes()
 	of := func(kind EventKind) uint64 { return s.counters.events[kind].Load() }

@@ -29,6 +29,7 @@ type engine interface {
 	Done() <-chan struct{}
 	Sizes() window.Sizes
 	Down() bool
+	Paused() bool
 	Closing() bool
 	ConsumerName() string
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/inspect"
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
@@ -61,9 +62,11 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 		ids := publish(t, admin, topic, make([]string, 300)...)
 		deliverTo(t, admin, topic, "c", 10, 0)
 		require.NoError(t, admin.XDel(t.Context(), topic, ids[20]).Err())
+		require.NoError(t, newInspector(t, admin).Pause(t.Context(), topic, "g", inspect.PauseOptions{Until: serverTime(t, admin).Add(time.Hour)}))
 		stats, err := newSub(t, client).GroupStats(t.Context(), topic)
 		if err == nil {
 			require.EqualValues(t, 289, stats.Lag)
+			require.True(t, stats.Paused)
 		}
 		return err
 	},
@@ -112,6 +115,7 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 	"delay-operator":     aclCancel,
 	"scheduler":          aclSchedule,
 	"operator":           aclOperate,
+	"controller":         aclControl,
 	"waiting-writer":     aclWaitToWrite,
 	"follower":           aclFollow,
 	"channel-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {

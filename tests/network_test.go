@@ -151,16 +151,7 @@ func TestNetwork_SlowAndByteWise(t *testing.T) {
 // scriptOf matches the execution of one of the library's scripts.
 func scriptOf(t *testing.T, name string) redistest.Match {
 	t.Helper()
-	files := []string{name}
-	switch name {
-	case "dead_letter":
-		files = []string{"dead_common", name}
-	case "reap", "lag", "room":
-		files = []string{"behind", name}
-	case "restore":
-		files = []string{"less", "behind", name}
-	}
-	text := scriptText(t, files)
+	text := scriptText(t, name)
 	hash := redistest.Contains(redis.NewScript(text).Hash())
 	whole := redistest.Contains(text) // where the server does not know it yet
 	return redistest.And(redistest.Script(), func(request []byte) bool { return hash(request) || whole(request) })
@@ -182,13 +173,25 @@ func beforeScriptOnce(t *testing.T, hook *redistest.Hook, name, topic string, ac
 // isScript reports whether a command executes one of the library's scripts, of one file, on a topic.
 func isScript(t *testing.T, cmd redis.Cmder, name, topic string) bool {
 	t.Helper()
-	text := scriptText(t, []string{name})
+	text := scriptText(t, name)
 	args := cmd.Args()
 	return len(args) > 3 && args[3] == topic && (args[1] == text || args[1] == redis.NewScript(text).Hash())
 }
 
-func scriptText(t *testing.T, files []string) string {
+// scriptText returns the text of a script by its file, with those that stand before it.
+func scriptText(t *testing.T, name string) string {
 	t.Helper()
+	files := []string{name}
+	switch name {
+	case "dead_letter":
+		files = []string{"dead_common", name}
+	case "reap", "lag", "room":
+		files = []string{"behind", name}
+	case "restore":
+		files = []string{"less", "behind", name}
+	case "scan":
+		files = []string{"paused", name}
+	}
 	text := ""
 	for _, file := range files {
 		source, err := os.ReadFile("../internal/stream/lua/" + file + ".lua")

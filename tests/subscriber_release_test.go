@@ -170,7 +170,7 @@ func TestSubscriber_LateReleaseTakesNothing(t *testing.T) {
 			return nil
 		}
 		select {
-		case cut <- append([]any{"EVAL", scriptText(t, []string{"release"})}, cmd.Args()[2:]...):
+		case cut <- append([]any{"EVAL", scriptText(t, "release")}, cmd.Args()[2:]...):
 			return &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
 		default:
 			return nil

@@ -46,6 +46,9 @@ var SideKeys func(topic string, configured func(topic string) string, client red
 // Pack returns the packed entry of a message that is delayed, or why there is none.
 var Pack func(marshaler any, topic string, msg *message.Message) ([]byte, error)
 
+// Logger returns a logger, or the default for nil.
+var Logger func(watermill.LoggerAdapter) watermill.LoggerAdapter
+
 // KeeperLog returns what writes to the log what a housekeeper reports.
 var KeeperLog func(watermill.LoggerAdapter) housekeeper.Observer
 

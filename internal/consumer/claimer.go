@@ -111,19 +111,23 @@ func (k *claimer) failed(err error) {
 
 // scan makes a step of a scan from a cursor in a stream.
 func (k *claimer) scan(ctx context.Context, of int, cursor stream.ID, count int) (stream.Scanned, error) {
-	scanned, err := k.c.id.on(k.c.cfg.Client, of).Scan(ctx, k.c.cfg.MinIdle, cursor, count, k.c.id.keys[of+1:], k.dueSets)
+	sent := time.Now()
+	beside := stream.Beside{Streams: k.c.id.keys[of+1:], Due: k.dueSets, Control: k.c.cfg.Topic.Control()}
+	scanned, err := k.c.id.on(k.c.cfg.Client, of).Scan(ctx, k.c.cfg.MinIdle, cursor, count, beside)
 	scanned.Of += of
+	if err == nil {
+		k.due(scanned.Due)
+		k.c.pauser.saw(sent, scanned.Pause)
+	}
 	return scanned, err
 }
 
 // touch shows other consumers that this one is alive.
 func (k *claimer) touch(ctx context.Context) {
-	scanned, err := k.scan(ctx, 0, stream.ID{}, 0)
-	if err != nil {
+	if _, err := k.scan(ctx, 0, stream.ID{}, 0); err != nil {
 		k.failed(err)
 		return
 	}
-	k.due(scanned.Due)
 	k.c.outage.Over(outage.Control)
 }
 
@@ -213,6 +217,9 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 	}
 	sent := time.Now()
 	scanned, err := k.scan(ctx, of, cursor, count)
+	if err == nil && scanned.Pause == stream.Paused {
+		return false, nil
+	}
 	if err != nil {
 		o.lost.Store(true)
 		if scanned.Lost {
@@ -220,7 +227,6 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 		}
 		return false, err
 	}
-	k.due(scanned.Due)
 	k.move(of, cursor, scanned)
 	of = scanned.Of
 	o.trimmed(of, scanned.Trimmed)

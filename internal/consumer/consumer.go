@@ -13,6 +13,7 @@
 //	mover      moves entries to the dead letters
 //	deferrer   stores retries that are off for long
 //	restorer   re-creates a lost group
+//	pauser     looks whether the group is paused
 //
 // What is delivered next is decided by a dispatch.Dispatcher on the window.
 package consumer
@@ -99,6 +100,7 @@ type Consumer struct {
 	mover    *mover
 	deferrer *deferrer
 	restorer *restorer
+	pauser   *pauser
 
 	// reading ends first, by stop; then working, when everything is written.
 	reading context.Context
@@ -117,6 +119,7 @@ func New(cfg Config) *Consumer {
 	cfg.Window.From = cfg.Origin
 	cfg.Window.LeaseTime = cfg.MinIdle - cfg.MinIdle/6
 	cfg.Window.MaxDeliveries = cfg.MaxDeliveries
+	cfg.Window.Pausable = true
 	cfg.Window.Deferrable = cfg.MaxDeferred > 0 && !cfg.Window.Keyed
 	c.win = window.New(cfg.Window)
 	c.outage = &outage.Outage{
@@ -135,6 +138,7 @@ func New(cfg Config) *Consumer {
 	timeout := max(cfg.MinIdle/4, leastTimeout)
 	control := redisconn.NewControl(cfg.Client, cfg.Topic.Name, timeout, cfg.OnClient)
 	c.keeper = newKeeper(c, control)
+	c.pauser = &pauser{c: c, control: control}
 	c.releases = &releases{id: c.id, control: control, timeout: timeout, minIdle: cfg.MinIdle, restorer: c.restorer, lost: &c.obtain.lost, unknown: &c.obtain.unknown, outage: c.outage, failed: c.failed}
 	c.acker = newAcker(c)
 	c.deferrer = newDeferrer(c)
@@ -211,13 +215,16 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 	return existed, c.claimer.open(ctx)
 }
 
-// join reports settings that differ from those of another subscription of the group.
+// join reports settings that differ from those of another subscription of the group, and learns whether
+// it is paused.
 func (c *Consumer) join(ctx context.Context) error {
 	own := delayed.Settings{MinIdle: c.cfg.MinIdle.Truncate(time.Millisecond), ConsumerTimeout: c.cfg.ConsumerTimeout.Truncate(time.Millisecond)}
-	before, err := delayed.Join(ctx, c.cfg.Client, c.id.targets[1], own)
+	sent := time.Now()
+	before, paused, err := delayed.Join(ctx, c.cfg.Client, c.id.targets[1], own)
 	if err != nil {
 		return err
 	}
+	c.win.Pause.Looked(sent, paused)
 	if before.MinIdle != 0 && before.MinIdle != own.MinIdle {
 		c.cfg.Observer.Failed(fmt.Errorf("the MinIdle of the group is %s here and was %s in another subscription: entries are claimed too early from the one with more", own.MinIdle, before.MinIdle))
 	}
@@ -248,6 +255,7 @@ func (c *Consumer) run() {
 	var reading, writing, keeping sync.WaitGroup
 	reading.Go(func() { c.reader.run(c.reading) })
 	reading.Go(func() { c.upkeep(c.reading) })
+	reading.Go(func() { c.pauser.run(c.reading) })
 	writing.Go(func() { c.acker.run(c.working) })
 	writing.Go(func() { c.mover.run(c.working) })
 	keeping.Go(func() { c.keeper.run(c.working) })
@@ -297,7 +305,8 @@ func (c *Consumer) upkeep(ctx context.Context) {
 			return
 		case <-look.C:
 			c.win.BlockLong(staleAfter)
-			c.releaseStale(ctx)
+			c.releaseBuffered(ctx)
+			c.reader.halt()
 			c.win.Probe()
 			c.stalled()
 		case <-scan.C:
@@ -306,6 +315,16 @@ func (c *Consumer) upkeep(ctx context.Context) {
 		case <-c.claimer.turn:
 			c.claimer.next(ctx)
 		}
+	}
+}
+
+// releaseBuffered releases what is not to wait here: while the group is paused nothing stays but what has
+// an order.
+func (c *Consumer) releaseBuffered(ctx context.Context) {
+	if !c.Paused() {
+		c.releaseStale(ctx)
+	} else if items := c.win.Pause.TakeBuffered(); len(items) > 0 {
+		c.release(items)
 	}
 }
 
@@ -413,9 +432,10 @@ func (c *Consumer) Close(ctx context.Context) error {
 func (c *Consumer) Stop()                 { c.stop() }
 func (c *Consumer) Done() <-chan struct{} { return c.done }
 
-// Sizes are those of the window; Down and Closing say how it stands besides.
+// Sizes are those of the window; Down, Paused and Closing say how it stands besides.
 func (c *Consumer) Sizes() window.Sizes { return c.win.Sizes() }
 func (c *Consumer) Down() bool          { return c.outage.Open() }
+func (c *Consumer) Paused() bool        { return c.win.Pause.Paused() }
 func (c *Consumer) Closing() bool       { return c.reading.Err() != nil }
 
 // ConsumerName returns the name of the consumer in Redis.

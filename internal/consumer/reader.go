@@ -36,6 +36,7 @@ type reader struct {
 	away     atomic.Bool   // entries may be released that none may overtake
 	sharing  atomic.Bool   // entries that were left out are to be released
 	shared   atomic.Bool   // some were, since they were last taken back
+	halted   atomic.Bool   // nothing is read, since the group is paused
 	returned bool          // the last read has brought entries of the return stream
 	restores int           // of the group since the last read
 	cut      bool          // the connection was why the last read failed
@@ -105,6 +106,14 @@ func (r *reader) before(ctx context.Context) bool {
 		r.failedOf(ctx, of, cause)
 		return false
 	}
+	if r.c.Paused() {
+		r.halted.Store(true)
+		r.awaitRoom(ctx)
+		return false
+	}
+	if r.halted.Swap(false) {
+		r.resume()
+	}
 	more, err := r.pending(ctx)
 	if err != nil {
 		r.failed(ctx, err)
@@ -115,6 +124,21 @@ func (r *reader) before(ctx context.Context) bool {
 		return false
 	}
 	return r.scanned || r.firstScan(ctx)
+}
+
+// halt ends a read that blocks although the group is paused.
+func (r *reader) halt() {
+	if r.c.Paused() && !r.halted.Load() {
+		r.stream.Wake(r.c.working)
+	}
+}
+
+// resume begins as after Open: with what is pending.
+func (r *reader) resume() {
+	r.away.Store(r.c.ordered())
+	r.c.obtain.lost.Store(true)
+	r.scanned, r.vain = false, 0
+	r.c.claimer.start()
 }
 
 // pending fetches entries that are pending already and come before new ones. It reports whether

@@ -16,15 +16,16 @@ type Settings struct {
 }
 
 // Join notes the settings of a subscription in the control record of its topic, and returns those that
-// another one has noted, zero for none. It fails where the side keys belong to another topic.
-func Join(ctx context.Context, client redis.UniversalClient, target Target, s Settings) (before Settings, err error) {
+// another one has noted, zero for none, and whether the group is paused. It fails where the side keys belong
+// to another topic.
+func Join(ctx context.Context, client redis.UniversalClient, target Target, s Settings) (before Settings, paused bool, err error) {
 	words, err := joinScript.Run(ctx, client, []string{target.Topic.Control()}, target.Topic.Name, target.Group,
 		s.MinIdle.Milliseconds(), s.ConsumerTimeout.Milliseconds()).StringSlice()
 	if err != nil {
-		return before, err
+		return before, false, err
 	}
-	if len(words) != 2 {
-		return before, redisconn.ErrMalformed
+	if len(words) != 3 {
+		return before, false, redisconn.ErrMalformed
 	}
 	for i, d := range []*time.Duration{&before.MinIdle, &before.ConsumerTimeout} {
 		if words[i] == "" {
@@ -32,9 +33,9 @@ func Join(ctx context.Context, client redis.UniversalClient, target Target, s Se
 		}
 		ms, err := strconv.ParseInt(words[i], 10, 64)
 		if err != nil {
-			return before, redisconn.ErrMalformed
+			return before, false, redisconn.ErrMalformed
 		}
 		*d = time.Duration(ms) * time.Millisecond
 	}
-	return before, nil
+	return before, words[2] != "0", nil
 }

@@ -15,7 +15,7 @@ type script struct {
 }
 
 func newScript(text string) script {
-	text = commonLua + text
+	text = CommonLua + text
 	return script{redis.NewScript(text), text}
 }
 

@@ -12,8 +12,10 @@ import (
 )
 
 var (
+	// CommonLua stands before the scripts of this package, and before others on the control record.
+	//
 	//go:embed lua/common.lua
-	commonLua string
+	CommonLua string
 	//go:embed lua/store.lua
 	storeLua string
 	//go:embed lua/move.lua
@@ -36,7 +38,7 @@ var (
 	storeScript  = newScript(storeLua)
 	moveScript   = newScript(stream.OriginalLua + moveLua)
 	deferScript  = newScript(stream.OriginalLua + deferLua)
-	joinScript   = newScript(joinLua)
+	joinScript   = newScript(stream.PausedLua + joinLua)
 	listScript   = newScript(listLua)
 	cancelScript = newScript(cancelLua)
 

@@ -242,7 +242,7 @@ func (d *Dispatcher) withdrawn(it *window.Item) {
 	switch {
 	case d.win.Leases.Lost(it):
 		d.win.Remove(it)
-	case d.stopped() || !d.win.Recalled(it):
+	case d.stopped() || d.win.Pause.Paused() || !d.win.Recalled(it):
 		d.win.Return(it)
 	default:
 		d.win.Withdraw(it)

@@ -27,6 +27,11 @@ var releaseSource string
 //go:embed lua/scan.lua
 var scanSource string
 
+// PausedLua stands before the scripts that ask whether a group is paused.
+//
+//go:embed lua/paused.lua
+var PausedLua string
+
 //go:embed lua/reclaim.lua
 var reclaimSource string
 
@@ -51,7 +56,7 @@ var restoreSource string
 var (
 	holdScript    = redis.NewScript(holdSource)
 	releaseScript = redis.NewScript(releaseSource)
-	scanScript    = redis.NewScript(scanSource)
+	scanScript    = redis.NewScript(PausedLua + scanSource)
 	reclaimScript = redis.NewScript(reclaimSource)
 	ackScript     = redis.NewScript(ackSource)
 	ownScript     = redis.NewScript(ownSource)
@@ -358,10 +363,28 @@ type Scanned struct {
 	Released []string // those of them that were released by a consumer, not left by one
 	Trimmed  []string // that were trimmed from the stream and have left the group
 	Lost     bool     // beside an error: the reply was lost, and with it what it named
+	Pause    Pause
 
 	// Due is the time until the first entry of each due set is due, negative for an empty one. It
 	// is empty where the sets could not be looked at.
 	Due []time.Duration
+}
+
+// Pause is what the control record of a topic says about a group.
+type Pause uint8
+
+// The states of a group.
+const (
+	PauseUnknown Pause = iota // it could not be looked at
+	Running
+	Paused
+)
+
+// Beside are other keys of a topic that a claim scan looks at.
+type Beside struct {
+	Streams []string // that come behind the group's own
+	Due     []string // sorted sets of when delayed messages are due
+	Control string
 }
 
 // maxWait is the longest time.Duration in milliseconds.
@@ -370,25 +393,27 @@ const maxWait = math.MaxInt64 / int64(time.Millisecond)
 // Scan takes over up to count entries that have been idle for minIdle, from cursor on,
 // without counting it as a delivery. Where nothing is pending in the stream it scans the first of
 // those behind it in which something is. With a count of 0 it only shows others that this consumer
-// is alive. Before Redis 7 trimmed entries are among those that were claimed. It also looks at
-// the due sets of delayed messages, which cannot make it fail by their type.
+// is alive, as it does while the group is paused. Before Redis 7 trimmed entries are among those that were
+// claimed. The due sets of delayed messages and the control record cannot make it fail by their type.
 // After an error entries may have been claimed unseen; the client does not repeat it, since
 // the second one would not return what the first one took.
-// (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID, XPENDING, XREADGROUP, ZRANGE)
-func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, count int, behind, due []string) (Scanned, error) {
-	scan := func(behind, due []string) (*redis.Cmd, bool) {
-		return g.run(ctx, 1, scanScript, scanSource, slices.Concat(behind, due), RequeueConsumer, minIdle.Milliseconds(), cursor.String(), count, 1+len(behind))
+// (XAUTOCLAIM key group consumer min-idle cursor COUNT count JUSTID, XPENDING, XREADGROUP, ZRANGE, HGET)
+func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, count int, beside Beside) (Scanned, error) {
+	behind, due := beside.Streams, beside.Due
+	scan := func(behind, due, control []string) (*redis.Cmd, bool) {
+		return g.run(ctx, 1, scanScript, PausedLua+scanSource, slices.Concat(behind, due, control), RequeueConsumer,
+			minIdle.Milliseconds(), cursor.String(), count, 1+len(behind), len(due))
 	}
-	cmd, lost := scan(behind, due)
+	cmd, lost := scan(behind, due, []string{beside.Control})
 	if redis.HasErrorPrefix(cmd.Err(), "TRYAGAIN") {
 		// The hash slot moves between servers, which takes several keys for not all there.
-		cmd, lost = scan(nil, nil)
+		cmd, lost = scan(nil, nil, nil)
 	}
 	reply, err := cmd.Slice()
 	if err != nil {
 		return Scanned{Lost: lost}, err
 	}
-	if len(reply) != 6 {
+	if len(reply) != 7 {
 		return Scanned{}, redisconn.ErrMalformed
 	}
 	of := toInt(reply[0])
@@ -398,11 +423,22 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 	if err != nil || len(waits) > len(due) || of < 0 || of > int64(len(behind)) {
 		return Scanned{}, redisconn.ErrMalformed
 	}
-	found := Scanned{Of: int(of), Next: next, IDs: toStrings(reply[2]), Released: toStrings(reply[3]), Trimmed: toStrings(reply[4])}
+	found := Scanned{Of: int(of), Next: next, IDs: toStrings(reply[2]), Released: toStrings(reply[3]), Trimmed: toStrings(reply[4]), Pause: toPause(reply[6])}
 	for _, ms := range waits {
 		found.Due = append(found.Due, time.Duration(min(toInt(ms), maxWait))*time.Millisecond)
 	}
 	return found, nil
+}
+
+// toPause reads for how many milliseconds a group is paused, which may be missing.
+func toPause(reply any) Pause {
+	switch words, _ := reply.([]any); {
+	case len(words) == 0:
+		return PauseUnknown
+	case toInt(words[0]) == 0:
+		return Running
+	}
+	return Paused
 }
 
 // Reclaimed are released entries that were taken over.

@@ -249,6 +249,7 @@ func (s *Subscription) Done() <-chan struct{} { return s.done }
 // Sizes are those of the window; Down and Closing say how it stands besides.
 func (s *Subscription) Sizes() window.Sizes { return s.win.Sizes() }
 func (s *Subscription) Down() bool          { return s.follower.Down() }
+func (s *Subscription) Paused() bool        { return false }
 func (s *Subscription) Closing() bool       { return s.reading.Err() != nil }
 
 // ConsumerName returns the empty name: there is no consumer in Redis.

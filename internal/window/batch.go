@@ -84,6 +84,8 @@ func (w *Window) next(b *Batch, bytes int, now instant) *Item {
 		case !w.Leases.prepared(it, now):
 			signal(w.Leases.Prepare)
 			return nil
+		case !w.Pause.running(now):
+			return nil
 		}
 		return it
 	}

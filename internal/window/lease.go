@@ -45,7 +45,7 @@ func (l *Leases) Wanted() []*Item {
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || w.resting(now) || w.blocked(w.begun) {
+	if w.closed || w.Pause.paused || w.resting(now) || w.blocked(w.begun) {
 		return nil
 	}
 	wanted := w.wanted

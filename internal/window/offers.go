@@ -6,6 +6,7 @@ import "time"
 func (w *Window) offer(it *Item) {
 	it.offered, it.recalled = true, false
 	w.offers++
+	w.Pause.watch()
 }
 
 func (w *Window) unoffer(it *Item) {
@@ -38,12 +39,13 @@ func (w *Window) recallOlder(now, age instant) (recalled bool) {
 	return recalled
 }
 
-// Recalled reports whether an offered item is to be withdrawn, because it was recalled or lost. One
+// Recalled reports whether an offered item is to be withdrawn, because it was recalled or lost, or the
+// group is paused. One
 // that was trimmed since is in memory only, and stays.
 func (w *Window) Recalled(it *Item) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return it.recalled && it.owner != ownerTrimmed || it.owner == ownerOther
+	return w.Pause.paused || it.recalled && it.owner != ownerTrimmed || it.owner == ownerOther
 }
 
 // Withdraw removes an item whose offer was recalled. Withdrawn returns it.

@@ -68,7 +68,7 @@ func (r *Room) BeginRead(streams int) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	room := r.room()
-	if w.behind || w.closed {
+	if w.behind || w.closed || w.Pause.paused {
 		return 0
 	}
 	if r.probe && !r.paused {
@@ -92,7 +92,7 @@ func (r *Room) BeginRead(streams int) int {
 // room is how many entries the window can take now, whatever their size.
 func (r *Room) room() int {
 	w := r.w
-	if w.closed || r.paused || r.bytes >= w.cfg.PrefetchBytes {
+	if w.closed || w.Pause.paused || r.paused || r.bytes >= w.cfg.PrefetchBytes {
 		return 0
 	}
 	return min(r.target()-w.waiting.n, r.limit()-w.held())
@@ -293,7 +293,7 @@ func (w *Window) Stalled(d time.Duration) (s Stalled, ok bool) {
 	if w.stuckAt > 0 {
 		since, full = &w.stuckAt, true
 	}
-	if w.closed || w.wanted <= 0 || !full || w.now()-*since < instant(d) {
+	if w.closed || w.Pause.paused || w.wanted <= 0 || !full || w.now()-*since < instant(d) {
 		return Stalled{}, false
 	}
 	*since = math.MaxInt64 // until something moves

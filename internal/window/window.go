@@ -5,7 +5,7 @@
 // An item is buffered by Admit, in flight from Take on, and then ended: removed, waiting for its
 // acknowledgement to be written (Acks), or backing off and buffered again.
 //
-// One lock guards all of it. Room, Leases and Acks are parts of a Window with a state of their
+// One lock guards all of it. Room, Leases, Acks and Pause are parts of a Window with a state of their
 // own under that lock.
 package window
 
@@ -30,6 +30,7 @@ type Config struct {
 	LeaseTime     time.Duration // how long a lease is valid; 0: items need no lease and no count
 	MaxDeliveries int           // the last delivery of an item is alone in its batch; 0 for no last one
 	Deferrable    bool          // what backs off can be deferred: see Window.Probe
+	Pausable      bool          // it must be known whether the group is paused: see Window.Looked
 }
 
 // Window is safe for concurrent use.
@@ -37,6 +38,7 @@ type Window struct {
 	Room   Room
 	Leases Leases
 	Acks   Acks
+	Pause  Pause
 
 	// Ready has a token when Take may have something. Who takes the token and leaves
 	// something calls Pass.
@@ -78,6 +80,7 @@ func New(cfg Config) *Window {
 	w.keys.init(cfg)
 	w.Room = Room{w: w, Changed: make(chan struct{}, 1)}
 	w.Leases = Leases{w: w, Prepare: make(chan struct{}, 1)}
+	w.Pause = Pause{w: w, Look: make(chan struct{}, 1)}
 	w.Acks = Acks{w: w, Flush: make(chan struct{}, 1), Moves: make(chan struct{}, 1)}
 	return w
 }

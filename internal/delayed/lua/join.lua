@@ -1,8 +1,8 @@
 -- Notes the settings of a subscription that all of its group must share.
--- common.lua stands before this text.
+-- common.lua, and paused.lua of internal/stream, stand before this text.
 -- KEYS[1] control
 -- ARGV[1] topic's name, ARGV[2] group, ARGV[3] MinIdle and ARGV[4] ConsumerTimeout in ms
--- Returns the two that were noted before, '' for none.
+-- Returns the two that were noted before, '' for none, and for how long the group is paused, see paused.lua.
 local other = collision(KEYS[1], ARGV[1])
 if other then
   return other
@@ -18,4 +18,5 @@ end
 if #changed > 2 then
   redis.call('HSET', KEYS[1], unpack(changed))
 end
+was[3] = text(paused(KEYS[1], ARGV[2]))
 return was

@@ -2,23 +2,27 @@
 -- counting it as a delivery. It also keeps the consumer's idle time low, by which others see
 -- that it is alive: before Redis 7.2 a blocked or empty read does not. The history read is behind
 -- all entries and takes nothing.
--- KEYS[1] stream, then those that come behind it in the scan, then due sets of delayed messages,
--- looked at first: nothing can fail behind a claim, whose entries would be claimed unseen
+-- paused.lua stands before this text.
+-- KEYS[1] stream, then those that come behind it in the scan, then due sets of delayed messages, and the
+-- topic's control record, looked at first: nothing can fail behind a claim, whose entries would be claimed
+-- unseen
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] consumer that holds released entries
 -- ARGV[4] min idle time in ms, ARGV[5] cursor in the first stream, ARGV[6] how many to claim at most,
--- 0 for none, ARGV[7] how many of the keys are streams
--- One stream is scanned: the first in which something is pending.
+-- 0 for none, ARGV[7] how many of the keys are streams, ARGV[8] how many are due sets
+-- One stream is scanned: the first in which something is pending. Nothing is claimed while the group is
+-- paused.
 -- Returns {which, from 0 on; cursor to continue with, {claimed IDs}, {those of them that were released},
 -- {IDs that were trimmed and have left the group},
--- {for each due set ms until its first entry is due, -1 if it is empty, 0 if it is no sorted set}}.
+-- {for each due set ms until its first entry is due, -1 if it is empty, 0 if it is no sorted set},
+-- {for how long the group is paused, see paused.lua}, which may be empty}.
 local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
-local cursor, left, streams = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local cursor, left, streams, sets = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
 -- XAUTOCLAIM looks at ten entries for each that it may claim. A step looks at this many.
 local looks = 1000
 
 local waits, now = {}, nil
-for i = streams + 1, #KEYS do
+for i = streams + 1, streams + sets do
   local first = redis.pcall('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
   local wait = -1
   if first.err then
@@ -36,6 +40,12 @@ for i = streams + 1, #KEYS do
   waits[#waits + 1] = wait
 end
 
+local pause = {}
+if #KEYS > streams + sets then
+  pause[1] = paused(KEYS[#KEYS], group)
+  if pause[1] and pause[1] ~= 0 then left = 0 end
+end
+
 local touch = {'XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS'}
 for i = 1, streams do
   touch[7 + i], touch[7 + streams + i] = KEYS[i], '18446744073709551614-0'
@@ -48,7 +58,7 @@ if left > 0 and cursor == '0-0' then
   end
 end
 if left == 0 or at > streams then
-  return {streams - 1, cursor, claimed, returned, trimmed, waits} -- the usual reply of an idle group
+  return {streams - 1, cursor, claimed, returned, trimmed, waits, pause} -- the usual reply of an idle group
 end
 local key = KEYS[at]
 local released = {}
@@ -73,4 +83,4 @@ until left <= 0 or looks <= 0 or cursor == '0-0'
 if #returned > 0 and #redis.call('XPENDING', key, group, '-', '+', 1, holder) == 0 then
   redis.call('XGROUP', 'DELCONSUMER', key, group, holder)
 end
-return {at - 1, cursor, claimed, returned, trimmed, waits}
+return {at - 1, cursor, claimed, returned, trimmed, waits, pause}

@@ -1,0 +1,71 @@
+package redischannels_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/inspect"
+)
+
+// pauseGroup pauses a group for half an hour, and resumes it early.
+func pauseGroup(ctx context.Context, client *redis.Client, done <-chan struct{}) error {
+	inspector, err := inspect.New(inspect.Config{Client: client, Actor: "on-call"}, logger)
+	if err != nil {
+		return err
+	}
+	err = inspector.Pause(ctx, "orders", "billing", inspect.PauseOptions{
+		Until:  time.Now().Add(30 * time.Minute),
+		Reason: "the bank is down",
+	})
+	if err != nil {
+		return err
+	}
+	<-done
+	return inspector.Resume(ctx, "orders", "billing")
+}
+
+// printPause prints whether a group is paused.
+func printPause(ctx context.Context, subscriber *redischannels.Subscriber) error {
+	stats, err := subscriber.GroupStats(ctx, "orders")
+	if err != nil {
+		return err
+	}
+	if stats.Paused {
+		fmt.Println("paused:", stats.PauseReason, "lag:", stats.Lag)
+	}
+	return nil
+}
+
+func Example_pause() {
+	client, stop := exampleServer()
+	defer stop()
+	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer subscriber.Close()
+	if err := subscriber.SubscribeInitialize("orders"); err != nil {
+		log.Fatal(err)
+	}
+	ctx, done, ended := context.Background(), make(chan struct{}), make(chan error)
+	go func() { ended <- pauseGroup(ctx, client, done) }()
+	for paused := false; !paused; { // until Pause has returned
+		stats, err := subscriber.GroupStats(ctx, "orders")
+		if err != nil {
+			log.Fatal(err)
+		}
+		paused = stats.Paused
+	}
+	fmt.Println(printPause(ctx, subscriber))
+	close(done)
+	fmt.Println(<-ended)
+	// Output:
+	// paused: the bank is down lag: 0
+	// <nil>
+	// <nil>
+}

@@ -1,0 +1,102 @@
+package inspect
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/internal/bridge"
+	"github.com/flaminco/redischannels/internal/control"
+	"github.com/flaminco/redischannels/internal/redisconn"
+)
+
+// ErrNoGroup means that the topic has no such consumer group. The error has the names of those that it has.
+var ErrNoGroup = errors.New("no such consumer group")
+
+// Config configures [New]. Client is required.
+type Config struct {
+	// Client is used for all commands and is never closed. *redis.Client, also
+	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
+	Client redis.UniversalClient
+
+	// SideKeys is that of redischannels.SubscriberConfig, and must be the same.
+	SideKeys func(topic string) string
+
+	// Actor is who acts, as it stands in the audit stream: a person, a service. At most 256 bytes.
+	// Defaults to the host name.
+	Actor string
+}
+
+// maxActor is the greatest length of Config.Actor.
+const maxActor = 256
+
+// Validate reports every problem of the configuration in one joined error. Each names its field and
+// wraps [redischannels.ErrInvalidConfig].
+func (c Config) Validate() error {
+	var errs []error
+	check := func(field string, problem error) {
+		if problem != nil {
+			errs = append(errs, fmt.Errorf("redischannels/inspect: Config.%s: %w: %w", field, redischannels.ErrInvalidConfig, problem))
+		}
+	}
+	check("Client", bridge.CheckClient(c.Client))
+	if len(c.Actor) > maxActor {
+		check("Actor", fmt.Errorf("must have at most %d bytes, got %d", maxActor, len(c.Actor)))
+	}
+	return errors.Join(errs...)
+}
+
+// Inspector acts on consumer groups. It is safe for concurrent use and need not be closed. Its methods block
+// until Redis has answered or their context ends. After an error by which it is not known whether Redis has
+// executed the command, calling again is right: nothing is done twice.
+type Inspector struct {
+	config Config
+	logger watermill.LoggerAdapter
+}
+
+// New returns an inspector. It does not talk to Redis. A nil logger is slog.Default() for errors;
+// another one gets a line for each action as well. The error wraps [redischannels.ErrInvalidConfig], one for
+// each wrong field.
+func New(config Config, logger watermill.LoggerAdapter) (*Inspector, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if config.Actor == "" {
+		config.Actor, _ = os.Hostname()
+	}
+	return &Inspector{config: config, logger: bridge.Logger(logger)}, nil
+}
+
+// group returns a group of a topic.
+func (i *Inspector) group(topic, group string) (control.Group, error) {
+	for _, argument := range []struct{ name, value string }{{"topic", topic}, {"group", group}} {
+		if argument.value == "" {
+			return control.Group{}, invalidArgument(argument.name, errors.New("must not be empty"))
+		}
+	}
+	of, err := bridge.SideKeys(topic, i.config.SideKeys, i.config.Client)
+	return control.Group{Topic: of, Name: group, Actor: i.config.Actor}, err
+}
+
+// act logs an action that was done, or returns its error with its name.
+func (i *Inspector) act(action string, g control.Group, err error, fields watermill.LogFields) error {
+	switch redisconn.Classify(err) {
+	case redisconn.KindNoGroup:
+		err = fmt.Errorf("%w: %w", ErrNoGroup, err)
+	default:
+		err = bridge.RedisError(err)
+	}
+	if err != nil {
+		return fmt.Errorf("redischannels/inspect: %s group %q of topic %q: %w", action, g.Name, g.Topic.Name, err)
+	}
+	i.logger.Info("Operator: "+action, fields.Add(watermill.LogFields{"topic": g.Topic.Name, "consumer_group": g.Name, "actor": g.Actor}))
+	return nil
+}
+
+func invalidArgument(name string, problem error) error {
+	return fmt.Errorf("redischannels/inspect: %s: %w: %w", name, redischannels.ErrInvalidArgument, problem)
+}

@@ -1,0 +1,99 @@
+// Package control is the control record of a topic as far as it is about its groups: what operators have
+// asked for, and how far that is.
+package control
+
+import (
+	"context"
+	_ "embed" // the scripts
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/keys"
+	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/stream"
+)
+
+var (
+	//go:embed lua/common.lua
+	commonLua string
+	//go:embed lua/look.lua
+	lookLua string
+	//go:embed lua/pause.lua
+	pauseLua string
+	//go:embed lua/resume.lua
+	resumeLua string
+
+	lookScript   = redis.NewScript(stream.PausedLua + lookLua)
+	pauseScript  = newScript(pauseLua)
+	resumeScript = newScript(resumeLua)
+)
+
+func newScript(text string) *redis.Script {
+	return redis.NewScript(delayed.CommonLua + stream.PausedLua + commonLua + text)
+}
+
+// Group is a consumer group of a topic, and who acts on it.
+type Group struct {
+	Topic keys.Topic
+	Name  string
+	Actor string
+}
+
+// run runs a script of this package, which the client may repeat.
+func (g Group) run(ctx context.Context, client redis.UniversalClient, script *redis.Script, args ...any) *redis.Cmd {
+	return script.Run(ctx, client, []string{g.Topic.Control(), g.Topic.Audit(), g.Topic.Name},
+		append([]any{g.Topic.Name, g.Name, g.Actor}, args...)...)
+}
+
+// Paused says how a group is paused.
+type Paused struct {
+	Paused bool
+	Left   time.Duration // until it resumes by itself, 0 if it does not
+	Reason string
+}
+
+// Look returns how a group is paused. (HGET, TIME)
+func Look(ctx context.Context, client redis.UniversalClient, topic keys.Topic, group string) (Paused, error) {
+	reply, err := lookScript.Run(ctx, client, []string{topic.Control()}, group).Slice()
+	if err != nil {
+		return Paused{}, err
+	}
+	if len(reply) != 2 {
+		return Paused{}, redisconn.ErrMalformed
+	}
+	ms, ok := reply[0].(int64)
+	reason, _ := reply[1].(string)
+	if !ok {
+		return Paused{}, redisconn.ErrMalformed
+	}
+	return Paused{Paused: ms != 0, Left: time.Duration(max(0, ms)) * time.Millisecond, Reason: reason}, nil
+}
+
+// Pause pauses the group until a time, or until Resume if that is zero, and returns the server's time.
+// ok is false, and nothing has changed, where the time is past.
+func (g Group) Pause(ctx context.Context, client redis.UniversalClient, until time.Time, reason string) (now time.Time, ok bool, err error) {
+	stop := int64(0)
+	if !until.IsZero() {
+		stop = max(1, until.UnixMilli())
+	}
+	reply, err := g.run(ctx, client, pauseScript, stop, reason).Slice()
+	if err != nil {
+		return now, false, err
+	}
+	var ms, done int64
+	if len(reply) != 2 {
+		return now, false, redisconn.ErrMalformed
+	}
+	if _, err := fmt.Sscan(fmt.Sprintln(reply...), &ms, &done); err != nil {
+		return now, false, redisconn.ErrMalformed
+	}
+	return time.UnixMilli(ms), done == 1, nil
+}
+
+// Resume ends a pause, and reports whether there was one.
+func (g Group) Resume(ctx context.Context, client redis.UniversalClient) (bool, error) {
+	return g.run(ctx, client, resumeScript).Bool()
+}

@@ -1,0 +1,13 @@
+-- Stands before the scripts that ask whether a group is paused.
+
+-- For how many milliseconds the control record of a topic pauses a group: 0 if it does not, -1 if until it
+-- is resumed; and why. Returns nothing where that cannot be read.
+local function paused(control, group)
+  local record = redis.pcall('HGET', control, 'pause:' .. group)
+  if type(record) == 'table' then return nil end
+  local stop, reason = string.match(record or '', '^(%d+) (.*)$')
+  if not stop then return 0, '' end
+  if stop == '0' then return -1, reason end
+  local t = redis.call('TIME')
+  return math.max(0, stop - t[1] * 1000 - math.floor(t[2] / 1000)), reason
+end
