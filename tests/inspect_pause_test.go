@@ -404,12 +404,53 @@ func TestPause_ResumeClaimsFirst(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
 	control := newInspector(t, client)
-	require.NoError(t, newSub(t, client).SubscribeInitialize(topic))
-	require.NoError(t, control.Pause(t.Context(), topic, "g", inspect.PauseOptions{}))
 	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.ClaimInterval = time.Minute }))
 	messages := sub.subscribe(t, topic)
+	publish(t, client, topic, "offered")
+	redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].InFlight == 1 }, "its first scan is over, and it looks")
+	require.NoError(t, control.Pause(t.Context(), topic, "g", inspect.PauseOptions{}))
+	eventuallyState(t, sub, redischannels.StatePaused)
 	publish(t, client, topic, payloadsUpTo(1, 6)...)
+	redistest.Eventually(t, soon, func() bool { return sub.Stats()[0].InFlight == 0 }, "it is withdrawn")
 	deliverTo(t, client, topic, "crashed", 3, time.Hour)
 	require.NoError(t, control.Resume(t.Context(), topic, "g"))
-	require.Equal(t, payloadsUpTo(1, 6), receiveAcked(t, messages, 6))
+	require.Equal(t, append([]string{"offered"}, payloadsUpTo(1, 6)...), receiveAcked(t, messages, 7))
+}
+
+// A read that blocks when the group is paused ends, so that it takes nothing of what comes.
+func TestPause_EndsABlockedRead(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Start(t).Client(t), redistest.Key(t)
+	control := newInspector(t, client)
+	sub := newSub(t, client, minIdle(time.Minute), tuned(func(c *redischannels.Tuning) { c.BlockTime = 20 * time.Second }))
+	messages := sub.subscribe(t, topic)
+	redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "it reads")
+	require.NoError(t, control.Pause(t.Context(), topic, "g", inspect.PauseOptions{}))
+	halted(t, sub, client)
+	publish(t, client, topic, "a")
+	noMessage(t, messages)
+	stats, err := sub.GroupStats(t.Context(), topic)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, stats.Lag)
+	require.NoError(t, control.Resume(t.Context(), topic, "g"))
+	require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
+}
+
+// What waits in order is not released to other consumers, as it is otherwise after a second.
+func TestPause_OrderStaysLeased(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	control := newInspector(t, client)
+	sub, other := newSub(t, client), newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	publish(t, client, topic, payloadsUpTo(1, 30)...)
+	receiveAcked(t, messages, 8)
+	other.subscribe(t, topic)
+	require.NoError(t, control.Pause(t.Context(), topic, "g", inspect.PauseOptions{}))
+	eventuallyState(t, sub, redischannels.StatePaused)
+	eventuallyState(t, other, redischannels.StatePaused)
+	buffered := sub.Stats()[0].Buffered
+	require.NotZero(t, buffered)
+	redistest.Never(t, 1500*time.Millisecond, func() bool { return sub.Stats()[0].Buffered < buffered }, "some are released")
+	sub.events.none(t, redischannels.EventReleased)
 }

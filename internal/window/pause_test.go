@@ -116,6 +116,7 @@ func TestPause_Room(t *testing.T) {
 		held := start(t, w, 1)
 		require.Empty(t, w.Pause.TakeBuffered(), name)
 		w.Pause.Looked(time.Now(), true)
+		w.Room.probe = true
 		require.Zero(t, w.Room.BeginRead(1), name)
 		require.Zero(t, w.Room.Claim(), name)
 		require.Empty(t, wanted(w, 1), name)

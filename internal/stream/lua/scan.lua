@@ -21,9 +21,11 @@ local cursor, left, streams, sets = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]
 -- XAUTOCLAIM looks at ten entries for each that it may claim. A step looks at this many.
 local looks = 1000
 
+-- One command for all of them where they are empty, as they mostly are.
+local none = sets > 0 and redis.pcall('EXISTS', unpack(KEYS, streams + 1, streams + sets)) == 0
 local waits, now = {}, nil
 for i = streams + 1, streams + sets do
-  local first = redis.pcall('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
+  local first = none and {} or redis.pcall('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
   local wait = -1
   if first.err then
     if not string.find(first.err, 'WRONGTYPE', 1, true) then
