@@ -7,7 +7,9 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/inspect"
+	"github.com/flaminco/redischannels/internal/redistest"
 )
 
 // aclControl pauses and resumes a group.
@@ -24,4 +26,24 @@ func aclControl(t *testing.T, admin, client *redis.Client, topic string) error {
 		}
 	}
 	return nil
+}
+
+// Without the permission for a line in the audit stream nothing is done.
+func TestACL_PauseWithoutAudit(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.WithACL("mute on >secret ~* +@all -xadd"))
+	admin, topic := server.Admin(t), redistest.Key(t)
+	sub := newSub(t, admin)
+	require.NoError(t, sub.SubscribeInitialize(topic))
+	control := newInspector(t, server.Client(t, redistest.As("mute", "secret")))
+	require.ErrorIs(t, control.Pause(t.Context(), topic, "g", inspect.PauseOptions{}), redischannels.ErrPermission)
+	stats, err := sub.GroupStats(t.Context(), topic)
+	require.NoError(t, err)
+	require.False(t, stats.Paused)
+
+	require.NoError(t, newInspector(t, admin).Pause(t.Context(), topic, "g", inspect.PauseOptions{}))
+	require.ErrorIs(t, control.Resume(t.Context(), topic, "g"), redischannels.ErrPermission)
+	stats, err = sub.GroupStats(t.Context(), topic)
+	require.NoError(t, err)
+	require.True(t, stats.Paused)
 }

@@ -136,7 +136,6 @@ func (r *reader) halt() {
 // resume begins as after Open: with what is pending.
 func (r *reader) resume() {
 	r.away.Store(r.c.ordered())
-	r.c.obtain.lost.Store(true)
 	r.scanned, r.vain = false, 0
 	r.c.claimer.start()
 }
