@@ -74,13 +74,15 @@ func pendingCount(t *testing.T, client *redis.Client, topic string) int {
 // while their consumer was alive.
 func TestLease_ManyInFlightOverASlowLink(t *testing.T) {
 	t.Parallel()
-	const idle = 3 * time.Second
+	const idle = 5 * time.Second
 	for name, c := range map[string]struct {
 		n       int
+		latency time.Duration // half a round trip: one renewal after the other takes longer than idle
 		receive receiveMany
 	}{
-		"Subscriber": {orRace(15_000, 6_000), manyBySubscriber}, // the race detector knows 8,128 goroutines
-		"Reader":     {15_000, manyByReader},
+		// The race detector knows 8,128 goroutines.
+		"Subscriber": {orRace(15_000, 6_000), time.Duration(orRace(50, 100)) * time.Millisecond, manyBySubscriber},
+		"Reader":     {15_000, 50 * time.Millisecond, manyByReader},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -89,7 +91,7 @@ func TestLease_ManyInFlightOverASlowLink(t *testing.T) {
 			addMany(t, direct, topic, quickAcks+c.n)
 			acks, events := c.receive(t, client, topic, c.n, idle)
 			redistest.Eventually(t, soon, func() bool { return pendingCount(t, direct, topic) == c.n }, "all others are in flight")
-			proxy.Latency(50 * time.Millisecond) // a round trip of 100 ms
+			proxy.Latency(c.latency)
 
 			other := newSub(t, direct, inFlight(100), minIdle(idle))
 			stolen := other.subscribe(t, topic)
