@@ -78,7 +78,7 @@ func (g *lossyGroup) dropClaim() *redistest.Rule {
 }
 
 func isClaim(reply []byte) bool {
-	return bytes.HasPrefix(reply, []byte("*6\r\n:")) && bytes.HasPrefix(reply[6:], []byte("\r\n$3\r\n0-0\r\n*"))
+	return bytes.HasPrefix(reply, []byte("*7\r\n:")) && bytes.HasPrefix(reply[6:], []byte("\r\n$3\r\n0-0\r\n*"))
 }
 
 // pending are the IDs of the pending entries.
