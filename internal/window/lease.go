@@ -38,14 +38,15 @@ func (l *Leases) prepared(it *Item, now instant) bool {
 // triedFor is for how long a caller that did not wait counts as waiting.
 const triedFor = time.Second
 
-// Wanted returns the items that are next and cannot be delivered before Prepared: as many as
-// callers wait for.
+// Wanted returns those of the items that are next, as many as callers wait for, that cannot be delivered
+// before Prepared. What comes behind them is not counted in advance: a process that one of them ends has
+// not delivered it.
 func (l *Leases) Wanted() []*Item {
 	w := l.w
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || w.Pause.paused || w.resting(now) || w.blocked(w.begun) {
+	if w.closed || w.alone || w.Pause.paused || w.resting(now) || w.blocked(w.begun) {
 		return nil
 	}
 	wanted := w.wanted
@@ -54,13 +55,17 @@ func (l *Leases) Wanted() []*Item {
 	}
 	room := min(wanted, w.cfg.MaxInFlight-w.active.n)
 	var items []*Item
-	for it := w.waiting.head; it != nil && len(items) < room; it = it.next {
-		if it.Alone && w.active.n > 0 {
+	for it := w.waiting.head; it != nil && room > 0; it = it.next {
+		if it.Alone && (w.active.n > 0 || it != w.waiting.head) {
 			break
 		}
 		if !l.prepared(it, now) {
 			items = append(items, it)
 		}
+		if it.Alone {
+			break
+		}
+		room--
 	}
 	return items
 }

@@ -214,6 +214,37 @@ func TestLeases_WantedOnlyNext(t *testing.T) {
 	})
 }
 
+// A message killed its process again and again, and the one behind it, which was counted in advance each
+// time, became a dead letter without a delivery.
+func TestLeases_WantedIsNotBeyondWhatCallersTake(t *testing.T) {
+	w := New(config(3))
+	claimed := items(1, 3)
+	for i := range claimed {
+		claimed[i].Counted, claimed[i].Suspect = false, true
+	}
+	w.Admit(claimed, time.Now())
+	first := wanted(w, 1)
+	require.Len(t, first, 1)
+	w.Leases.Prepared(time.Now(), first...)
+	require.Empty(t, wanted(w, 1), "the caller takes the one that is prepared")
+	require.Len(t, wanted(w, 2), 1)
+
+	w = New(config(3))
+	claimed = items(1, 3)
+	for i := range claimed {
+		claimed[i].Counted, claimed[i].Delivered, claimed[i].Alone = false, 2, i < 2
+	}
+	w.Admit(claimed, time.Now())
+	first = wanted(w, 3)
+	require.Len(t, first, 1, "nothing is delivered beside one that is delivered alone")
+	w.Leases.Prepared(time.Now(), first...)
+	require.Empty(t, wanted(w, 3))
+	start(t, w, 1)
+	require.Empty(t, wanted(w, 2))
+	ack(t, w, first...)
+	require.Len(t, wanted(w, 3), 1)
+}
+
 // An entry that the stream has no more is reported once, is never renewed, and is not the one
 // that has its ID later.
 func TestLeases_Trim(t *testing.T) {
