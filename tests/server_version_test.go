@@ -30,7 +30,7 @@ func TestServer_WithoutScripts(t *testing.T) {
 	client := redistest.Start(t, redistest.Arg("rename-command", "EVAL", ""), redistest.Arg("rename-command", "EVALSHA", "")).Client(t)
 	_, err := newSub(t, client).Subscribe(t.Context(), redistest.Key(t))
 	require.ErrorIs(t, err, redischannels.ErrUnsupportedServer)
-	require.ErrorContains(t, err, "unknown command 'eval")
+	require.Regexp(t, "unknown command ['`]eval", err.Error())
 
 	client = redistest.Start(t).Client(t)
 	if client.Do(t.Context(), "MODULE", "UNLOAD", "lua").Err() != nil {
