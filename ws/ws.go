@@ -80,6 +80,7 @@ type socket struct {
 	options Options
 	conn    *websocket.Conn
 	sent    bool            // since the last Flush
+	pinging <-chan error    // receives the end of the ping that Beat has begun; nil without one
 	reading context.Context // until the client has left or has sent a message
 	talks   bool            // it has sent a message; set before reading ends
 }
@@ -116,19 +117,21 @@ func (s *socket) Write(event *feed.Event) error { return s.send(event.Frame(fram
 func (s *socket) Place(at stream.ID) error { return s.send(frame{ID: s.request.ID(at)}.encode()) }
 
 // Beat implements feed.Output. It waits for the pong, but not beyond the life of the handler, nor when no
-// pong is read any more.
+// pong is read any more. The ping is left to End then: one that is cancelled while it is being written closes
+// the connection without a status.
 func (s *socket) Beat() error {
-	err := s.within(func(ctx context.Context) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(s.request.Life, cancel)()
-		defer context.AfterFunc(s.reading, cancel)()
-		return s.conn.Ping(ctx)
-	})
-	if s.request.Life.Err() != nil {
+	pinged := make(chan error, 1)
+	s.pinging, s.sent = pinged, true
+	go func() { pinged <- s.within(s.conn.Ping) }() // End waits for it
+	select {
+	case err := <-pinged:
+		s.pinging = nil
+		return err
+	case <-s.request.Life.Done():
 		return feed.ErrEnded
+	case <-s.reading.Done():
+		return context.Cause(s.reading)
 	}
-	return err
 }
 
 // Flush implements feed.Output: a message is sent when it is written.
@@ -139,6 +142,7 @@ func (s *socket) Flush() (sent bool, err error) {
 
 // send writes a message.
 func (s *socket) send(text []byte) error {
+	s.sent = true
 	return s.within(func(ctx context.Context) error { return s.conn.Write(ctx, websocket.MessageText, text) })
 }
 
@@ -146,7 +150,6 @@ func (s *socket) send(text []byte) error {
 func (s *socket) within(f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.request.HTTP.Context()), s.request.WriteTimeout)
 	defer cancel()
-	s.sent = true
 	err := f(ctx)
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", feed.ErrSlow, err)
@@ -182,6 +185,9 @@ func (s *socket) End(err error) {
 		_ = s.conn.CloseNow()
 	}
 	<-s.reading.Done() // the connection is closed
+	if s.pinging != nil {
+		<-s.pinging
+	}
 }
 
 // talked reports whether the client has ended the stream by a message.
