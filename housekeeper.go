@@ -157,6 +157,18 @@ func (h *Housekeeper) run(ctx context.Context, handle *housekeeper.Handle) error
 // more than once and at any time.
 func (h *Housekeeper) Close() error { return h.life.Close(nil) }
 
+// lookOnce has the housekeeper look at a topic that this process uses for the first time: what is due
+// may have been left by one that crashed. It does not wait, and asks SideKeys in another goroutine.
+func lookOnce(keeper *housekeeper.Handle, topic string, configured func(topic string) string, client redis.UniversalClient) {
+	if !keeper.FirstUse(topic) {
+		return
+	}
+	keeper.LookSoon(func() (delayed.Target, error) {
+		of, err := sideKeys(topic, configured, client)
+		return delayed.Target{Topic: of}, err
+	})
+}
+
 // keeperObserver makes events of what a housekeeper reports.
 type keeperObserver struct{ report func(Event) }
 

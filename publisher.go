@@ -32,8 +32,9 @@ const closeGrace = 5 * time.Second
 //
 // A message with the metadata of Watermill's components/delay is appended when it is due, by
 // the clock of the Redis server: see docs/delays.md. Until then it is stored in Redis. A Publisher moves what is
-// due as long as it lives, together with all others of the same client; so does every
-// [Housekeeper].
+// due in the topics that it publishes to as long as it lives, together with all others of the same client; so
+// does every [Housekeeper]. For that it looks once at each topic, up to 10,000, after its first message there.
+// That delays nothing, and without the permission nothing happens.
 type Publisher struct {
 	config   PublisherConfig
 	logger   watermill.LoggerAdapter
@@ -41,7 +42,7 @@ type Publisher struct {
 	life     *lifecycle.State
 
 	openKeeper sync.Once
-	keeper     *housekeeper.Handle // nil before the first delayed message
+	keeper     *housekeeper.Handle // nil before the first message
 }
 
 var _ message.Publisher = (*Publisher)(nil)
@@ -235,6 +236,7 @@ func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []stri
 		}
 	}
 	if !failed {
+		lookOnce(p.housekeeper(), batch.topic, p.config.SideKeys, p.config.Client)
 		return nil
 	}
 	return &PublishError{Topic: batch.topic, Results: batch.publishResults()}

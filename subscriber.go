@@ -174,6 +174,9 @@ func (s *Subscriber) start(ctx context.Context, topic string, from Position, opt
 		sub.end()
 		return nil, err
 	}
+	if s.cfg.ConsumerGroup == "" { // in a group the claim scan looks
+		lookOnce(sub.keeper, topic, s.cfg.SideKeys, s.cfg.caller)
+	}
 	s.mu.Lock()
 	s.subs[sub] = struct{}{}
 	s.mu.Unlock()

@@ -47,7 +47,7 @@ type subscription struct {
 	counters     counters
 	reports      *eventQueue
 	inMemory     sync.Once           // see InMemory
-	keeper       *housekeeper.Handle // for delayed messages of the topic; nil without a group
+	keeper       *housekeeper.Handle // for delayed messages of the topic
 }
 
 // sourceOptions are what a source is opened with beside the configuration.
@@ -70,7 +70,13 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 		Topic: topic, Group: s.cfg.ConsumerGroup, Entries: true, Values: context.WithoutCancel(ctx), Timeout: s.cfg.HandlerTimeout,
 		HideCauses: s.cfg.HideHandlerErrors,
 	}
+	// What it reports is not of this subscription alone, and not counted.
+	observer := keeperObserver{func(e Event) {
+		e.Count = len(e.EntryIDs)
+		sub.reports.Post(e)
+	}}
 	if s.cfg.ConsumerGroup == "" {
+		sub.keeper = housekeeper.Open(s.cfg.caller, observer)
 		sub.engine = s.newFanOut(sub, origin, options)
 		return sub, nil
 	}
@@ -82,11 +88,7 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 	if err != nil {
 		return nil, err
 	}
-	// What it reports is not of this subscription alone, and not counted.
-	sub.keeper = housekeeper.Open(s.cfg.caller, keeperObserver{func(e Event) {
-		e.Count = len(e.EntryIDs)
-		sub.reports.Post(e)
-	}})
+	sub.keeper = housekeeper.Open(s.cfg.caller, observer)
 	sub.engine = s.newConsumer(sub, of, origin, from, dead, options)
 	return sub, nil
 }
@@ -189,9 +191,7 @@ func (s *subscription) start(ctx context.Context, from Position) error {
 // end ends what is beside the engine, which has ended. Where Redis is silent it waits for the
 // housekeeper, as it does for the other commands.
 func (s *subscription) end() {
-	if s.keeper != nil {
-		_ = s.keeper.Close()
-	}
+	_ = s.keeper.Close()
 	s.reports.Close()
 }
 

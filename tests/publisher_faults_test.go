@@ -46,6 +46,19 @@ func pubWarm(t *testing.T, p *redischannels.Publisher) {
 	}
 }
 
+// pubLooked waits until the publisher has looked for delayed messages, which it does after its first
+// message to a topic.
+func pubLooked(t *testing.T, client, direct *redis.Client) {
+	t.Helper()
+	redistest.Eventually(t, 10*time.Second, func() bool {
+		pool := client.PoolStats()
+		return redistest.CommandStats(t, direct)["zrange"] > 0 && pool.IdleConns == pool.TotalConns
+	}, "the look for delayed messages is over")
+}
+
+// pubOneConnection leaves a client one connection for everything.
+func pubOneConnection(o *redis.Options) { o.PoolSize, o.PipelinePoolSize = 1, -1 }
+
 func requireOutcomes(t *testing.T, err error, want redischannels.Outcome, n int) *redischannels.PublishError {
 	t.Helper()
 	pe := pubError(t, err)
@@ -209,9 +222,10 @@ func TestPublisher_TimeoutAndCancelEndTheWait(t *testing.T) {
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprint("timeout ", n), func(t *testing.T) {
 			t.Parallel()
-			proxy, client, _ := pubProxy(t)
+			proxy, client, direct := pubProxy(t, pubOneConnection)
 			p := newTestPublisher(t, client, pubTimeout(200*time.Millisecond))
 			pubWarm(t, p)
+			pubLooked(t, client, direct)
 			proxy.Blackhole(true)
 			start := time.Now()
 			err := p.Publish(redistest.Key(t), pubMessages("m", n)...)
@@ -436,6 +450,7 @@ func TestPublisher_LateConnectionDoesNotCarryWithdrawnMessages(t *testing.T) {
 			p := newTestPublisher(t, client)
 			if n > 1 {
 				require.NoError(t, p.Publish(redistest.Key(t), pubMessages("w", 2)...)) // MULTI is allowed
+				pubLooked(t, client, direct)
 				proxy.Cut()
 			}
 			release := make(chan struct{})

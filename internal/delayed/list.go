@@ -38,6 +38,12 @@ func List(ctx context.Context, client redis.UniversalClient, target Target, last
 	return page, nil
 }
 
+// Waits reports whether something waits for the target.
+func Waits(ctx context.Context, client redis.UniversalClient, target Target) (bool, error) {
+	first, err := client.ZRange(ctx, target.Due(), 0, 0).Result()
+	return len(first) > 0, err
+}
+
 // Cancel takes entries out of the store and reports for each whether it was still there. An error reply
 // means that nothing was taken out; after a lost reply that is not known. The client does not
 // repeat it.

@@ -42,7 +42,7 @@ type duty struct {
 // run is the goroutine of a duty.
 func (d *duty) run() {
 	for d.wait() {
-		page, err := d.keeper.move(d.keeper.life.Context(), d.target)
+		page, err := d.keeper.move(d.keeper.life.Context(), d.keeper.client, d.target)
 		if d.keeper.life.Err() != nil {
 			return
 		}

@@ -38,6 +38,8 @@ type keeper struct {
 
 	mu     sync.Mutex
 	duties map[delayed.Target]*duty
+
+	lookout lookout
 }
 
 // Observer receives what the duties of a topic report, one at a time for each topic. Its methods
@@ -67,8 +69,9 @@ func Open(client redis.UniversalClient, observer Observer) *Handle {
 	k := all.byClient[client]
 	if k == nil {
 		k = &keeper{
-			client: bounded(client), name: all.processID + ":" + rand.Text(),
+			client: bounded(client, commandTimeout), name: all.processID + ":" + rand.Text(),
 			life: lifecycle.New(errClosed), duties: make(map[delayed.Target]*duty),
+			lookout: lookout{client: bounded(client, lookTimeout), used: make(map[string]struct{})},
 		}
 		all.byClient[client] = k
 	}
@@ -76,8 +79,9 @@ func Open(client redis.UniversalClient, observer Observer) *Handle {
 	return &Handle{keeper: k, observer: observer, life: lifecycle.New(errClosed)}
 }
 
-// bounded is the client with a bound for each command. A cluster client keeps its own.
-func bounded(client redis.UniversalClient) redis.UniversalClient {
+// bounded is the client with a timeout for each command, unless it has one of 5 s at most: a client with
+// another timeout has no hooks. A cluster client keeps its own.
+func bounded(client redis.UniversalClient, timeout time.Duration) redis.UniversalClient {
 	c, ok := client.(*redis.Client)
 	if !ok {
 		return client
@@ -85,18 +89,18 @@ func bounded(client redis.UniversalClient) redis.UniversalClient {
 	if o := c.Options(); o.ReadTimeout > 0 && o.ReadTimeout <= commandTimeout && o.WriteTimeout > 0 && o.WriteTimeout <= commandTimeout {
 		return client
 	}
-	return c.WithTimeout(commandTimeout)
+	return c.WithTimeout(timeout)
 }
 
 // Due makes the housekeeper look at a due set after a time, and go on for as long as something is
 // in it. A negative time is that of an empty due set and does nothing. The observer of this
 // handle receives what happens to the target until the handle is closed.
 func (h *Handle) Due(target delayed.Target, after time.Duration) {
-	if after < 0 || h.life.Enter() != nil {
+	if h.life.Enter() != nil {
 		return
 	}
 	defer h.life.Leave()
-	h.keeper.due(h, target, time.Now().Add(after))
+	h.keeper.due(h, target, after)
 }
 
 // Stored is Due after a reply of the script that stores. While a mover leads it looks in time, and
@@ -115,12 +119,16 @@ func (h *Handle) Look(ctx context.Context, target delayed.Target) error {
 		return err
 	}
 	defer h.life.Leave()
-	page, err := h.keeper.move(ctx, target)
+	return h.keeper.look(ctx, h.keeper.client, h, target)
+}
+
+func (k *keeper) look(ctx context.Context, client redis.UniversalClient, h *Handle, target delayed.Target) error {
+	page, err := k.move(ctx, client, target)
 	if err != nil {
 		return err
 	}
 	h.report(func(o Observer) { deadLetters(o, target, page) })
-	h.Due(target, page.Next)
+	k.due(h, target, page.Next)
 	return nil
 }
 
@@ -181,8 +189,8 @@ func (k *keeper) stop() error {
 }
 
 // due makes a duty of a target, or moves the next look of the one that there is forward.
-func (k *keeper) due(h *Handle, target delayed.Target, at time.Time) {
-	if k.life.Enter() != nil {
+func (k *keeper) due(h *Handle, target delayed.Target, after time.Duration) {
+	if after < 0 || k.life.Enter() != nil {
 		return
 	}
 	defer k.life.Leave()
@@ -195,7 +203,7 @@ func (k *keeper) due(h *Handle, target delayed.Target, at time.Time) {
 		k.life.Go(d.run)
 	}
 	d.handles[h] = struct{}{}
-	d.forward(at)
+	d.forward(time.Now().Add(after))
 }
 
 // forget takes the handle off all duties.
@@ -208,9 +216,9 @@ func (k *keeper) forget(h *Handle) {
 }
 
 // move moves one page. A panic of a hook of the client is an error.
-func (k *keeper) move(ctx context.Context, target delayed.Target) (page delayed.Page, err error) {
+func (k *keeper) move(ctx context.Context, client redis.UniversalClient, target delayed.Target) (page delayed.Page, err error) {
 	err = redisconn.Guard(func() (err error) {
-		page, err = delayed.Move(ctx, k.client, target, k.name)
+		page, err = delayed.Move(ctx, client, target, k.name)
 		return err
 	})
 	return page, err
