@@ -293,3 +293,26 @@ func ExampleSubscriber_Close() {
 	// finish order 1
 	// 0 pending
 }
+
+// GroupStats asks Redis how far a consumer group is, whatever processes its consumers are in.
+func ExampleSubscriber_GroupStats() {
+	client, stop := exampleServer()
+	defer stop()
+	publishExamples(client, "order 1", "order 2")
+	ctx := context.Background()
+	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer subscriber.Close()
+	if err := subscriber.SubscribeInitialize("orders"); err != nil {
+		log.Fatal(err)
+	}
+
+	stats, err := subscriber.GroupStats(ctx, "orders")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(stats.Lag, stats.Pending)
+	// Output: 2 0
+}
