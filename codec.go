@@ -8,6 +8,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/jsontext"
 )
 
 // Codec turns values into payloads and back. In both methods v is a pointer to the
@@ -52,7 +54,7 @@ const (
 func (c BasicCodec) Encode(v any) ([]byte, error) {
 	switch c {
 	case JSON, StrictJSON, NumberJSON:
-		return encodeJSON(v)
+		return jsontext.Encode(v)
 	case Bytes:
 		return encodeBytes(v), nil
 	case String:
@@ -64,8 +66,12 @@ func (c BasicCodec) Encode(v any) ([]byte, error) {
 // Decode implements [Codec].
 func (c BasicCodec) Decode(data []byte, v any) error {
 	switch c {
-	case JSON, StrictJSON, NumberJSON:
-		return decodeJSON(data, v, c)
+	case JSON:
+		return jsontext.Decode(data, v, jsontext.Plain)
+	case StrictJSON:
+		return jsontext.Decode(data, v, jsontext.Strict)
+	case NumberJSON:
+		return jsontext.Decode(data, v, jsontext.Number)
 	case Bytes:
 		decodeBytes(data, v)
 		return nil
@@ -80,7 +86,7 @@ func (c BasicCodec) Decode(data []byte, v any) error {
 func (c BasicCodec) CheckType(t reflect.Type) error {
 	switch {
 	case c == JSON, c == StrictJSON, c == NumberJSON:
-		return checkJSONType(t, nil)
+		return jsontext.CheckType(t)
 	case c != Bytes && c != String:
 		return c.unknown()
 	case c == Bytes && (t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Uint8):
@@ -94,12 +100,6 @@ func (c BasicCodec) CheckType(t reflect.Type) error {
 func (c BasicCodec) unknown() error {
 	return fmt.Errorf("must be JSON, StrictJSON, NumberJSON, Bytes or String, got BasicCodec(%q)", string(c))
 }
-
-// plainError is an error whose text has nothing of a payload, so that it may stand in
-// the reason of a dead letter.
-type plainError string
-
-func (e plainError) Error() string { return string(e) }
 
 func encodeBytes(v any) []byte {
 	if b, ok := v.(*[]byte); ok {
@@ -211,7 +211,7 @@ func (c coder[T]) of(payload []byte, metadata message.Metadata) (v T, err error)
 func (c coder[T]) decoded(payload []byte, metadata message.Metadata) (v T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = plainError("makes the codec panic")
+			err = jsontext.Problem("makes the codec panic")
 		}
 		if err != nil {
 			var zero T
@@ -226,7 +226,7 @@ func (c coder[T]) decoded(payload []byte, metadata message.Metadata) (v T, err e
 // has nothing of the payload.
 func decodeError[T any](err error) *DecodeError {
 	var failure *DecodeError
-	var plain plainError
+	var plain jsontext.Problem
 	switch {
 	case errors.As(err, &failure):
 		own := *failure

@@ -2,7 +2,6 @@ package redischannels
 
 import (
 	"encoding/json"
-	"fmt"
 	"reflect"
 	"strings"
 	"sync"
@@ -11,33 +10,9 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
-)
 
-// What a type cannot be is found when the channel is made, however deep it lies.
-func TestJSONTypes(t *testing.T) {
-	t.Parallel()
-	type tree struct {
-		Left, Right *tree
-		hidden      chan int
-		Skipped     func() `json:"-"`
-		When        time.Time
-		Any         any
-	}
-	_ = tree{hidden: nil}
-	for _, good := range []any{map[time.Time]int{}, map[uint8]int{}, 1, "", []byte(nil), tree{}, &tree{}, map[string]tree{}, [2]int{}, time.Time{}} {
-		require.NoError(t, checkJSONType(reflect.TypeOf(good), nil), "%T", good)
-	}
-	require.NoError(t, checkJSONType(reflect.TypeFor[any](), nil))
-	for _, bad := range []reflect.Type{
-		reflect.TypeFor[func()](), reflect.TypeFor[chan int](), reflect.TypeFor[complex128](), reflect.TypeFor[fmt.Stringer](),
-		reflect.TypeFor[map[float64]int](), reflect.TypeFor[map[any]int](), reflect.TypeFor[map[struct{ A int }]int](),
-		reflect.TypeFor[[]map[string]*chan int](), reflect.TypeFor[struct{ A struct{ B func() } }](),
-	} {
-		require.Error(t, checkJSONType(bad, nil), bad)
-	}
-	err := checkJSONType(reflect.TypeFor[struct{ A struct{ B func() } }](), nil)
-	require.ErrorContains(t, err, "field A: field B: ")
-}
+	"github.com/flaminco/redischannels/internal/jsontext"
+)
 
 // The errors of decoding have nothing of what was read.
 func TestDecodeErrorsHaveNoPayload(t *testing.T) {
@@ -130,7 +105,7 @@ func TestJSON_SubstitutesNothing(t *testing.T) {
 		{List: []any{1, "\xed\xa0\x80"}}, {inner: inner{"\xff"}}, {P: &inner{"\xff"}},
 	} {
 		_, err := JSON.Encode(&v)
-		require.ErrorIs(t, err, errNotUTF8, "%+v", v)
+		require.ErrorIs(t, err, jsontext.ErrNotUTF8, "%+v", v)
 	}
 	for _, v := range []value{{Text: "\ufffd"}, {Text: `\ufffd`}, {Text: `\\ufffd`}, {Text: "😀"}} {
 		data, err := JSON.Encode(&v)
@@ -146,7 +121,7 @@ func TestJSON_SubstitutesNothing(t *testing.T) {
 	for _, text := range []string{"\"\xff\"", `"\ud800"`, `"\udc00"`, `"\ud800\ud800"`, `"\ud83dx"`, `"\ud83d\n"`} {
 		for _, codec := range []BasicCodec{JSON, StrictJSON, NumberJSON} {
 			var got string
-			require.ErrorIs(t, codec.Decode([]byte(text), &got), errNotUTF8, text)
+			require.ErrorIs(t, codec.Decode([]byte(text), &got), jsontext.ErrNotUTF8, text)
 		}
 	}
 	for text, want := range map[string]string{`"\ud83d\ude00"`: "😀", `"\\ud800"`: `\ud800`, `"\ufffd"`: "\ufffd"} {

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/flaminco/redischannels/internal/jsontext"
 )
 
 // EventBus is a channel of events of several types, distinguished by the names of a
@@ -177,7 +179,7 @@ func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) er
 		}
 		today, err := up(old)
 		if err == nil && any(today) == nil {
-			err = plainError("was made into nothing by the upcast")
+			err = jsontext.Problem("was made into nothing by the upcast")
 		}
 		return today, err
 	}})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/flaminco/redischannels/internal/metadata"
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
@@ -87,7 +88,7 @@ func payloadUnmarshaler(u Unmarshaler) PayloadUnmarshaler {
 // Names of the fields that carry what no payload has room for. The first two are
 // those of watermill-redisstream.
 const (
-	uuidField     = "_watermill_message_uuid"
+	uuidField     = metadata.UUIDField
 	metadataField = "metadata"
 	payloadField  = "payload"
 )
@@ -180,19 +181,19 @@ func (e Entry) payload(p parts) ([]byte, message.Metadata, error) {
 	if len(p.metadata) == 0 && !p.dead {
 		return p.payload, nil, nil
 	}
-	metadata := make(message.Metadata)
-	if err := e.unmarshalMetadata(metadata, p); err != nil {
+	all := make(message.Metadata)
+	if err := e.unmarshalMetadata(all, p); err != nil {
 		return nil, nil, err
 	}
-	return p.payload, metadata, nil
+	return p.payload, all, nil
 }
 
-func (e Entry) unmarshalMetadata(metadata message.Metadata, p parts) error {
-	if err := unmarshalMetadata(metadata, p.metadata); err != nil {
+func (e Entry) unmarshalMetadata(to message.Metadata, p parts) error {
+	if err := metadata.Unmarshal(to, p.metadata); err != nil {
 		return e.undecodable(err.Error())
 	}
 	if p.dead {
-		showDeadLetter(metadata, e.Fields)
+		showDeadLetter(to, e.Fields)
 	}
 	return nil
 }
@@ -213,6 +214,15 @@ func (e Entry) checkOnce(fields ...*once) error {
 		}
 	}
 	return nil
+}
+
+// marshalIDs returns the UUID and the metadata in wire form.
+func marshalIDs(topic string, msg *message.Message) (uuid, raw []byte, err error) {
+	uuid, raw, err = metadata.Marshal(msg.UUID, msg.Metadata)
+	if err != nil {
+		return nil, nil, marshalError(topic, msg, err.Error())
+	}
+	return uuid, raw, nil
 }
 
 // marshalError reports a message that has no wire form. The reason must not
@@ -236,13 +246,13 @@ type WatermillMarshaler struct{}
 // is sorted by key. The field `payload` is the payload itself, not a copy. A
 // message whose metadata has a value under `_watermill_message_uuid` is an error.
 func (WatermillMarshaler) Marshal(topic string, msg *message.Message) ([]Field, error) {
-	uuid, metadata, err := marshalIDs(topic, msg)
+	uuid, raw, err := marshalIDs(topic, msg)
 	if err != nil {
 		return nil, err
 	}
 	return []Field{
 		{Name: uuidField, Value: uuid},
-		{Name: metadataField, Value: metadata},
+		{Name: metadataField, Value: raw},
 		{Name: payloadField, Value: msg.Payload},
 	}, nil
 }

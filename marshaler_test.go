@@ -1,7 +1,6 @@
 package redischannels
 
 import (
-	"bytes"
 	"fmt"
 	"runtime"
 	"slices"
@@ -403,15 +402,4 @@ func TestMarshalerAllocations(t *testing.T) {
 			_, _, _ = WatermillMarshaler{}.UnmarshalPayload(entry)
 		}), tc.payload, "UnmarshalPayload, %s", tc.name)
 	}
-}
-
-// Bug: one message with 10 MB of metadata leaves a buffer of that size in the
-// pool, and soon every processor has one.
-func TestMarshalKeepsNoHugeBuffer(t *testing.T) {
-	t.Parallel()
-	w := metadataWriters.New().(*metadataWriter)
-	w.buf = bytes.Repeat([]byte{'x'}, pooledBytes+1)
-	require.False(t, w.reusable())
-	w.buf = w.buf[:0:pooledBytes]
-	require.True(t, w.reusable())
 }

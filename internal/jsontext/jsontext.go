@@ -1,4 +1,5 @@
-package redischannels
+// Package jsontext encodes and decodes values as JSON, and refuses what encoding/json changes silently.
+package jsontext
 
 import (
 	"bytes"
@@ -15,16 +16,32 @@ import (
 	"unicode/utf8"
 )
 
+// Mode is how strict [Decode] is.
+type Mode uint8
+
 const (
-	errNull    = plainError("is the JSON text null")
-	errNotUTF8 = plainError("has text that is not UTF-8")
+	Plain  Mode = iota // unknown members are ignored
+	Strict             // members that the type does not have, that come twice, or differ in case are errors
+	Number             // a number in an interface becomes a json.Number
 )
+
+// Problem is an error whose text has nothing of what was read.
+type Problem string
+
+func (p Problem) Error() string { return string(p) }
+
+// ErrNotUTF8 means that a text, of a value or of JSON, is not UTF-8.
+const ErrNotUTF8 = Problem("has text that is not UTF-8")
+
+const errNull = Problem("is the JSON text null")
 
 // replaced is what encoding/json writes in the place of bytes that are not UTF-8. The
 // character itself it writes as it is.
 var replaced = []byte(`\ufffd`)
 
-func encodeJSON(v any) ([]byte, error) {
+// Encode returns the JSON text of the value behind a pointer. The text null stands only for a slice, a map or
+// an interface. Text that is not UTF-8 is an error.
+func Encode(v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	switch {
 	case err != nil:
@@ -32,7 +49,7 @@ func encodeJSON(v any) ([]byte, error) {
 	case isNull(data) && !nullable(reflect.TypeOf(v)):
 		return nil, errNull
 	case bytes.Contains(data, replaced) && hasInvalidText(reflect.ValueOf(v)):
-		return nil, errNotUTF8
+		return nil, ErrNotUTF8
 	}
 	return data, nil
 }
@@ -40,7 +57,7 @@ func encodeJSON(v any) ([]byte, error) {
 // hasInvalidText reports whether encoding/json finds text in a value that is not UTF-8. Types that
 // write JSON themselves are not asked.
 func hasInvalidText(v reflect.Value) bool {
-	if !v.IsValid() || v.Type().Implements(jsonMarshaler) || v.CanAddr() && reflect.PointerTo(v.Type()).Implements(jsonMarshaler) {
+	if !v.IsValid() || v.Type().Implements(marshaler) || v.CanAddr() && reflect.PointerTo(v.Type()).Implements(marshaler) {
 		return false
 	}
 	if text, ok := v.Interface().(encoding.TextMarshaler); ok && (v.Kind() != reflect.Pointer || !v.IsNil()) {
@@ -86,28 +103,29 @@ func fieldsHaveInvalidText(v reflect.Value) bool {
 	return false
 }
 
-func decodeJSON(data []byte, v any, c BasicCodec) error {
+// Decode sets the value behind a pointer. Its error is a [Problem] as far as what was read could be quoted.
+func Decode(data []byte, v any, mode Mode) error {
 	switch {
 	case isNull(data) && !nullable(reflect.TypeOf(v)):
 		return errNull
 	case !utf8.Valid(data), hasLoneSurrogate(data):
-		return errNotUTF8
-	case c == JSON:
-		return jsonProblem(json.Unmarshal(data, v))
+		return ErrNotUTF8
+	case mode == Plain:
+		return problemOf(json.Unmarshal(data, v))
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
-	if c == NumberJSON {
+	if mode == Number {
 		decoder.UseNumber()
 	} else {
 		decoder.DisallowUnknownFields()
 	}
 	if err := decoder.Decode(v); err != nil {
-		return jsonProblem(err)
+		return problemOf(err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return plainError("has more than one JSON text")
+		return Problem("has more than one JSON text")
 	}
-	if c == StrictJSON {
+	if mode == Strict {
 		decoder = json.NewDecoder(bytes.NewReader(data))
 		decoder.UseNumber()
 		return checkMembers(decoder, reflect.TypeOf(v).Elem())
@@ -150,12 +168,12 @@ func escape(data []byte, i int) (uint64, bool) {
 func checkMembers(decoder *json.Decoder, t reflect.Type) error {
 	token, err := decoder.Token()
 	if err != nil {
-		return jsonProblem(err)
+		return problemOf(err)
 	}
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t != nil && reflect.PointerTo(t).Implements(jsonUnmarshaler) {
+	if t != nil && reflect.PointerTo(t).Implements(unmarshaler) {
 		t = nil
 	}
 	switch token {
@@ -177,7 +195,7 @@ func checkMembers(decoder *json.Decoder, t reflect.Type) error {
 		return nil
 	}
 	_, err = decoder.Token() // the end of the array or object
-	return jsonProblem(err)
+	return problemOf(err)
 }
 
 func checkObject(decoder *json.Decoder, t reflect.Type) error {
@@ -186,7 +204,7 @@ func checkObject(decoder *json.Decoder, t reflect.Type) error {
 	if t != nil {
 		switch t.Kind() {
 		case reflect.Struct:
-			fields = jsonFields(t)
+			fields = fieldsOf(t)
 		case reflect.Map:
 			of = t.Elem()
 		}
@@ -195,17 +213,17 @@ func checkObject(decoder *json.Decoder, t reflect.Type) error {
 	for decoder.More() {
 		token, err := decoder.Token()
 		if err != nil {
-			return jsonProblem(err)
+			return problemOf(err)
 		}
 		name, _ := token.(string)
 		if seen[name] {
-			return plainError("has a member twice")
+			return Problem("has a member twice")
 		}
 		seen[name] = true
 		if fields != nil {
 			var known bool
 			if of, known = fields[name]; !known {
-				return plainError("has a member whose name differs in case")
+				return Problem("has a member whose name differs in case")
 			}
 		}
 		if err := checkMembers(decoder, of); err != nil {
@@ -215,8 +233,8 @@ func checkObject(decoder *json.Decoder, t reflect.Type) error {
 	return nil
 }
 
-// jsonFields returns the types of the fields of a struct by the names of their members.
-func jsonFields(t reflect.Type) map[string]reflect.Type {
+// fieldsOf returns the types of the fields of a struct by the names of their members.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	fields := make(map[string]reflect.Type)
 	addFields(fields, t, nil)
 	return fields
@@ -268,8 +286,8 @@ func nullable(pointer reflect.Type) bool {
 	return false
 }
 
-// jsonProblem says what is wrong without what was read.
-func jsonProblem(err error) error {
+// problemOf says what is wrong without what was read.
+func problemOf(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -277,32 +295,34 @@ func jsonProblem(err error) error {
 	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax):
-		return plainError(fmt.Sprintf("is not JSON: byte %d", syntax.Offset))
+		return Problem(fmt.Sprintf("is not JSON: byte %d", syntax.Offset))
 	case errors.As(err, &kind) && kind.Field != "":
-		return plainError(fmt.Sprintf("has another type than %s in the member %s, byte %d", kind.Type, kind.Field, kind.Offset))
+		return Problem(fmt.Sprintf("has another type than %s in the member %s, byte %d", kind.Type, kind.Field, kind.Offset))
 	case errors.As(err, &kind):
-		return plainError(fmt.Sprintf("has another type than %s, byte %d", kind.Type, kind.Offset))
+		return Problem(fmt.Sprintf("has another type than %s, byte %d", kind.Type, kind.Offset))
 	}
 	return err
 }
 
 var (
-	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
+	marshaler     = reflect.TypeFor[json.Marshaler]()
 	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
 
-	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
+	unmarshaler     = reflect.TypeFor[json.Unmarshaler]()
 	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
-// checkJSONType reports a type that encoding/json refuses, or can write but not read.
-func checkJSONType(t reflect.Type, seen []reflect.Type) error {
+// CheckType reports a type that encoding/json refuses, or can write but not read.
+func CheckType(t reflect.Type) error { return checkType(t, nil) }
+
+func checkType(t reflect.Type, seen []reflect.Type) error {
 	for _, s := range seen {
 		if s == t {
 			return nil
 		}
 	}
 	seen = append(seen, t)
-	if p := reflect.PointerTo(t); p.Implements(jsonMarshaler) || p.Implements(textMarshaler) {
+	if p := reflect.PointerTo(t); p.Implements(marshaler) || p.Implements(textMarshaler) {
 		return nil
 	}
 	switch t.Kind() {
@@ -313,12 +333,12 @@ func checkJSONType(t reflect.Type, seen []reflect.Type) error {
 			return fmt.Errorf("JSON cannot say which type to make for the interface %s: an EventBus can", t)
 		}
 	case reflect.Map:
-		if err := checkJSONKey(t.Key()); err != nil {
+		if err := checkKey(t.Key()); err != nil {
 			return err
 		}
-		return checkJSONType(t.Elem(), seen)
+		return checkType(t.Elem(), seen)
 	case reflect.Pointer, reflect.Slice, reflect.Array:
-		return checkJSONType(t.Elem(), seen)
+		return checkType(t.Elem(), seen)
 	case reflect.Struct:
 		if t.NumField() > 0 && !hasMembers(t) {
 			return fmt.Errorf("JSON has no member for %s, which has no exported field", t)
@@ -328,7 +348,7 @@ func checkJSONType(t reflect.Type, seen []reflect.Type) error {
 			if !f.IsExported() && !f.Anonymous || f.Tag.Get("json") == "-" || f.Anonymous && isStruct(f.Type) && !hasMembers(f.Type) {
 				continue
 			}
-			if err := checkJSONType(f.Type, seen); err != nil {
+			if err := checkType(f.Type, seen); err != nil {
 				return fmt.Errorf("field %s: %w", f.Name, err)
 			}
 		}
@@ -359,8 +379,8 @@ func hasMembers(t reflect.Type) bool {
 	return false
 }
 
-// checkJSONKey reports a type that cannot name the members of an object.
-func checkJSONKey(t reflect.Type) error {
+// checkKey reports a type that cannot name the members of an object.
+func checkKey(t reflect.Type) error {
 	switch t.Kind() {
 	case reflect.String,
 		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,

@@ -1,4 +1,5 @@
-package redischannels
+// Package metadata encodes the metadata of messages as watermill-redisstream does: a msgpack map of strings.
+package metadata
 
 import (
 	"errors"
@@ -13,67 +14,70 @@ import (
 	"github.com/vmihailenco/msgpack/v5/msgpcode"
 )
 
+// UUIDField is the field of an entry that has the UUID, and a key that metadata must not have.
+const UUIDField = "_watermill_message_uuid"
+
 // pooledBytes is the largest buffer that goes back to a pool: one message with
 // huge metadata must not cost its memory for ever.
 const pooledBytes = 64 << 10
 
 // What can be wrong with metadata that was read. Values and keys stay out of it.
 var (
-	errMetadataForm      = errors.New("metadata is not a msgpack map of strings")
-	errMetadataCut       = errors.New("metadata is cut short")
-	errMetadataTrailing  = errors.New("metadata is followed by other bytes")
-	errMetadataDuplicate = errors.New("metadata has a key twice")
-	errMetadataReserved  = fmt.Errorf("metadata has the reserved key %s", uuidField)
+	errForm      = errors.New("metadata is not a msgpack map of strings")
+	errCut       = errors.New("metadata is cut short")
+	errTrailing  = errors.New("metadata is followed by other bytes")
+	errDuplicate = errors.New("metadata has a key twice")
+	errReserved  = fmt.Errorf("metadata has the reserved key %s", UUIDField)
 )
 
-// metadataWriter is a msgpack encoder and the buffer that it appends to.
-type metadataWriter struct {
+// writer is a msgpack encoder and the buffer that it appends to.
+type writer struct {
 	buf  []byte
 	keys []string
 	enc  *msgpack.Encoder
 }
 
-var metadataWriters = sync.Pool{New: func() any {
-	w := new(metadataWriter)
+var writers = sync.Pool{New: func() any {
+	w := new(writer)
 	w.enc = msgpack.NewEncoder(w)
 	return w
 }}
 
 // Write implements io.Writer.
-func (w *metadataWriter) Write(p []byte) (int, error) {
+func (w *writer) Write(p []byte) (int, error) {
 	w.buf = append(w.buf, p...)
 	return len(p), nil
 }
 
 // WriteByte implements io.ByteWriter, which spares the encoder a buffer.
-func (w *metadataWriter) WriteByte(c byte) error {
+func (w *writer) WriteByte(c byte) error {
 	w.buf = append(w.buf, c)
 	return nil
 }
 
-// marshalIDs returns the UUID and the metadata in wire form, both in memory of
-// their own, of which they share one allocation. The metadata is empty where the
-// message has none. Keys are sorted, so equal messages have equal bytes.
-func marshalIDs(topic string, msg *message.Message) (uuid, metadata []byte, err error) {
-	if msg.Metadata[uuidField] != "" {
-		return nil, nil, marshalError(topic, msg, errMetadataReserved.Error())
+// Marshal returns a UUID and metadata in wire form, both in memory of their own, of which they share one
+// allocation. The second one is empty where there is no metadata. Keys are sorted, so equal messages have
+// equal bytes.
+func Marshal(uuid string, metadata message.Metadata) (id, raw []byte, err error) {
+	if metadata[UUIDField] != "" {
+		return nil, nil, errReserved
 	}
-	if len(msg.Metadata) == 0 {
-		return []byte(msg.UUID), nil, nil
+	if len(metadata) == 0 {
+		return []byte(uuid), nil, nil
 	}
 
-	w := metadataWriters.Get().(*metadataWriter)
+	w := writers.Get().(*writer)
 	defer w.release()
-	w.buf = append(w.buf[:0], msg.UUID...)
-	if err := w.encode(msg.Metadata); err != nil {
-		return nil, nil, marshalError(topic, msg, err.Error())
+	w.buf = append(w.buf[:0], uuid...)
+	if err := w.encode(metadata); err != nil {
+		return nil, nil, err
 	}
 	both := slices.Clone(w.buf)
-	n := len(msg.UUID)
+	n := len(uuid)
 	return both[:n:n], both[n:], nil
 }
 
-func (w *metadataWriter) encode(metadata message.Metadata) error {
+func (w *writer) encode(metadata message.Metadata) error {
 	for key := range metadata {
 		w.keys = append(w.keys, key)
 	}
@@ -93,55 +97,55 @@ func (w *metadataWriter) encode(metadata message.Metadata) error {
 }
 
 // release gives the writer back without the strings of the message.
-func (w *metadataWriter) release() {
+func (w *writer) release() {
 	clear(w.keys)
 	w.keys = w.keys[:0]
 	if w.reusable() {
-		metadataWriters.Put(w)
+		writers.Put(w)
 	}
 }
 
 // reusable reports whether the writer is small enough to be kept.
-func (w *metadataWriter) reusable() bool {
+func (w *writer) reusable() bool {
 	return cap(w.buf) <= pooledBytes && cap(w.keys) <= pooledBytes/16
 }
 
-// metadataReader is a msgpack decoder and the text that it reads.
-type metadataReader struct {
+// reader is a msgpack decoder and the text that it reads.
+type reader struct {
 	text strings.Reader
 	dec  *msgpack.Decoder
 }
 
-var metadataReaders = sync.Pool{New: func() any {
-	r := new(metadataReader)
+var readers = sync.Pool{New: func() any {
+	r := new(reader)
 	r.dec = msgpack.NewDecoder(&r.text)
 	return r
 }}
 
-// unmarshalMetadata adds the pairs of a msgpack map to metadata. Nothing in raw
+// Unmarshal adds the pairs of a msgpack map to metadata. Nothing in raw
 // and msgpack nil stand for no pairs. All keys and values share one copy of raw,
 // and no announced length is believed before it is compared with what is there,
 // so the cost is bounded by the size of raw.
-func unmarshalMetadata(metadata message.Metadata, raw []byte) error {
+func Unmarshal(metadata message.Metadata, raw []byte) error {
 	if len(raw) == 0 {
 		return nil
 	}
 	// The decoder would skip the header of an extension in front of the map.
 	if msgpcode.IsExt(raw[0]) {
-		return errMetadataForm
+		return errForm
 	}
-	r := metadataReaders.Get().(*metadataReader)
-	defer metadataReaders.Put(r)
+	r := readers.Get().(*reader)
+	defer readers.Put(r)
 	text := string(raw)
 	r.text.Reset(text)
 	defer r.text.Reset("")
 
 	pairs, err := r.dec.DecodeMapLen()
 	if err != nil {
-		return metadataProblem(err)
+		return problem(err)
 	}
 	if pairs < 0 && raw[0] != msgpcode.Nil { // 2^31 and more where int has 32 bits
-		return errMetadataCut
+		return errCut
 	}
 	for i := range pairs {
 		key, err := r.next(text)
@@ -154,45 +158,45 @@ func unmarshalMetadata(metadata message.Metadata, raw []byte) error {
 		}
 		metadata[key] = value
 		if len(metadata) != i+1 {
-			return errMetadataDuplicate
+			return errDuplicate
 		}
 	}
 	switch {
 	case r.text.Len() > 0:
-		return errMetadataTrailing
-	case metadata[uuidField] != "":
+		return errTrailing
+	case metadata[UUIDField] != "":
 		// Such a message could be read but never published again.
-		return errMetadataReserved
+		return errReserved
 	}
 	return nil
 }
 
 // next returns the string, binary or nil that follows as a part of text.
-func (r *metadataReader) next(text string) (string, error) {
+func (r *reader) next(text string) (string, error) {
 	code, err := r.dec.PeekCode()
 	if err != nil {
-		return "", errMetadataCut
+		return "", errCut
 	}
 	n, err := r.dec.DecodeBytesLen()
 	if err != nil {
-		return "", metadataProblem(err)
+		return "", problem(err)
 	}
 	if code == msgpcode.Nil {
 		return "", nil
 	}
 	at := len(text) - r.text.Len()
 	if n < 0 || n > len(text)-at {
-		return "", errMetadataCut
+		return "", errCut
 	}
 	_, _ = r.text.Seek(int64(n), io.SeekCurrent)
 	return text[at : at+n], nil
 }
 
-// metadataProblem returns what made the decoder give up: the end of the text, or a
+// problem returns what made the decoder give up: the end of the text, or a
 // code that stands for another type.
-func metadataProblem(err error) error {
+func problem(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errMetadataCut
+		return errCut
 	}
-	return errMetadataForm
+	return errForm
 }
