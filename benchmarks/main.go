@@ -17,6 +17,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"regexp"
@@ -29,6 +30,7 @@ import (
 func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	slog.SetLogLoggerLevel(slog.LevelWarn) // 100 subscriptions would write 100 lines
 	if err := benchmark(ctx); err != nil {
 		cancel()
 		fmt.Fprintln(os.Stderr, "benchmarks:", err)
