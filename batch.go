@@ -18,39 +18,40 @@ const (
 const (
 	// UnlimitedBatchBytes as BatchConfig.Bytes bounds batches by their number of values only.
 	UnlimitedBatchBytes = -1
-	// NoBatchWait as BatchConfig.Wait makes a batch of what is buffered when its first value
-	// comes.
+	// NoBatchWait as BatchConfig.Wait makes a batch of the values that are buffered when its
+	// first value arrives.
 	NoBatchWait time.Duration = -1
 )
 
 // BatchConfig configures [Reader.HandleBatch]. The zero value makes batches of up to 100
 // values, one batch at a time.
 //
-// Size times Concurrency values are in flight together. MaxInFlight of the channel is raised
-// to that number where neither the channel nor its hub configures it; a configured MaxInFlight
-// that is less is an error.
+// Size times Concurrency values are in flight together. If neither the channel nor its hub
+// configures MaxInFlight, it is raised to that number. A configured MaxInFlight below it is an
+// error.
 type BatchConfig struct {
-	// Size is how many values a batch has at most, 1 to 100,000. A batch is delivered when it
-	// has as many. More make fewer calls, and more deliveries that a crash repeats.
-	// Defaults to DefaultBatchSize.
+	// Size is the maximum number of values in a batch, 1 to 100,000. A batch of this size is
+	// delivered at once. Higher means fewer calls, and more values that are redelivered after a
+	// crash. Defaults to DefaultBatchSize.
 	Size int
 
-	// Bytes is the size of the entries of a batch at most, at least 1. One entry may exceed
-	// it. Tuning.PrefetchBytes bounds what is in flight together as well: batches do not grow
-	// beyond it. Defaults to DefaultBatchBytes; UnlimitedBatchBytes turns it off.
+	// Bytes is the maximum size of the entries of a batch, at least 1. A single entry may exceed
+	// it. Tuning.PrefetchBytes also bounds the entries in flight, and so the size of batches.
+	// Defaults to DefaultBatchBytes; UnlimitedBatchBytes turns it off.
 	Bytes int
 
-	// Wait is how long a batch waits for further values after its first one has come, at
-	// least 1 ms: the latency of a value where few come. Defaults to DefaultBatchWait;
-	// NoBatchWait turns it off.
+	// Wait is how long a batch waits for further values after its first one, at least 1 ms. It
+	// adds to the latency of a value if few arrive. Defaults to DefaultBatchWait; NoBatchWait
+	// turns it off.
 	Wait time.Duration
 
-	// Concurrency is how many batches are handled at a time. Defaults to DefaultConcurrency.
+	// Concurrency is the number of batches that are handled at a time. Defaults to
+	// DefaultConcurrency.
 	Concurrency int
 
-	// Ordered has batches come one at a time in stream order: what is redelivered comes
-	// before what is behind it. It needs a Concurrency of 1. Otherwise there is no order
-	// among values, except those of the same OrderingKey.
+	// Ordered delivers one batch at a time, in stream order: redelivered values come before those
+	// behind them. It needs a Concurrency of 1. Without it there is no order among values, except
+	// those of the same OrderingKey.
 	Ordered bool
 }
 
@@ -94,7 +95,7 @@ func (c BatchConfig) limits() source.Limits {
 	return source.Limits{Max: c.Size, Bytes: max(0, c.Bytes), Wait: max(0, c.Wait)}
 }
 
-// BatchError is the error of a batch of which a part has failed: see [Reader.HandleBatch].
+// BatchError is the error of a batch that has failed in part: see [Reader.HandleBatch].
 type BatchError struct {
 	Failed []int // indexes of the deliveries to nack; the others are acknowledged
 	Err    error // the cause, or nil
@@ -111,13 +112,13 @@ func (e *BatchError) Error() string {
 // Unwrap returns the cause.
 func (e *BatchError) Unwrap() error { return e.Err }
 
-// ReceiveBatch returns up to n deliveries, at least one, which must be ended each, as those of
-// [Reader.Receive]. It waits for the first one until ctx ends or Close, and from then on for
-// further ones until there are n, or for wait. With an error there are no deliveries. A value
-// that cannot be decoded is left out, and its *[DecodeError] is the error of the next read.
+// ReceiveBatch returns 1 to n deliveries. Each must be ended, like that of [Reader.Receive]. It
+// waits for the first one until ctx ends or the reader is closed, and then for further ones until
+// there are n, or for wait. With an error it returns no deliveries. A value that cannot be
+// decoded is left out, and its *[DecodeError] is the error of the next read.
 //
-// MaxInFlight of the channel is raised to n where neither the channel nor its hub configures
-// it; n above a configured MaxInFlight is an error that wraps [ErrInvalidArgument].
+// If neither the channel nor its hub configures MaxInFlight, it is raised to n. An n above a
+// configured MaxInFlight is an error that wraps [ErrInvalidArgument].
 func (r *Reader[T]) ReceiveBatch(ctx context.Context, n int, wait time.Duration) ([]Delivery[T], error) {
 	if n < 1 || n > maxInFlightLimit || r.transport.fixed && n > r.transport.limit {
 		most := maxInFlightLimit
@@ -149,7 +150,7 @@ func (r *Reader[T]) ReceiveBatch(ctx context.Context, n int, wait time.Duration)
 	}
 }
 
-// adjust lets n deliveries be in flight, and has them come in order.
+// adjust sets how many deliveries may be in flight, and whether they are in order.
 func (r *Reader[T]) adjust(ctx context.Context, n int, ordered bool) error {
 	src, err := r.source.open(ctx)
 	if err != nil {
@@ -161,7 +162,7 @@ func (r *Reader[T]) adjust(ctx context.Context, n int, ordered bool) error {
 	return nil
 }
 
-// decodeBatch returns the deliveries of attempts, and why there are none of the others.
+// decodeBatch returns the deliveries of attempts, and the errors of those that cannot be decoded.
 func (r *Reader[T]) decodeBatch(attempts []*source.Attempt) (batch []Delivery[T], failures []error) {
 	batch = make([]Delivery[T], 0, len(attempts))
 	for _, a := range attempts {

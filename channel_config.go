@@ -7,8 +7,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// DefaultChannelMaxInFlight is how many deliveries of one Reader of a stream may be
-// unacknowledged.
+// DefaultChannelMaxInFlight is the default maximum of unacknowledged deliveries of one Reader of
+// a stream.
 const DefaultChannelMaxInFlight = 256
 
 // StreamFormat is a wire format in both directions: [WatermillMarshaler],
@@ -25,14 +25,14 @@ type PubSubFormat interface {
 	PubSubUnmarshaler
 }
 
-// StreamChannelConfig configures [NewStreamChannel]. The zero value is a channel without
-// a group, whose readers see all that is written from their first use on. A zero field
-// means the one of HubConfig.Stream, and then the default that is documented here.
+// StreamChannelConfig configures [NewStreamChannel]. The zero value is a channel without a group,
+// whose readers receive every value written after their first use. A zero field defaults to the
+// one of HubConfig.Stream, and then to the default that is documented here.
 //
-// Channels of a hub whose settings are equal share a publisher, and without a group a
-// subscriber with its connections. A pointer equals only itself, a function nothing: pass
-// one pointer to a format of your own to all channels, and expect that one with an
-// OrderingKey and without a group has connections of its own.
+// Channels of a hub whose settings are equal share a publisher, and without a group a subscriber
+// with its connections. A pointer equals only itself, and a function equals nothing: pass one
+// pointer to your own format to all channels. A channel with an OrderingKey and without a group
+// has its own connections.
 type StreamChannelConfig struct {
 	// Codec makes payloads of values. Defaults to HubConfig.Codec.
 	Codec Codec
@@ -47,28 +47,27 @@ type StreamChannelConfig struct {
 	Publisher PublisherConfig
 
 	// Subscriber configures reading. Its Client, SideKeys, OnEvent and OnReadClient are those of
-	// the hub and must not be set. MaxInFlight defaults to DefaultChannelMaxInFlight: when so
-	// many deliveries of the Reader are unacknowledged, reading waits, which EventStalled
-	// reports after Tuning.BlockTime. What is above MaxPayload is a *DecodeError of the
-	// Reader.
+	// the hub and must not be set. MaxInFlight defaults to DefaultChannelMaxInFlight: when that
+	// many deliveries of the Reader are unacknowledged, reading waits, and EventStalled is
+	// reported after Tuning.BlockTime. An entry above MaxPayload is a *DecodeError of the Reader.
 	Subscriber SubscriberConfig
 
-	// MaxLag is how many entries may wait for Subscriber.ConsumerGroup to read them before
-	// Writer.WaitToWrite waits, above 0. It needs a group; one of the hub's defaults is
-	// for channels that have a group. Defaults to no bound.
-	// (XINFO GROUPS lag; before Redis 7, and where it is unknown, the entries behind
-	// the group's last-delivered-id are counted by XRANGE, up to the bound)
+	// MaxLag is the number of entries, above 0, that may wait for Subscriber.ConsumerGroup to
+	// read them before Writer.WaitToWrite waits. It needs a group; a default of the hub applies
+	// only to channels that have a group. Defaults to no bound. (XINFO GROUPS lag; before Redis
+	// 7, and where it is unknown, the entries behind the group's last-delivered-id are counted by
+	// XRANGE, up to the bound)
 	MaxLag int64
 
-	// MaxLen is how many entries the stream may have before Writer.WaitToWrite waits,
-	// above 0. It makes sense only with something that trims or deletes, other than
-	// Publisher.Retention, which never waits. Defaults to no bound. (XLEN)
+	// MaxLen is the number of entries, above 0, that the stream may have before
+	// Writer.WaitToWrite waits. It is useful only if another program trims the stream or deletes
+	// entries; Publisher.Retention never waits. Defaults to no bound. (XLEN)
 	MaxLen int64
 }
 
-// Validate reports every problem of the configuration in one joined error. Each names
-// its field and wraps [ErrInvalidConfig]. What depends on the defaults of a hub is
-// checked by [NewStreamChannel].
+// Validate reports every problem of the configuration in one joined error. Each names its field
+// and wraps [ErrInvalidConfig]. [NewStreamChannel] checks the problems that depend on the
+// defaults of a hub.
 func (c StreamChannelConfig) Validate() error {
 	v := validation{prefix: "StreamChannelConfig"}
 	c.validatePart(&v)
@@ -146,36 +145,35 @@ func (h *Hub) streamConfig(v *validation, config StreamChannelConfig) StreamChan
 	return config
 }
 
-// PubSubChannelConfig configures [NewPubSubChannel]. The zero value works. A zero field
-// means the one of HubConfig.PubSub, and then the default that is documented here.
-// Channels of a hub whose settings, Codec aside, are equal share a connection; what equals
-// what is as in [StreamChannelConfig].
+// PubSubChannelConfig configures [NewPubSubChannel]. The zero value works. A zero field defaults
+// to the one of HubConfig.PubSub, and then to the default that is documented here. Channels of a
+// hub whose settings, except Codec, are equal share a connection. Equality is that of
+// [StreamChannelConfig].
 type PubSubChannelConfig struct {
 	// Codec makes payloads of values. Defaults to HubConfig.Codec.
 	Codec Codec
 
 	// Format is the wire format in both directions: it fills Publisher.Marshaler and
-	// Subscriber.Unmarshaler, which must not be set beside it. RawPayload is for producers
-	// and consumers of other languages, the .NET library among them. Defaults to
-	// EnvelopeMarshaler.
+	// Subscriber.Unmarshaler, which must not be set beside it. RawPayload is for producers and
+	// consumers in other languages, including the .NET library. Defaults to EnvelopeMarshaler.
 	Format PubSubFormat
 
-	// Sharded makes it a shard channel. It fills Publisher.Sharded and Subscriber.Sharded,
-	// which must not be set. In a cluster a message goes to one shard instead of to every
-	// node. Redis 7 or newer. (SPUBLISH, SSUBSCRIBE)
+	// Sharded makes the channel a shard channel. It fills Publisher.Sharded and
+	// Subscriber.Sharded, which must not be set. In a cluster a message goes to one shard instead
+	// of to every node. Redis 7 or newer. (SPUBLISH, SSUBSCRIBE)
 	Sharded bool
 
-	// ChannelPrefix is put in front of the name to make that of the Redis channel. It fills
-	// Publisher.ChannelPrefix and Subscriber.ChannelPrefix, which must not be set.
-	// Defaults to none.
+	// ChannelPrefix is prepended to the name, which gives the name of the Redis channel. It fills
+	// Publisher.ChannelPrefix and Subscriber.ChannelPrefix, which must not be set. Defaults to
+	// none.
 	ChannelPrefix string
 
 	// Publisher configures writing. Its Client is that of the hub and must not be set.
 	Publisher PubSubPublisherConfig
 
-	// Subscriber configures reading. Its Client, OnEvent and OnReadClient are those of the
-	// hub and must not be set. With Patterns a channel whose name is a pattern can only be
-	// read. Above MaxInFlight 1, the default, there is no order among deliveries.
+	// Subscriber configures reading. Its Client, OnEvent and OnReadClient are those of the hub
+	// and must not be set. With Patterns, a channel whose name is a pattern can only be read.
+	// MaxInFlight defaults to 1; above it there is no order among deliveries.
 	Subscriber PubSubSubscriberConfig
 }
 
@@ -220,8 +218,8 @@ func (c PubSubChannelConfig) withFormat() PubSubChannelConfig {
 	return c
 }
 
-// withDefaults returns a copy in which zeros are replaced, and what both directions have
-// in common is where it is used.
+// withDefaults returns a copy in which zeros are replaced, and the settings of both directions
+// are copied to each.
 func (c PubSubChannelConfig) withDefaults() PubSubChannelConfig {
 	c = c.withFormat()
 	c.Publisher.Sharded, c.Subscriber.Sharded = c.Sharded, c.Sharded
@@ -254,17 +252,17 @@ type ChannelConfig[T any] struct {
 	// Codec makes payloads of values. Defaults to JSON.
 	Codec Codec
 
-	// Metadata returns what is sent with a value, in addition to what Writer.With has
-	// set, such as a tenant or a partition key. Defaults to nothing.
+	// Metadata returns the metadata of a value, such as a tenant or a partition key, in addition
+	// to that of Writer.With. Defaults to none.
 	Metadata func(v T) message.Metadata
 
-	// DrainTimeout is how long Close waits for the subscriber to end the subscription,
-	// which it does when all its messages are acknowledged or nacked, at least 1 ms.
-	// Defaults to DefaultDrainTimeout.
+	// DrainTimeout is how long Close waits for the subscriber to end the subscription, at least 1
+	// ms. The subscriber ends it when all its messages are acknowledged or nacked. Defaults to
+	// DefaultDrainTimeout.
 	DrainTimeout time.Duration
 
-	// Logger receives the log. Defaults to slog.Default() for errors; watermill.NopLogger
-	// is silence.
+	// Logger receives the log. Defaults to slog.Default() for errors; watermill.NopLogger writes
+	// nothing.
 	Logger watermill.LoggerAdapter
 }
 
@@ -289,8 +287,7 @@ func (v *validation) ofHub(field string, set bool) {
 	}
 }
 
-// instead reports a field of one direction that is set where one of the channel counts
-// for both.
+// instead reports a field of one direction that must be set by the field of the channel for both.
 func (v *validation) instead(field string, set bool, common string) {
 	if set {
 		v.addf(field, "must not be set: %s of the channel is for both directions", common)

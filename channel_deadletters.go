@@ -13,20 +13,20 @@ import (
 type DeadValue[T any] struct {
 	DeadLetter
 	Value    T
-	Metadata message.Metadata // what the writer has sent with the value
+	Metadata message.Metadata // metadata that was written with the value
 }
 
-// ChannelDeadLetters are the dead letters of a channel: [DeadLetters] of its stream, with
-// values. It is safe for concurrent use, also while readers run, and there is nothing to
-// close. All methods block until Redis has answered or ctx ends. Where the transport has no
-// dead letters they return [ErrNotSupported].
+// ChannelDeadLetters are the dead letters of a channel: [DeadLetters] of its stream, with values.
+// It is safe for concurrent use, even while readers run, and needs no Close. All methods block
+// until Redis has replied or ctx ends. If the transport has no dead letters they return
+// [ErrNotSupported].
 type ChannelDeadLetters[T any] struct {
 	source *deadLetterSource
 	topic  string
 	code   coder[T]
 }
 
-// deadLetterSource is where a channel finds its dead letters.
+// deadLetterSource has the dead letters of a channel.
 type deadLetterSource struct {
 	letters     *DeadLetters
 	group       string
@@ -39,10 +39,10 @@ func (c *Channel[T]) DeadLetters() *ChannelDeadLetters[T] {
 	return &ChannelDeadLetters[T]{source: t.deadLetters, topic: t.topic, code: c.writer.code}
 }
 
-// List yields dead letters as [DeadLetters.List] does, with their values. An empty
-// query.Group means the group of the channel, or all without one. What does not make a T is
-// yielded with a *[DecodeError] and without a value, and the list continues; any other error
-// ends it.
+// List yields dead letters as [DeadLetters.List] does, with their values. An empty query.Group
+// means the group of the channel, or all groups without one. A dead letter that cannot be decoded
+// as a T is yielded with a *[DecodeError] and without a value, and the list continues. Any other
+// error ends the list.
 func (d *ChannelDeadLetters[T]) List(ctx context.Context, query DeadLetterQuery) iter.Seq2[DeadValue[T], error] {
 	return func(yield func(DeadValue[T], error) bool) {
 		letters, err := d.operator()
@@ -65,8 +65,7 @@ func (d *ChannelDeadLetters[T]) List(ctx context.Context, query DeadLetterQuery)
 	}
 }
 
-// Requeue gives dead letters back to the consumer groups that failed: see
-// [DeadLetters.Requeue].
+// Requeue returns dead letters to the consumer groups that failed: see [DeadLetters.Requeue].
 func (d *ChannelDeadLetters[T]) Requeue(ctx context.Context, ids ...string) ([]RequeueResult, error) {
 	letters, err := d.operator()
 	if err != nil {
@@ -75,8 +74,8 @@ func (d *ChannelDeadLetters[T]) Requeue(ctx context.Context, ids ...string) ([]R
 	return letters.Requeue(ctx, d.topic, ids...)
 }
 
-// Reappend appends the messages of dead letters to the stream as new entries, which all
-// groups see: see [DeadLetters.Reappend].
+// Reappend appends the messages of dead letters to the stream as new entries for all groups: see
+// [DeadLetters.Reappend].
 func (d *ChannelDeadLetters[T]) Reappend(ctx context.Context, ids ...string) ([]RequeueResult, error) {
 	letters, err := d.operator()
 	if err != nil {

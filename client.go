@@ -9,13 +9,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// errBehindHost is the error of a URL whose password ends before its @: at the first / ? or #
-// in it the address seems to begin, and an error would quote the rest of it as the path.
-var errBehindHost = errors.New("there is an @ behind the host: write the characters / ? # @ of a password as %2F %3F %23 %40")
+// errBehindHost is the error of a URL whose password has a / ? or #. The URL parser ends the
+// password there, and its error would quote the rest of the password as the path.
+var errBehindHost = errors.New("there is an @ after the host: write the characters / ? # @ of a password as %2F %3F %23 %40")
 
-// NewRedisClient returns the client that a URL describes, a *redis.Client or a
-// *redis.ClusterClient, which is the caller's to close. It does not talk to Redis. The URL is
-// read by go-redis:
+// NewRedisClient returns the client for a URL, a *redis.Client or a *redis.ClusterClient, which
+// the caller must close. It does not connect to Redis. go-redis parses the URL:
 //
 //	redis://user:password@host:6379/0        one server; rediss:// with TLS, unix:///path
 //	redis+cluster://host:6379                a cluster, more nodes by ?addr=host2:6379&addr=...;
@@ -24,10 +23,11 @@ var errBehindHost = errors.New("there is an @ behind the host: write the charact
 //	                                         Sentinel, more sentinels by addr; also redis://
 //	                                         with master_name
 //
-// rediss+cluster:// and rediss+sentinel:// use TLS. The settings of the client are
-// parameters by the names that go-redis gives them, such as pool_size and read_timeout.
+// rediss+cluster:// and rediss+sentinel:// use TLS. The settings of the client are URL parameters
+// with the names of go-redis, such as pool_size and read_timeout.
 //
-// The error wraps [ErrInvalidArgument]. It has no part of the URL, which may hold a password.
+// The error wraps [ErrInvalidArgument]. It contains no part of the URL, which may have a
+// password.
 func NewRedisClient(rawURL string) (redis.UniversalClient, error) {
 	client, err := parseRedisURL(rawURL)
 	if err != nil {
@@ -54,7 +54,7 @@ func parseRedisURL(rawURL string) (redis.UniversalClient, error) {
 	if scheme != "unix" && strings.Contains(u.Path+u.Fragment, "@") {
 		return nil, errBehindHost
 	}
-	// The parsers quote a path or a parameter that they do not understand.
+	// The parsers quote a path or a parameter that is invalid.
 	refused := func(err error) error {
 		if strings.Contains(u.RawQuery, "@") {
 			return errBehindHost

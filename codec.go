@@ -12,41 +12,39 @@ import (
 	"github.com/flaminco/redischannels/internal/jsontext"
 )
 
-// Codec turns values into payloads and back. In both methods v is a pointer to the
-// value: a *T on a Channel[T]. It is called from several goroutines at once. Decode
-// must not keep data. A codec that also has the method of [TypeChecker] is asked, when
-// a channel is made, whether it can do T at all.
+// Codec encodes values as payloads and decodes them. In both methods v is a pointer to the value:
+// a *T on a Channel[T]. A Codec must be safe for concurrent use. Decode must not keep data. If
+// the codec implements [TypeChecker], it checks T when a channel is created.
 type Codec interface {
 	Encode(v any) ([]byte, error)
 	Decode(data []byte, v any) error
 }
 
-// TypeChecker is what a [Codec] may have so that a type for which it can never work is
-// refused at construction and not by the first message.
+// TypeChecker is an optional interface of a [Codec], which refuses a type that it does not
+// support when a channel is created and not at the first message.
 type TypeChecker interface {
 	CheckType(t reflect.Type) error
 }
 
-// BasicCodec is one of the codecs of this package, a constant by its name. Package
-// protocodec has one for Protocol Buffers.
+// BasicCodec is a codec of this package; its constants are the names of the codecs. Package
+// protocodec has a codec for Protocol Buffers.
 type BasicCodec string
 
 const (
-	// JSON is encoding/json, and the default. Unknown members are ignored. The JSON
-	// text null is no value, unless T is a slice, a map or an interface: it would
-	// become a zero value that was never written. Text that is not UTF-8 is an error, where
-	// encoding/json replaces it. Fields that are not exported are not written. A number in an
-	// interface, such as a value of map[string]any, becomes a float64, which rounds integers
-	// beyond 2^53: NumberJSON does not.
+	// JSON is encoding/json, and the default. Unknown members are ignored. The JSON text null is
+	// an error, unless T is a slice, a map or an interface: it would decode to a zero value that
+	// was never written. Text that is not UTF-8 is an error, whereas encoding/json replaces it.
+	// Unexported fields are not written. A number in an interface, such as a value of
+	// map[string]any, becomes a float64, which rounds integers beyond 2^53; NumberJSON does not.
 	JSON BasicCodec = "JSON"
-	// StrictJSON is JSON that refuses members which T does not have, which come twice, or
-	// whose names differ in case.
+	// StrictJSON is JSON that refuses members that T does not have, that occur twice, or whose
+	// names differ in case.
 	StrictJSON BasicCodec = "StrictJSON"
-	// NumberJSON is JSON that makes a json.Number of a number in an interface.
+	// NumberJSON is JSON that decodes a number in an interface as a json.Number.
 	NumberJSON BasicCodec = "NumberJSON"
-	// Bytes takes payloads as they are; T is []byte or a type of that kind.
+	// Bytes uses payloads unchanged; T is []byte or a type of that kind.
 	Bytes BasicCodec = "Bytes"
-	// String takes payloads as they are; T is string or a type of that kind.
+	// String uses payloads unchanged; T is string or a type of that kind.
 	String BasicCodec = "String"
 )
 
@@ -116,8 +114,8 @@ func decodeBytes(data []byte, v any) {
 	reflect.ValueOf(v).Elem().SetBytes(bytes.Clone(data))
 }
 
-// coder is where values of T become messages and payloads values; everything below it
-// knows only messages and entries.
+// coder encodes values of T as messages and decodes payloads. The layers below it know only
+// messages and entries.
 type coder[T any] struct {
 	encode func(v *T, msg *message.Message) error
 	decode func(payload []byte, metadata message.Metadata, v *T) error
@@ -125,7 +123,8 @@ type coder[T any] struct {
 	plain  bool                                 // T is []byte or string, and a payload is its value
 }
 
-// newCoder makes a coder of a codec, JSON if it is nil, or says why it cannot work.
+// newCoder returns a coder for a codec, JSON if it is nil, or the reason why the codec does not
+// support T.
 func newCoder[T any](codec Codec) (coder[T], error) {
 	codec, err := checkCodec(codec, reflect.TypeFor[T]())
 	if err != nil {
@@ -156,11 +155,11 @@ func checkCodec(codec Codec, t reflect.Type) (Codec, error) {
 	return codec, nil
 }
 
-// message makes the message of a value. A panic of the codec is an error of the value.
+// message encodes a value as a message. A panic of the codec is an error of the value.
 func (c coder[T]) message(v *T, metadata message.Metadata) (msg *message.Message, err error) {
 	msg = message.NewMessage(watermill.NewUUID(), nil)
 	if _, reserved := metadata[CompletedKey]; reserved {
-		return nil, invalidArgument("metadata", fmt.Errorf("the key %s is that of the end of a stream", CompletedKey))
+		return nil, invalidArgument("metadata", fmt.Errorf("the key %s is reserved for the end of a stream", CompletedKey))
 	}
 	for key, value := range metadata {
 		msg.Metadata[key] = value
@@ -176,7 +175,7 @@ func (c coder[T]) message(v *T, metadata message.Metadata) (msg *message.Message
 	return msg, c.encode(v, msg)
 }
 
-// value makes the value of a message. The error is a *DecodeError, or errSkip.
+// value decodes the value of a message. The error is a *DecodeError, or errSkip.
 func (c coder[T]) value(msg *message.Message) (T, error) {
 	v, err := c.of(msg.Payload, msg.Metadata)
 	if err == nil || err == errSkip {
@@ -191,7 +190,7 @@ func (c coder[T]) value(msg *message.Message) (T, error) {
 	return v, failure
 }
 
-// of makes a value of a payload. The error is errSkip for the end of a stream.
+// of decodes a payload. The error is errSkip for the end of a stream.
 func (c coder[T]) of(payload []byte, metadata message.Metadata) (v T, err error) {
 	if _, end := metadata[CompletedKey]; end {
 		return v, errSkip
@@ -222,8 +221,8 @@ func (c coder[T]) decoded(payload []byte, metadata message.Metadata) (v T, err e
 	return v, err
 }
 
-// decodeError returns the error of decoding as a *DecodeError of the caller's own. Its reason
-// has nothing of the payload.
+// decodeError returns the error of decoding as a new *DecodeError. Its reason contains nothing of
+// the payload.
 func decodeError[T any](err error) *DecodeError {
 	var failure *DecodeError
 	var plain jsontext.Problem

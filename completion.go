@@ -13,13 +13,13 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// CompletedKey is the metadata key of the message by which [Writer.CompleteStream] marks the end of
-// a stream. Its value is the reason, empty where there was no error. Typed readers return it for
-// no value; a [Subscriber] delivers it like every message, with the payload {}.
+// CompletedKey is the metadata key of the message by which [Writer.CompleteStream] marks the end
+// of a stream. Its value is the text of the error, or empty. Typed readers return no value for
+// this message; a [Subscriber] delivers it like any message, with the payload {}.
 const CompletedKey = "_redischannels_completed"
 
 // CompletedError is the end of a loop over [Reader.Follow] in a stream that was completed with an
-// error. Where it was completed without one the end is io.EOF.
+// error. If it was completed without an error, the end is io.EOF.
 type CompletedError struct {
 	Topic   string
 	EntryID string // of the end
@@ -43,7 +43,7 @@ func (e *CompletedError) end() error {
 	return e
 }
 
-// completion returns the end of a stream that an attempt stands for, or nil.
+// completion returns the end of a stream if an attempt is at its mark, or nil.
 func completion(a *source.Attempt, metadata message.Metadata) *CompletedError {
 	reason, ok := metadata[CompletedKey]
 	if !ok {
@@ -55,12 +55,13 @@ func completion(a *source.Attempt, metadata message.Metadata) *CompletedError {
 // CompleteStream marks the end of the stream for the readers of all processes: the loops of
 // [Reader.Follow] end with io.EOF, or with a [*CompletedError] that has the text of err (at most
 // 1,024 bytes, which must not contain a secret), and so do Server-Sent Events. It then does what
-// Complete does. Readers of a group acknowledge the mark and return nothing for it, and History
-// leaves it out. What is written later, by other writers, is behind the end: only a loop that begins
-// there sees it.
+// Complete does. Readers of a group acknowledge the mark and return no value for it, and History
+// skips it. Values that other writers write later are behind the end: only a loop that begins
+// there reads them.
 //
 // The error is that of Write; the mark may be written again. On a transport without history it is
-// [ErrNotSupported]. A [Marshaler] that drops metadata drops the mark, which is then a value.
+// [ErrNotSupported]. With a [Marshaler] that drops metadata, readers cannot recognize the mark,
+// and return it as a value.
 func (w *Writer[T]) CompleteStream(ctx context.Context, err error) error {
 	if w.transport.history == nil {
 		return fmt.Errorf("redischannels: complete %q: %w", w.transport.topic, ErrNotSupported)

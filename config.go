@@ -37,23 +37,23 @@ const (
 	DefaultBackoffJitter = 0.2
 )
 
-// Values that turn something off.
+// Values that turn a setting off.
 const (
 	// NoConsumerGroup as SubscriberConfig.ConsumerGroup reads without a group, also on
 	// a channel of a hub whose default is one.
 	NoConsumerGroup = "-"
-	// UnlimitedDeliveries as MaxDeliveries redelivers a message for ever.
+	// UnlimitedDeliveries as MaxDeliveries redelivers a message without a limit.
 	UnlimitedDeliveries = -1
 	// NeverDefer as SubscriberConfig.DeferAfter keeps all retries in memory.
 	NeverDefer time.Duration = -1
-	// NoPrefetch as Tuning.Prefetch fetches only what can be handled at once.
+	// NoPrefetch as Tuning.Prefetch fetches only entries that can be handled at once.
 	NoPrefetch = -1
 	// NoJitter as Backoff.Jitter makes delays exact.
 	NoJitter = -1
-	// NoPublishTimeout as the Timeout of a publisher leaves the bound to the
-	// messages' contexts and to the Redis client.
+	// NoPublishTimeout as the Timeout of a publisher leaves the limit to the messages' contexts
+	// and to the Redis client.
 	NoPublishTimeout time.Duration = -1
-	// UnlimitedPayload as MaxPayload leaves the bound to Redis (512 MB).
+	// UnlimitedPayload as MaxPayload leaves the limit to Redis (512 MB).
 	UnlimitedPayload = -1
 )
 
@@ -66,8 +66,8 @@ const (
 	maxDuration      = 365 * 24 * time.Hour
 )
 
-// Backoff is a growing delay: Min, Min*Factor, ... up to Max, each shifted at
-// random by up to Jitter of itself.
+// Backoff is a growing delay: Min, Min*Factor, and so on up to Max. Each is changed at random by
+// up to Jitter of itself.
 type Backoff struct {
 	Min    time.Duration // first delay, above 0. Defaults to DefaultBackoffMin
 	Max    time.Duration // greatest delay. Defaults to DefaultBackoffMax, or Min if that is more
@@ -104,16 +104,14 @@ func (b Backoff) validate() error {
 	return nil
 }
 
-// Retention bounds a stream while it is appended to. At most one of MaxLen and
-// MaxAge can be set (XADD takes one of MAXLEN and MINID). Entries are removed
-// whether or not every group has read them; a group that loses entries reports
-// EventTrimmed. The zero value keeps everything.
+// Retention bounds a stream when entries are appended to it. At most one of MaxLen and MaxAge can
+// be set (XADD takes one of MAXLEN and MINID). Entries are removed whether or not every group has
+// read them; a group that loses entries reports EventTrimmed. The zero value keeps everything.
 type Retention struct {
 	// MaxLen is the number of entries to keep, above 0. (XADD MAXLEN)
 	MaxLen int64
-	// MaxAge is the age of entries to keep, at least 1 ms, by the clock of the Redis
-	// server, of which entry IDs are made. A publisher asks for it about once a minute.
-	// (XADD MINID, TIME)
+	// MaxAge is the age of entries to keep, at least 1 ms, by the clock of the Redis server,
+	// which sets entry IDs. A publisher reads that clock about once a minute. (XADD MINID, TIME)
 	MaxAge time.Duration
 	// Exact trims to the exact bound instead of whole nodes of the stream (about
 	// 100 entries by default), at a cost per append. (= instead of ~)
@@ -141,8 +139,8 @@ func orDefault[T int | int64 | float64 | time.Duration](v, def T) T {
 	return v
 }
 
-// fillZeros returns config with its zero fields taken from defaults, those of nested
-// configurations singly. It goes over all fields, so that none can be forgotten.
+// fillZeros returns config with its zero fields copied from defaults, field by field in nested
+// configurations. It iterates over all fields, so none can be forgotten.
 func fillZeros[C any](config, defaults C) C {
 	fillZeroFields(reflect.ValueOf(&config).Elem(), reflect.ValueOf(defaults))
 	return config
@@ -159,8 +157,8 @@ func fillZeroFields(to, from reflect.Value) {
 	}
 }
 
-// isWhole reports a type whose fields make sense only together: half of one Retention and
-// half of another is a third that was never configured.
+// isWhole reports a type whose fields are only meaningful together: a mixture of two Retentions
+// is one that was never configured.
 func isWhole(t reflect.Type) bool {
 	switch t {
 	case reflect.TypeFor[Backoff](), reflect.TypeFor[Retention](), reflect.TypeFor[Durability]():
@@ -220,8 +218,8 @@ func (v *validation) client(c redis.UniversalClient) {
 
 func (v *validation) err() error { return errors.Join(v.errs...) }
 
-// supportedClient reports a client for which blocking reads and per-node commands cannot
-// be made.
+// supportedClient reports a client that does not support separate connections for blocking reads,
+// or commands per node.
 func supportedClient(c redis.UniversalClient) error {
 	switch c := c.(type) {
 	case nil:
@@ -240,7 +238,7 @@ func supportedClient(c redis.UniversalClient) error {
 	return nil
 }
 
-// validateTopic reports a topic that no Redis key can or should be made of.
+// validateTopic reports a topic that is not a valid Redis key.
 func validateTopic(topic string) error {
 	if topic == "" {
 		return invalidArgument("topic", errEmpty)
@@ -248,8 +246,8 @@ func validateTopic(topic string) error {
 	return nil
 }
 
-// loggerOrDefault returns the logger of a constructor: what needs a person must not be
-// lost where none was given. [watermill.NopLogger] is silence.
+// loggerOrDefault returns the logger of a constructor. Without one, errors must not be lost.
+// [watermill.NopLogger] writes nothing.
 func loggerOrDefault(logger watermill.LoggerAdapter) watermill.LoggerAdapter {
 	if logger == nil {
 		return defaultLogger{}
@@ -257,8 +255,7 @@ func loggerOrDefault(logger watermill.LoggerAdapter) watermill.LoggerAdapter {
 	return logger
 }
 
-// defaultLogger writes to slog.Default(), whatever that is at the moment: errors, and the
-// line of Subscribe.
+// defaultLogger writes errors, and the line of Subscribe, to the current slog.Default().
 type defaultLogger struct{ fields watermill.LogFields }
 
 func (l defaultLogger) Error(msg string, err error, fields watermill.LogFields) {
@@ -285,8 +282,8 @@ func (l defaultLogger) log(level slog.Level, msg string, err error, fields water
 	slog.Default().LogAttrs(context.Background(), level, msg, attrs...)
 }
 
-// logSubscribed writes the line of Subscribe, which says where a subscription begins: the
-// one Info line that is written where no logger was given.
+// logSubscribed writes the line of Subscribe, which has the position of a subscription. It is the
+// only Info line that is written without a logger.
 func logSubscribed(logger watermill.LoggerAdapter, msg string, fields watermill.LogFields) {
 	if l, ok := logger.(defaultLogger); ok {
 		l.log(slog.LevelInfo, msg, nil, fields)

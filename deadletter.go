@@ -38,18 +38,17 @@ func (c DeadLettersConfig) Validate() error {
 	return v.err()
 }
 
-// DeadLetters is the operator's side of dead letters: they can be listed, requeued to the
-// group that failed, appended as new entries, or deleted. It is safe for concurrent use, also while consumers run, and holds
-// no resources: there is nothing to close. All methods block until Redis has
-// answered or ctx ends. The error of a topic or an ID that can never work wraps
-// [ErrInvalidArgument]; nothing was done then.
+// DeadLetters lists dead letters, requeues them to the group that failed, appends them as new
+// entries, and deletes them. It is safe for concurrent use, even while consumers run. It has no
+// resources and needs no Close. All methods block until Redis has replied or ctx ends. The error
+// of an invalid topic or ID wraps [ErrInvalidArgument]; nothing was done then.
 type DeadLetters struct {
 	config DeadLettersConfig
 	logger watermill.LoggerAdapter
 }
 
-// NewDeadLetters makes a DeadLetters. It does not talk to Redis. Every change is logged
-// at Info with the numbers of entries, for which a nil logger is none.
+// NewDeadLetters returns a DeadLetters. It sends no commands to Redis. Each change is logged at
+// Info with the numbers of entries, unless logger is nil.
 func NewDeadLetters(config DeadLettersConfig, logger watermill.LoggerAdapter) (*DeadLetters, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -57,26 +56,26 @@ func NewDeadLetters(config DeadLettersConfig, logger watermill.LoggerAdapter) (*
 	return &DeadLetters{config: config, logger: loggerOrDefault(logger)}, nil
 }
 
-// DeadLetter is an entry that a consumer group could not handle.
+// DeadLetter is an entry that a consumer group has dead-lettered.
 type DeadLetter struct {
-	ID       string    // in the dead-letter stream: what Requeue, Reappend and Purge take
+	ID       string    // in the dead-letter stream, for Requeue, Reappend and Purge
 	Topic    string    // topic of the original
 	EntryID  string    // ID of the original in its topic
 	Group    string    // consumer group that failed
 	Consumer string    // consumer that moved it
 	Reason   string    // why, at most 1,024 bytes
-	Count    int       // how often it was delivered to a handler
+	Count    int       // number of deliveries to a handler
 	Time     time.Time // when it was moved, by the consumer's clock, to the millisecond
-	Fields   []Field   // of the original, in their order; the caller's to keep
+	Fields   []Field   // of the original, in their order; a copy that the caller owns
 }
 
-// Entry returns the original as an [Unmarshaler] takes it.
+// Entry returns the original for an [Unmarshaler].
 func (d DeadLetter) Entry() Entry {
 	return Entry{Topic: d.Topic, ID: d.EntryID, Fields: d.Fields}
 }
 
-// Message returns the message of the original, as an Unmarshaler makes it of the entry: the
-// one of the consumers, or WatermillMarshaler if it is nil. The error is a *[DecodeError].
+// Message decodes the original with the Unmarshaler of the consumers, or WatermillMarshaler if it
+// is nil. The error is a *[DecodeError].
 func (d DeadLetter) Message(unmarshaler Unmarshaler) (*message.Message, error) {
 	if unmarshaler == nil {
 		unmarshaler = WatermillMarshaler{}
@@ -84,15 +83,13 @@ func (d DeadLetter) Message(unmarshaler Unmarshaler) (*message.Message, error) {
 	return unmarshalMessage(unmarshaler, d.Entry())
 }
 
-// DeadLetterQuery narrows down what [DeadLetters.List] yields. The zero value
-// asks for everything.
+// DeadLetterQuery selects dead letters for [DeadLetters.List]. The zero value selects all.
 type DeadLetterQuery struct {
 	// Group is the consumer group that failed. Empty means all.
 	Group string
-	// After is the ID of a dead letter: the list begins behind it. Empty begins
-	// with the oldest.
+	// After is the ID of a dead letter: the list begins after it. Empty means from the oldest.
 	After string
-	// Limit is the greatest number of dead letters. 0 means no limit.
+	// Limit is the maximum number of dead letters. 0 means no limit.
 	Limit int
 }
 
@@ -103,16 +100,14 @@ const (
 	deadPageBytes = 1 << 20
 )
 
-// List yields the dead letters of a topic, oldest first, up to the one that is
-// the newest when the loop begins, so a loop over it that requeues ends. They are
-// read in pages of up to 16 entries at first and then, as far as the sizes seen so far
-// show, of about 1 MiB.
-// A stream that does not exist has no dead letters. An error ends the list.
+// List yields the dead letters of a topic, oldest first, up to the newest one when the loop
+// begins, so a loop that requeues them ends. They are read in pages, of up to 16 entries at
+// first, then of about 1 MiB as estimated from the sizes so far. A stream that does not exist has
+// no dead letters. An error ends the list.
 //
-// A dead-letter stream that several topics share is filtered. Entries that
-// other programs have put there are yielded with an empty Topic unless a Group is
-// asked for. With a cluster client that may read from replicas the newest dead
-// letters can be missing. (XREVRANGE, XRANGE)
+// If several topics share a dead-letter stream, List yields only those of the topic. Entries of
+// other programs are yielded with an empty Topic, unless the query has a Group. With a cluster
+// client that reads from replicas the newest dead letters can be missing. (XREVRANGE, XRANGE)
 func (d *DeadLetters) List(ctx context.Context, topic string, query DeadLetterQuery) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		if err := d.list(ctx, topic, query, func(l DeadLetter) bool { return yield(l, nil) }); err != nil {
@@ -184,8 +179,8 @@ func newDeadLetter(e *stream.DeadEntry) DeadLetter {
 	return l
 }
 
-// RequeueOutcome is what [DeadLetters.Requeue] or [DeadLetters.Reappend] did with
-// one dead letter.
+// RequeueOutcome is the outcome of [DeadLetters.Requeue] or [DeadLetters.Reappend] for one dead
+// letter.
 type RequeueOutcome uint8
 
 const (
@@ -196,27 +191,26 @@ const (
 	// ReappendDone: the message was appended to the topic as a new entry, and the
 	// dead letter is deleted.
 	ReappendDone
-	// RequeueNotFound: there is no such dead letter (any more). This is also the
-	// outcome when the reply to a first try was lost and the Redis client has
-	// tried again.
+	// RequeueNotFound: the dead letter does not exist, or no longer exists. This is also the
+	// outcome if the reply to a first attempt was lost and the Redis client has retried.
 	RequeueNotFound
-	// RequeueForeign: the entry is no dead letter of this topic. It stays.
+	// RequeueForeign: the entry is not a dead letter of this topic. It stays.
 	RequeueForeign
-	// RequeueGroupMissing: the consumer group, or the topic, does not exist any
-	// more. The dead letter stays.
+	// RequeueGroupMissing: the consumer group, or the topic, no longer exists. The dead letter
+	// stays.
 	RequeueGroupMissing
-	// RequeueStillPending: the group has the original in its pending entries
-	// list already. The dead letter stays.
+	// RequeueStillPending: the original is in the pending entries list of the group. The dead
+	// letter stays.
 	RequeueStillPending
-	// RequeueNoReader: the group has no return stream, because no consumer of this library
-	// has ever subscribed in it, and other libraries do not read it. The dead letter stays;
-	// Reappend can bring its message back, to all groups.
+	// RequeueNoReader: the group has no return stream, because a consumer of this library has
+	// never subscribed in it; other libraries do not read return streams. The dead letter stays.
+	// Reappend can deliver its message to all groups.
 	RequeueNoReader
-	// RequeueNotDelivered: the group stands before the original, because it was
-	// re-created or set back, and will come to it. The dead letter stays.
+	// RequeueNotDelivered: the position of the group is before the original, because the group
+	// was re-created or set back, so it will read the original. The dead letter stays.
 	RequeueNotDelivered
-	// RequeueTooLarge: the dead letter has more than about 3,900 fields, too many
-	// for Requeue and Reappend. It stays; publish what List yields instead.
+	// RequeueTooLarge: the dead letter has more than about 3,900 fields, too many for Requeue and
+	// Reappend. It stays; publish the message of List instead.
 	RequeueTooLarge
 )
 
@@ -265,15 +259,16 @@ type RequeueResult struct {
 	NewID   string // ID of the new entry, for ReappendDone
 }
 
-// Requeue gives dead letters back to the consumer groups that failed, and to no others: each is
-// appended to the return stream of its group, which every subscription of the group reads beside the
-// topic, with its deliveries counted from one. That works after the original was trimmed, too. It has
-// the ID of the original (EntryIDFromContext), but no place in the order of the topic any more.
+// Requeue returns dead letters to the consumer groups that failed, and to no others. Each is
+// appended to the return stream of its group, which every subscription of the group reads beside
+// the topic, and its delivery count begins at 1. The original may have been trimmed. The message
+// has the ID of the original (EntryIDFromContext), but no longer a place in the order of the
+// topic.
 //
-// Each dead letter is requeued in one atomic step or stays as it is. The results
-// are in the order of the IDs and say for each what happened; only RequeueDone has
-// changed anything. After an error they end before the first ID whose outcome is
-// not known; Requeue can be called again with all IDs. (XADD base:return:GROUP, XDEL)
+// Each dead letter is requeued in one atomic step or stays unchanged. The results are in the
+// order of the IDs; only RequeueDone means a change. After an error they end before the first ID
+// whose outcome is unknown; Requeue can be called again with all IDs. (XADD base:return:GROUP,
+// XDEL)
 func (d *DeadLetters) Requeue(ctx context.Context, topic string, ids ...string) ([]RequeueResult, error) {
 	dead, ids, err := d.arguments(topic, ids)
 	if err != nil || len(ids) == 0 {
@@ -287,11 +282,11 @@ func (d *DeadLetters) Requeue(ctx context.Context, topic string, ids ...string) 
 	return d.results("requeue", topic, dead, ids, answers, err)
 }
 
-// Reappend appends the messages of dead letters to their topic as new entries,
-// without the fields that a dead letter has, and deletes the dead letters. All
-// consumer groups and all fan-out subscriptions of the topic see them, also those
-// that have handled the original: use it only when Requeue returns RequeueNoReader or
-// RequeueGroupMissing, or when all are to see them. The stream is not trimmed.
+// Reappend appends the messages of dead letters to their topic as new entries, without the
+// dead-letter fields, and deletes the dead letters. All consumer groups and all fan-out
+// subscriptions of the topic receive them, including those that have handled the original: use it
+// only if Requeue returns RequeueNoReader or RequeueGroupMissing, or if all groups should receive
+// them. The stream is not trimmed.
 //
 // Each dead letter is appended in one atomic step. Results and errors are those
 // of Requeue. (XADD, XDEL)
@@ -304,9 +299,9 @@ func (d *DeadLetters) Reappend(ctx context.Context, topic string, ids ...string)
 	return d.results("reappend", topic, dead, ids, answers, err)
 }
 
-// Purge deletes entries from the dead-letter stream, whatever they are, and
-// returns how many of the IDs existed. The originals are not touched. After an
-// error the number is that of the entries known to be deleted. (XDEL)
+// Purge deletes entries of any kind from the dead-letter stream, and returns how many of the IDs
+// existed. The originals are not changed. After an error it is the number of entries known to be
+// deleted. (XDEL)
 func (d *DeadLetters) Purge(ctx context.Context, topic string, ids ...string) (int, error) {
 	dead, ids, err := d.arguments(topic, ids)
 	if err != nil || len(ids) == 0 {
@@ -319,8 +314,8 @@ func (d *DeadLetters) Purge(ctx context.Context, topic string, ids ...string) (i
 	return n, deadLettersError("purge", dead, err)
 }
 
-// arguments resolves the dead-letter stream and normalizes the IDs, so that
-// nothing is done when one of them is malformed.
+// arguments resolves the dead-letter stream and normalizes the IDs, so that nothing is done if
+// one of them is invalid.
 func (d *DeadLetters) arguments(topic string, ids []string) (dead string, normal []string, err error) {
 	if dead, err = d.config.stream(topic); err != nil {
 		return "", nil, err
@@ -336,8 +331,8 @@ func (d *DeadLetters) arguments(topic string, ids []string) (dead string, normal
 	return dead, normal, nil
 }
 
-// results turns the answers for the first of the IDs into results, and logs how
-// many there are of each outcome.
+// results converts the replies for the first of the IDs to results, and logs the number of each
+// outcome.
 func (d *DeadLetters) results(action, topic, dead string, ids []string, answers []stream.RequeueAnswer, err error) ([]RequeueResult, error) {
 	fields := watermill.LogFields{"topic": topic, "dead_letter_topic": dead, "asked": len(ids)}
 	results := make([]RequeueResult, len(answers))
@@ -366,12 +361,11 @@ func deadLettersError(action, dead string, err error) error {
 	return fmt.Errorf("redischannels: %s dead letters of %q: %w", action, dead, redisError(err))
 }
 
-// DefaultDeadLetterTopic returns the stream that takes the dead letters of a
-// topic: `topic:dead` for a topic with a hash tag, otherwise `{topic}:dead`. Both
-// lie in the topic's hash slot, which Redis Cluster needs because the move is one
-// atomic step on both streams. It is an error (ErrInvalidArgument) for a topic that
-// has no valid hash tag but a `}`, since no name around it can share its slot:
-// such a topic needs SideKeys in the configurations.
+// DefaultDeadLetterTopic returns the dead-letter stream of a topic: `topic:dead` for a topic with
+// a hash tag, otherwise `{topic}:dead`. Both are in the topic's hash slot, which Redis Cluster
+// requires because the move is one atomic step on both streams. For a topic with a `}` and no
+// valid hash tag it returns an error that wraps [ErrInvalidArgument], because no name made of the
+// topic shares its slot: such a topic needs SideKeys in the configurations.
 func DefaultDeadLetterTopic(topic string) (string, error) {
 	return deadLetterTopic(topic, nil, nil, nil)
 }
@@ -381,8 +375,8 @@ func (c DeadLettersConfig) stream(topic string) (string, error) {
 	return deadLetterTopic(topic, c.DeadLetterTopic, c.SideKeys, c.Client)
 }
 
-// deadLetterTopic returns the dead-letter stream of a topic by the configured
-// function, or by default, once it is known to work with the client.
+// deadLetterTopic returns the dead-letter stream of a topic by the configured function, or by
+// default, and checks it for the client.
 func deadLetterTopic(topic string, configured, side func(topic string) string, client redis.UniversalClient) (string, error) {
 	if err := validateTopic(topic); err != nil {
 		return "", err
@@ -396,18 +390,17 @@ func deadLetterTopic(topic string, configured, side func(topic string) string, c
 	return dead, checkDeadLetterTopic(topic, dead, cluster)
 }
 
-// checkDeadLetterTopic reports a name that no dead letter of the topic can be
-// moved to.
+// checkDeadLetterTopic reports a name that cannot be the dead-letter stream of the topic.
 func checkDeadLetterTopic(topic, dead string, cluster bool) error {
 	var problem error
 	switch {
 	case dead == "":
 		problem = errEmpty
 	case dead == topic:
-		// A dead letter would be delivered to the group that has just given it up.
+		// A dead letter would be delivered to the group that has dead-lettered it.
 		problem = errors.New("must not be the topic itself")
 	case cluster && redisconn.Slot(topic) != redisconn.Slot(dead):
-		problem = fmt.Errorf("%q lies in another hash slot than the topic, put the part that both have in common in braces", dead)
+		problem = fmt.Errorf("%q is in another hash slot than the topic: put the part that both have in common in braces", dead)
 	default:
 		return nil
 	}

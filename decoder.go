@@ -12,13 +12,12 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// maxNames bounds the field names that a decoder keeps, and the length of each: entries of
-// foreign producers may have any.
+// maxNames bounds the number of field names that a decoder keeps, and the length of each: entries
+// of foreign producers may have any names.
 const maxNames = 256
 
-// entryDecoder makes messages, or the payloads of messages, of the entries of a topic. Its
-// errors are *DecodeError. It is safe for concurrent use and holds no lock while an
-// Unmarshaler is at work.
+// entryDecoder decodes the entries of a topic as messages or payloads. Its errors are
+// *DecodeError. It is safe for concurrent use and holds no lock while an Unmarshaler runs.
 type entryDecoder struct {
 	topic       string
 	unmarshaler Unmarshaler
@@ -60,7 +59,7 @@ func (d *entryDecoder) payload(e *stream.Entry) (payload []byte, metadata messag
 	return payload, metadata, err
 }
 
-// decode gives an entry to unmarshal, which must not panic.
+// decode calls unmarshal with an entry; unmarshal must not panic.
 func (d *entryDecoder) decode(e *stream.Entry, unmarshal func(Entry) error) error {
 	if d.maxPayload > 0 && e.Size > d.maxPayload {
 		return &DecodeError{Topic: d.topic, EntryID: e.Text, Reason: tooLarge(e.Size, d.maxPayload)}
@@ -90,9 +89,8 @@ func unmarshalMessage(unmarshaler Unmarshaler, entry Entry) (msg *message.Messag
 
 var errNoMessage = errors.New("returned neither message nor error")
 
-// unmarshalSafely makes a *DecodeError of a panic or an error of an Unmarshaler. What that
-// says may have something of the payload, so it is the cause of the error and not part of
-// the reason.
+// unmarshalSafely returns a panic or an error of an Unmarshaler as a *DecodeError. Its text may
+// quote the payload, so it is the cause of the error and not part of the reason.
 func unmarshalSafely(entry Entry, unmarshal func(Entry) error) (err error) {
 	failure := func(reason string, cause error) error {
 		return &DecodeError{Topic: entry.Topic, EntryID: entry.ID, Reason: reason, Err: cause}
@@ -119,8 +117,8 @@ func tooLarge(size, limit int) string {
 	return fmt.Sprintf("has %d bytes, more than MaxPayload %d", size, limit)
 }
 
-// entryFields are the fields of one entry. They keep names for the next one, so that the same
-// few names are not allocated for each entry.
+// entryFields are the fields of one entry. They keep the names for the next entry, so that the
+// same names are not allocated for each entry.
 type entryFields struct {
 	list  []Field
 	names map[string]string
@@ -130,7 +128,7 @@ var spareFields = sync.Pool{New: func() any { return &entryFields{names: make(ma
 
 func (f *entryFields) add(name, value []byte) {
 	n := len(f.list)
-	if n < cap(f.list) { // mostly the names are those of the entry before
+	if n < cap(f.list) { // usually the names are those of the previous entry
 		if last := &f.list[:n+1][n]; last.Name == string(name) {
 			last.Value = value
 			f.list = f.list[:n+1]
@@ -147,7 +145,7 @@ func (f *entryFields) add(name, value []byte) {
 	f.list = append(f.list, Field{Name: s, Value: value})
 }
 
-// forget drops the values and keeps names that are likely to come again.
+// forget drops the values and keeps names that the next entry is likely to have.
 func (f *entryFields) forget() {
 	if len(f.list) > maxNames {
 		f.list = nil
@@ -161,15 +159,15 @@ func (f *entryFields) forget() {
 	f.list = f.list[:0]
 }
 
-// decoding is how a transport makes payloads and messages of attempts. Errors that are no
+// decoding decodes the payloads and messages of attempts of a transport. Errors other than
 // *DecodeError may quote the payload.
 type decoding interface {
 	// payload returns the payload, which is valid until the entry of the attempt is released, and
 	// the metadata, which may be nil.
 	payload(a *source.Attempt) ([]byte, message.Metadata, error)
-	// message returns a message of its own for each attempt.
+	// message returns a new message for each attempt.
 	message(a *source.Attempt) (*message.Message, error)
-	// context returns the context of the handler if it is not the attempt, or nil.
+	// context returns the context of the handler, or nil if the attempt is its context.
 	context(a *source.Attempt) context.Context
 }
 
@@ -184,8 +182,8 @@ func (messageDecoding) message(a *source.Attempt) (*message.Message, error) {
 	return a.Message, nil
 }
 
-// context returns that of the message, which ends when the message does. It belongs to the
-// attempt that the message stands for, or to none, whatever the values of other contexts.
+// context returns the context of the message, which ends with the message. It belongs to the
+// attempt of the message, or to none, whatever the values of other contexts.
 func (messageDecoding) context(a *source.Attempt) context.Context {
 	ctx := a.Message.Context()
 	return source.NewContext(ctx, source.FromContext(ctx))

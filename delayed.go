@@ -34,16 +34,16 @@ func (c DelayedMessagesConfig) Validate() error {
 	return v.err()
 }
 
-// DelayedMessages lists and cancels messages that are not appended to their topic yet. It is
-// safe for concurrent use and holds no resources: there is nothing to close. All methods
-// block until Redis has answered or ctx ends.
+// DelayedMessages lists and cancels messages that are not appended to their topic yet. It is safe
+// for concurrent use. It has no resources and needs no Close. All methods block until Redis has
+// replied or ctx ends.
 type DelayedMessages struct {
 	config DelayedMessagesConfig
 	logger watermill.LoggerAdapter
 }
 
-// NewDelayedMessages makes a DelayedMessages. It does not talk to Redis. Cancellations are logged at
-// Info with their number, for which a nil logger is none.
+// NewDelayedMessages returns a DelayedMessages. It sends no commands to Redis. Cancellations are
+// logged at Info with their number, unless logger is nil.
 func NewDelayedMessages(config DelayedMessagesConfig, logger watermill.LoggerAdapter) (*DelayedMessages, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -56,17 +56,17 @@ type DelayedMessage struct {
 	ID     string    // PublishResult.DelayedID
 	Topic  string    // topic that it will be appended to
 	Due    time.Time // by the clock of the Redis server, to the millisecond
-	Fields []Field   // of its entry; the caller's to keep
-	// Err is not nil where the stored entry cannot be read: it becomes a dead letter when it is
+	Fields []Field   // of its entry; a copy that the caller owns
+	// Err is not nil if the stored entry cannot be decoded: it becomes a dead letter when it is
 	// due.
 	Err error
 }
 
-// Entry returns the message as an [Unmarshaler] takes it. It has no ID.
+// Entry returns the message for an [Unmarshaler]. It has no ID.
 func (d DelayedMessage) Entry() Entry { return Entry{Topic: d.Topic, Fields: d.Fields} }
 
-// Message returns the message, as an Unmarshaler makes it of its entry: the one of the
-// consumers, or WatermillMarshaler if it is nil. The error is a *[DecodeError].
+// Message decodes the message with the Unmarshaler of the consumers, or WatermillMarshaler if it
+// is nil. The error is a *[DecodeError].
 func (d DelayedMessage) Message(unmarshaler Unmarshaler) (*message.Message, error) {
 	if unmarshaler == nil {
 		unmarshaler = WatermillMarshaler{}
@@ -74,9 +74,9 @@ func (d DelayedMessage) Message(unmarshaler Unmarshaler) (*message.Message, erro
 	return unmarshalMessage(unmarshaler, d.Entry())
 }
 
-// List yields the delayed messages of a topic in the order in which they are due. They are read in
-// pages of up to 100 entries and 256 KiB; what is stored meanwhile, or appended, may or may not
-// be yielded. An error ends the list.
+// List yields the delayed messages of a topic in the order in which they are due. They are read
+// in pages of up to 100 entries and 256 KiB. Messages that are stored or appended meanwhile may
+// or may not be yielded. An error ends the list.
 func (d *DelayedMessages) List(ctx context.Context, topic string) iter.Seq2[DelayedMessage, error] {
 	return func(yield func(DelayedMessage, error) bool) {
 		target, err := d.target(topic)
@@ -117,10 +117,10 @@ func newDelayedMessage(topic string, w *delayed.Waiting) DelayedMessage {
 	return m
 }
 
-// Cancel deletes delayed messages, and returns the IDs of those that it was in time for: they
-// will never be appended. The others are appended already, or there is no such message. After
-// an error it is not known of the rest whether they were deleted, and a further call returns
-// only those that this one has left. (ZREM, HDEL)
+// Cancel deletes delayed messages, and returns the IDs of those that it deleted in time: they
+// will never be appended. The others were already appended, or do not exist. After an error the
+// other IDs may or may not be deleted, and a further call returns only those that this one has
+// not deleted. (ZREM, HDEL)
 func (d *DelayedMessages) Cancel(ctx context.Context, topic string, ids ...string) (cancelled []string, err error) {
 	target, err := d.target(topic)
 	if err != nil {
