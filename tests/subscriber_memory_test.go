@@ -87,6 +87,7 @@ func TestSubscriber_GroupLostWhileOutOfMemory(t *testing.T) {
 				return len(sub.events.of(redischannels.EventError)) > 0
 			}, "no outage but an error")
 			require.NoError(t, leased.Context().Err())
+			sub.events.none(t, redischannels.EventReconnected)
 			require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
 			require.Equal(t, ids, sub.events.wait(t, redischannels.EventGroupLost).EntryIDs)
 			eventuallyPending(t, client, topic, 1)
@@ -97,6 +98,7 @@ func TestSubscriber_GroupLostWhileOutOfMemory(t *testing.T) {
 			noMessage(t, messages)
 			sub.events.none(t, redischannels.EventError, redischannels.EventLeaseLost, redischannels.EventAckIgnored)
 			require.Len(t, sub.events.of(redischannels.EventDisconnected), 1, "one event per outage")
+			sub.events.wait(t, redischannels.EventReconnected)
 		})
 	}
 }

@@ -97,16 +97,14 @@ func (k *claimer) begin(ctx context.Context) {
 	if !k.active() || k.c.win.Room.Claim() == 0 {
 		k.touch(ctx)
 	}
-	if k.scans++; k.scans%reapEvery == 0 {
-		if err := k.reap(ctx, stream.CountNew); err != nil {
-			k.failed(err)
-		}
+	if k.scans++; k.scans >= reapEvery && k.reaps(ctx, stream.CountNew) {
+		k.scans = 0 // else it is tried again next time
 	}
 }
 
 // failed handles an error of a script about all streams, or about one that it names.
-func (k *claimer) failed(err error) {
-	k.c.failed(outage.Control, max(0, k.c.restorer.named(err)), err)
+func (k *claimer) failed(d outage.Duty, err error) {
+	k.c.failed(d, max(0, k.c.restorer.named(err)), err)
 }
 
 // scan makes a step of a scan from a cursor in a stream.
@@ -125,10 +123,10 @@ func (k *claimer) scan(ctx context.Context, of int, cursor stream.ID, count int)
 // touch shows other consumers that this one is alive.
 func (k *claimer) touch(ctx context.Context) {
 	if _, err := k.scan(ctx, 0, stream.ID{}, 0); err != nil {
-		k.failed(err)
+		k.failed(outage.Scan, err)
 		return
 	}
-	k.c.outage.Over(outage.Control)
+	k.c.outage.Over(outage.Scan)
 }
 
 // due returns when the first entries of the due sets are due.
@@ -148,10 +146,10 @@ func (k *claimer) next(ctx context.Context) {
 	}
 	if _, err := k.step(ctx); err != nil {
 		k.end()
-		k.failed(err)
+		k.failed(outage.Scan, err)
 		return
 	}
-	k.c.outage.Over(outage.Control)
+	k.c.outage.Over(outage.Scan)
 	signal(k.turn)
 }
 
@@ -240,13 +238,20 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 
 // company reports whether another consumer of the group is alive. It asks once a second at most.
 func (k *claimer) company(ctx context.Context) bool {
-	if time.Since(k.reaped) > staleAfter {
-		if err := k.reap(ctx, stream.CountNone); err != nil {
-			k.failed(err)
-			return false
-		}
+	if time.Since(k.reaped) > staleAfter && !k.reaps(ctx, stream.CountNone) {
+		return false
 	}
 	return k.peers.alive > 0
+}
+
+// reaps is reap by upkeep, and reports whether it has succeeded.
+func (k *claimer) reaps(ctx context.Context, count stream.Counting) bool {
+	if err := k.reap(ctx, count); err != nil {
+		k.failed(outage.Reap, err)
+		return false
+	}
+	k.c.outage.Over(outage.Reap)
+	return true
 }
 
 // reap removes idle consumers, and remembers where the group stands.

@@ -85,13 +85,13 @@ func (d *deferrer) done(it *window.Item, outcome delayed.DeferOutcome) {
 func (d *deferrer) failed(of int, err error, items []*window.Item) {
 	switch redisconn.Classify(err) {
 	case redisconn.KindNetwork, redisconn.KindCanceled, redisconn.KindNoGroup:
-		d.c.failed(outage.Control, of, err)
+		d.c.failed(outage.Defer, of, err)
 		retryLater(items...)
 		return
 	case redisconn.KindUnavailable:
-		d.c.failed(outage.Control, of, err)
+		d.c.failed(outage.Defer, of, err)
 	default:
-		d.outage.Failed(outage.Control, err)
+		d.outage.Failed(outage.Defer, err)
 	}
 	for _, it := range items {
 		d.c.win.Acks.Keep(it)
@@ -112,7 +112,8 @@ func (d *deferrer) send(ctx context.Context, of int, items []*window.Item, delay
 		d.c.cfg.OnDue(target, next)
 	}
 	if err == nil {
-		d.outage.Over(outage.Control)
+		d.outage.Over(outage.Defer)
+		d.c.outage.Over(outage.Defer)
 	}
 	return outcomes, err
 }

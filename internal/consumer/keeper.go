@@ -73,10 +73,11 @@ func (k *keeper) prepare(ctx context.Context) (again bool) {
 		of, err = k.hold(ctx, items, (*window.Item).NextCount, leases.Prepared)
 	}
 	if err == nil {
+		k.c.outage.Over(outage.Prepare)
 		return false
 	}
 	if !k.c.restorer.missing(of, err) && ctx.Err() == nil {
-		k.c.fail(outage.Lease, err)
+		k.c.fail(outage.Prepare, err)
 	}
 	return true
 }
@@ -87,6 +88,7 @@ func (k *keeper) renewAll(ctx context.Context) (again bool) {
 	items := k.c.win.Leases.Expiring(k.c.cfg.MinIdle / 6)
 	of, err := k.hold(ctx, items, func(*window.Item) int { return stream.KeepCount }, k.c.win.Leases.Renewed)
 	if err == nil {
+		k.c.outage.Over(outage.Lease)
 		return false
 	}
 	k.c.failed(outage.Lease, of, err)
@@ -99,35 +101,49 @@ func (k *keeper) hold(ctx context.Context, items []*window.Item, count func(*win
 	if len(items) == 0 {
 		return 0, nil
 	}
+	var lost error // of entries that could not be put back: those of another stream are renewed all the same
+	in := 0
 	err = k.c.id.each(items, func(which int, items []*window.Item) error {
 		of = which
-		client, err := k.control.Client(ctx)
-		if err != nil {
-			return err
-		}
-		entries := make([]stream.Pending, len(items))
-		for i, it := range items {
-			entries[i] = stream.Pending{ID: it.ID, Text: it.Text, Count: count(it)}
-		}
 		sent := time.Now()
-		states, err := k.c.id.on(client, of).Hold(ctx, entries)
+		states, err := k.send(ctx, of, items, count)
 		if err != nil {
-			k.c.obtain.unknown.Store(true) // it removes what was trimmed
 			return err
 		}
-		done(sent, k.owned(ctx, items, states)...)
+		owned, err := k.owned(ctx, of, items, states)
+		done(sent, owned...)
+		if err != nil {
+			in, lost = of, err
+		}
 		return nil
 	})
+	if err == nil {
+		of, err = in, lost
+	}
 	if err != nil {
 		k.control.Reset()
-		return of, err
 	}
-	k.c.outage.Over(outage.Lease)
-	return of, nil
+	return of, err
 }
 
-// owned returns the items that are ours still, and handles the others.
-func (k *keeper) owned(ctx context.Context, items []*window.Item, states []stream.State) (owned []*window.Item) {
+func (k *keeper) send(ctx context.Context, of int, items []*window.Item, count func(*window.Item) int) ([]stream.State, error) {
+	client, err := k.control.Client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]stream.Pending, len(items))
+	for i, it := range items {
+		entries[i] = stream.Pending{ID: it.ID, Text: it.Text, Count: count(it)}
+	}
+	states, err := k.c.id.on(client, of).Hold(ctx, entries)
+	if err != nil {
+		k.c.obtain.unknown.Store(true) // it removes what was trimmed
+	}
+	return states, err
+}
+
+// owned returns the items of a stream that are ours still, and handles the others.
+func (k *keeper) owned(ctx context.Context, of int, items []*window.Item, states []stream.State) (owned []*window.Item, err error) {
 	owned = make([]*window.Item, 0, len(items))
 	var vanished []*window.Item
 	for i, it := range items {
@@ -145,7 +161,7 @@ func (k *keeper) owned(ctx context.Context, items []*window.Item, states []strea
 	// Of one whose end is being written that is what its acknowledgement looks like, and to wait
 	// for the reply to it would hold up the next renewal.
 	if vanished = k.c.win.Leases.Held(vanished); len(vanished) > 0 {
-		k.c.restorer.vanished(ctx, vanished)
+		err = k.c.restorer.vanished(ctx, of, vanished)
 	}
-	return owned
+	return owned, err
 }

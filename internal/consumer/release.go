@@ -55,10 +55,10 @@ func (r *releases) release(ctx context.Context, items []*window.Item) {
 		states, err := r.send(ctx, of, entries)
 		if err != nil {
 			r.lost.Store(true)
-			r.failed(outage.Control, of, err)
+			r.failed(outage.Release, of, err)
 			return err
 		}
-		r.outage.Over(outage.Control)
+		r.outage.Over(outage.Release)
 		for i, state := range states {
 			switch state {
 			case stream.Trimmed:

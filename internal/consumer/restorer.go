@@ -11,7 +11,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/flaminco/redischannels/internal/outage"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -174,23 +173,21 @@ func (r *restorer) put(ctx context.Context, client redis.UniversalClient, of int
 
 var errForgotten = errors.New("the group was re-created without entries that are held here")
 
-// vanished handles entries that are held but not pending in the group. While a lease is valid
+// vanished handles entries of a stream that are held but not pending in the group. While a lease is valid
 // no other consumer can have claimed and ended its entry. So either another consumer has re-created a lost
 // group and did not know of it: it is put back. Or it was trimmed, and another consumer's scan
-// was the first to see that.
-func (r *restorer) vanished(ctx context.Context, items []*window.Item) {
+// was the first to see that. After an error they are found again.
+func (r *restorer) vanished(ctx context.Context, of int, items []*window.Item) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	items, expired := r.c.win.Leases.Unexpired(items)
 	for _, it := range expired {
 		r.lost(it, stream.NotPending)
 	}
-	_ = r.c.id.each(items, func(of int, items []*window.Item) error {
-		if err := r.putBack(ctx, of, items); err != nil {
-			r.c.failed(outage.Lease, of, err) // they are found again
-		}
+	if len(items) == 0 {
 		return nil
-	})
+	}
+	return r.putBack(ctx, of, items)
 }
 
 func (r *restorer) putBack(ctx context.Context, of int, items []*window.Item) error {

@@ -4,24 +4,37 @@ package outage
 import (
 	"sync"
 	"time"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// Duty is what can fail in the background. An outage begins with the first that fails and ends
-// when none does any more.
+// Duty is one command, or one row of commands, that comes again by itself. An outage begins with the
+// first duty that fails and ends when none does any more. A success ends only the failures of its own
+// duty: while a server is out of memory some commands succeed and others do not.
 type Duty uint8
 
-// The duties.
+// The duties. Those from Scan to Lease run beside Read.
 const (
 	Read    Duty = iota // what reads entries
-	Control             // everything else that comes again by itself, by the caller's client
-	Lease               // renewing leases, by a connection of its own
+	Scan                // claim scans
+	Reap                // looking for idle consumers, and where the group stands
+	Release             // returning entries to the group
+	Defer               // storing retries
+	Prepare             // obtaining leases and counts for the next deliveries
+	Lease               // renewing leases
 	Ack                 // what writes acknowledgements
 	Shared              // the reader that fan-out subscriptions share
 	duties
 )
 
-// controlMemory is for how long a failed background duty counts as failing while reading works.
-const controlMemory = time.Second
+// besideMemory is for how long a failed duty beside Read counts as failing while reading works.
+const besideMemory = time.Second
+
+// row is a row of failures of one duty.
+type row struct {
+	failures int
+	oom      bool // the last one was because the server is out of memory, which reading does not need
+}
 
 // Outage is safe for concurrent use. Down and Up are set before its first use and called
 // without its lock.
@@ -32,11 +45,11 @@ type Outage struct {
 	mu       sync.Mutex
 	since    time.Time
 	last     time.Time
-	attempts [duties]int
+	rows     [duties]row
 	forgiven bool // one failure was let pass
 }
 
-func (o *Outage) failing() bool { return o.attempts != [duties]int{} }
+func (o *Outage) failing() bool { return o.rows != [duties]row{} }
 
 // Open reports whether there is an outage now.
 func (o *Outage) Open() bool {
@@ -52,9 +65,10 @@ func (o *Outage) Failed(d Duty, err error, ids ...string) int {
 	if first {
 		o.since = time.Now()
 	}
-	o.attempts[d]++
 	o.last = time.Now()
-	attempts := o.attempts[d]
+	o.rows[d].failures++
+	o.rows[d].oom = redisconn.Classify(err) == redisconn.KindOOM
+	attempts := o.rows[d].failures
 	o.mu.Unlock()
 	if first {
 		o.Down(err, ids)
@@ -66,10 +80,9 @@ func (o *Outage) Failed(d Duty, err error, ids ...string) int {
 func (o *Outage) Over(d Duty) {
 	o.mu.Lock()
 	failing, since := o.failing(), o.since
-	o.attempts[d] = 0
-	if d == Read && time.Since(o.last) > controlMemory {
-		// Duties that come seldom would keep a past outage open.
-		o.attempts[Control], o.attempts[Lease] = 0, 0
+	o.rows[d] = row{}
+	if d == Read && time.Since(o.last) > besideMemory {
+		o.forgetBeside()
 	}
 	ended := failing && !o.failing()
 	if d == Read && !o.failing() {
@@ -78,6 +91,16 @@ func (o *Outage) Over(d Duty) {
 	o.mu.Unlock()
 	if ended && o.Up != nil {
 		o.Up(time.Since(since))
+	}
+}
+
+// forgetBeside ends the failures that reading, which works, shows to be past: duties that come seldom
+// would keep the outage open.
+func (o *Outage) forgetBeside() {
+	for d := Scan; d <= Lease; d++ {
+		if !o.rows[d].oom {
+			o.rows[d] = row{}
+		}
 	}
 }
 
