@@ -102,3 +102,15 @@ func TestRingIsBounded(t *testing.T) {
 	require.Len(t, r.events, 1)
 	require.Equal(t, uint64(6), r.next())
 }
+
+// A gap is an event without an ID: what was read before it stays read.
+func TestRing_GapDoesNotCountAsRead(t *testing.T) {
+	t.Parallel()
+	r := ring{maxEvents: 10, maxBytes: 1000}
+	r.add(&Event{ID: stream.ID{Ms: 5}, Last: true})
+	r.add(&Event{Gap: true})
+	require.Equal(t, stream.ID{Ms: 5}, r.end)
+	require.True(t, r.ended)
+	_, where := r.locate(stream.ID{Ms: 5})
+	require.Equal(t, inside, where, "a client that has read all is not ahead")
+}

@@ -24,10 +24,15 @@ func newDesk(t *testing.T) *desk {
 	d := &desk{}
 	d.Mux = New(Config{Client: client, Notify: func(n Notice) { d.notices = append(d.notices, n) }})
 	d.placing = true // nothing is placed
-	d.link = &link{mux: d.Mux, key: "a:1", conn: new(conn), entries: make(map[*entry]struct{}), wake: make(chan struct{}, 1)}
-	d.link.ctx, d.link.stop = context.WithCancel(t.Context())
-	d.links["a:1"] = d.link
+	d.link = d.connect(t, "a:1")
 	return d
+}
+
+func (d *desk) connect(t *testing.T, key string) *link {
+	l := &link{mux: d.Mux, key: key, conn: new(conn), entries: make(map[*entry]struct{}), wake: make(chan struct{}, 1)}
+	l.ctx, l.stop = context.WithCancel(t.Context())
+	d.links[key] = l
+	return l
 }
 
 // want begins to subscribe to a shard channel at the link.
@@ -143,4 +148,32 @@ func TestAnswersToEarlierSubscriptions(t *testing.T) {
 	m, ok, _ := second.sinks[0].Queue.Pop(1)
 	require.True(t, ok)
 	require.Equal(t, Message{Channel: "x", Payload: []byte("m"), Size: 1}, m)
+}
+
+// A name has moved to another connection while the one before still receives its messages: they would
+// come twice, or after a gap that was reported already.
+func TestAMessageByAConnectionThatTheNameHasLeft(t *testing.T) {
+	d := newDesk(t)
+	x, w := d.want("x")
+	d.confirm("x")
+	require.NoError(t, <-w.done)
+	message := func(l *link, payload string) {
+		d.received(l, &push{kind: pushSMessage, of: Shard, name: []byte("x"), channel: []byte("x"), payload: []byte(payload)})
+	}
+	message(d.link, "before")
+	next := d.connect(t, "b:2")
+	d.mu.Lock()
+	d.join(next, x)
+	d.mu.Unlock()
+	message(d.link, "twice")
+	message(next, "twice")
+	var payloads []string
+	for {
+		m, ok, _ := x.sinks[0].Queue.Pop(100)
+		if !ok {
+			break
+		}
+		payloads = append(payloads, string(m.Payload))
+	}
+	require.Equal(t, []string{"before", "twice"}, payloads)
 }

@@ -1,10 +1,12 @@
 package redisconn
 
 import (
+	"context"
 	"errors"
 	"io"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -64,4 +66,32 @@ func TestGuard(t *testing.T) {
 	require.ErrorContains(t, Guard(func() error { panic("boom") }), "boom")
 	require.ErrorIs(t, Guard(func() error { return io.EOF }), io.EOF)
 	require.NoError(t, Guard(func() error { return nil }))
+}
+
+// A hook that panics is called once for the pipeline: the commands that have no reply yet have the panic as
+// their error, and one that has a reply keeps it.
+func TestExecAll_PanicInAHook(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client.AddHook(pipelineHook(func(cmds []redis.Cmder) {
+		cmds[0].(*redis.Cmd).SetVal("reply")
+		panic("hook")
+	}))
+	pipe := client.Pipeline()
+	answered, lost := pipe.Do(t.Context(), "echo", "a"), pipe.Do(t.Context(), "echo", "b")
+	ExecAll(t.Context(), pipe, answered, lost)
+	require.NoError(t, answered.Err())
+	require.Equal(t, "reply", answered.Val())
+	require.ErrorIs(t, lost.Err(), ErrPanic)
+}
+
+type pipelineHook func(cmds []redis.Cmder)
+
+func (pipelineHook) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (pipelineHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h pipelineHook) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(_ context.Context, cmds []redis.Cmder) error {
+		h(cmds)
+		return nil
+	}
 }

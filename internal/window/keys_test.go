@@ -434,6 +434,19 @@ func TestKeys_ResumedBackoff(t *testing.T) {
 	})
 }
 
+// An entry that a crashed process may have been delivered, left out and taken back, was taken for one of
+// which all deliveries had ended: it was not delivered alone.
+func TestKeys_LeftOutStaysAlone(t *testing.T) {
+	w := New(byKey(10))
+	w.Admit(several("a", 1), time.Now())
+	w.Backoff(start(t, w, 1), time.Hour, 0)
+	require.Less(t, reach(w, "a", 2, 100), 99)
+	suspect := keyed(200, "a")
+	suspect.Delivered, suspect.Alone = 2, true
+	w.Admit([]Item{suspect}, time.Now())
+	require.False(t, w.Exact(suspect.Identity()))
+}
+
 // An entry that was delivered, released and taken back, and then left out because its key had too many, was
 // taken for one that was only read: its delivery was not counted.
 func TestKeys_LeftOutKeepsItsCount(t *testing.T) {
