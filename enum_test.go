@@ -66,7 +66,7 @@ func TestEvent_JSON(t *testing.T) {
 	data, err := json.Marshal(event)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"Kind":"dead-lettered","Topic":"orders","Group":"billing","Consumer":"c","EntryIDs":["1-0"],"Count":1,
-		"Position":"2-0","Duration":1000000000,"Err":"given up: entry is not owned by this consumer any more"}`, string(data))
+		"Position":"2-0","Duration":1000000000,"Err":"given up: entry is no longer owned by this consumer"}`, string(data))
 	data, err = json.Marshal(&Event{Kind: EventGap})
 	require.NoError(t, err)
 	require.NotContains(t, string(data), "Err")

@@ -10,24 +10,22 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// The states that a caller may branch on with [errors.Is]. The text of an error
-// names the topic, the field or the argument concerned, and wraps the reply of
-// Redis where there is one.
+// Errors that a caller may test with [errors.Is]. The text of an error names the topic, the field
+// or the argument. The error wraps the reply of Redis, if any.
 var (
 	// ErrInvalidConfig is wrapped by every problem of a configuration.
 	ErrInvalidConfig = errors.New("invalid configuration")
 
-	// ErrInvalidArgument is wrapped by the error of a call that can never work with
-	// the arguments that it was given, such as an empty topic or a text that is no
-	// entry ID. Nothing was done.
+	// ErrInvalidArgument is wrapped by the error of a call with an invalid argument, such as an
+	// empty topic or a text that is not an entry ID. Nothing was done.
 	ErrInvalidArgument = errors.New("invalid argument")
 
-	// ErrClosed is returned by calls on what was closed.
+	// ErrClosed is returned by calls on a closed value.
 	ErrClosed = errors.New("closed")
 
-	// ErrOutOfMemory means that Redis refused a write because it is out of memory
-	// (OOM, `maxmemory` is reached). Nothing was written. Trying again at once does
-	// not help; reading and acknowledging still work.
+	// ErrOutOfMemory means that Redis refused a write because it is out of memory (OOM,
+	// `maxmemory` is reached). Nothing was written. An immediate retry does not help; reading and
+	// acknowledging still work.
 	ErrOutOfMemory = errors.New("redis is out of memory")
 
 	// ErrOutcomeUnknown means that the command was sent and its reply was lost:
@@ -42,80 +40,79 @@ var (
 	// 3,950 fields. It was not sent.
 	ErrTooLarge = errors.New("message too large")
 
-	// ErrPermission means that the Redis user lacks an ACL permission (NOPERM). The error
-	// text has the reply of Redis, which names the command or the key.
+	// ErrPermission means that the Redis user lacks an ACL permission (NOPERM). The text of the
+	// error contains the reply of Redis, which names the command or the key.
 	ErrPermission = errors.New("permission denied by redis")
 
-	// ErrTopicCollision means that the side keys of a topic belong to another one: `orders` and
+	// ErrTopicCollision means that the side keys of a topic belong to another topic: `orders` and
 	// `{orders}` would share all of them. One of the two needs SideKeys, or another name.
 	ErrTopicCollision = errors.New("the side keys belong to another topic")
 
-	// ErrWrongType means that the key of a topic holds something else than a
-	// stream (WRONGTYPE). The key is left as it is.
-	ErrWrongType = errors.New("key holds no stream")
+	// ErrWrongType means that the key of a topic is not a stream (WRONGTYPE). The key is not
+	// changed.
+	ErrWrongType = errors.New("key is not a stream")
 
-	// ErrUnsupportedServer means that the server lacks a command that this
-	// library needs: it is older than Redis 6.2.
+	// ErrUnsupportedServer means that the server does not have a command that this library needs:
+	// it is older than Redis 6.2.
 	ErrUnsupportedServer = errors.New("redis 6.2 or newer is required")
 
-	// ErrUnsupportedClient means that the Redis client is of a type whose
-	// connections cannot be reproduced for blocking reads, such as redis.Ring.
+	// ErrUnsupportedClient means that the Redis client is of a type from which no separate
+	// connections for blocking reads can be made, such as redis.Ring.
 	ErrUnsupportedClient = errors.New("unsupported redis client")
 
 	// ErrNotOwner means that an entry was acknowledged or nacked by a consumer that no
 	// longer owns it: another consumer has claimed it, or it has left the group.
-	ErrNotOwner = errors.New("entry is not owned by this consumer any more")
+	ErrNotOwner = errors.New("entry is no longer owned by this consumer")
 
-	// ErrCompleted is returned by writes after Writer.Complete. The error given to
-	// Complete is wrapped as well.
+	// ErrCompleted is returned by writes after Writer.Complete. The error that was passed to
+	// Complete is wrapped too.
 	ErrCompleted = errors.New("channel is completed for writing")
 
-	// ErrNotPending is returned for the end of a delivery that is not unacknowledged in
-	// this reader: it was ended before, or never belonged to it.
+	// ErrNotPending is returned by an Ack, Nack or Reject of a delivery that was ended before, or
+	// does not belong to this reader.
 	ErrNotPending = errors.New("not an unacknowledged delivery of this reader")
 
-	// ErrOutOfOrder is returned for the acknowledgement of a delivery of a batch behind one
-	// of the same order that is to be redelivered. It is redelivered as well, and this
-	// delivery does not count.
-	ErrOutOfOrder = errors.New("an earlier delivery of the order is to be redelivered")
+	// ErrOutOfOrder is returned by the Ack of a delivery of a batch behind one of the same order
+	// that will be redelivered. The acknowledged one is redelivered too, and this delivery does
+	// not count.
+	ErrOutOfOrder = errors.New("an earlier delivery of the order will be redelivered")
 
-	// ErrUnknownEvent means that the name of an event, or on writing its type, is not
-	// in the Registry.
+	// ErrUnknownEvent means that the name of an event, or when writing its type, is not in the
+	// Registry.
 	ErrUnknownEvent = errors.New("unknown event")
 
-	// ErrNotSupported is returned for what the transport of a channel cannot do.
+	// ErrNotSupported is returned by operations that the transport of a channel does not have.
 	ErrNotSupported = errors.New("not supported by this transport")
 )
 
-// invalidArgument returns the error of an argument, under its name in the documentation.
+// invalidArgument returns the error of an argument; name is its name in the documentation.
 func invalidArgument(name string, problem error) error {
 	return fmt.Errorf("redischannels: %s: %w: %w", name, ErrInvalidArgument, problem)
 }
 
-// What is wrong with many arguments.
+// Problems of many arguments.
 var (
 	errNil   = errors.New("must not be nil")
 	errEmpty = errors.New("must not be empty")
 )
 
-// errNoEntryID is the problem of a text in the place of an entry ID.
+// errNoEntryID is the problem of a text that is not an entry ID.
 func errNoEntryID(text string) error {
 	return fmt.Errorf("must be an entry ID such as 1700000000000-0, got %q", text)
 }
 
-// DecodeError reports an entry whose fields do not make a message, or a Pub/Sub
-// message whose bytes do not. An entry itself is kept: a consumer group moves it to
-// the dead-letter stream. Readers without a group and Pub/Sub subscriptions pass it
-// and report this error.
+// DecodeError reports an entry, or a Pub/Sub message, that cannot be decoded. A consumer group
+// moves the entry to the dead-letter stream. Readers without a group and Pub/Sub subscriptions
+// skip it and report this error.
 type DecodeError struct {
 	Topic   string // topic of the entry
-	EntryID string // ID of the entry, empty for Pub/Sub and where it is not known
-	Reason  string // what is wrong, without any payload
+	EntryID string // ID of the entry, empty for Pub/Sub and if it is unknown
+	Reason  string // the problem, without any payload
 	Err     error  // the cause, or nil
 }
 
-// Error implements error. The text does not have the cause, which may quote the payload: it
-// ends in logs and in dead letters.
+// Error implements error. The text is written to logs and to dead letters. It does not contain
+// the cause, which may quote the payload.
 func (e *DecodeError) Error() string {
 	var b strings.Builder
 	b.WriteString("redischannels: cannot decode ")
@@ -135,13 +132,12 @@ func (e *DecodeError) Error() string {
 // Unwrap returns the cause.
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// GapError reports that entries between the position that was asked for and the
-// first one that can still be read were trimmed away. It is no end: reading continues
-// at FirstAvailable.
+// GapError reports that entries between the requested position and the first remaining entry were
+// trimmed. It does not end reading, which continues at FirstAvailable.
 type GapError struct {
 	Topic          string
-	After          string // entry ID after which reading was to begin
-	FirstAvailable string // ID of the first entry that is left, empty if none is
+	After          string // entry ID after which reading was requested
+	FirstAvailable string // ID of the first remaining entry, empty if there is none
 }
 
 // Error implements error.
@@ -153,21 +149,21 @@ func (e *GapError) Error() string {
 	return fmt.Sprintf("redischannels: topic %q: entries after %s were trimmed away, first available: %s", e.Topic, e.After, first)
 }
 
-// Outcome is what is known about a message after Publish or Append has failed.
+// Outcome is the state of a message after Publish or Append.
 type Outcome uint8
 
 // The outcomes of a message.
 const (
-	// OutcomeNotAppended: the message is not in the stream and will not get there.
-	// Publishing it again makes no duplicate.
+	// OutcomeNotAppended: the message is not in the stream and will not be. Publishing it again
+	// makes no duplicate.
 	OutcomeNotAppended Outcome = iota
 	// OutcomeAppended: the message is in the stream. EntryID is set.
 	OutcomeAppended
 	// OutcomeUnderReplicated: the message is in the stream of the master, and fewer
 	// replicas than Durability.Replicas have confirmed it. EntryID is set.
 	OutcomeUnderReplicated
-	// OutcomeUnknown: the message was sent and the reply was lost or did not come
-	// in time. Publishing it again may make a duplicate.
+	// OutcomeUnknown: the message was sent, and the reply was lost or did not arrive in time. The
+	// message may or may not be in the stream. Publishing it again may make a duplicate.
 	OutcomeUnknown
 	// OutcomeScheduled: the message is stored in Redis and will be appended when it is due.
 	// DelayedID is set.
@@ -198,8 +194,8 @@ type PublishResult struct {
 	Index   int    // place of the message in the call
 	UUID    string // of the message
 	EntryID string // ID of the entry, set for OutcomeAppended and OutcomeUnderReplicated
-	// DelayedID is the ID of a message that is stored until it is due, set for OutcomeScheduled and
-	// for OutcomeUnderReplicated of such a message. It is what DelayedMessages.Cancel takes.
+	// DelayedID is the ID of a message that is stored until it is due, set for OutcomeScheduled
+	// and for OutcomeUnderReplicated of such a message. DelayedMessages.Cancel accepts it.
 	DelayedID string `json:",omitempty"`
 	Outcome   Outcome
 	Err       error // cause, nil for OutcomeAppended and OutcomeScheduled
@@ -214,10 +210,10 @@ func (r PublishResult) MarshalJSON() ([]byte, error) {
 	}{fields(r), errorText(r.Err)})
 }
 
-// PublishError is returned when not all messages of a call were confirmed. It has the
-// outcome of each, which says whether publishing it again can make a duplicate. With
-// [errors.Is] it matches the sentinels and causes of all of them, for example
-// [ErrOutOfMemory], [ErrOutcomeUnknown] or [context.DeadlineExceeded].
+// PublishError is returned if not all messages of a call were confirmed. It has the outcome of
+// each message, which determines whether publishing it again can make a duplicate. [errors.Is]
+// matches the sentinels and causes of all of them, for example [ErrOutOfMemory],
+// [ErrOutcomeUnknown] or [context.DeadlineExceeded].
 type PublishError struct {
 	Topic   string
 	Results []PublishResult // one per message, in the order of the call
@@ -234,7 +230,7 @@ func (e *PublishError) Count(o Outcome) int {
 	return n
 }
 
-// Error implements error. It names the first cause of each kind, and no payload.
+// Error implements error. It contains the first cause of each kind, and no payload.
 func (e *PublishError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "redischannels: publish to %q: ", e.Topic)
@@ -274,7 +270,7 @@ func (e *PublishError) causes() []error {
 	return causes
 }
 
-// publishResult makes the exported result of an append.
+// publishResult returns the exported result of an append.
 func publishResult(index int, uuid string, r appender.Result) PublishResult {
 	p := PublishResult{Index: index, UUID: uuid, EntryID: r.ID, Err: r.Err}
 	switch r.Outcome {
@@ -293,7 +289,7 @@ func publishResult(index int, uuid string, r appender.Result) PublishResult {
 	return p
 }
 
-// publishCause gives the error of an append the sentinels that callers know.
+// publishCause wraps the error of an append in the exported sentinels.
 func publishCause(err error) error {
 	if errors.Is(err, appender.ErrClosed) {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
@@ -301,8 +297,8 @@ func publishCause(err error) error {
 	return redisError(err)
 }
 
-// redisError gives a Redis error the sentinel that callers branch on. Errors
-// that have none are returned as they are.
+// redisError wraps a Redis error in its exported sentinel. Errors without one are returned
+// unchanged.
 func redisError(err error) error {
 	if err == nil {
 		return nil

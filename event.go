@@ -14,37 +14,37 @@ import (
 	"github.com/flaminco/redischannels/internal/eventqueue"
 )
 
-// EventKind says what an [Event] reports.
+// EventKind is the kind of an [Event].
 type EventKind uint8
 
-// The kinds of events. Each says which fields of the Event are set beside Kind,
+// The kinds of events. Each comment lists the fields of the Event that are set beside Kind,
 // Topic, Group and Consumer.
 const (
-	// EventDisconnected: reading or acknowledging fails and is retried with back-off.
-	// One event per outage. Err has the cause. For Pub/Sub without Topic: the
-	// connection is that of all topics, each of which has an EventInterrupted.
+	// EventDisconnected: reading or acknowledging fails and is retried with back-off. One event
+	// per outage. Err has the cause. For Pub/Sub it has no Topic: all topics share the
+	// connection, and each has an EventInterrupted.
 	EventDisconnected EventKind = iota + 1
-	// EventReconnected: the outage is over. Duration is how long it lasted.
+	// EventReconnected: the outage is over. Duration is its length.
 	EventReconnected
-	// EventGroupLost: the consumer group or its stream was deleted (FLUSHALL, DEL,
-	// XGROUP DESTROY, RENAME, eviction) and was re-created. Position is where,
-	// EntryIDs are what was put back into the group, Err is the reply of Redis.
+	// EventGroupLost: the consumer group or its stream was deleted (FLUSHALL, DEL, XGROUP
+	// DESTROY, RENAME, eviction) and was re-created. Position is the position of the new group,
+	// EntryIDs are the entries that were restored to it, Err is the reply of Redis.
 	EventGroupLost
-	// EventRewound: the last ID of a stream that is read without a group went
-	// back (FLUSHALL, DEL): reading resumes at the oldest entry.
+	// EventRewound: the last ID of a stream that is read without a group decreased (FLUSHALL,
+	// DEL). Reading resumes at the oldest entry.
 	EventRewound
-	// EventTrimmed: entries of this group were removed from the stream before
-	// they were acknowledged. EntryIDs names those that were pending here; Count
-	// is their number, or the number of unread ones when it is known.
+	// EventTrimmed: entries of this group were removed from the stream before they were
+	// acknowledged. EntryIDs are those that were pending here; Count is their number, or the
+	// number of unread entries if it is known.
 	EventTrimmed
-	// EventGap: entries were trimmed away ahead of a reader without a group. It is
-	// reported before what comes behind them. Err is a *GapError.
+	// EventGap: entries were trimmed before a reader without a group has read them. It is
+	// reported before the entries behind the gap are delivered. Err is a *GapError.
 	EventGap
-	// EventLeaseLost: another consumer owns entries that were leased here. Their
-	// handlers' contexts are cancelled. EntryIDs.
+	// EventLeaseLost: another consumer owns entries that were leased here. Their handlers'
+	// contexts are canceled. EntryIDs.
 	EventLeaseLost
-	// EventAckIgnored: an Ack or Nack came too late, for an entry that is no
-	// longer owned here. EntryIDs, Err (wraps [ErrNotOwner]).
+	// EventAckIgnored: an Ack or Nack was too late: this consumer no longer owns the entry.
+	// EntryIDs, Err (wraps [ErrNotOwner]).
 	EventAckIgnored
 	// EventAckFailed: acknowledging failed and is retried. Once per outage of
 	// the command. EntryIDs, Err.
@@ -74,24 +74,23 @@ const (
 	// messages were buffered or not acknowledged when the subscription ended, and are
 	// lost. Count, Err.
 	EventAbandoned
-	// EventInterrupted: a Pub/Sub topic was not subscribed for a while, because the
-	// connection was lost or its hash slot moved, and is so again. What was
-	// published meanwhile is lost. Once per topic and outage. Duration is the
-	// longest that it can have been: since Redis was last heard of.
+	// EventInterrupted: a Pub/Sub topic is subscribed again after an interruption, because the
+	// connection was lost or its hash slot moved. Messages published meanwhile are lost. Once per
+	// topic and outage. Duration is the longest possible time of the interruption, counted from
+	// the last data of Redis.
 	EventInterrupted
-	// EventDropped: messages of a Pub/Sub subscription were dropped because its
-	// buffer was full. Count. At most about one per second and subscription; the
-	// counts of all together are what was dropped.
+	// EventDropped: messages of a Pub/Sub subscription were dropped because its buffer was full.
+	// Count. At most about one per second and subscription; the sum of the counts is the number
+	// of dropped messages.
 	EventDropped
-	// EventError: a background duty failed for a reason that retrying may not
-	// mend (NOPERM and the like). It is tried again later; but where Redis refuses to
-	// end a subscription (Pub/Sub), it continues to send until the connection ends. Err.
+	// EventError: a background duty failed for a reason that retries may not fix, such as NOPERM.
+	// It is retried later. If Redis refuses to end a Pub/Sub subscription, it continues to send
+	// until the connection ends. Err.
 	EventError
-	// EventStalled: messages are waited for, and none can come until one that was delivered
-	// ends. Err says which of the causes it is: all that MaxInFlight allows are
-	// unacknowledged; all that may be held wait for their retries, of which one other is
-	// then read per second (see SubscriberConfig.NackBackoff); or an entry of a crashed
-	// consumer is delivered alone. Count.
+	// EventStalled: a reader waits, and no message can be delivered until a delivered one ends.
+	// Err is the cause: MaxInFlight messages are unacknowledged; the window is full of messages
+	// that wait for their retries, so one other message is read per second (see
+	// SubscriberConfig.NackBackoff); or an entry of a crashed consumer is delivered alone. Count.
 	EventStalled
 )
 
@@ -130,9 +129,9 @@ func (k *EventKind) UnmarshalText(text []byte) error {
 	return parseEnum(eventKindNames[:], "event", text, k)
 }
 
-// Event reports to an operator what happens to a subscription. Nothing that the library
-// drops, redelivers, moves or skips happens without one. Events are also written to the
-// logger, without payloads.
+// Event reports a change of a subscription to an operator. Each message that the library drops,
+// redelivers, moves or skips is reported by an event. Events are also written to the logger,
+// without payloads.
 type Event struct {
 	Kind     EventKind
 	Topic    string
@@ -154,7 +153,7 @@ func (e Event) MarshalJSON() ([]byte, error) {
 	}{fields(e), errorText(e.Err)})
 }
 
-// LogValue implements [slog.LogValuer]: a group of what is set.
+// LogValue implements [slog.LogValuer]: a group of the fields that are set.
 func (e Event) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("kind", e.Kind.String())}
 	add := func(set bool, attr slog.Attr) {
@@ -173,7 +172,7 @@ func (e Event) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// errorText returns the text of an error, of which JSON would have only the exported fields.
+// errorText returns the text of an error; JSON would have only its exported fields.
 func errorText(err error) string {
 	if err == nil {
 		return ""
@@ -181,8 +180,8 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// tellEvent gives an event to OnEvent, if there is one, and recovers a panic in it.
-func tellEvent(onEvent func(Event), logger watermill.LoggerAdapter, e Event) {
+// callOnEvent passes an event to OnEvent, if there is one, and recovers a panic in it.
+func callOnEvent(onEvent func(Event), logger watermill.LoggerAdapter, e Event) {
 	if onEvent == nil {
 		return
 	}
@@ -195,32 +194,32 @@ func tellEvent(onEvent func(Event), logger watermill.LoggerAdapter, e Event) {
 }
 
 const (
-	// queuedEvents is how many events wait for OnEvent. Beyond it what those of a stream
-	// are about waits as well, and those of Pub/Sub are merged: memory is bounded, and
-	// nothing goes unreported.
+	// queuedEvents is the number of events that wait for OnEvent. Beyond it the duties of a
+	// stream wait too, and events of Pub/Sub are merged: memory is bounded, and every event is
+	// reported.
 	queuedEvents = 1000
 	// eventGrace is how long the end of a subscription waits for OnEvent.
 	eventGrace = 5 * time.Second
-	// tallyInterval is the least time between two events of one kind about messages of
-	// one topic.
+	// tallyInterval is the minimum time between two events of one kind about messages of one
+	// topic.
 	tallyInterval = time.Second
 )
 
-// eventSubject is what an event is about.
+// eventSubject identifies the subject of an event.
 type eventSubject struct {
 	kind  EventKind
 	topic string
 }
 
-// eventQueue gives events to the logger and to OnEvent.
+// eventQueue passes events to the logger and to OnEvent.
 type eventQueue = eventqueue.Queue[eventSubject, Event]
 
-// newEventQueue returns a queue that gives events to log and then to onEvent, which may be nil.
+// newEventQueue returns a queue that passes events to log and then to onEvent, which may be nil.
 func newEventQueue(log, onEvent func(Event), logger watermill.LoggerAdapter, merging bool) *eventQueue {
 	return eventqueue.New(eventqueue.Config[eventSubject, Event]{
 		Deliver: func(e Event) {
 			log(e)
-			tellEvent(onEvent, logger, e)
+			callOnEvent(onEvent, logger, e)
 		},
 		Abandon: func(events []Event) {
 			logger.Error("Close has not waited for OnEvent", fmt.Errorf("OnEvent has not returned within %v", eventGrace),
@@ -238,7 +237,7 @@ func newEventQueue(log, onEvent func(Event), logger watermill.LoggerAdapter, mer
 	})
 }
 
-// mergedEvent is an event in place of two.
+// mergedEvent returns one event for two.
 func mergedEvent(older, newer Event) Event {
 	newer.Count = max(older.Count, 1) + max(newer.Count, 1)
 	newer.Duration += older.Duration
@@ -246,8 +245,8 @@ func mergedEvent(older, newer Event) Event {
 	return newer
 }
 
-// enumName returns the name of a value of an enumeration, by which it stands in logs and
-// in JSON, or, for a value that has none, its number behind what it is.
+// enumName returns the name of a value of an enumeration for logs and JSON, or kind and number
+// for a value without a name.
 func enumName[E ~uint8](names []string, what string, value E) string {
 	if int(value) < len(names) && names[value] != "" {
 		return names[value]

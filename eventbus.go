@@ -19,8 +19,8 @@ type EventBus[E any] struct {
 	channel *Channel[E]
 }
 
-// NewStreamEventBus makes an event bus on a Redis stream: see [NewStreamChannel]. Codec
-// and registry must fit; the errors are those of NewStreamChannel.
+// NewStreamEventBus returns an event bus on a Redis stream: see [NewStreamChannel]. The codec
+// must support the types of the registry. The errors are those of NewStreamChannel.
 func NewStreamEventBus[E any](hub *Hub, key string, registry *Registry[E], config StreamChannelConfig) (*EventBus[E], error) {
 	switch {
 	case hub == nil:
@@ -31,8 +31,7 @@ func NewStreamEventBus[E any](hub *Hub, key string, registry *Registry[E], confi
 	return busOf(newStreamChannel(hub, key, config, registry.coder))
 }
 
-// NewPubSubEventBus makes an event bus on a Redis Pub/Sub channel: see
-// [NewPubSubChannel].
+// NewPubSubEventBus returns an event bus on a Redis Pub/Sub channel: see [NewPubSubChannel].
 func NewPubSubEventBus[E any](hub *Hub, name string, registry *Registry[E], config PubSubChannelConfig) (*EventBus[E], error) {
 	switch {
 	case hub == nil:
@@ -43,8 +42,7 @@ func NewPubSubEventBus[E any](hub *Hub, name string, registry *Registry[E], conf
 	return busOf(newPubSubChannel(hub, name, config, registry.coder))
 }
 
-// NewEventBus makes an event bus over any Watermill publisher and subscriber: see
-// [NewChannel].
+// NewEventBus returns an event bus over any Watermill publisher and subscriber: see [NewChannel].
 func NewEventBus[E any](publisher message.Publisher, subscriber message.Subscriber, topic string, registry *Registry[E], config ChannelConfig[E]) (*EventBus[E], error) {
 	if registry == nil {
 		return nil, errNoRegistry
@@ -59,8 +57,8 @@ func busOf[E any](channel *Channel[E], err error) (*EventBus[E], error) {
 	return &EventBus[E]{channel}, nil
 }
 
-// Publish writes events as [Writer.WriteAll] does. A type that is not registered is an
-// error that wraps [ErrUnknownEvent] and prevents all.
+// Publish writes events as [Writer.WriteAll] does. If a type is not registered, nothing is
+// written and the error wraps [ErrUnknownEvent].
 func (b *EventBus[E]) Publish(ctx context.Context, events ...E) (ids []string, err error) {
 	return b.channel.writer.WriteAll(ctx, events...)
 }
@@ -70,29 +68,27 @@ func (b *EventBus[E]) Handle(ctx context.Context, fn func(context.Context, E) er
 	return b.channel.reader.Handle(ctx, fn, config)
 }
 
-// Channel returns the channel that the bus stands on, for all else that one can do
-// with it.
+// Channel returns the channel of the bus.
 func (b *EventBus[E]) Channel() *Channel[E] { return b.channel }
 
 // Close closes the channel.
 func (b *EventBus[E]) Close() error { return b.channel.Close() }
 
-// EventNameKey is the metadata key of an event's name, the one that the marshalers of
-// Watermill's cqrs package use, so that both can share a topic: give their
-// GenerateName the names of the Registry.
+// EventNameKey is the metadata key of an event's name. The marshalers of Watermill's cqrs package
+// use the same key, so both can share a topic if their GenerateName returns the names of the
+// Registry.
 const EventNameKey = "name"
 
-// UnknownPolicy says what reading does with an event whose name is not registered.
+// UnknownPolicy is the policy for an event that is read and whose name is not registered.
 type UnknownPolicy uint8
 
 // The policies for unknown names.
 const (
-	// RejectUnknown yields a *DecodeError that wraps ErrUnknownEvent; in a group the
-	// event moves to the dead letters.
+	// RejectUnknown yields a *DecodeError that wraps ErrUnknownEvent; in a group the event is
+	// dead-lettered.
 	RejectUnknown UnknownPolicy = iota
-	// SkipUnknown acknowledges the event and continues, without an event or a log line: for
-	// programs that need only some of the events of a topic. An event without any name is
-	// rejected.
+	// SkipUnknown acknowledges the event and continues, without an event or a log line, for
+	// programs that need only some of the events of a topic. An event without a name is rejected.
 	SkipUnknown
 )
 
@@ -113,16 +109,14 @@ func (p *UnknownPolicy) UnmarshalText(text []byte) error {
 
 // RegistryConfig configures [NewRegistry].
 type RegistryConfig struct {
-	// Unknown is what becomes of names that are not registered. Defaults to
-	// RejectUnknown.
+	// Unknown is the policy for names that are not registered. Defaults to RejectUnknown.
 	Unknown UnknownPolicy
 }
 
-// Registry has the names by which the types of an [EventBus] are known on the wire.
-// They are chosen by the developer, and a name that is not here makes nothing: no type
-// is ever looked up by what was read. Fill it with [Register] and [Upcast] before it
-// is given to a bus, which takes a copy. The zero value is empty and rejects unknown names.
-// It is safe for concurrent use.
+// Registry maps the types of an [EventBus] to names on the wire. The application chooses the
+// names. A name that is not registered is never decoded, and no type is resolved from a name in a
+// message. Fill the registry with [Register] and [Upcast] before it is passed to a bus, which
+// copies it. The zero value is empty and rejects unknown names. It is safe for concurrent use.
 type Registry[E any] struct {
 	unknown UnknownPolicy
 
@@ -131,21 +125,20 @@ type Registry[E any] struct {
 	byType map[reflect.Type]string
 }
 
-// eventKind is how events of one name are read.
+// eventKind decodes the events of one name.
 type eventKind[E any] struct {
-	wire   reflect.Type // what the payload is decoded into
+	wire   reflect.Type // type of the payload
 	decode func(codec Codec, data []byte) (E, error)
 }
 
-// NewRegistry returns an empty registry. E is the interface that all events have, or
-// any.
+// NewRegistry returns an empty registry. E is the interface that all events implement, or any.
 func NewRegistry[E any](config RegistryConfig) *Registry[E] {
 	return &Registry[E]{unknown: config.Unknown}
 }
 
-// Register gives the type T a name: events of this type are written under it, and what
-// is read under it becomes a T. A type has one name, and a name one type. The error
-// wraps [ErrInvalidArgument].
+// Register sets the name of type T: events of this type are written with the name, and events
+// with the name are decoded as T. A type has one name, and a name has one type. The error wraps
+// [ErrInvalidArgument].
 func Register[T, E any](r *Registry[E], name string) error {
 	t := reflect.TypeFor[T]()
 	if !t.AssignableTo(reflect.TypeFor[E]()) {
@@ -164,9 +157,9 @@ func Register[T, E any](r *Registry[E], name string) error {
 	}})
 }
 
-// Upcast makes events that were once written under a name, in the form of Old, into
-// those of today. Nothing is written under such a name. An error of up makes the event
-// undecodable. The error of Upcast wraps [ErrInvalidArgument].
+// Upcast registers an old name: events with this name are decoded as Old and converted by up. No
+// event is written with the name. If up returns an error the event is undecodable. The error of
+// Upcast wraps [ErrInvalidArgument].
 func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) error {
 	if up == nil {
 		return invalidArgument("up", errNil)
@@ -187,7 +180,7 @@ func Upcast[Old, E any](r *Registry[E], name string, up func(Old) (E, error)) er
 
 var errNoRegistry = invalidArgument("registry", errNil)
 
-// add registers a name; written is the type of the events that are written under it.
+// add registers a name; written is the type of the events that are written with it.
 func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) error {
 	if r == nil {
 		return errNoRegistry
@@ -216,7 +209,7 @@ func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) 
 	return nil
 }
 
-// errSkip has the reader acknowledge a message and to take the next one.
+// errSkip makes the reader acknowledge a message and read the next one.
 var errSkip = errors.New("skip this event")
 
 // coder returns a copy of the registry as a coder.
@@ -244,7 +237,7 @@ func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 			if !ok {
 				return fmt.Errorf("the type %v is not registered: %w", t, ErrUnknownEvent)
 			}
-			// The codec is given a pointer to the type itself, not to the interface.
+			// The codec gets a pointer to the type itself, not to the interface.
 			pointer := reflect.New(t)
 			pointer.Elem().Set(reflect.ValueOf(*v))
 			msg.Metadata[EventNameKey] = name

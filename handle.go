@@ -13,34 +13,31 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// DefaultConcurrency is how many values Reader.Handle handles at a time.
+// DefaultConcurrency is the default number of values that Reader.Handle handles at a time.
 const DefaultConcurrency = 1
 
 // HandleConfig configures [Reader.Handle]. The zero value handles one value at a time.
 type HandleConfig struct {
-	// Concurrency is how many values are handled at a time, 1 to MaxInFlight of the
+	// Concurrency is the number of values that are handled at a time, 1 to MaxInFlight of the
 	// channel. Defaults to DefaultConcurrency.
 	Concurrency int
 
-	// Middleware of Watermill, the first outermost, sees the messages and runs the
-	// function. What it makes the function publish is dropped: there is nowhere to
-	// publish it to.
+	// Middleware is Watermill middleware around fn, the first one outermost. Messages that it
+	// returns for publishing are dropped, because Handle has no topic to publish to.
 	Middleware []message.HandlerMiddleware
 }
 
-// Handle calls fn for each value until ctx ends or Close, which it returns as nil, when
-// all calls in progress have returned. A value is acknowledged when fn returns nil and
-// nacked when it returns an error or panics, which is logged: the last error is the reason of
-// the dead letter, [Permanent] makes one at once, and [WithRetryAfter] sets the delay.
-// [RetryAfter] and [Reject] work in a middleware. The context of fn is that of the delivery with the values of
-// ctx: it is not canceled with ctx, so that a call in progress can finish, but
-// DrainTimeout later.
+// Handle calls fn for each value until ctx ends or the reader is closed. It then waits for
+// running calls and returns nil. A value is acknowledged when fn returns nil. It is nacked when
+// fn returns an error or panics, which is logged. The last error is the reason of the dead
+// letter, [Permanent] dead-letters at once, and [WithRetryAfter] sets the delay. [RetryAfter] and
+// [Reject] work in a middleware. The context of fn is that of the delivery with the values of
+// ctx. It is not canceled with ctx but DrainTimeout later, so that a running call can finish.
 //
-// If the subscription cannot be opened at all Handle returns that error, which is that of a
-// wrong configuration; once it is open nothing else ends it, unless a subscriber of
-// [NewChannel] ends the subscription by itself, which is an error as well. Several calls
-// of Handle on one Reader share the values. Middleware does not see an entry that makes no
-// message, because the wire format does not fit.
+// If the subscription cannot be opened, Handle returns the error. Once it is open, only a
+// subscriber of [NewChannel] that ends the subscription by itself causes an error. Several calls
+// of Handle on one Reader share the values. Middleware does not receive an entry that the wire
+// format cannot decode as a message.
 func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) error, config HandleConfig) error {
 	config.Concurrency = orDefault(config.Concurrency, DefaultConcurrency)
 	v := validation{prefix: "HandleConfig"}
@@ -57,8 +54,8 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 	return r.work(ctx, config.Concurrency, h.work)
 }
 
-// work has workers read until ctx ends or Close, and waits for them. The context of a worker that
-// continues is ended DrainTimeout after ctx.
+// work runs workers until ctx ends or the reader is closed, and waits for them. The context of a
+// worker that still runs is canceled DrainTimeout after ctx.
 func (r *Reader[T]) work(ctx context.Context, concurrency int, work func(ctx context.Context, w *worker)) error {
 	if _, err := r.source.open(ctx); err != nil {
 		return r.openError(ctx, err)
@@ -90,7 +87,7 @@ func (r *Reader[T]) work(ctx context.Context, concurrency int, work func(ctx con
 	return nil
 }
 
-// openError is what is returned where the subscription cannot be opened: nil if ctx has ended.
+// openError returns the error of a subscription that cannot be opened: nil if ctx has ended.
 func (r *Reader[T]) openError(ctx context.Context, err error) error {
 	if ctx.Err() != nil && r.source.life.Err() == nil {
 		return nil
@@ -98,16 +95,16 @@ func (r *Reader[T]) openError(ctx context.Context, err error) error {
 	return err
 }
 
-// worker is a goroutine that calls the function of the application. The context of the call in
-// progress can be ended.
+// worker is a goroutine that calls the function of the application. The context of the running
+// call can be canceled.
 type worker struct {
 	mu      sync.Mutex
 	attempt *source.Attempt    // whose context is that of the call, or
-	cancel  context.CancelFunc // what ends it; nil both between two calls
+	cancel  context.CancelFunc // ends it; both are nil between two calls
 	stopped bool
 }
 
-// begin says what ends the context of the call that begins; end follows.
+// begin records how to end the context of a call that begins; end must follow.
 func (w *worker) begin(a *source.Attempt, cancel context.CancelFunc) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,7 +123,7 @@ func (w *worker) end() {
 	w.attempt, w.cancel = nil, nil
 }
 
-// stop ends the context of the call in progress, and those of later ones.
+// stop ends the context of the running call, and those of later ones.
 func (w *worker) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -195,7 +192,7 @@ func (h *handling[T]) begin(ctx context.Context, w *worker, a *source.Attempt) *
 	return &valuesContext{a, ctx}
 }
 
-// end ends an attempt by what the handler has returned.
+// end ends an attempt with the result of the handler.
 func (h *handling[T]) end(a *source.Attempt, err error) {
 	o := source.Outcome{Kind: source.Ack}
 	if err != nil {
@@ -244,8 +241,8 @@ func (h *handling[T]) handleMessage(ctx context.Context, w *worker, a *source.At
 	msg, err := h.reader.transport.decoding.message(a)
 	a.Entry.Release()
 	if err != nil {
-		// A middleware that publishes what fails, or drops what it has seen before, would take
-		// the empty payload of a message made for this for that of the entry.
+		// A middleware that publishes failed messages, or drops duplicates, would mistake the
+		// empty payload of a substitute message for that of the entry.
 		h.failed(a, h.reader.refuse(a, err))
 		return
 	}
@@ -270,11 +267,12 @@ func (h *handling[T]) handleMessage(ctx context.Context, w *worker, a *source.At
 	close(returned)
 	watching.Wait()
 	w.end()
-	msg.SetContext(original) // a middleware may have put another one there
+	msg.SetContext(original) // a middleware may have replaced it
 	h.endMessage(a, msg, err)
 }
 
-// endMessage ends an attempt by what the middleware has done with the message, or returned.
+// endMessage ends an attempt by the Ack or Nack of the middleware, or by the error that it has
+// returned.
 func (h *handling[T]) endMessage(a *source.Attempt, msg *message.Message, err error) {
 	select {
 	case <-msg.Acked():

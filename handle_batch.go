@@ -14,32 +14,31 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// HandleBatch calls fn for batches of values until ctx ends or Close, which it returns as nil,
-// when all calls in progress have returned. It suits what is cheaper for many values than for
-// each, such as an insert.
+// HandleBatch calls fn for batches of values until ctx ends or the reader is closed. It then
+// waits for running calls and returns nil. It is for operations that are cheaper for many values
+// than for each, such as an insert.
 //
 // When fn returns nil the batch is acknowledged. A *[BatchError] nacks the deliveries that it
 // names and acknowledges the others. Any other error, a panic, and a *BatchError that names no
-// delivery or one that does not exist, nack the whole batch. A delivery that fn has ended
-// itself, by one of its methods, stays as it is. With an ordering key, and with Ordered, a
-// delivery behind one that is nacked is not acknowledged but redelivered behind it, which
-// does not count.
+// delivery or one that does not exist, nack the whole batch. A delivery that fn has ended itself,
+// by one of its methods, stays so. With an ordering key, and with Ordered, a delivery behind a
+// nacked one is not acknowledged but redelivered behind it, which does not count.
 //
-// A batch that was nacked as a whole is redelivered at once as 16 smaller ones, and what then
-// fails again as single values. So a value that always fails is alone from its third delivery
-// on; only then it backs off. A value whose next delivery would be the last before it
-// becomes a dead letter is delivered alone in any case: no value becomes one because of its
-// neighbors.
+// A batch that was nacked as a whole is redelivered at once as 16 smaller ones, and each of these
+// that fails again as single values. A value that always fails is therefore alone from its third
+// delivery on, and only then backs off. A value whose next delivery would be the last before
+// MaxDeliveries is always delivered alone: no value is dead-lettered because of its neighbors.
 //
-// The error, of a *BatchError its Err, is the reason of the dead letter as with [Reader.Handle].
-// [Permanent] and [WithRetryAfter] are for the deliveries that a *BatchError names, and for one that is
-// alone; a larger batch that fails as a whole is first redelivered in parts.
+// The error, or the Err of a *BatchError, is the reason of the dead letter as with
+// [Reader.Handle]. [Permanent] and [WithRetryAfter] apply to the deliveries that a *BatchError
+// names, and to a single delivery; a larger batch that fails as a whole is first redelivered in
+// parts.
 //
-// The context of fn has the values of ctx. It is not canceled with ctx, so that a call in
-// progress can finish, but DrainTimeout later. HandlerTimeout runs for each delivery from the moment at
-// which it joins the batch, while that waits for more: the context of fn ends with the first of them,
-// and a batch of which all time out has failed as a whole. The other errors are those of [Reader.Handle]
-// and of config, which wrap [ErrInvalidConfig].
+// The context of fn has the values of ctx. It is not canceled with ctx but DrainTimeout later, so
+// that a running call can finish. HandlerTimeout begins for each delivery when it joins the
+// batch, even while the batch waits for more. The context of fn ends with the first timeout. If
+// all deliveries time out, the batch has failed as a whole. The other errors are those of
+// [Reader.Handle] and of config, which wrap [ErrInvalidConfig].
 func (r *Reader[T]) HandleBatch(ctx context.Context, fn func(ctx context.Context, batch []Delivery[T]) error, config BatchConfig) error {
 	v := validation{prefix: "BatchConfig"}
 	config = config.withDefaults()
@@ -74,7 +73,7 @@ func (b *batching[T]) work(ctx context.Context, w *worker) {
 		switch {
 		case err == nil:
 			b.handle(ctx, w, attempts)
-			clear(attempts) // keeps no value alive
+			clear(attempts) // for the garbage collector
 		case isReported(err):
 			b.logger.Error("Entries cannot be read", err, watermill.LogFields{"topic": b.reader.source.topic})
 		default:
@@ -83,7 +82,7 @@ func (b *batching[T]) work(ctx context.Context, w *worker) {
 	}
 }
 
-// handle calls fn with the values of attempts and ends those.
+// handle calls fn with the values of attempts and ends the attempts.
 func (b *batching[T]) handle(ctx context.Context, w *worker, attempts []*source.Attempt) {
 	batch, failures := b.reader.decodeBatch(attempts)
 	for _, err := range failures {
@@ -114,7 +113,7 @@ func handlingContext(ctx context.Context, first *source.Attempt) (context.Contex
 	return context.WithCancel(ctx)
 }
 
-// end ends attempts by what fn has returned. One that fn has ended is not pending any more.
+// end ends attempts with the result of fn. An attempt that fn has ended is no longer pending.
 func (b *batching[T]) end(attempts []*source.Attempt, whole func(i int) source.Outcome, err error) {
 	outcomes := batchOutcomes(len(attempts), whole, err)
 	ignored := 0
@@ -135,7 +134,7 @@ func (b *batching[T]) end(attempts []*source.Attempt, whole func(i int) source.O
 	}
 }
 
-// expireTogether has attempts end as a batch that has failed as a whole where their timeout runs out.
+// expireTogether makes attempts whose timeout expires end as a batch that has failed as a whole.
 func expireTogether(attempts []*source.Attempt, whole func(i int) source.Outcome) {
 	if attempts[0].From.Timeout <= 0 {
 		return
@@ -145,14 +144,14 @@ func expireTogether(attempts []*source.Attempt, whole func(i int) source.Outcome
 	}
 }
 
-// splitParts is into how many batches one is split that has failed as a whole.
+// splitParts is the number of parts of a batch that has failed as a whole.
 const splitParts = 16
 
-// splits has the last number of a part.
+// splits is the last number of a part.
 var splits atomic.Int64
 
-// batchOutcomes returns how the attempts of a batch of n end, after fn has returned err. whole is how they
-// end if all have failed.
+// batchOutcomes returns the outcomes of the attempts of a batch of n for the error of fn. whole
+// returns their outcomes if all have failed.
 func batchOutcomes(n int, whole func(i int) source.Outcome, err error) func(i int) source.Outcome {
 	ack := source.Outcome{Kind: source.Ack}
 	if err == nil {
@@ -175,8 +174,9 @@ func batchOutcomes(n int, whole func(i int) source.Outcome, err error) func(i in
 	}
 }
 
-// wholeFailed returns how the attempts of a batch of n end that has failed as a whole with err. What err
-// asks for is for a value that is alone: the others may not be meant.
+// wholeFailed returns the outcomes of the attempts of a batch of n that has failed as a whole
+// with err. The request of err, such as Permanent, applies only to a single value: it may not be
+// meant for the others.
 func wholeFailed(n int, whole func(i int) source.Outcome, err error) func(i int) source.Outcome {
 	failed := failedOutcome(whole(0), err)
 	return func(i int) source.Outcome {
@@ -189,8 +189,8 @@ func wholeFailed(n int, whole func(i int) source.Outcome, err error) func(i int)
 	}
 }
 
-// wholeOutcomes returns how the attempts of a batch of n end that has failed as a whole. split is the number
-// of the part that the batch was.
+// wholeOutcomes returns the outcomes of the attempts of a batch of n that has failed as a whole.
+// split is the number of the part if the batch was one.
 func wholeOutcomes(n, split int) func(i int) source.Outcome {
 	whole := source.Outcome{Kind: source.Nack, Split: source.Single}
 	switch {
@@ -207,7 +207,8 @@ func wholeOutcomes(n, split int) func(i int) source.Outcome {
 	return func(int) source.Outcome { return whole }
 }
 
-// explained returns the error with which a batch of n is logged: of a BatchError that nacks all of it, why.
+// explained returns the error with which a batch of n is logged. For a BatchError that nacks the
+// whole batch it has the reason.
 func explained(err error, n int) error {
 	var part *BatchError
 	if !errors.As(err, &part) || part.fits(n) {

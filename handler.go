@@ -14,8 +14,8 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// untyped makes a handler of messages of a function of values. What does not decode is
-// marked as rejected, so that its Nack makes a dead letter of it.
+// untyped returns a message handler for a function of values. A message that cannot be decoded is
+// marked as rejected, so that its Nack dead-letters it.
 func untyped[T any](code coder[T], fn func(context.Context, T) ([]*message.Message, error)) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		value, err := code.value(msg)
@@ -32,10 +32,10 @@ func untyped[T any](code coder[T], fn func(context.Context, T) ([]*message.Messa
 	}
 }
 
-// HandlerFunc makes a handler for a Watermill router, for AddConsumerHandler, of a
-// function of values. A message that does not make a T is an error that wraps a
-// *[DecodeError], and from a Subscriber of this package a dead letter after its Nack.
-// A nil codec is JSON. The errors wrap [ErrInvalidArgument].
+// HandlerFunc returns a handler for AddConsumerHandler of a Watermill router that calls a
+// function of values. For a message that cannot be decoded as T the handler returns an error that
+// wraps a *[DecodeError], and a Subscriber of this package dead-letters it after its Nack. A nil
+// codec means JSON. The errors of HandlerFunc wrap [ErrInvalidArgument].
 func HandlerFunc[T any](codec Codec, fn func(context.Context, T) error) (message.NoPublishHandlerFunc, error) {
 	code, err := handlerCoder[T](codec, fn == nil)
 	if err != nil {
@@ -48,8 +48,8 @@ func HandlerFunc[T any](codec Codec, fn func(context.Context, T) error) (message
 	}, nil
 }
 
-// ProducerHandlerFunc is HandlerFunc for AddHandler: the values that the function
-// returns are published by the router, in their order.
+// ProducerHandlerFunc is HandlerFunc for AddHandler: the router publishes the values that the
+// function returns, in their order.
 func ProducerHandlerFunc[In, Out any](codec Codec, fn func(context.Context, In) ([]Out, error)) (message.HandlerFunc, error) {
 	in, err := handlerCoder[In](codec, fn == nil)
 	if err != nil {
@@ -89,12 +89,12 @@ func missingFunction(missing bool) error {
 	return nil
 }
 
-// permanentError is what Permanent returns.
+// permanentError is the error that Permanent returns.
 type permanentError struct{ error }
 
 func (e *permanentError) Unwrap() error { return e.error }
 
-// retryError is what WithRetryAfter returns.
+// retryError is the error that WithRetryAfter returns.
 type retryError struct {
 	error
 	delay time.Duration
@@ -102,10 +102,10 @@ type retryError struct {
 
 func (e *retryError) Unwrap() error { return e.error }
 
-// Permanent marks the error of a handler as one that no retry can help: its message becomes a
-// dead letter at once, or is skipped without a group. [Reader.Handle] understands it, and in a
-// router [HandlerErrors]. It wraps err and has its text; nil stays nil. Where the transport has
-// no dead letters it is an error like any other.
+// Permanent marks the error of a handler as permanent: retries cannot succeed, so the message is
+// dead-lettered at once, or skipped without a group. [Reader.Handle] uses the mark, and in a
+// router [HandlerErrors]. The returned error wraps err and has its text; for nil it is nil. If
+// the transport has no dead letters it is an error like any other.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -113,17 +113,17 @@ func Permanent(err error) error {
 	return &permanentError{err}
 }
 
-// IsPermanent reports whether the error, or one that it wraps, is of [Permanent]. Retries within
-// a delivery, such as those of Watermill's middleware Retry, have no use for it.
+// IsPermanent reports whether err, or an error that it wraps, is one of [Permanent]. Retries
+// within a delivery, such as those of Watermill's middleware Retry, should stop at such an error.
 func IsPermanent(err error) bool {
 	var permanent *permanentError
 	return errors.As(err, &permanent)
 }
 
-// WithRetryAfter has the message of a handler that returns this error redelivered after a delay
-// instead of NackBackoff. [Reader.Handle] understands it, and in a router [HandlerErrors]. It
-// wraps err and has its text; nil stays nil, and with a negative delay err is returned as it is.
-// Where the transport has no delays it is an error like any other.
+// WithRetryAfter marks the error of a handler with the delay of the redelivery, which replaces
+// NackBackoff. [Reader.Handle] uses the mark, and in a router [HandlerErrors]. The returned error
+// wraps err and has its text; for nil it is nil, and for a negative delay it is err. If the
+// transport has no delays it is an error like any other.
 func WithRetryAfter(err error, delay time.Duration) error {
 	if err == nil || delay < 0 {
 		return err
@@ -131,13 +131,13 @@ func WithRetryAfter(err error, delay time.Duration) error {
 	return &retryError{err, delay}
 }
 
-// HandlerErrors is a message.HandlerMiddleware for routers, to be added before all others, so
-// that it is the outermost: the error that the handler returns at last is the reason of the dead
-// letter after MaxDeliveries, [Permanent] makes one at once, and [WithRetryAfter] sets the delay.
-// Of a panic the value is the reason, without the stack; the panic continues. What the handler
-// has asked for by [Reject], [RetryAfter] or [Postpone] counts, unless its error asks for
-// something else. [SubscriberConfig.HideHandlerErrors] keeps errors out of Redis. Messages of
-// other subscribers pass unchanged.
+// HandlerErrors is a message.HandlerMiddleware for routers. Add it before all others, so that it
+// is the outermost. The last error of the handler is then the reason of the dead letter after
+// MaxDeliveries, [Permanent] dead-letters at once, and [WithRetryAfter] sets the delay. For a
+// panic the reason is its value, without the stack; the panic is not recovered. A request by
+// [Reject], [RetryAfter] or [Postpone] applies, unless the error of the handler has another one.
+// [SubscriberConfig.HideHandlerErrors] keeps errors out of Redis. HandlerErrors does not change
+// messages of other subscribers.
 func HandlerErrors(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) (produced []*message.Message, err error) {
 		defer func() {
@@ -154,17 +154,17 @@ func HandlerErrors(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// requestFor says how the Nack of a message is meant whose handler has returned an error.
+// requestFor sets the outcome of the Nack of a message whose handler has returned an error.
 func requestFor(msg *message.Message, err error) {
 	if a := source.FromContext(msg.Context()); a != nil {
 		a.Request(failedOutcome(a.Requested(), err))
 	}
 }
 
-// failedOutcome returns how an attempt ends whose handler has returned an error, and which would end
-// as o otherwise.
+// failedOutcome returns the outcome of an attempt whose handler has returned an error, given its
+// outcome without the error.
 func failedOutcome(o source.Outcome, err error) source.Outcome {
-	problem := safely(func() error { // the methods of the error are the application's
+	problem := safely(func() error { // the methods of the error belong to the application
 		var retry *retryError
 		switch {
 		case IsPermanent(err):
@@ -181,7 +181,7 @@ func failedOutcome(o source.Outcome, err error) source.Outcome {
 	return o
 }
 
-// causeOf returns the text of the error of a handler. Of a panic it is the value.
+// causeOf returns the text of the error of a handler. For a panic it is the value.
 func causeOf(err error) string {
 	var own *panicError
 	if errors.As(err, &own) {

@@ -17,15 +17,15 @@ import (
 	"github.com/flaminco/redischannels/internal/tail"
 )
 
-// History yields the messages of a topic after from, up to and including to, in
-// stream order, and ends. Zero positions mean Oldest and Latest; Latest is the end
-// of the stream when the iteration begins, whatever is published meanwhile. It
-// reads page by page (XRANGE ... COUNT), belongs to no consumer group and changes
-// nothing in Redis; Ack and Nack of its messages have no effect.
+// History yields the messages of a topic after from, up to and including to, in stream order, and
+// ends. Zero positions mean Oldest and Latest; Latest is the end of the stream when the iteration
+// begins, even if messages are published meanwhile. It reads page by page (XRANGE ... COUNT),
+// belongs to no consumer group and changes nothing in Redis; Ack and Nack of its messages have no
+// effect.
 //
-// An entry that cannot be decoded is yielded as a *[DecodeError], and a from that
-// was trimmed away as a *[GapError] first; the iteration continues after both. Any
-// other error is the last thing yielded.
+// An entry that cannot be decoded is yielded as a *[DecodeError]. If entries after from were
+// trimmed, a *[GapError] is yielded first. The iteration continues after both. Any other error
+// ends it.
 func (s *Subscriber) History(ctx context.Context, topic string, from, to Position) iter.Seq2[*message.Message, error] {
 	return func(yield func(*message.Message, error) bool) {
 		decoding := s.decoding(topic)
@@ -44,7 +44,7 @@ func (s *Subscriber) History(ctx context.Context, topic string, from, to Positio
 	}
 }
 
-// history yields attempts at the entries of a topic, of which there is nothing to end.
+// history yields attempts for the entries of a topic, which need no acknowledgement.
 func (s *Subscriber) history(ctx context.Context, topic string, from, to Position) iter.Seq2[*source.Attempt, error] {
 	return func(yield func(*source.Attempt, error) bool) {
 		if err := s.historyPages(ctx, topic, from.or(Oldest), to.or(Latest), yield); err != nil {
@@ -53,8 +53,8 @@ func (s *Subscriber) history(ctx context.Context, topic string, from, to Positio
 	}
 }
 
-// historyPages returns the error that ends the iteration, or nil when the loop's body has ended
-// it or nothing is left.
+// historyPages returns the error that ends the iteration, or nil if the loop's body has ended it
+// or no entry is left.
 func (s *Subscriber) historyPages(ctx context.Context, topic string, from, to Position, yield func(*source.Attempt, error) bool) error {
 	if err := validateTopic(topic); err != nil {
 		return err
@@ -93,13 +93,13 @@ func (s *Subscriber) historyPages(ctx context.Context, topic string, from, to Po
 	return nil
 }
 
-// entryOrigin is that of attempts at entries of which there is nothing to end.
+// entryOrigin is the origin of attempts for entries that need no acknowledgement.
 func entryOrigin(ctx context.Context, topic string) *source.Origin {
 	return &source.Origin{Topic: topic, Entries: true, Values: context.WithoutCancel(ctx)}
 }
 
-// shownAttempt stands for an entry of which there is nothing to end. Its entry is released by who
-// gets it.
+// shownAttempt returns an attempt for an entry that needs no acknowledgement. The caller releases
+// the entry.
 func shownAttempt(from *source.Origin, e *stream.Entry) *source.Attempt {
 	return &source.Attempt{From: from, Topic: from.Topic, ID: e.Text, Count: 1, Entry: e.Share()}
 }
@@ -110,7 +110,7 @@ func (s *Subscriber) pages(ctx context.Context, topic string, from Position) (*t
 	report := func(e Event) {
 		e.Topic = topic
 		logEvent(log, e)
-		tellEvent(s.cfg.OnEvent, log, e)
+		callOnEvent(s.cfg.OnEvent, log, e)
 	}
 	pager, err := s.readers.Open(ctx, topic, from.start(), max(0, s.cfg.Tuning.Prefetch)+s.cfg.MaxInFlight,
 		s.cfg.Tuning.PrefetchBytes, pagerObserver{report, topic})
@@ -123,7 +123,7 @@ func (s *Subscriber) pages(ctx context.Context, topic string, from Position) (*t
 	return pager, nil
 }
 
-// pagerObserver makes events of what a pager reports.
+// pagerObserver converts the reports of a pager to events.
 type pagerObserver struct {
 	report func(Event)
 	topic  string
@@ -158,13 +158,13 @@ type followedStream struct {
 	topic      string
 	from       Position
 	live       func(start stream.ID) // see Reader.follow; may be nil
-	life       context.Context       // until close
+	life       context.Context       // ends with close
 	stop       context.CancelFunc
 
 	opening sync.Mutex  // held while the pager is opened, and by close
 	pager   *tail.Pager // nil before
 
-	// Of the goroutine that calls next.
+	// These belong to the goroutine that calls next.
 	origin *source.Origin // nil before the pager is open
 	page   tail.Page
 	read   int // entries of the page that were returned
@@ -206,7 +206,7 @@ func (f *followedStream) next(ctx context.Context) (*source.Attempt, error) {
 // context implements followed.
 func (f *followedStream) context(a *source.Attempt) context.Context { return a }
 
-// open finds the place at which reading begins.
+// open resolves the position at which reading begins.
 func (f *followedStream) open(ctx context.Context) error {
 	f.opening.Lock()
 	defer f.opening.Unlock()

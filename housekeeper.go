@@ -24,12 +24,12 @@ type HousekeeperConfig struct {
 	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
 	Client redis.UniversalClient
 
-	// Topics are those whose delayed messages are moved. The slice is copied.
+	// Topics are the topics whose delayed messages are appended. The slice is copied.
 	Topics []string
 
-	// Interval is how often a topic is looked at of which nothing is known to be due, at least
-	// 100 ms: what other processes delay is seen by that. Too low costs a command per topic and
-	// interval; too high makes a message late whose process ended before it was due. Defaults to
+	// Interval is the time between two checks of a topic without known due messages, at least 100
+	// ms. A check finds messages that other processes have delayed. It costs one command per
+	// topic; too high makes a message late whose process ended before it was due. Defaults to
 	// DefaultClaimInterval.
 	Interval time.Duration
 
@@ -37,7 +37,7 @@ type HousekeeperConfig struct {
 	SideKeys func(topic string) string
 
 	// OnEvent receives the events of the topics, one at a time: EventDeadLettered for a stored
-	// message that cannot be appended, EventDisconnected and EventReconnected, and EventError. It
+	// message that cannot be appended, EventDisconnected, EventReconnected, and EventError. It
 	// should return soon and must not close the Housekeeper. A panic in it is recovered. Defaults
 	// to none: events are only logged.
 	OnEvent func(Event)
@@ -62,10 +62,11 @@ func (c HousekeeperConfig) Validate() error {
 	return v.err()
 }
 
-// Housekeeper appends delayed messages of its topics when they are due. A program needs one
-// for topics where nothing else of this library lives on: a [Publisher] does the same for what
-// it has delayed itself, until it is closed. Any number of processes may have one for the same
-// topics; one of them leads, and each message is appended once. It is safe for concurrent use.
+// Housekeeper appends delayed messages of its topics when they are due. A topic needs one if no
+// group subscription of this library reads it and its publishers may have ended: a [Publisher]
+// appends only the messages that it has delayed itself, until it is closed. Any number of
+// processes may run one for the same topics; one of them leads, and each message is appended
+// once. It is safe for concurrent use.
 type Housekeeper struct {
 	config HousekeeperConfig
 	topics []keys.Topic
@@ -73,9 +74,9 @@ type Housekeeper struct {
 	life   *lifecycle.State // calls of Run
 }
 
-// NewHousekeeper makes a Housekeeper, which does nothing before Run. A nil logger is
-// slog.Default() for errors; watermill.NopLogger is silence. The error wraps
-// [ErrInvalidConfig], one for each wrong field.
+// NewHousekeeper returns a Housekeeper, which does nothing before Run. With a nil logger, errors
+// are written to slog.Default(); watermill.NopLogger writes nothing. The error joins one for each
+// invalid field, which wraps [ErrInvalidConfig].
 func NewHousekeeper(config HousekeeperConfig, logger watermill.LoggerAdapter) (*Housekeeper, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -93,14 +94,14 @@ func NewHousekeeper(config HousekeeperConfig, logger watermill.LoggerAdapter) (*
 	return h, nil
 }
 
-// Run moves what is due until ctx ends, which is no error, or Close is called ([ErrClosed]). It
-// first looks at each topic once and returns the error of a topic that can never work, such as
-// [ErrPermission], [ErrWrongType] or [ErrTopicCollision]. After that errors are events, and
-// everything is tried again. It may be called once at a time. (EVALSHA)
+// Run appends due messages until ctx ends, when it returns nil, or Close is called, when it
+// returns [ErrClosed]. It first checks each topic once and returns a permanent error of a topic,
+// such as [ErrPermission], [ErrWrongType] or [ErrTopicCollision]. Later errors are events and are
+// retried. Only one call may run at a time. (EVALSHA)
 func (h *Housekeeper) Run(ctx context.Context) error { return h.runBeside(ctx, nil) }
 
-// runBeside is Run with a function that runs meanwhile, and may report errors as events. It must return
-// when its context ends.
+// runBeside is Run with a function that runs at the same time and may report errors as events.
+// The function must return when its context ends.
 func (h *Housekeeper) runBeside(ctx context.Context, beside func(ctx context.Context, report func(error))) error {
 	if err := h.life.Enter(); err != nil {
 		return err
@@ -119,7 +120,7 @@ func (h *Housekeeper) runBeside(ctx context.Context, beside func(ctx context.Con
 	err := h.run(ctx, handle)
 	cancel()
 	other.Wait()
-	events.End() // what is reported from now on does not wait for OnEvent
+	events.End() // later reports do not wait for OnEvent
 	err = errors.Join(err, handle.Close())
 	events.Close()
 	return err
@@ -157,8 +158,9 @@ func (h *Housekeeper) run(ctx context.Context, handle *housekeeper.Handle) error
 // more than once and at any time.
 func (h *Housekeeper) Close() error { return h.life.Close(nil) }
 
-// lookOnce has the housekeeper look at a topic that this process uses for the first time: what is due
-// may have been left by one that crashed. It does not wait, and asks SideKeys in another goroutine.
+// lookOnce makes the housekeeper check a topic that this process uses for the first time: a
+// crashed process may have left due messages. It does not wait, and calls SideKeys in another
+// goroutine.
 func lookOnce(keeper *housekeeper.Handle, topic string, configured func(topic string) string, client redis.UniversalClient) {
 	if !keeper.FirstUse(topic) {
 		return
@@ -169,7 +171,7 @@ func lookOnce(keeper *housekeeper.Handle, topic string, configured func(topic st
 	})
 }
 
-// keeperObserver makes events of what a housekeeper reports.
+// keeperObserver converts the reports of a housekeeper to events.
 type keeperObserver struct{ report func(Event) }
 
 // DeadLetters implements housekeeper.Observer.

@@ -16,8 +16,8 @@ import (
 	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
-// Hub is where channels come from: they share its Redis client, its publishers and its
-// defaults. It is safe for concurrent use.
+// Hub opens channels, which share its Redis client, its publishers and its defaults. It is safe
+// for concurrent use.
 type Hub struct {
 	client redis.UniversalClient
 	owned  bool // the client was opened by Open
@@ -38,27 +38,25 @@ type hubChannel interface {
 	Stats() []SubscriptionStats
 }
 
-// HubConfig configures [Open] and [NewHub]: what its channels have in common. The zero
-// value works.
+// HubConfig configures [Open] and [NewHub]: the common settings of its channels. The zero value
+// is valid.
 type HubConfig struct {
-	// Codec of the channels that have none of their own. Defaults to JSON.
+	// Codec is the codec of channels without their own. Defaults to JSON.
 	Codec Codec
 
-	// Stream has the defaults of stream channels: a field that is zero in the
-	// configuration of a channel is taken from here, in nested configurations too. A
-	// Backoff, a Retention and a Durability are taken as a whole. So a channel can replace
-	// a default, and turn it off by the constant that its field names, but cannot set it
-	// back to zero.
+	// Stream has the defaults of stream channels: each zero field of a channel's configuration is
+	// copied from here, in nested configurations too. A Backoff, a Retention and a Durability are
+	// copied as a whole. A channel can thus replace a default, or turn it off by the constant
+	// that its field names, but cannot set it to zero.
 	Stream StreamChannelConfig
 
 	// PubSub has the defaults of Pub/Sub channels in the same way.
 	PubSub PubSubChannelConfig
 
-	// OnEvent receives the events of all channels of the hub, from several goroutines at
-	// once: it should return soon and must not close anything (start a goroutine for
-	// that). The end of each subscription waits at most 5 s for it: what OnEvent has not
-	// received by then is only logged. A panic in it is recovered. Defaults to none: events
-	// are only logged.
+	// OnEvent receives the events of all channels of the hub, from several goroutines at once. It
+	// should return soon, and must not close a channel or the hub (start a goroutine for that).
+	// The end of each subscription waits at most 5 s for it; later events are only logged. A
+	// panic in it is recovered. Defaults to none: events are only logged.
 	OnEvent func(Event)
 
 	// OnReadClient receives every client that is opened for blocking reads, and for other
@@ -69,8 +67,8 @@ type HubConfig struct {
 	// SideKeys is that of PublisherConfig, for all stream channels of the hub.
 	SideKeys func(topic string) string
 
-	// Logger receives the log. Defaults to slog.Default() for errors and for one Info line
-	// when a channel subscribes; watermill.NopLogger is silence.
+	// Logger receives the log. Defaults to slog.Default() for errors and for one Info line when a
+	// channel subscribes; watermill.NopLogger writes nothing.
 	Logger watermill.LoggerAdapter
 }
 
@@ -83,10 +81,9 @@ func (c HubConfig) Validate() error {
 	return v.err()
 }
 
-// Open connects to Redis and returns a hub that closes the connection on Close. It
-// sends a PING, so that a wrong address is an error here. [NewRedisClient] says which URLs
-// it understands. The error wraps [ErrInvalidArgument] or [ErrInvalidConfig], or is the one
-// of the connection.
+// Open connects to Redis and returns a hub that closes the connection on Close. It sends a PING,
+// so that a wrong address is an error here. [NewRedisClient] lists the valid URLs. The error
+// wraps [ErrInvalidArgument] or [ErrInvalidConfig], or is that of the connection.
 func Open(ctx context.Context, rawURL string, config HubConfig) (*Hub, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -106,9 +103,9 @@ func Open(ctx context.Context, rawURL string, config HubConfig) (*Hub, error) {
 	return hub, nil
 }
 
-// NewHub returns a hub on a client of the caller, which is never closed: a
-// *redis.Client, also from redis.NewFailoverClient, or a *redis.ClusterClient. It does
-// not talk to Redis. The errors wrap [ErrInvalidArgument] or [ErrInvalidConfig].
+// NewHub returns a hub on a client of the caller, which is never closed: a *redis.Client, also
+// from redis.NewFailoverClient, or a *redis.ClusterClient. It sends no commands to Redis. The
+// errors wrap [ErrInvalidArgument] or [ErrInvalidConfig].
 func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
 	err := config.Validate()
 	if problem := supportedClient(client); problem != nil {
@@ -130,14 +127,14 @@ func NewHub(client redis.UniversalClient, config HubConfig) (*Hub, error) {
 	}, nil
 }
 
-// Client returns the Redis client of the hub, for what else the program does in Redis, for
-// example with [NewDeadLetters]. Close of the hub closes one that [Open] has made.
+// Client returns the Redis client of the hub, for other uses such as [NewDeadLetters]. Close of
+// the hub closes a client that [Open] has created.
 func (h *Hub) Client() redis.UniversalClient { return h.client }
 
-// Close closes all channels of the hub at once, as [Channel.Close] does, and then the
-// Redis client if [Open] has made it. It returns when nothing of the hub is left. It may
-// be called often and from anywhere but OnEvent; the error is that of closing the
-// connections.
+// Close closes all channels of the hub at once, as [Channel.Close] does, and then the Redis
+// client if [Open] has created it. It returns when no goroutine and no connection of the hub is
+// left. It may be called several times, and from anywhere but OnEvent. Its error is that of
+// closing the connections.
 func (h *Hub) Close() error {
 	return h.life.Close(h.stop)
 }
@@ -166,7 +163,7 @@ func (h *Hub) stop() error {
 	return errors.Join(errs...)
 }
 
-// add makes Close close a channel.
+// add registers a channel for Close.
 func (h *Hub) add(channel hubChannel) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -179,10 +176,9 @@ func (h *Hub) remove(channel hubChannel) {
 	delete(h.channels, channel)
 }
 
-// adapters are the publishers or subscribers of one kind that channels of a hub use, by
-// the text of their configuration, so that finding one does not take longer the more
-// there are. Each is closed with the last channel that uses it. They are guarded by the
-// lock of the hub.
+// adapters are the publishers or subscribers of one kind that channels of a hub use, by the text
+// of their configuration, so that the time to find one does not depend on their number. Each is
+// closed with the last channel that uses it. The lock of the hub guards them.
 type adapters[C any, A io.Closer] map[string]*adapter[C, A]
 
 type adapter[C any, A io.Closer] struct {
@@ -191,9 +187,9 @@ type adapter[C any, A io.Closer] struct {
 	users  int // channels that have not released it
 }
 
-// acquire returns the adapter for a configuration, which must not have what is the hub's,
-// and the function by which the channel releases it. A configuration that equals nothing,
-// since it has a function, makes an adapter for one channel.
+// acquire returns the adapter for a configuration without the settings of the hub, and the
+// function by which the channel releases it. A configuration that equals no other, because it has
+// a function, gets an adapter for one channel.
 func acquire[C any, A io.Closer](h *Hub, shared adapters[C, A], config C, build func() (A, error)) (value A, release func() error, err error) {
 	key := fmt.Sprintf("%#v", config)
 	h.mu.Lock()
@@ -225,8 +221,8 @@ func acquire[C any, A io.Closer](h *Hub, shared adapters[C, A], config C, build 
 	return a.value, release, nil
 }
 
-// publisher returns the publisher for this configuration: one for all channels that
-// have the same, so that their writes share pipelines.
+// publisher returns the publisher for this configuration. Channels with equal configurations
+// share it, so that their writes share pipelines.
 func (h *Hub) publisher(config PublisherConfig) (*Publisher, func() error, error) {
 	return acquire(h, h.publishers, config, func() (*Publisher, error) {
 		config.Client, config.SideKeys = h.client, h.config.SideKeys
@@ -234,8 +230,8 @@ func (h *Hub) publisher(config PublisherConfig) (*Publisher, func() error, error
 	})
 }
 
-// fanOut returns the subscriber without a group for this configuration, except for what
-// each subscription has of its own or only a group has.
+// fanOut returns the subscriber without a group for this configuration, except for settings of a
+// single subscription or of a group.
 func (h *Hub) fanOut(config SubscriberConfig) (*Subscriber, func() error, error) {
 	config.ConsumerGroup, config.Consumer, config.StartFrom = "", "", ""
 	config.DeadLetterTopic, config.DeadLetterRetention = nil, Retention{}
@@ -249,8 +245,8 @@ func (h *Hub) subscriber(config SubscriberConfig) *Subscriber {
 	return newSubscriber(config.settings(), h.config.Logger)
 }
 
-// pubSub serves all Pub/Sub channels that differ only in what they carry: their
-// subscriptions share one connection.
+// pubSub serves all Pub/Sub channels that differ only in their codec: their subscriptions share
+// one connection.
 type pubSub struct {
 	publisher  *PubSubPublisher
 	subscriber *PubSubSubscriber

@@ -11,13 +11,13 @@ import (
 	"github.com/flaminco/redischannels/internal/housekeeper"
 )
 
-// hubMember is what Hub.Close closes beside channels.
+// hubMember is a value other than a channel that Hub.Close closes.
 type hubMember struct{ close func() error }
 
 // Close implements hubChannel.
 func (m *hubMember) Close() error { return m.close() }
 
-// Stats implements hubChannel: its channels belong to a hub of their own.
+// Stats implements hubChannel: its channels belong to another hub.
 func (m *hubMember) Stats() []SubscriptionStats { return nil }
 
 func init() {

@@ -19,7 +19,7 @@ type Field struct {
 	Value []byte
 }
 
-// Entry is a stream entry as an [Unmarshaler] sees it.
+// Entry is a stream entry for an [Unmarshaler].
 type Entry struct {
 	Topic  string  // Redis key of the stream
 	ID     string  // entry ID, `milliseconds-sequence`
@@ -36,33 +36,33 @@ func (e Entry) Get(name string) (value []byte, ok bool) {
 	return nil, false
 }
 
-// Marshaler turns a message into the fields of a stream entry. It must not keep
-// or change the message, and is called from several goroutines at once. At least
-// one field is needed: Redis has no empty entries.
+// Marshaler encodes a message as the fields of a stream entry. It must not keep or change the
+// message, and must be safe for concurrent use. It must return at least one field: Redis has no
+// empty entries.
 type Marshaler interface {
 	Marshal(topic string, msg *message.Message) ([]Field, error)
 }
 
-// Unmarshaler turns a stream entry into a message. It is called from several
-// goroutines at once. The Fields slice and the values in it belong to the reader
-// and are valid only until Unmarshal returns: what is kept must be copied; names,
-// Topic and ID may be kept. An error, or a panic, marks the entry as undecodable; its
-// text ends in logs and in the dead letter, so it must have nothing of the payload.
+// Unmarshaler decodes a stream entry as a message. It must be safe for concurrent use. The Fields
+// slice and its values belong to the reader and are valid only until Unmarshal returns, so it
+// must copy those that it keeps; names, Topic and ID may be kept. An error or a panic marks the
+// entry as undecodable. Its text is written to logs and to the dead letter, so it must contain
+// nothing of the payload.
 type Unmarshaler interface {
 	Unmarshal(entry Entry) (*message.Message, error)
 }
 
-// PayloadUnmarshaler is an [Unmarshaler] that can also return what it puts into a message
-// without making the message, which takes longer than all else where values are small. Typed
-// channels read through it. The formats of this package implement it.
+// PayloadUnmarshaler is an [Unmarshaler] that can also return payload and metadata without
+// allocating a message, which is the largest cost for small values. Typed channels use it. The
+// formats of this package implement it.
 //
-// A type that embeds another PayloadUnmarshaler is read by its Unmarshal: the method that it
-// inherits may not fit.
+// For a type that embeds another PayloadUnmarshaler its Unmarshal is used, because the inherited
+// UnmarshalPayload may not match.
 type PayloadUnmarshaler interface {
 	Unmarshaler
 	// UnmarshalPayload returns the payload and the metadata of an entry. The payload may be a
-	// part of a field, since it is valid only as long as those are; the metadata is the
-	// caller's, and nil if there is none. Errors are those of Unmarshal.
+	// part of a field: it is valid only as long as the fields are. The caller owns the metadata,
+	// which is nil if there is none. Errors are those of Unmarshal.
 	UnmarshalPayload(entry Entry) (payload []byte, metadata message.Metadata, err error)
 }
 
@@ -85,16 +85,14 @@ func payloadUnmarshaler(u Unmarshaler) PayloadUnmarshaler {
 	return p
 }
 
-// Names of the fields that carry what no payload has room for. The first two are
-// those of watermill-redisstream.
+// Names of the fields beside the payload. The first two are those of watermill-redisstream.
 const (
 	uuidField     = metadata.UUIDField
 	metadataField = "metadata"
 	payloadField  = "payload"
 )
 
-// Fields that an entry gets on its way to a dead-letter stream, behind its own.
-// All begin with deadPrefix.
+// Fields that a dead letter has after those of the entry. All begin with deadPrefix.
 const (
 	deadPrefix        = "_dead_"
 	deadReasonField   = stream.DeadReasonField
@@ -112,13 +110,13 @@ const (
 // `subscriber_poisoned` (the consumer).
 const (
 	DeadEntryIDKey = "_dead_entry_id" // ID of the entry in its original stream
-	DeadCountKey   = "_dead_count"    // how often it was handed to a handler, a decimal number
-	DeadTimeKey    = "_dead_time"     // when it was given up, RFC 3339 in UTC with milliseconds
+	DeadCountKey   = "_dead_count"    // number of deliveries to a handler, decimal
+	DeadTimeKey    = "_dead_time"     // when it was dead-lettered, RFC 3339 in UTC with milliseconds
 )
 
-// deadKey returns the metadata key under which a dead-letter field is shown, or
-// an empty string for every other field. The names of the poison keys are
-// repeated here because their package would bring dependencies with it.
+// deadKey returns the metadata key of a dead-letter field, or an empty string for any other
+// field. The names of the poison keys are repeated here because their package has more
+// dependencies.
 func deadKey(field string) string {
 	switch field {
 	case deadReasonField:
@@ -139,8 +137,8 @@ func deadKey(field string) string {
 	return ""
 }
 
-// showDeadLetter adds what the dead-letter fields say to the metadata. Where one
-// occurs twice, because the entry died in a dead-letter stream, the last counts.
+// showDeadLetter adds the values of the dead-letter fields to the metadata. If one occurs twice,
+// because the entry was dead-lettered from a dead-letter stream, the last one is used.
 func showDeadLetter(metadata message.Metadata, fields []Field) {
 	for i := range fields {
 		if key := deadKey(fields[i].Name); key != "" {
@@ -161,13 +159,13 @@ func (o *once) set(value []byte) {
 	o.count++
 }
 
-// parts are what a format finds in an entry, as parts of its fields.
+// parts are the parts of a message in the fields of an entry.
 type parts struct {
 	uuid, metadata, payload []byte
-	dead                    bool // there may be fields of a dead letter
+	dead                    bool // there may be dead-letter fields
 }
 
-// message makes a message with memory of its own, but for the payload.
+// message returns a message with its own memory, except for the payload.
 func (e Entry) message(uuid string, p parts, payload []byte) (*message.Message, error) {
 	msg := message.NewMessage(uuid, payload)
 	if err := e.unmarshalMetadata(msg.Metadata, p); err != nil {
@@ -198,15 +196,14 @@ func (e Entry) unmarshalMetadata(to message.Metadata, p parts) error {
 	return nil
 }
 
-// undecodable makes the error of an entry that is no message. The reason must
-// not contain anything that was read from the entry: it ends in logs and in
-// dead-letter streams.
+// undecodable returns the error of an entry that cannot be decoded. The reason is written to logs
+// and to dead-letter streams, so it must contain nothing of the entry.
 func (e Entry) undecodable(reason string) error {
 	return &DecodeError{Topic: e.Topic, EntryID: e.ID, Reason: reason}
 }
 
-// checkOnce reports the first of the fields that occurs twice. Which of the two
-// values was meant cannot be known.
+// checkOnce reports the first of the fields that occurs twice. The intended value of the two is
+// unknown.
 func (e Entry) checkOnce(fields ...*once) error {
 	for _, f := range fields {
 		if f.count > 1 {
@@ -225,8 +222,8 @@ func marshalIDs(topic string, msg *message.Message) (uuid, raw []byte, err error
 	return uuid, raw, nil
 }
 
-// marshalError reports a message that has no wire form. The reason must not
-// contain anything of its payload or metadata.
+// marshalError reports a message that has no wire form. The reason must contain nothing of its
+// payload or metadata.
 func marshalError(topic string, msg *message.Message, reason string) error {
 	return fmt.Errorf("redischannels: cannot marshal message %q for topic %q: %s", msg.UUID, topic, reason)
 }
@@ -237,7 +234,7 @@ func marshalError(topic string, msg *message.Message, reason string) error {
 //
 //	_watermill_message_uuid  the UUID
 //	metadata                 a msgpack map of strings, empty without metadata
-//	payload                  the payload as it is
+//	payload                  the payload, unchanged
 //
 // It is safe for concurrent use and has no state.
 type WatermillMarshaler struct{}
@@ -257,12 +254,11 @@ func (WatermillMarshaler) Marshal(topic string, msg *message.Message) ([]Field, 
 	}, nil
 }
 
-// Unmarshal implements [Unmarshaler]. The message has memory of its own, and its
-// metadata is never nil. Missing fields other than the UUID are empty, further
-// fields are ignored, apart from those of a dead letter, which become metadata.
-// Every error is a [*DecodeError]: no UUID, one of the three fields twice, or
-// metadata that is anything else than one whole msgpack map of strings (binary
-// and nil are taken as strings) without repeated keys.
+// Unmarshal implements [Unmarshaler]. The message has its own memory, and its metadata is never
+// nil. Missing fields other than the UUID are empty. Other fields are ignored, except those of a
+// dead letter, which become metadata. Every error is a [*DecodeError]: no UUID, one of the three
+// fields twice, or metadata that is not one complete msgpack map of strings (binary and nil are
+// accepted as strings) without repeated keys.
 func (w WatermillMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
 	p, err := w.parts(entry)
 	if err != nil {

@@ -10,17 +10,17 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// flatMetadataField carries the metadata among flat fields. It is not named
-// `metadata` because a producer's own field may well be.
+// flatMetadataField is the field of the metadata among flat fields. It is not named `metadata`
+// because a producer may have its own field of that name.
 const flatMetadataField = "_watermill_metadata"
 
-// FieldsMarshaler reads what any producer writes as flat fields, and writes flat
-// JSON objects as such. `XADD orders * id 1 amount 5` is read as
+// FieldsMarshaler reads flat fields of any producer as a JSON object, and writes flat JSON
+// objects as fields. `XADD orders * id 1 amount 5` is read as
 //
 //	{"id":"1","amount":"5"}
 //
-// Fields have no types, so every value is read as a JSON string. Two further
-// fields are written behind those of the payload, and do not show in it:
+// Fields have no types, so every value is read as a JSON string. Two further fields are written
+// after those of the payload, and are not part of it:
 //
 //	_watermill_message_uuid  the UUID, only if there is one
 //	_watermill_metadata      a msgpack map of strings, only if there is metadata
@@ -28,11 +28,11 @@ const flatMetadataField = "_watermill_metadata"
 // It is safe for concurrent use and has no state.
 type FieldsMarshaler struct{}
 
-// Marshal implements [Marshaler]. The payload must be one JSON object in UTF-8
-// without repeated names. Its members become fields in their order: strings as
-// they are, numbers and booleans as their JSON text. null, objects and arrays are
-// errors because no field can hold them, and so are names that this format uses
-// itself (`_watermill_message_uuid`, `_watermill_metadata`, the `_dead_` ones).
+// Marshal implements [Marshaler]. The payload must be one JSON object in UTF-8 without repeated
+// names. Its members become fields in their order: strings unchanged, numbers and booleans as
+// their JSON text. null, objects and arrays are errors because they cannot be a field, and so are
+// names that this format uses itself (`_watermill_message_uuid`, `_watermill_metadata`, the
+// `_dead_` ones).
 func (FieldsMarshaler) Marshal(topic string, msg *message.Message) ([]Field, error) {
 	fields, err := objectFields(msg.Payload)
 	if err != nil {
@@ -49,13 +49,12 @@ func (FieldsMarshaler) Marshal(topic string, msg *message.Message) ([]Field, err
 	return fields, nil
 }
 
-// Unmarshal implements [Unmarshaler]. The message has memory of its own, its
-// payload is one JSON object with a string per field in the order of the entry,
-// and its metadata is never nil. Without a UUID the entry ID takes its place.
-// Those of a dead letter become metadata and do not show in the object. Every
-// error is a [*DecodeError]: no fields, a name twice (an object would lose one),
-// a name or value that is not UTF-8 (JSON cannot hold it), or metadata as
-// [WatermillMarshaler] refuses it.
+// Unmarshal implements [Unmarshaler]. The message has its own memory, its payload is one JSON
+// object with a string per field in the order of the entry, and its metadata is never nil.
+// Without a UUID the entry ID is used. Dead-letter fields become metadata and are not part of the
+// object. Every error is a [*DecodeError]: no fields, a name twice (an object would lose one), a
+// name or value that is not UTF-8 (JSON cannot represent it), or metadata that
+// [WatermillMarshaler] refuses.
 func (m FieldsMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
 	p, err := m.parts(entry)
 	if err != nil {
@@ -73,7 +72,7 @@ func (m FieldsMarshaler) UnmarshalPayload(entry Entry) ([]byte, message.Metadata
 	return entry.payload(p)
 }
 
-// parts returns a payload with memory of its own.
+// parts returns a payload with its own memory.
 func (FieldsMarshaler) parts(entry Entry) (p parts, err error) {
 	uuid := once{name: uuidField}
 	metadata := once{name: flatMetadataField}
@@ -127,13 +126,13 @@ func fieldsObject(fields []Field, size int) []byte {
 	return append(object, '}')
 }
 
-// objectFields turns a JSON object into fields. Its errors name members by their
-// position: names may be as private as values.
+// objectFields converts a JSON object to fields. Its errors refer to members by their position:
+// names may be as private as values.
 func objectFields(payload []byte) ([]Field, error) {
 	if err := checkJSON(payload); err != nil {
 		return nil, fmt.Errorf("payload %w", err)
 	}
-	// From here on the syntax is known to be right.
+	// From here on the syntax is valid.
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.UseNumber()
 	if token, err := d.Token(); err != nil || token != json.Delim('{') {
@@ -173,14 +172,14 @@ func objectFields(payload []byte) ([]Field, error) {
 	return fields, nil
 }
 
-// reservedName reports whether a field is none of the payload.
+// reservedName reports whether a field does not belong to the payload.
 func reservedName(name string) bool {
 	return name == uuidField || name == flatMetadataField || deadKey(name) != ""
 }
 
-// repeatedName returns the index of the first field of the payload whose name
-// has occurred before, or -1. Few names are compared with each other; from a
-// certain number on that would be a way to burn the reader's time.
+// repeatedName returns the index of the first field of the payload whose name has occurred
+// before, or -1. A few names are compared with each other; for many names, whose comparison takes
+// quadratic time, a map is used.
 func repeatedName(fields []Field) int {
 	const few = 16
 	var seen map[string]struct{}
@@ -208,8 +207,7 @@ func repeatedName(fields []Field) int {
 	return -1
 }
 
-// appendJSONString appends UTF-8 text as a JSON string and escapes only what
-// JSON asks for.
+// appendJSONString appends UTF-8 text as a JSON string, with only the escapes that JSON requires.
 func appendJSONString[T string | []byte](b []byte, text T) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')

@@ -21,15 +21,15 @@ const dataField = "data"
 //	_watermill_message_uuid  the UUID, only if there is one
 //	metadata                 a msgpack map of strings, only if there is metadata
 //
-// The .NET library writes `data` alone and ignores the other two. It also passes
-// the JSON text `null` without a word, so publish none to it.
+// The .NET library writes only `data` and ignores the other two. It skips the JSON text `null`
+// without a report, so do not publish it.
 //
 // It is safe for concurrent use and has no state.
 type FlamincoMarshaler struct{}
 
-// Marshal implements [Marshaler]. The payload must be one JSON text in UTF-8; it
-// is written as it is, without a copy. A message whose metadata has a value under
-// `_watermill_message_uuid` is an error.
+// Marshal implements [Marshaler]. The payload must be one JSON text in UTF-8; it is written
+// unchanged, without a copy. A message whose metadata has a value under `_watermill_message_uuid`
+// is an error.
 func (FlamincoMarshaler) Marshal(topic string, msg *message.Message) ([]Field, error) {
 	if err := checkJSON(msg.Payload); err != nil {
 		return nil, marshalError(topic, msg, "payload "+err.Error())
@@ -42,12 +42,11 @@ func (FlamincoMarshaler) Marshal(topic string, msg *message.Message) ([]Field, e
 	return appendPresent(fields, Field{uuidField, uuid}, Field{metadataField, metadata}), nil
 }
 
-// Unmarshal implements [Unmarshaler]. The message has memory of its own, its
-// payload is one JSON text in UTF-8, and its metadata is never nil. Without a
-// UUID the entry ID takes its place. Further fields are ignored, apart from those
-// of a dead letter, which become metadata. Every error is a [*DecodeError]: no
-// `data`, one of the three fields twice, other content than JSON, or metadata as
-// [WatermillMarshaler] refuses it.
+// Unmarshal implements [Unmarshaler]. The message has its own memory, its payload is one JSON
+// text in UTF-8, and its metadata is never nil. Without a UUID the entry ID is used. Other fields
+// are ignored, except those of a dead letter, which become metadata. Every error is a
+// [*DecodeError]: no `data`, one of the three fields twice, content other than JSON, or metadata
+// that [WatermillMarshaler] refuses.
 func (m FlamincoMarshaler) Unmarshal(entry Entry) (*message.Message, error) {
 	p, err := m.parts(entry)
 	if err != nil {
@@ -94,7 +93,7 @@ func (FlamincoMarshaler) parts(entry Entry) (p parts, err error) {
 	return p, nil
 }
 
-// uuidOr is the UUID of a message whose producer need not have given it one.
+// uuidOr returns the UUID of a message, or id if its producer has set none.
 func (p parts) uuidOr(id string) string {
 	if len(p.uuid) == 0 {
 		return id
@@ -112,9 +111,8 @@ func appendPresent(fields []Field, more ...Field) []Field {
 	return fields
 }
 
-// checkJSON reports what keeps text from being one JSON text. Errors of
-// encoding/json quote what they stumble over, so only the place is taken. UTF-8
-// is checked apart from it: encoding/json replaces what is none.
+// checkJSON reports why text is not one JSON text. Errors of encoding/json quote the text, so
+// only the position is used. UTF-8 is checked separately: encoding/json replaces invalid bytes.
 func checkJSON(text []byte) error {
 	if json.Valid(text) {
 		if !utf8.Valid(text) {

@@ -9,48 +9,45 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Position is where in a stream reading begins: "oldest", "latest", "after:ID" or
-// "since:milliseconds". The zero value "" asks for the default of the place that takes
-// it. Positions can be compared with == and written to files; [ParsePosition] reads
-// them back. A position of another form is reported, with its text, as
-// [ErrInvalidArgument] by the call that takes it, and as [ErrInvalidConfig] in a
-// configuration.
+// Position is the position in a stream at which reading begins: "oldest", "latest", "after:ID" or
+// "since:milliseconds". The zero value "" means the default of the call or field. Positions can
+// be compared with == and written to files; [ParsePosition] parses them. A call with any other
+// text returns an error with the text that wraps [ErrInvalidArgument], or [ErrInvalidConfig] for
+// a configuration.
 type Position string
 
 const (
-	// Oldest begins with the first entry that the stream still has.
+	// Oldest begins with the first entry of the stream.
 	Oldest Position = "oldest"
 
-	// Latest begins with the first entry that is appended after the call which
-	// takes the position has returned. Redis' `$` is resolved once, to an
-	// explicit entry ID, before that call returns.
+	// Latest begins with the first entry that is appended after the call with this position has
+	// returned. The call resolves Redis' `$` once, to an entry ID, before it returns.
 	Latest Position = "latest"
 )
 
-// What the positions begin with that AfterID and Since return.
+// Prefixes of the positions of AfterID and Since.
 const (
 	afterPrefix = "after:"
 	sincePrefix = "since:"
 )
 
-// AfterID begins with the first entry whose ID is greater than id, which is
-// what resuming from the last ID that was handled needs. The id has Redis' form
-// `milliseconds-sequence`; without a sequence it means `milliseconds-0`.
+// AfterID begins with the first entry whose ID is greater than id. Use it to resume after the
+// last handled ID. The id has Redis' form `milliseconds-sequence`; without a sequence it means
+// `milliseconds-0`.
 func AfterID(id string) Position {
 	parsed, err := stream.ParseID(id)
 	switch {
 	case err != nil:
-		return Position(afterPrefix + id) // reported by the call that takes it
+		return Position(afterPrefix + id) // reported by the call with this position
 	case parsed.IsZero():
 		return Oldest
 	}
 	return Position(afterPrefix + parsed.String())
 }
 
-// Since begins with the first entry that was appended at t or later, by the
-// clock of the server that made the entry's ID (millisecond resolution).
-// Entries whose IDs were chosen by their producer are compared by these IDs. A
-// time ahead of the server's clock is waited for.
+// Since begins with the first entry that was appended at t or later, by the clock of the server
+// that set the entry's ID (millisecond resolution). Entries whose producer set the ID are
+// compared by that ID. If t is ahead of the server's clock, reading waits for it.
 func Since(t time.Time) Position {
 	ms := t.UnixMilli()
 	if ms <= 0 {
@@ -80,7 +77,7 @@ func (p Position) or(fallback Position) Position {
 	return p
 }
 
-// validate reports a position of no known form.
+// validate reports an invalid position.
 func (p Position) validate() error {
 	text := string(p)
 	if id, ok := strings.CutPrefix(text, afterPrefix); ok {
@@ -112,7 +109,7 @@ func (p Position) after() (id stream.ID, ahead bool) {
 	return id, false
 }
 
-// groupStart is the ID after which XGROUP CREATE lets a new group begin.
+// groupStart is the ID after which a new group begins (XGROUP CREATE).
 func (p Position) groupStart() string {
 	if p == Latest {
 		return "$" // resolved by Redis when it creates the group, once

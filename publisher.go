@@ -18,23 +18,24 @@ import (
 	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
-// closeGrace is how long Close waits, after the last caller has returned, for a
-// connection that is still silent.
+// closeGrace is how long Close waits, after the last call has returned, for a connection without
+// a reply.
 const closeGrace = 5 * time.Second
 
 // Publisher appends messages to Redis Streams. It is safe for concurrent use.
 //
-// Messages of one call are appended in their order, up to 500 of them (and up to
-// 4 MiB) in one transaction: all or none, without those of others between them.
-// Single messages of concurrent calls share pipelines, except those above 64 KiB,
-// which a server may refuse by closing the connection. No message is sent again
-// unless it is certain that the attempt before has not appended it.
+// Messages of one call are appended in their order, up to 500 of them (and up to 4 MiB) in one
+// transaction: all or none, without messages of other publishers between them. Single messages of
+// concurrent calls share pipelines, except those above 64 KiB, which a server may refuse by
+// closing the connection. A message is sent again only if the previous attempt has certainly not
+// appended it.
 //
-// A message with the metadata of Watermill's components/delay is appended when it is due, by
-// the clock of the Redis server: see docs/delays.md. Until then it is stored in Redis. A Publisher moves what is
-// due in the topics that it publishes to as long as it lives, together with all others of the same client; so
-// does every [Housekeeper]. For that it looks once at each topic, up to 10,000, after its first message there.
-// That delays nothing, and without the permission nothing happens.
+// A message with the metadata of Watermill's components/delay is appended when it is due, by the
+// clock of the Redis server: see docs/delays.md. Until then it is stored in Redis. Until it is
+// closed, a Publisher appends due messages in the topics to which it publishes, together with the
+// other publishers of the same client; so does every [Housekeeper]. For this it checks each topic
+// once, up to 10,000, after its first message to the topic. The check does not delay a message,
+// and has no effect without the permission.
 type Publisher struct {
 	config   PublisherConfig
 	logger   watermill.LoggerAdapter
@@ -47,9 +48,9 @@ type Publisher struct {
 
 var _ message.Publisher = (*Publisher)(nil)
 
-// NewPublisher makes a Publisher. It does not talk to Redis. A nil logger is slog.Default()
-// for errors; watermill.NopLogger is silence. The error wraps [ErrInvalidConfig], one for
-// each wrong field.
+// NewPublisher returns a Publisher. It sends no commands to Redis. With a nil logger, errors are
+// written to slog.Default(); watermill.NopLogger writes nothing. The error joins one for each
+// invalid field, which wraps [ErrInvalidConfig].
 func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publisher, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -68,16 +69,15 @@ func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publ
 	}, nil
 }
 
-// Publish appends the messages to the stream of the topic and returns when Redis
-// has confirmed all of them. The context of each message and
-// PublisherConfig.Timeout bound the wait: what was not sent by then is withdrawn.
+// Publish appends the messages to the stream of the topic and returns when Redis has confirmed
+// all of them. The context of each message and PublisherConfig.Timeout bound the wait: messages
+// that are not sent by then are withdrawn.
 //
-// All messages are marshalled before the first is sent, so one that cannot be
-// marshalled, or exceeds MaxPayload, prevents all. Otherwise the error is a
-// [*PublishError] with the outcome of each message. More than 500 messages, or
-// 4 MiB, are several transactions; after a failed one the rest is not sent.
+// All messages are marshaled before the first is sent: if one cannot be marshaled, or exceeds
+// MaxPayload, none is sent. The error is a [*PublishError] with the outcome of each message. More
+// than 500 messages, or 4 MiB, are several transactions; after a failed one the rest is not sent.
 //
-// A payload must not be changed as long as its outcome is unknown.
+// A payload must not be changed while its outcome is unknown.
 func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 	if err := p.enter(topic); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 		defer stop()
 		return p.publishDelayed(ctx, batch)
 	}
-	// Before the contexts are looked at, since one of a nil message has none.
+	// Before the contexts are used, because a nil message has none.
 	batch, err := p.marshal(topic, msgs)
 	if err != nil {
 		return err
@@ -108,11 +108,10 @@ func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 	return p.publish(ctx, batch, nil)
 }
 
-// Append is Publish with a context of its own, which alone bounds the wait
-// beside PublisherConfig.Timeout, and returns the IDs of the entries, in the
-// order of the messages. With an error the IDs of messages that were not
-// appended, or whose outcome is unknown, are empty, and always those of delayed messages:
-// see [Publisher.AppendResults].
+// Append is Publish with a context, which bounds the wait instead of the messages' contexts, in
+// addition to PublisherConfig.Timeout. It returns the IDs of the entries, in the order of the
+// messages. The IDs of delayed messages are empty: see [Publisher.AppendResults]. With an error,
+// so are the IDs of messages that were not appended or whose outcome is unknown.
 func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.Message) ([]string, error) {
 	if err := p.enter(topic); err != nil {
 		return nil, err
@@ -133,15 +132,13 @@ func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.M
 	return ids, p.publish(ctx, batch, ids)
 }
 
-// AppendResults is Append with the outcome of each message, in their order: where an entry ID
-// is not all that there is to know, since a message was delayed. The error is that of Append;
-// with one that prevented all messages there may be no results.
+// AppendResults is Append with the outcome of each message, in their order, for calls with
+// delayed messages. The error is that of Append; if no message was sent, there may be no results.
 func (p *Publisher) AppendResults(ctx context.Context, topic string, msgs ...*message.Message) ([]PublishResult, error) {
 	return p.appendDue(ctx, topic, msgs, delayed.Due{})
 }
 
-// appendDue is AppendResults for messages that are all due at that time, unless it is the zero
-// Due.
+// appendDue is AppendResults for messages that are all due at due, unless it is the zero Due.
 func (p *Publisher) appendDue(ctx context.Context, topic string, msgs []*message.Message, due delayed.Due) ([]PublishResult, error) {
 	if err := p.enter(topic); err != nil {
 		return nil, err
@@ -161,18 +158,17 @@ func (p *Publisher) appendDue(ctx context.Context, topic string, msgs []*message
 	return batch.publishResults(), err
 }
 
-// Close lets the calls under way come to their end, which takes no longer than
-// PublisherConfig.Timeout (with NoPublishTimeout: DefaultPublishTimeout, after
-// which they are ended), and returns when no goroutine of the Publisher is left.
-// Later calls answer [ErrClosed]. The Redis client stays open. Close may be
-// called more than once and at any time; the error says that a connection is
-// still silent, which only happens when the client has longer timeouts.
+// Close waits for running calls, for at most PublisherConfig.Timeout (with NoPublishTimeout:
+// DefaultPublishTimeout, after which they are ended), and returns when no goroutine of the
+// Publisher is left. Later calls return [ErrClosed]. The Redis client stays open. Close may be
+// called several times and at any time. It returns an error if a connection still has no reply,
+// which is only possible if the client has longer timeouts.
 func (p *Publisher) Close() error {
 	return p.life.Close(p.stop)
 }
 
 func (p *Publisher) stop() error {
-	// The calls end by their own timeouts; this one is for those without.
+	// Calls end by their own timeouts; this one is for calls without.
 	patience := DefaultPublishTimeout
 	if p.config.Timeout > 0 {
 		patience = p.config.Timeout + p.config.Durability.Timeout + time.Second
@@ -180,7 +176,7 @@ func (p *Publisher) stop() error {
 	timer := time.AfterFunc(patience, p.appender.Stop)
 	<-p.life.Idle()
 	if !timer.Stop() {
-		p.logger.Info("Calls under way were ended by Close", watermill.LogFields{"waited": patience})
+		p.logger.Info("Close has ended running calls", watermill.LogFields{"waited": patience})
 	}
 
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace+2*max(p.config.Timeout, 0))
@@ -242,10 +238,10 @@ func (p *Publisher) publish(ctx context.Context, batch *publishBatch, ids []stri
 	return &PublishError{Topic: batch.topic, Results: batch.publishResults()}
 }
 
-var errEarlierFailed = errors.New("not sent, because messages before it failed")
+var errEarlierFailed = errors.New("not sent, because an earlier message failed")
 
-// joinContexts returns a context that ends with the first of the messages'. It
-// costs nothing when none of them can end or all are the same.
+// joinContexts returns a context that ends with the first of the messages' contexts. It allocates
+// nothing if none of them can end or all are the same.
 func joinContexts(msgs []*message.Message) (context.Context, func()) {
 	ctx := msgs[0].Context()
 	last := ctx.Done() // contexts themselves need not be comparable
@@ -287,42 +283,41 @@ type PublisherConfig struct {
 	// Marshaler turns messages into entries. Defaults to WatermillMarshaler.
 	Marshaler Marshaler
 
-	// Retention bounds the streams that are published to. Defaults to no bound.
+	// Retention bounds the streams of the topics. Defaults to no bound.
 	Retention Retention
 
 	// TopicRetention overrides Retention for single topics. The map is copied.
 	// Defaults to none.
 	TopicRetention map[string]Retention
 
-	// SideKeys returns what the names of a topic's side keys begin with, which consumer groups,
-	// dead letters, delayed messages and schedules need (see docs/wire.md). It must return the
-	// same in every program that uses the topic, and in Redis Cluster a name with a hash tag of
-	// the topic's slot. Defaults to the topic where it has a hash tag and `{topic}` otherwise; for
-	// a topic with a `}` and no hash tag there is no default. A channel uses the one of its hub.
+	// SideKeys returns the base of a topic's side keys, with which their names begin. Consumer
+	// groups, dead letters, delayed messages and schedules need them (see docs/wire.md). It must
+	// return the same base in every program that uses the topic, and in Redis Cluster a name with
+	// a hash tag of the topic's slot. Defaults to the topic if it has a hash tag, and to
+	// `{topic}` otherwise; a topic with a `}` and no hash tag has no default. A channel uses the
+	// one of its hub.
 	SideKeys func(topic string) string
 
-	// Durability asks replicas to confirm before Publish returns. Defaults to
-	// the master alone.
+	// Durability makes Publish wait for the confirmation of replicas. Defaults to the master
+	// only.
 	Durability Durability
 
-	// MaxPayload is the largest message, in bytes of all its fields, that is
-	// sent. Defaults to DefaultMaxPayload; UnlimitedPayload turns it off.
+	// MaxPayload is the maximum size of a message, in bytes of all its fields. Defaults to
+	// DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// Timeout bounds one Publish or Append, with its retries of what was not
-	// sent, at least 1 ms. Too low makes publishing fail in short outages that it
-	// would wait out; too high holds callers up in long ones. Defaults to
-	// DefaultPublishTimeout; NoPublishTimeout turns it off.
+	// Timeout bounds one Publish or Append, including retries of messages that were not sent, at
+	// least 1 ms. Too low makes publishing fail in short outages; too high blocks callers in long
+	// ones. Defaults to DefaultPublishTimeout; NoPublishTimeout turns it off.
 	Timeout time.Duration
 }
 
-// Durability is how many replicas must have confirmed a message before Publish
-// reports it as published. It narrows the window in which a failover loses
-// confirmed messages but does not close it: Redis promotes the replica that it
-// likes best, not the one that has the most. (WAIT)
+// Durability is the number of replicas that must confirm a message before Publish returns nil. It
+// narrows the window in which a failover loses confirmed messages but does not close it: Redis
+// may promote a replica that does not have the most data. (WAIT)
 type Durability struct {
-	Replicas int           // number of replicas, up to 1,000. 0 means none is waited for
-	Timeout  time.Duration // greatest wait, at least 1 ms. Defaults to half of PublisherConfig.Timeout, or of its default if that is off
+	Replicas int           // number of replicas, up to 1,000. 0 does not wait for replicas
+	Timeout  time.Duration // maximum wait, at least 1 ms. Defaults to half of PublisherConfig.Timeout, or of its default if that is off
 }
 
 // withDefaults returns a copy in which zeros are replaced and the map is cloned.

@@ -9,10 +9,10 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// appendOverhead is about what a command costs on the wire beside its fields.
+// appendOverhead is the approximate size of a command on the wire without its fields.
 const appendOverhead = 64
 
-// publishBatch has the messages of one call as commands.
+// publishBatch contains the messages of one call as commands.
 type publishBatch struct {
 	topic   string
 	head    appender.Head
@@ -23,8 +23,8 @@ type publishBatch struct {
 	results []appender.Result
 }
 
-// newPublishBatch makes room for the messages; for a single one, which is the
-// common case, by one allocation.
+// newPublishBatch returns a batch with space for the messages. For a single message, the common
+// case, it is one allocation.
 func newPublishBatch(topic string, msgs []*message.Message) *publishBatch {
 	if len(msgs) == 1 {
 		one := new(struct {
@@ -54,7 +54,8 @@ func uuidOf(msg *message.Message) string {
 }
 
 // chunk returns the end and the size of the transaction that begins at start, of messages with
-// these sizes. A message that is larger than the bound of a transaction makes one of its own.
+// these sizes. A message that is larger than the limit of a transaction is a transaction by
+// itself.
 func chunk(sizes []int, start int) (end, bytes int) {
 	for end = start; end < len(sizes) && end-start < appender.MaxCommands; end++ {
 		size := sizes[end] + appendOverhead
@@ -66,8 +67,8 @@ func chunk(sizes []int, start int) (end, bytes int) {
 	return end, bytes
 }
 
-// marshal makes commands of all messages, or an error that says which message
-// prevents them.
+// marshal encodes all messages as commands, or returns an error that names the message that
+// cannot be encoded.
 func (p *Publisher) marshal(topic string, msgs []*message.Message) (*publishBatch, error) {
 	b := newPublishBatch(topic, msgs)
 	b.head = appender.NewHead(topic, p.trim(topic))
@@ -114,7 +115,7 @@ func (p *Publisher) fields(topic string, msg *message.Message) (fields []Field, 
 	return fields, size, nil
 }
 
-// fieldName returns the name as an interface. One made of a constant costs nothing.
+// fieldName returns the name as an interface. For a constant it does not allocate.
 func fieldName(name string) any {
 	switch name {
 	case uuidField:
@@ -127,8 +128,8 @@ func fieldName(name string) any {
 	return name
 }
 
-// callMarshaler calls the marshaler. A panic in it is an error of the message: in a
-// handler's goroutine it would take the whole process with it.
+// callMarshaler calls the marshaler. A panic in it is returned as an error of the message: in a
+// handler's goroutine it would end the process.
 func (p *Publisher) callMarshaler(topic string, msg *message.Message) (fields []Field, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -138,7 +139,7 @@ func (p *Publisher) callMarshaler(topic string, msg *message.Message) (fields []
 	return p.config.Marshaler.Marshal(topic, msg)
 }
 
-// refused returns the error of messages of which none was sent because of one.
+// refused returns the error of messages of which none was sent because of the culprit.
 func refused(topic string, msgs []*message.Message, culprit int, cause error) error {
 	err := &PublishError{Topic: topic, Results: make([]PublishResult, len(msgs))}
 	cause = fmt.Errorf("message %d (UUID %q): %w", culprit, uuidOf(msgs[culprit]), cause)
@@ -157,7 +158,7 @@ func (b *publishBatch) publishResults() []PublishResult {
 	return results
 }
 
-// trim returns what bounds the stream of the topic.
+// trim returns the bound of the stream of the topic.
 func (p *Publisher) trim(topic string) stream.Trim {
 	if r, ok := p.config.TopicRetention[topic]; ok {
 		return r.trim()

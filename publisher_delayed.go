@@ -26,7 +26,7 @@ func sideKeys(topic string, configured func(topic string) string, client redis.U
 	return of, nil
 }
 
-// anyDelayed reports whether a message may have to wait.
+// anyDelayed reports whether a message may be delayed.
 func anyDelayed(msgs []*message.Message) bool {
 	for _, msg := range msgs {
 		if msg != nil && msg.Metadata[delay.DelayedUntilKey] != "" {
@@ -36,15 +36,15 @@ func anyDelayed(msgs []*message.Message) bool {
 	return false
 }
 
-// publishPause is how long ago a message may have been stamped that was stamped just now, so that
-// the next second may have begun since.
+// publishPause is the maximum time between delay.Message and Publish for a message whose delay is
+// used and not its time. The next second may have begun meanwhile.
 const publishPause = 250 * time.Millisecond
 
 // dueOf returns when a message is due by the metadata of Watermill's components/delay, which has
-// a time in whole seconds and the delay that it was made of. A message that was stamped just
-// now is due after the delay, since its time may be early by a second. With any other one
-// the delay is what it once was: Requeuer and forwarders publish messages again, when the time
-// has come, so that the end of the delay is then behind the time by the delay at least.
+// a time in whole seconds and the delay. A message that was delayed just now is due after the
+// delay, because its time may be early by up to a second. Any other message is due at the time:
+// Requeuer and forwarders publish a message again after its time with the old metadata, so now
+// plus the delay would be later than the time by at least the delay.
 func dueOf(msg *message.Message, now time.Time) (delayed.Due, error) {
 	text := msg.Metadata[delay.DelayedUntilKey]
 	if text == "" {
@@ -66,7 +66,7 @@ func dueOf(msg *message.Message, now time.Time) (delayed.Due, error) {
 	return delayed.At(until), nil
 }
 
-// delayedBatch has the messages of one call, of which at least one may have to wait.
+// delayedBatch contains the messages of one call, of which at least one may be delayed.
 type delayedBatch struct {
 	topic     keys.Topic
 	retention []byte
@@ -76,7 +76,7 @@ type delayedBatch struct {
 	results   []PublishResult
 }
 
-// appendDelayed is publishDelayed of messages with the results.
+// appendDelayed is publishDelayed with the results.
 func (p *Publisher) appendDelayed(ctx context.Context, topic string, msgs []*message.Message, due delayed.Due) ([]PublishResult, error) {
 	b, err := p.packAll(topic, msgs, due)
 	if err != nil {
@@ -109,8 +109,8 @@ func (p *Publisher) publishDelayed(ctx context.Context, b *delayedBatch) error {
 	return nil
 }
 
-// packAll makes entries of all messages, or an error that says which message prevents them. due
-// is that of all, unless it is zero.
+// packAll encodes all messages as entries, or returns an error that names the message that cannot
+// be encoded. due applies to all, unless it is zero.
 func (p *Publisher) packAll(topic string, msgs []*message.Message, due delayed.Due) (*delayedBatch, error) {
 	of, err := sideKeys(topic, p.config.SideKeys, p.config.Client)
 	if err != nil {
@@ -145,7 +145,7 @@ func (p *Publisher) pack(b *delayedBatch, i int, msg *message.Message, due delay
 	return nil
 }
 
-// packed returns the packed entry of a message, which may have to be stored.
+// packed returns the packed entry of a message; stored reports whether it may be stored.
 func (p *Publisher) packed(topic string, msg *message.Message, stored bool) ([]byte, error) {
 	fields, size, err := p.fields(topic, msg)
 	if err != nil {
@@ -165,7 +165,8 @@ func (p *Publisher) packed(topic string, msg *message.Message, stored bool) ([]b
 }
 
 // store sends the messages from start to end in one command and reports whether all were
-// confirmed. A server that does not know the script has done nothing, and gets it whole.
+// confirmed. A server that does not have the script in its cache has done nothing, and gets the
+// script in full.
 func (p *Publisher) store(ctx context.Context, deadline time.Time, b *delayedBatch, start, end, bytes int) bool {
 	var result [1]appender.Result
 	for _, whole := range []bool{false, true} {
@@ -211,14 +212,14 @@ func (b *delayedBatch) confirm(start int, reply delayed.StoreReply, r appender.R
 	}
 }
 
-// fail sets the results of messages that are not known to be in Redis.
+// fail sets the results of messages that are not, or not certainly, in Redis.
 func (b *delayedBatch) fail(start, end int, r appender.Result) {
 	for i := start; i < end; i++ {
 		b.results[i] = publishResult(i, b.results[i].UUID, r)
 	}
 }
 
-// entryIDs returns the entry IDs of results, empty where there is none.
+// entryIDs returns the entry IDs of results, empty for those without.
 func entryIDs(results []PublishResult) []string {
 	if results == nil {
 		return nil
@@ -238,7 +239,7 @@ func (p *Publisher) housekeeper() *housekeeper.Handle {
 	return p.keeper
 }
 
-// delay returns what a channel delays a message with.
+// delay returns the function by which a channel delays a message.
 func (p *Publisher) delay(topic string) func(context.Context, *message.Message, delayed.Due) ([]PublishResult, error) {
 	return func(ctx context.Context, msg *message.Message, due delayed.Due) ([]PublishResult, error) {
 		return p.appendDue(ctx, topic, []*message.Message{msg}, due)

@@ -21,14 +21,14 @@ const (
 	workersLimit      = 10_000
 )
 
-// DropPolicy says what a full buffer does with one message too many.
+// DropPolicy selects the message that a full buffer drops.
 type DropPolicy uint8
 
 // The drop policies.
 const (
-	// DropOldest drops the message that waits longest: handlers see what is new.
+	// DropOldest drops the oldest message: handlers receive the newest ones.
 	DropOldest DropPolicy = iota
-	// DropNewest drops the message that comes: handlers see what came first.
+	// DropNewest drops the arriving message: handlers receive the oldest ones.
 	DropNewest
 )
 
@@ -53,26 +53,26 @@ type PubSubPublisherConfig struct {
 	// uses the client of its hub.
 	Client redis.UniversalClient
 
-	// Marshaler turns messages into bytes. Defaults to EnvelopeMarshaler.
+	// Marshaler encodes messages as bytes. Defaults to EnvelopeMarshaler.
 	Marshaler PubSubMarshaler
 
-	// Sharded publishes to shard channels, which only subscribers with Sharded see.
-	// In a cluster such a message goes to one shard instead of to every node. Redis
-	// 7 or newer. (SPUBLISH instead of PUBLISH)
+	// Sharded publishes to shard channels, which only subscribers with Sharded receive. In a
+	// cluster such a message is sent to one shard instead of to every node. Redis 7 or newer.
+	// (SPUBLISH instead of PUBLISH)
 	Sharded bool
 
-	// ChannelPrefix is put in front of each topic to make the name of the channel.
-	// All databases of a server share their channels: a prefix keeps applications
-	// apart. Subscribers need the same. Defaults to none. (PUBLISH channel)
+	// ChannelPrefix is prepended to each topic, which gives the name of the channel. All
+	// databases of a server share their channels; a prefix separates applications. Subscribers
+	// need the same prefix. Defaults to none. (PUBLISH channel)
 	ChannelPrefix string
 
-	// MaxPayload is the largest message, in bytes on the wire, that is sent.
-	// Defaults to DefaultMaxPayload; UnlimitedPayload turns it off.
+	// MaxPayload is the maximum size of a message, in bytes on the wire. Defaults to
+	// DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// Timeout bounds one Publish or Send, at least 1 ms. Too low makes publishing fail in
-	// short outages that it would wait out; too high holds callers up in long ones.
-	// Defaults to DefaultPublishTimeout; NoPublishTimeout turns it off.
+	// Timeout bounds one Publish or Send, at least 1 ms. Too low makes publishing fail in short
+	// outages; too high blocks callers in long ones. Defaults to DefaultPublishTimeout;
+	// NoPublishTimeout turns it off.
 	Timeout time.Duration
 }
 
@@ -104,68 +104,66 @@ func (c PubSubPublisherConfig) validate(v *validation) {
 // PubSubSubscriberConfig configures [NewPubSubSubscriber], and as
 // PubSubChannelConfig.Subscriber the reading side of a channel. Only Client is required.
 type PubSubSubscriberConfig struct {
-	// Client has the options that the connections of the subscriber are opened with
-	// (hooks are not copied; see OnReadClient); its pool is not used. It is never
-	// closed. *redis.Client, also from redis.NewFailoverClient, and
-	// *redis.ClusterClient are supported. A channel uses the client of its hub.
+	// Client has the options for the connections of the subscriber (hooks are not copied; see
+	// OnReadClient); its pool is not used. It is never closed. *redis.Client, also from
+	// redis.NewFailoverClient, and *redis.ClusterClient are supported. A channel uses the client
+	// of its hub.
 	Client redis.UniversalClient
 
-	// Unmarshaler turns bytes into messages. Defaults to EnvelopeMarshaler.
+	// Unmarshaler decodes messages. Defaults to EnvelopeMarshaler.
 	Unmarshaler PubSubUnmarshaler
 
-	// Sharded subscribes to shard channels, where publishers with Sharded publish.
-	// Redis 7 or newer. (SSUBSCRIBE instead of SUBSCRIBE)
+	// Sharded subscribes to shard channels, to which publishers with Sharded publish. Redis 7 or
+	// newer. (SSUBSCRIBE instead of SUBSCRIBE)
 	Sharded bool
 
-	// Patterns makes topics glob patterns: `orders.*` receives what is published to
-	// orders.eu; [TopicFromContext] returns the channel. `*`, `?`, `[` and `\` have a
-	// meaning then; topics without them stay channels. Not with Sharded, for which
-	// Redis has no patterns. (PSUBSCRIBE)
+	// Patterns makes topics glob patterns: `orders.*` receives messages published to orders.eu;
+	// [TopicFromContext] returns the channel. The special characters are `*`, `?`, `[` and `\`;
+	// topics without them are channels. It cannot be combined with Sharded, for which Redis has
+	// no patterns. (PSUBSCRIBE)
 	Patterns bool
 
-	// ChannelPrefix is put in front of each topic to make the name of the channel.
-	// Publishers need the same. Defaults to none.
+	// ChannelPrefix is prepended to each topic, which gives the name of the channel. Publishers
+	// need the same prefix. Defaults to none.
 	ChannelPrefix string
 
-	// MaxInFlight is how many messages of one subscription may be delivered and
-	// not yet acknowledged, 1 to 10,000. 1 keeps the order of arrival; a nacked message
-	// then holds back those behind it. Each costs a goroutine. Defaults to
+	// MaxInFlight is the maximum number of messages of one subscription that are delivered and
+	// not yet acknowledged, 1 to 10,000. 1 keeps the order of arrival; a nacked message then
+	// blocks those behind it. Each message in flight costs a goroutine. Defaults to
 	// DefaultMaxInFlight.
 	MaxInFlight int
 
-	// Buffer is how many messages of one subscription may wait for its handler, 1 to
-	// 10,000,000. More are dropped by Drop, counted and reported. Lower loses messages in
-	// shorter bursts; higher lets a slow handler fall further behind. The memory is
-	// only taken when it is needed. Defaults to DefaultPubSubBuffer.
+	// Buffer is the maximum number of messages of one subscription that wait for its handler, 1
+	// to 10,000,000. Further messages are dropped as Drop selects, counted and reported. Lower
+	// loses messages in shorter bursts; higher lets a slow handler fall further behind. Memory is
+	// allocated only when it is needed. Defaults to DefaultPubSubBuffer.
 	Buffer int
 
-	// BufferBytes bounds the same in bytes of payloads and channel names. A message
-	// that alone exceeds it is kept if no other waits. Defaults to
-	// DefaultBufferBytes.
+	// BufferBytes bounds the same in bytes of payloads and channel names. A single message that
+	// exceeds it is kept if no other message waits. Defaults to DefaultBufferBytes.
 	BufferBytes int
 
-	// Drop is which message a full buffer drops. Defaults to DropOldest.
+	// Drop selects the message that a full buffer drops. Defaults to DropOldest.
 	Drop DropPolicy
 
-	// MaxDeliveries is how often a message is delivered to a handler before it is
-	// skipped. Nothing is stored: the repetition takes place in this process only.
-	// Defaults to DefaultMaxDeliveries; UnlimitedDeliveries turns it off.
+	// MaxDeliveries is the number of deliveries to a handler after which a message is skipped.
+	// Nothing is stored: redeliveries take place only in this process. Defaults to
+	// DefaultMaxDeliveries; UnlimitedDeliveries turns it off.
 	MaxDeliveries int
 
 	// NackBackoff is the delay between a Nack and the redelivery.
 	NackBackoff Backoff
 
-	// MaxPayload is the largest message, in bytes on the wire, that is kept and
-	// decoded; a larger one is treated as undecodable and takes no memory. Defaults
-	// to DefaultMaxPayload; UnlimitedPayload turns it off.
+	// MaxPayload is the maximum size of a message, in bytes on the wire, that is kept and
+	// decoded. A larger message is treated as undecodable and is not kept in memory. Defaults to
+	// DefaultMaxPayload; UnlimitedPayload turns it off.
 	MaxPayload int
 
-	// HealthInterval is within what time a half-open connection is noticed, at least
-	// 20 ms. When Redis has sent nothing for half of it, it is sent a PING, whose reply
-	// has the other half to arrive. Lower notices sooner and costs more commands, and a
-	// busy server or network may be taken for a dead one, which costs the messages of the
-	// time in between.
-	// Defaults to DefaultHealthInterval. (PING)
+	// HealthInterval is the time within which a half-open connection is detected, at least 20 ms.
+	// If Redis has sent nothing for half of it, the subscriber sends a PING, whose reply must
+	// arrive within the other half. Lower detects failures sooner and costs more commands. If it
+	// is too low, a busy server or network is mistaken for a failed one, and the messages until
+	// the reconnect are lost. Defaults to DefaultHealthInterval. (PING)
 	HealthInterval time.Duration
 
 	// SubscribeTimeout bounds the wait of Subscribe for the confirmation of Redis, at
@@ -176,18 +174,17 @@ type PubSubSubscriberConfig struct {
 	// handlers, at least 1 ms. Defaults to DefaultDrainTimeout.
 	DrainTimeout time.Duration
 
-	// OnEvent receives the events of the subscriptions from one goroutine, one event
-	// after the other. It must not call Close (start a goroutine for that). A panic
-	// in it is recovered. While it does not return up to 1,000 events wait; beyond that
-	// those of one kind and topic become one, which has their number in Count and the
-	// sum of their Durations. Close waits at most 5 s for it: what OnEvent has not received
-	// by then is only logged. Defaults to none: events are only logged. A channel uses the
-	// one of its hub.
+	// OnEvent receives the events of the subscriptions from one goroutine, one event after the
+	// other. It must not call Close (start a goroutine for that). A panic in it is recovered.
+	// While it does not return, up to 1,000 events wait; beyond that, events of one kind and
+	// topic are merged into one, with their number in Count and the sum of their Durations. Close
+	// waits at most 5 s for it; later events are only logged. Defaults to none: events are only
+	// logged. A channel uses the one of its hub.
 	OnEvent func(Event)
 
-	// OnReadClient receives every client that is opened before it is used, so that
-	// hooks for tracing or metrics can be added. They see how the connection is
-	// made, not what is sent on it. Defaults to none. A channel uses the one of its hub.
+	// OnReadClient receives every client that the subscriber opens, before its first use, so that
+	// hooks for tracing or metrics can be added. The hooks see the dialing of the connection, not
+	// the commands on it. Defaults to none. A channel uses the one of its hub.
 	OnReadClient func(*redis.Client)
 }
 
@@ -220,7 +217,7 @@ func (c PubSubSubscriberConfig) Validate() error {
 // validate checks everything but Client, with the defaults filled in.
 func (c PubSubSubscriberConfig) validate(v *validation) {
 	if c.Patterns && c.Sharded {
-		v.addf("Patterns", "cannot be set together with Sharded: Redis has no patterns of shard channels")
+		v.addf("Patterns", "cannot be set together with Sharded: Redis has no patterns for shard channels")
 	}
 	v.intRange("MaxInFlight", c.MaxInFlight, 1, workersLimit, "")
 	v.intRange("Buffer", c.Buffer, 1, bufferLimit, "")

@@ -12,24 +12,21 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// PubSubMarshaler turns a message into the bytes that are published to a Pub/Sub
-// channel. It must not keep or change the message, and is called from several
-// goroutines at once.
+// PubSubMarshaler encodes a message as the bytes that are published to a Pub/Sub channel. It must
+// not keep or change the message, and must be safe for concurrent use.
 type PubSubMarshaler interface {
 	Marshal(topic string, msg *message.Message) ([]byte, error)
 }
 
-// PubSubUnmarshaler turns the bytes from a Pub/Sub channel into a message. It is
-// called from several goroutines at once. The bytes belong to the subscriber and
-// must not be changed: what is kept must be copied. An error, or a panic, marks
-// the message as undecodable; its text ends in logs, so it must have nothing of the
-// payload.
+// PubSubUnmarshaler decodes the bytes from a Pub/Sub channel as a message. It must be safe for
+// concurrent use. The bytes belong to the subscriber: it must not change them, and must copy
+// those that it keeps. An error or a panic marks the message as undecodable. Its text is written
+// to logs, so it must contain nothing of the payload.
 type PubSubUnmarshaler interface {
 	Unmarshal(topic string, data []byte) (*message.Message, error)
 }
 
-// envelopeVersion is the first byte of an envelope. No JSON and no UTF-8 text
-// that is meant for people begins with it.
+// envelopeVersion is the first byte of an envelope. JSON and printable text do not begin with it.
 const envelopeVersion = 1
 
 // EnvelopeMarshaler is the wire format of Pub/Sub messages among services that use
@@ -37,9 +34,9 @@ const envelopeVersion = 1
 //
 //	version   one byte, 1
 //	UUID      its length, its bytes
-//	metadata  the number of pairs; of each the key and the value, each as length and
+//	metadata  the number of pairs; for each the key and the value, each as length and
 //	          bytes, sorted by key
-//	payload   the rest
+//	payload   the remaining bytes
 //
 // Lengths and the number are unsigned LEB128 in the shortest form. Equal messages
 // have equal bytes. It is safe for concurrent use and has no state.
@@ -76,10 +73,9 @@ func appendText(data []byte, text string) []byte {
 	return append(data, text...)
 }
 
-// Unmarshal implements [PubSubUnmarshaler]. The message has memory of its own and
-// metadata that is never nil. Every error is a [*DecodeError]: another version,
-// something that is cut short, a length that is not in its shortest form, or
-// metadata that is not sorted or has a key twice.
+// Unmarshal implements [PubSubUnmarshaler]. The message has its own memory, and its metadata is
+// never nil. Every error is a [*DecodeError]: another version, a part that ends early, a length
+// that is not in its shortest form, or metadata that is not sorted or has a key twice.
 func (EnvelopeMarshaler) Unmarshal(topic string, data []byte) (*message.Message, error) {
 	r := envelopeReader{rest: data}
 	uuid, metadata, err := r.head()
@@ -94,14 +90,14 @@ func (EnvelopeMarshaler) Unmarshal(topic string, data []byte) (*message.Message,
 }
 
 var (
-	errEnvelopeEmpty  = errors.New("it is empty, an envelope begins with its version")
+	errEnvelopeEmpty  = errors.New("it is empty; an envelope begins with its version")
 	errEnvelopeCut    = errors.New("the envelope is cut short")
 	errEnvelopeNumber = errors.New("the envelope has a length that is not in its shortest form")
 	errEnvelopeOrder  = errors.New("the envelope has metadata that is not sorted, or a key twice")
 )
 
-// envelopeReader takes an envelope apart. No announced length is believed before
-// it is compared with what is there.
+// envelopeReader reads an envelope. It compares each length with the remaining bytes before it
+// uses the length.
 type envelopeReader struct{ rest []byte }
 
 func (r *envelopeReader) head() (uuid string, metadata [][2]string, err error) {
@@ -109,7 +105,7 @@ func (r *envelopeReader) head() (uuid string, metadata [][2]string, err error) {
 		return "", nil, errEnvelopeEmpty
 	}
 	if v := r.rest[0]; v != envelopeVersion {
-		return "", nil, fmt.Errorf("it is no envelope of version %d: the first byte is 0x%02x", envelopeVersion, v)
+		return "", nil, fmt.Errorf("it is not an envelope of version %d: the first byte is 0x%02x", envelopeVersion, v)
 	}
 	r.rest = r.rest[1:]
 	if uuid, err = r.text(); err != nil {
@@ -119,7 +115,7 @@ func (r *envelopeReader) head() (uuid string, metadata [][2]string, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if pairs > uint64(len(r.rest)/2) { // a pair has two lengths at least
+	if pairs > uint64(len(r.rest)/2) { // a pair has at least two lengths
 		return "", nil, errEnvelopeCut
 	}
 	for i := range pairs {
@@ -162,20 +158,19 @@ func (r *envelopeReader) text() (string, error) {
 	return text, nil
 }
 
-// RawPayload publishes the payload and nothing else, for producers and consumers
-// that know nothing of this library, such as those of the .NET library
-// Flaminco.RedisChannels, whose payload is a JSON text. On reading a message gets a
-// new UUID and no metadata.
+// RawPayload publishes only the payload, for producers and consumers without this library, such
+// as those of the .NET library Flaminco.RedisChannels, whose payload is a JSON text. A message
+// that is read gets a new UUID and no metadata.
 //
 // It is safe for concurrent use.
 type RawPayload struct {
-	// DropMetadata publishes messages that have metadata, without it. Otherwise they
-	// are refused, because what they carry would be lost unnoticed. Watermill's
-	// middleware and its cqrs component set metadata. The UUID is never published.
+	// DropMetadata publishes messages with metadata without it. Otherwise they are refused,
+	// because the metadata would be lost without a report. Watermill's middleware and its cqrs
+	// component set metadata. The UUID is never published.
 	DropMetadata bool
 }
 
-// Marshal implements [PubSubMarshaler]. The payload is sent as it is, not copied.
+// Marshal implements [PubSubMarshaler]. The payload is sent unchanged, without a copy.
 func (r RawPayload) Marshal(topic string, msg *message.Message) ([]byte, error) {
 	if len(msg.Metadata) > 0 && !r.DropMetadata {
 		return nil, marshalError(topic, msg, "RawPayload has no place for its metadata; set DropMetadata to publish without")

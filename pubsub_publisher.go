@@ -17,9 +17,9 @@ const (
 	pubSubPipelineBytes = 4 << 20
 )
 
-// PubSubPublisher publishes messages to Redis Pub/Sub channels. It is safe for
-// concurrent use. Redis keeps nothing: a message reaches who is subscribed at that
-// moment, and nothing is reported who was not.
+// PubSubPublisher publishes messages to Redis Pub/Sub channels. It is safe for concurrent use.
+// Redis stores nothing: a message reaches the subscriptions that exist when it is published. The
+// loss of a message without a subscription is not reported.
 type PubSubPublisher struct {
 	config PubSubPublisherConfig
 	logger watermill.LoggerAdapter
@@ -28,9 +28,9 @@ type PubSubPublisher struct {
 
 var _ message.Publisher = (*PubSubPublisher)(nil)
 
-// NewPubSubPublisher makes a PubSubPublisher. It does not talk to Redis. A nil
-// logger is slog.Default() for errors; watermill.NopLogger is silence. The error wraps
-// [ErrInvalidConfig], one for each wrong field.
+// NewPubSubPublisher returns a PubSubPublisher. It sends no commands to Redis. With a nil logger,
+// errors are written to slog.Default(); watermill.NopLogger writes nothing. The error joins one
+// for each invalid field, which wraps [ErrInvalidConfig].
 func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAdapter) (*PubSubPublisher, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -38,46 +38,43 @@ func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAda
 	return &PubSubPublisher{config: config.withDefaults(), logger: loggerOrDefault(logger), life: lifecycle.New(ErrClosed)}, nil
 }
 
-// Publish publishes the messages to the channel of the topic and returns when Redis
-// has accepted all of them, which does not mean that anybody has received them. The
-// context of each message and PubSubPublisherConfig.Timeout bound the wait: what was
-// not sent by then is withdrawn.
+// Publish publishes the messages to the channel of the topic and returns when Redis has accepted
+// all of them, which does not mean that a subscriber has received them. The context of each
+// message and PubSubPublisherConfig.Timeout bound the wait: messages that are not sent by then
+// are withdrawn.
 //
-// All messages are marshalled before the first is sent, so one that cannot be
-// marshalled, or exceeds MaxPayload, prevents all. They are sent in their order, in
-// one pipeline; messages of others may come between them. More than 500 messages, or
-// 4 MiB, are several pipelines; after a failed one the rest is not sent. Nothing that
-// may have been published is sent again.
+// All messages are marshaled before the first is sent: if one cannot be marshaled, or exceeds
+// MaxPayload, none is sent. They are sent in their order, in one pipeline; messages of other
+// publishers may come between them. More than 500 messages, or 4 MiB, are several pipelines;
+// after a failed one the rest is not sent. A message that may have been published is not sent
+// again.
 //
-// The error is a [*PublishError] with the outcome of each message, in which OutcomeAppended
-// means that Redis has accepted it. A payload must not be changed as long as its
-// outcome is unknown.
+// The error is a [*PublishError] with the outcome of each message, in which OutcomeAppended means
+// that Redis has accepted it. A payload must not be changed while its outcome is unknown.
 func (p *PubSubPublisher) Publish(topic string, msgs ...*message.Message) error {
 	_, err := p.publish(topic, msgs, func() (context.Context, func()) { return joinContexts(msgs) })
 	return err
 }
 
-// Send is Publish with a context of its own, which alone bounds the wait beside
-// PubSubPublisherConfig.Timeout, and returns for each message how many subscriptions
-// Redis has given it to. In a cluster these are the ones of the node that has
-// executed the command, not those of all nodes; in both cases one connection with a
-// channel and two matching patterns counts three times. With an error the numbers of
-// messages that are not known to be accepted are -1.
+// Send is Publish with a context, which bounds the wait instead of the messages' contexts, in
+// addition to PubSubPublisherConfig.Timeout. It returns for each message the number of
+// subscriptions to which Redis has sent it. In a cluster it counts only those of the node that
+// executed the command. A connection with a channel and two matching patterns counts three times.
+// With an error the numbers of messages that were not certainly accepted are -1.
 func (p *PubSubPublisher) Send(ctx context.Context, topic string, msgs ...*message.Message) (receivers []int, err error) {
 	return p.publish(topic, msgs, func() (context.Context, func()) { return ctx, func() {} })
 }
 
-// Close lets the calls under way come to their end, which takes no longer than
-// PubSubPublisherConfig.Timeout and the timeouts of the Redis client, and returns
-// when no goroutine of the PubSubPublisher is left. Later calls answer [ErrClosed].
-// The Redis client stays open. Close may be called more than once and at any time;
-// it always returns nil.
+// Close waits for running calls, for at most PubSubPublisherConfig.Timeout and the timeouts of
+// the Redis client, and returns when no goroutine of the PubSubPublisher is left. Later calls
+// return [ErrClosed]. The Redis client stays open. Close may be called several times and at any
+// time; it always returns nil.
 func (p *PubSubPublisher) Close() error {
 	return p.life.Close(nil)
 }
 
-// publish publishes under the context that bound returns when it is known that no
-// message is nil.
+// publish publishes with the context that bound returns. It calls bound after it has checked that
+// no message is nil.
 func (p *PubSubPublisher) publish(topic string, msgs []*message.Message, bound func() (context.Context, func())) ([]int, error) {
 	if err := validateTopic(topic); err != nil {
 		return nil, err
@@ -159,8 +156,8 @@ func (p *PubSubPublisher) send(ctx context.Context, topic string, payloads [][]b
 	}
 }
 
-// marshal makes bytes of all messages, or an error that says which message prevents
-// them.
+// marshal encodes all messages, or returns an error that names the message that cannot be
+// encoded.
 func (p *PubSubPublisher) marshal(topic string, msgs []*message.Message) ([][]byte, error) {
 	payloads := make([][]byte, len(msgs))
 	for i, msg := range msgs {
@@ -173,8 +170,8 @@ func (p *PubSubPublisher) marshal(topic string, msgs []*message.Message) ([][]by
 	return payloads, nil
 }
 
-// marshalOne calls the marshaler. A panic in it is an error of the message: in a
-// handler's goroutine it would take the whole process with it.
+// marshalOne calls the marshaler. A panic in it is returned as an error of the message: in a
+// handler's goroutine it would end the process.
 func (p *PubSubPublisher) marshalOne(topic string, msg *message.Message) (data []byte, err error) {
 	if msg == nil {
 		return nil, fmt.Errorf("%w: message is nil", ErrInvalidArgument)
@@ -193,7 +190,7 @@ func (p *PubSubPublisher) marshalOne(topic string, msg *message.Message) (data [
 	return data, nil
 }
 
-// pubSubChunk returns how many of the payloads make up the next pipeline.
+// pubSubChunk returns the number of payloads in the next pipeline.
 func pubSubChunk(payloads [][]byte) int {
 	bytes := 0
 	for n, data := range payloads {
@@ -213,7 +210,7 @@ func sameResult(n int, outcome pubsub.Outcome, err error) []pubsub.Result {
 	return results
 }
 
-// pubSubResult makes the exported result of a publication.
+// pubSubResult returns the exported result of a publication.
 func pubSubResult(index int, uuid string, r pubsub.Result) PublishResult {
 	result := PublishResult{Index: index, UUID: uuid}
 	switch r.Outcome {

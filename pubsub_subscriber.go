@@ -22,12 +22,12 @@ import (
 var _ message.Subscriber = (*PubSubSubscriber)(nil)
 
 // PubSubSubscriber receives messages from Redis Pub/Sub. It implements Watermill's
-// message.Subscriber and is safe for concurrent use. All its subscriptions share one
-// connection; with Sharded in a cluster, one per node that owns a channel of theirs.
+// message.Subscriber and is safe for concurrent use. All its subscriptions share one connection,
+// or with Sharded in a cluster one per node that owns a channel.
 //
-// Delivery is at most once: what is published while nobody is subscribed, while the
-// connection is lost, or faster than handlers work for longer than the buffer lasts,
-// is lost. The library reports each such loss by an event.
+// Delivery is at most once. A message is lost if it is published without a subscription, while
+// the connection is lost, or while the buffer of a slow handler is full. The library reports the
+// last two losses by events.
 type PubSubSubscriber struct {
 	cfg     PubSubSubscriberConfig
 	logger  watermill.LoggerAdapter
@@ -42,10 +42,10 @@ type PubSubSubscriber struct {
 	subs map[*pubSubSubscription]struct{}
 }
 
-// NewPubSubSubscriber checks the configuration and returns a subscriber. It does not
-// talk to Redis and starts nothing; Subscribe does. A nil logger is slog.Default() for
-// errors; watermill.NopLogger is silence. The error wraps [ErrInvalidConfig], one for each
-// wrong field.
+// NewPubSubSubscriber checks the configuration and returns a subscriber. It sends no commands to
+// Redis and starts no goroutine; Subscribe does. With a nil logger, errors are written to
+// slog.Default(); watermill.NopLogger writes nothing. The error joins one for each invalid field,
+// which wraps [ErrInvalidConfig].
 func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerAdapter) (*PubSubSubscriber, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -67,34 +67,33 @@ func NewPubSubSubscriber(config PubSubSubscriberConfig, logger watermill.LoggerA
 	return s, nil
 }
 
-// Subscribe subscribes to the channel of a topic and returns the Go channel of its
-// messages. When it returns, Redis has confirmed the subscription: whatever is
-// published from then on arrives. With Patterns the topic may be a pattern.
+// Subscribe subscribes to the channel of a topic and returns the Go channel of its messages. When
+// it returns, Redis has confirmed the subscription: messages published from then on are received.
+// With Patterns the topic may be a pattern.
 //
-// Every message must be acked or nacked. An Ack lets the next one come. A nacked message
+// Every message must be acked or nacked. After an Ack the next one is delivered. A nacked message
 // is redelivered after NackBackoff, from memory, with a new context each time, until
 // MaxDeliveries; then it is skipped. Its context has the values of ctx, and those that
-// [TopicFromContext] and [DeliveryCountFromContext] return. It ends with the Ack or the
-// Nack, or when the subscription ends without waiting for it any longer.
+// [TopicFromContext] and [DeliveryCountFromContext] return. It ends with the Ack or the Nack, or
+// when the end of the subscription reaches DrainTimeout.
 //
-// The Go channel is closed when ctx ends or Close is called, after the messages in
-// flight have ended or DrainTimeout has passed; messages that still wait in the
-// buffer then are lost. Nothing else ends it: outages are waited out and reported.
-// Subscriptions are independent of each other, also two of the same topic, which
-// both get every message.
+// The Go channel is closed when ctx ends or Close is called, after the messages in flight have
+// ended or DrainTimeout has passed; messages in the buffer are then lost. Nothing else ends it:
+// after an outage, which is reported, it resumes. Subscriptions are independent of each other.
+// Two subscriptions of the same topic both receive every message.
 //
-// The error wraps [ErrInvalidArgument], [ErrClosed], [ErrPermission],
-// [ErrUnsupportedServer], is the one of the connection, or, when Redis has not
-// confirmed within SubscribeTimeout, [context.DeadlineExceeded]. In a cluster it wraps
-// [ErrNotSupported] for keyspace notifications, which stay on the node of the key: each
-// master needs a subscriber of its own, with a *redis.Client.
+// The error wraps [ErrInvalidArgument], [ErrClosed], [ErrPermission], [ErrUnsupportedServer], is
+// the one of the connection, or, when Redis has not confirmed within SubscribeTimeout,
+// [context.DeadlineExceeded]. In a cluster it wraps [ErrNotSupported] for keyspace notifications,
+// which only the node of the key publishes: use one subscriber with a *redis.Client for each
+// master.
 func (s *PubSubSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	return s.SubscribeAll(ctx, topic)
 }
 
-// SubscribeAll is Subscribe for several topics, or patterns, in one subscription. A
-// message that several of them match comes once. Events about its messages have all
-// the topics, with commas, or the first five of many, in Event.Topic.
+// SubscribeAll is Subscribe for several topics, or patterns, in one subscription. A message that
+// several of them match is delivered once. In events about its messages Event.Topic has all the
+// topics, with commas, or the first five of many.
 func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (<-chan *message.Message, error) {
 	if len(topics) == 0 {
 		return nil, invalidArgument("topics", errEmpty)
@@ -129,7 +128,7 @@ func (s *PubSubSubscriber) SubscribeAll(ctx context.Context, topics ...string) (
 	return p.out, nil
 }
 
-// source is Subscribe for a Reader: the subscription lives until it is closed, or until Close of
+// source is Subscribe for a Reader: the subscription lasts until it is closed, or until Close of
 // the PubSubSubscriber.
 func (s *PubSubSubscriber) source(ctx context.Context, topic string) (*pubSubSubscription, error) {
 	if err := s.life.Enter(); err != nil {
@@ -157,8 +156,8 @@ func (s *PubSubSubscriber) finish(sub *pubSubSubscription) {
 	delete(s.subs, sub)
 }
 
-// Stats describes the subscriptions that have not ended, by topic. It talks to no server: see
-// [Subscriber.Stats].
+// Stats returns the state of the subscriptions that have not ended, by topic. It sends no
+// commands to Redis: see [Subscriber.Stats].
 func (s *PubSubSubscriber) Stats() []SubscriptionStats {
 	s.mu.Lock()
 	subs := slices.Collect(maps.Keys(s.subs))
@@ -166,7 +165,7 @@ func (s *PubSubSubscriber) Stats() []SubscriptionStats {
 	return statsOf(subs)
 }
 
-// open makes a subscription live, or releases it. Close ends the wait, and the subscription.
+// open waits until a subscription is live, or ends it. Close ends the wait and the subscription.
 func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, names []pubsub.Name) error {
 	if err := ctx.Err(); err != nil {
 		sub.Abort()
@@ -199,12 +198,11 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 	return err
 }
 
-// Close ends all subscriptions: it stops receiving, waits up to DrainTimeout for the
-// messages in flight and closes the Go channels. It returns when every connection
-// and goroutine has ended and every event was reported, whether or not the application
-// still receives; for an OnEvent that does not return it waits 5 s at most. The Redis
-// client stays open. It may be called often and from anywhere but OnEvent, and always
-// returns nil.
+// Close ends all subscriptions: it stops receiving, waits up to DrainTimeout for the messages in
+// flight and closes the Go channels. It returns when every connection and goroutine has ended and
+// every event was reported, whether or not the application still receives. It waits at most 5 s
+// for an OnEvent that does not return. The Redis client stays open. Close may be called several
+// times, and from anywhere but OnEvent. It always returns nil.
 func (s *PubSubSubscriber) Close() error {
 	return s.life.Close(func() error {
 		<-s.life.Idle()
@@ -246,8 +244,8 @@ func (s *PubSubSubscriber) names(topics []string) []pubsub.Name {
 // notifications are the beginnings of the channels of keyspace notifications.
 var notifications = [...]string{"__keyspace@", "__keyevent@"}
 
-// checkNames refuses names whose messages stay on the node of a cluster where they arise: a
-// subscription is on one node, and would get a part of them.
+// checkNames refuses names whose messages are not distributed in a cluster: a subscription is on
+// one node, and would receive only a part of them.
 func (s *PubSubSubscriber) checkNames(names []pubsub.Name) error {
 	if _, cluster := s.cfg.Client.(*redis.ClusterClient); !cluster || s.cfg.Sharded {
 		return nil
@@ -267,12 +265,12 @@ func (s *PubSubSubscriber) checkNames(names []pubsub.Name) error {
 	return nil
 }
 
-// Characters that have a meaning in a pattern of Redis.
+// Special characters in a pattern of Redis.
 const globCharacters = `*?[\`
 
 var globQuote = strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`)
 
-// topic is the topic of a name, the inverse of names.
+// topic returns the topic of a name; it is the inverse of names.
 func (s *PubSubSubscriber) topic(name pubsub.Name) string {
 	prefix := s.cfg.ChannelPrefix
 	if name.Kind == pubsub.Pattern {
@@ -281,7 +279,7 @@ func (s *PubSubSubscriber) topic(name pubsub.Name) string {
 	return strings.TrimPrefix(name.Text, prefix)
 }
 
-// notice makes events of what the mux reports. It is called under its lock.
+// notice converts the reports of the mux to events. It is called under the lock of the mux.
 func (s *PubSubSubscriber) notice(n pubsub.Notice) {
 	switch n.Kind {
 	case pubsub.Down:

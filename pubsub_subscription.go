@@ -11,8 +11,8 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// pubSubSubscription is one source of a PubSubSubscriber, with what is counted of it. It is the
-// observer of the source.
+// pubSubSubscription is one source of a PubSubSubscriber, with its counters. It is the observer
+// of the source.
 type pubSubSubscription struct {
 	*pubsub.Subscription
 	reports *eventQueue
@@ -78,7 +78,7 @@ func (s *pubSubSubscription) snapshot() (stats SubscriptionStats, ok bool) {
 }
 
 // message returns the message of an attempt, or a *DecodeError. Its UUID stays the same when it
-// is redelivered, also one that was made up.
+// is redelivered, even if the library has generated it.
 func (s *PubSubSubscriber) message(a *source.Attempt) (msg *message.Message, err error) {
 	fail := func(reason string, err error) error {
 		return &DecodeError{Topic: a.Topic, Reason: reason, Err: err}

@@ -14,22 +14,21 @@ import (
 // share the values. Each method has one rule of acknowledgement:
 //
 //	Read                 acknowledges at once: at most once
-//	Receive, Deliveries  you end each Delivery: at least once
+//	Receive, Deliveries  the caller ends each Delivery: at least once
 //	All                  acknowledges a value when the loop asks for the next
 //	Handle, HandleBatch  acknowledge when the function returns nil, nack otherwise
-//	ReceiveBatch         you end each Delivery of the batch
+//	ReceiveBatch         the caller ends each Delivery of the batch
 //	History, Follow      nothing to acknowledge: they belong to no group
 //
-// The first use subscribes, which joins the consumer group, and returns the error of
-// that; using it again tries again. From then on reading waits out every outage. A
-// value that cannot be decoded is a *[DecodeError], and becomes a dead letter in a
-// group, or is skipped. Without a group a *[GapError] reports entries that were
-// trimmed before they were read. Reading resumes after both. After Close the error is
-// [ErrClosed].
+// The first use subscribes, which joins the consumer group. If that fails it returns the error,
+// and the next use tries again. From then on reading resumes after every outage. A value that
+// cannot be decoded is a *[DecodeError]; it is dead-lettered in a group, and skipped without one.
+// Without a group a *[GapError] reports entries that were trimmed before they were read. Reading
+// continues after both. After Close the error is [ErrClosed].
 //
-// Up to MaxInFlight deliveries may be unacknowledged, and come in stream order as long
-// as none is nacked. They, and what was read ahead, stay leased: however long they
-// take, no other consumer gets them while this process lives.
+// Up to MaxInFlight deliveries may be unacknowledged. They are in stream order as long as none is
+// nacked. The leases of these and of buffered values are renewed: however long they take, no
+// other consumer claims them while this process runs.
 type Reader[T any] struct {
 	source    *lazySource
 	unacked   unacked
@@ -41,11 +40,11 @@ func newReader[T any](t transport, code coder[T]) *Reader[T] {
 	return &Reader[T]{source: newLazySource(t.topic, t.subscribe), transport: t, code: code}
 }
 
-// one is the limit of those who take one value after the other.
+// one is the limit of readers that take one value at a time.
 var one = source.Limits{Max: 1}
 
-// Receive returns the next delivery, which must be ended, and waits for it until ctx
-// ends or Close.
+// Receive waits for the next delivery, until ctx ends or the reader is closed, and returns it.
+// The caller must end it.
 func (r *Reader[T]) Receive(ctx context.Context) (Delivery[T], error) {
 	var buf [1]*source.Attempt
 	for {
@@ -59,9 +58,8 @@ func (r *Reader[T]) Receive(ctx context.Context) (Delivery[T], error) {
 	}
 }
 
-// TryReceive is Receive without waiting for a value: ok is false if none is ready. The
-// first use subscribes and so waits for Redis. What was written just now may take a
-// moment to be ready.
+// TryReceive is Receive without waiting for a value: ok is false if none is ready. The first use
+// subscribes and so waits for Redis. A value that was just written may not be ready yet.
 func (r *Reader[T]) TryReceive() (d Delivery[T], ok bool, err error) {
 	var buf [1]*source.Attempt
 	for {
@@ -75,7 +73,7 @@ func (r *Reader[T]) TryReceive() (d Delivery[T], ok bool, err error) {
 	}
 }
 
-// received makes a delivery of an attempt that the caller is to end.
+// received returns a delivery of an attempt, which the caller must end.
 func (r *Reader[T]) received(a *source.Attempt) (Delivery[T], error) {
 	value, metadata, err := r.decode(a)
 	if err != nil {
@@ -93,8 +91,8 @@ func (r *Reader[T]) delivery(a *source.Attempt, value T, metadata message.Metada
 	return d
 }
 
-// Read returns the next value and acknowledges it at once, so a value is lost if the
-// process ends before it is handled: at most once. It waits until ctx ends or Close.
+// Read returns the next value and acknowledges it at once, so a value is lost if the process ends
+// before it is handled: at most once. It waits until ctx ends or the reader is closed.
 func (r *Reader[T]) Read(ctx context.Context) (T, error) {
 	var buf [1]*source.Attempt
 	for {
@@ -105,7 +103,7 @@ func (r *Reader[T]) Read(ctx context.Context) (T, error) {
 		}
 		value, _, err := r.decode(got[0])
 		if err == nil {
-			_ = got[0].End(source.Outcome{Kind: source.Ack}) // one that is lost is reported by an event
+			_ = got[0].End(source.Outcome{Kind: source.Ack}) // a lost lease is reported by an event
 		}
 		if err != errSkip {
 			return value, err
@@ -113,10 +111,9 @@ func (r *Reader[T]) Read(ctx context.Context) (T, error) {
 	}
 }
 
-// WaitToRead waits until there is something to read (a value or an error that the next
-// read returns) and returns true, or false when the reader is closed. It takes nothing,
-// but another goroutine may: then the next read waits all the same. What is not read
-// within a second may go to another consumer.
+// WaitToRead waits until the next read can return a value or an error, and returns true, or false
+// if the reader is closed. Another goroutine may read the value first; then the next read waits.
+// A value that is not read within a second may be released to another consumer.
 func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
 	var buf [1]*source.Attempt
 	for {
@@ -136,8 +133,8 @@ func (r *Reader[T]) WaitToRead(ctx context.Context) (bool, error) {
 	}
 }
 
-// skips ends an attempt that is offered: by an acknowledgement if nothing is to be read of it,
-// which it reports, or as if it had never been taken.
+// skips ends an offered attempt. If it has no value to read, skips acknowledges it and returns
+// true; otherwise the attempt is undelivered again.
 func (r *Reader[T]) skips(a *source.Attempt) (skip bool) {
 	if _, metadata, err := r.transport.decoding.payload(a); err == nil {
 		skip = completion(a, metadata) != nil || r.code.skip != nil && r.code.skip(metadata)
@@ -153,10 +150,10 @@ func (r *Reader[T]) skips(a *source.Attempt) (skip bool) {
 }
 
 // Ack acknowledges deliveries of this Reader by their IDs and returns how many were
-// unacknowledged. The error joins one that wraps [ErrNotPending] for each ID that was
-// ended before or that belongs to another reader, and [ErrNotOwner] for each that the group
-// has given to another consumer meanwhile. The acknowledgements are written soon,
-// together, and before Close returns.
+// unacknowledged. The error joins one for each ID that failed: it wraps [ErrNotPending] if the
+// delivery was ended before or belongs to another reader, and [ErrNotOwner] if another consumer
+// has claimed the entry. The acknowledgements are written soon, together, and before Close
+// returns.
 func (r *Reader[T]) Ack(ctx context.Context, ids ...string) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -178,18 +175,18 @@ func (r *Reader[T]) Ack(ctx context.Context, ids ...string) (int, error) {
 	return n, errors.Join(errs...)
 }
 
-// Done is closed when the reader is closed and everything of it has ended.
+// Done returns a channel that is closed when the reader is closed and all its goroutines have
+// ended.
 func (r *Reader[T]) Done() <-chan struct{} { return r.source.done }
 
-// Err returns nil as long as values can be read, and an error that wraps [ErrClosed]
-// afterwards.
+// Err returns nil as long as values can be read, and then an error that wraps [ErrClosed].
 func (r *Reader[T]) Err() error { return r.source.life.Err() }
 
-// Close ends reading: what is buffered is released to the group, calls that wait for a value
-// return [ErrClosed], loops end. It waits up to Tuning.DrainTimeout for the deliveries
-// in flight to be ended, writes every acknowledgement and returns when nothing is
-// left behind; deliveries that are still in flight then stay pending for other consumers.
-// It may be called often and always returns nil.
+// Close ends reading: buffered entries are released to the group, calls that wait for a value
+// return [ErrClosed], and loops end. It waits up to Tuning.DrainTimeout for the deliveries in
+// flight, writes every acknowledgement, and returns when no goroutine and no connection is left.
+// Deliveries that are still in flight stay pending for other consumers. Close may be called
+// several times and always returns nil.
 func (r *Reader[T]) Close() error {
 	r.source.close()
 	return nil
@@ -203,7 +200,7 @@ func (r *Reader[T]) decode(a *source.Attempt) (value T, metadata message.Metadat
 	return value, metadata, err
 }
 
-// value returns the value of an attempt, whose entry is released.
+// value returns the value of an attempt and releases its entry.
 func (r *Reader[T]) value(a *source.Attempt) (value T, metadata message.Metadata, err error) {
 	payload, metadata, err := r.transport.decoding.payload(a)
 	if err == nil {
@@ -213,8 +210,8 @@ func (r *Reader[T]) value(a *source.Attempt) (value T, metadata message.Metadata
 	return value, metadata, err
 }
 
-// refuse ends an attempt that cannot be decoded, or that is to be skipped, and returns the error of
-// decode.
+// refuse ends an attempt that cannot be decoded, or that must be skipped, and returns the error
+// of decode.
 func (r *Reader[T]) refuse(a *source.Attempt, err error) error {
 	if err == errSkip {
 		_ = a.End(source.Outcome{Kind: source.Ack})
@@ -232,7 +229,7 @@ func decodeFailure[T any](a *source.Attempt, err error) *DecodeError {
 	return failure
 }
 
-// notSupported is the error of what the transport cannot do.
+// notSupported is the error of an operation that the transport does not have.
 func (r *Reader[T]) notSupported(what string) error {
 	return fmt.Errorf("redischannels: %s of %q: %w", what, r.source.topic, ErrNotSupported)
 }

@@ -11,16 +11,15 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// All yields values and acknowledges each when the loop comes back for the next. When
-// the body leaves the loop, by break, return or panic, the current value is
-// released: it is the next that this reader, or after a second any other of the group,
-// gets, and the delivery does not count. The loop ends when ctx does or by Close and
-// never by itself: silence and outages are waited out.
+// All yields values and acknowledges each one when the loop asks for the next. If the body leaves
+// the loop, by break, return or panic, the current value is kept for the next read of this
+// reader, and after a second released to the group; the delivery does not count. The loop ends
+// only with ctx or Close. It waits while no value arrives, and resumes after outages.
 //
-// With an error the value is zero. A *[DecodeError] and a *[GapError] report what cannot
-// be read; any other error is that of subscribing, which is tried again when
-// the loop continues, after a back-off. Only where a subscriber of [NewChannel] ends the
-// subscription by itself is there nothing to continue with: that error is the last.
+// With an error the value is zero. A *[DecodeError] and a *[GapError] report entries that cannot
+// be read. Any other error is that of subscribing, which is retried after a back-off when the
+// loop continues. If a subscriber of [NewChannel] ends the subscription by itself, its error is
+// the last one.
 func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		buf := make([]*source.Attempt, 0, 1)
@@ -47,7 +46,8 @@ func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	}
 }
 
-// lend gives a value to the body of a loop and ends its attempt by how the body ends.
+// lend passes a value to the body of a loop and ends its attempt according to the end of the
+// body.
 func lend[T any](a *source.Attempt, value T, yield func(T, error) bool) (more bool) {
 	defer func() {
 		if more {
@@ -59,8 +59,8 @@ func lend[T any](a *source.Attempt, value T, yield func(T, error) bool) (more bo
 	return yield(value, nil)
 }
 
-// Deliveries yields deliveries, which you end, in the loop or after it. The loop ends, and
-// yields errors, as that of All does.
+// Deliveries yields deliveries, which the caller must end, in the loop or after it. The loop
+// ends, and yields errors, like that of All.
 func (r *Reader[T]) Deliveries(ctx context.Context) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
 		for failed := 0; ; {
@@ -73,8 +73,8 @@ func (r *Reader[T]) Deliveries(ctx context.Context) iter.Seq2[Delivery[T], error
 	}
 }
 
-// rest waits before a subscription that failed is tried again, and returns how often
-// that was needed in a row.
+// rest waits before a failed subscription is retried, and returns the number of consecutive
+// failures.
 func (r *Reader[T]) rest(ctx context.Context, err error, failed int) int {
 	if err == nil || isReported(err) {
 		return 0
@@ -87,17 +87,17 @@ func (r *Reader[T]) rest(ctx context.Context, err error, failed int) int {
 	return failed
 }
 
-// History yields what is in the stream after from (zero means Oldest), up to what is
-// the last entry when it begins, and ends. It belongs to no group, changes nothing in
-// Redis, and is not concerned by what others read. A *[DecodeError] is yielded in the
-// place of its entry, and a *[GapError] first where from was trimmed away; it continues after
-// both. Any other error is the last thing yielded.
+// History yields the entries of the stream after from (zero means Oldest), up to the last one
+// when it begins, and ends. It belongs to no group, changes nothing in Redis, and does not depend
+// on other readers. A *[DecodeError] is yielded in the place of its entry. If entries after from
+// were trimmed, a *[GapError] is yielded first. History continues after both. Any other error
+// ends it.
 func (r *Reader[T]) History(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
 	return r.history(ctx, from, nil)
 }
 
-// endFunc is called for the end of a stream, and reports whether the loop continues behind it. nil
-// leaves it out.
+// endFunc is called for the end of a stream, and reports whether the loop continues behind it.
+// nil skips the end.
 type endFunc[T any] func(end *CompletedError, yield func(Delivery[T], error) bool) bool
 
 // yieldEnd yields the end of a stream as an error, and continues.
@@ -105,7 +105,7 @@ func yieldEnd[T any](end *CompletedError, yield func(Delivery[T], error) bool) b
 	return yield(Delivery[T]{}, end)
 }
 
-// history is History with what becomes of the end of a stream.
+// history is History with a function for the end of a stream.
 func (r *Reader[T]) history(ctx context.Context, from Position, end endFunc[T]) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
 		if r.transport.history == nil {
@@ -132,19 +132,18 @@ func (r *Reader[T]) history(ctx context.Context, from Position, end endFunc[T]) 
 	}
 }
 
-// Follow yields what is in the stream after from (zero means Oldest), and then what is
-// written, as it comes: one cursor goes through both, so nothing is missing or twice
-// where they meet. It belongs to no group and ends as All does; errors are those of
-// History and All. All that is read without a group on one hub with equal settings, by
-// this loop, others and readers, shares one connection per 256 streams (in Redis Cluster
-// per hash slot), and a slow one holds up no other.
+// Follow yields the entries of the stream after from (zero means Oldest), and then new ones as
+// they are written. Both use one cursor, so no entry is missing or repeated between them. Follow
+// belongs to no group and ends like All; its errors are those of History and All. Loops over
+// Follow and readers without a group share one connection per 256 streams (in Redis Cluster per
+// hash slot) on one hub, if their settings are equal. A slow one does not delay the others.
 //
 // In a stream that [Writer.CompleteStream] has completed the loop ends behind the last value. Its
 // last pair has a zero Delivery and io.EOF, or a [*CompletedError].
 //
-// Where the transport keeps nothing, Latest is the only position: the loop then has a
-// subscription of its own, and sees what others see, as far as the transport gives every
-// subscription every message (Pub/Sub does).
+// If the transport stores no messages, Latest is the only position. The loop then has its own
+// subscription, and receives every message if the transport sends every message to every
+// subscription, as Pub/Sub does.
 func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Delivery[T], error] {
 	return r.follow(ctx, from, nil, func(end *CompletedError, yield func(Delivery[T], error) bool) bool {
 		yield(Delivery[T]{}, end.end())
@@ -152,9 +151,9 @@ func (r *Reader[T]) Follow(ctx context.Context, from Position) iter.Seq2[Deliver
 	})
 }
 
-// follow is Follow that calls live, if it is not nil, before the first delivery, when what is
-// written from then on will come. start is the ID after which the loop begins, zero where the
-// transport has none.
+// follow is Follow that calls live, if it is not nil, before the first delivery and when all
+// entries written from then on will be yielded. start is the ID after which the loop begins, zero
+// if the transport has no IDs.
 func (r *Reader[T]) follow(ctx context.Context, from Position, live func(start stream.ID), end endFunc[T]) iter.Seq2[Delivery[T], error] {
 	return func(yield func(Delivery[T], error) bool) {
 		reading, err := r.transport.follow(from, live)
@@ -206,10 +205,10 @@ func init() {
 	}
 }
 
-// LastID returns the greatest entry ID that the stream has had, "0-0" if it has had none:
-// History or Follow with [AfterID] of it begins with what is written after this call.
-// Where the transport keeps nothing it answers [ErrNotSupported] without asking Redis.
-// (XINFO STREAM last-generated-id)
+// LastID returns the greatest entry ID that the stream has had, "0-0" if it has had no entry.
+// History or Follow with [AfterID] of it begins with the entries written after this call. If the
+// transport stores no messages it returns [ErrNotSupported] and sends no command. (XINFO STREAM
+// last-generated-id)
 func (r *Reader[T]) LastID(ctx context.Context) (string, error) {
 	if r.transport.last == nil {
 		return "", r.notSupported("last ID")
@@ -224,7 +223,7 @@ func (r *Reader[T]) LastID(ctx context.Context) (string, error) {
 	return id, nil
 }
 
-// show yields the value of an attempt of which there is nothing to end. ctx is that of the
+// show yields the value of an attempt that needs no acknowledgement. ctx is the context of the
 // delivery.
 func (r *Reader[T]) show(ctx context.Context, a *source.Attempt, end endFunc[T], yield func(Delivery[T], error) bool) bool {
 	value, metadata, err := r.value(a)
@@ -238,7 +237,7 @@ func (r *Reader[T]) show(ctx context.Context, a *source.Attempt, end endFunc[T],
 	return yield(shownDelivery(ctx, a, value, metadata), nil)
 }
 
-// followedSource is a subscription that Reader.Follow reads.
+// followedSource is the subscription of a Reader.Follow loop.
 type followedSource struct {
 	*lazySource
 	decoding decoding

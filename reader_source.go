@@ -42,8 +42,8 @@ func newLazySource(topic string, subscribe subscribeFunc) *lazySource {
 	}
 }
 
-// next is NextBatch of the subscription. The error is one that was returned for the next read, that
-// of ctx, of subscribing, wraps ErrClosed, or is a *GapError.
+// next is NextBatch of the subscription. The error is one of returnError, of ctx or of
+// subscribing, wraps ErrClosed, or is a *GapError.
 func (s *lazySource) next(ctx context.Context, dst []*source.Attempt, limits source.Limits) ([]*source.Attempt, error) {
 	src, err := s.open(ctx)
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *lazySource) next(ctx context.Context, dst []*source.Attempt, limits sou
 	return dst, err
 }
 
-// readError makes a public error of one of a source.
+// readError converts an error of a source to a public one.
 func (s *lazySource) readError(err error) error {
 	var gap *source.GapError
 	switch {
@@ -76,7 +76,7 @@ func (s *lazySource) readError(err error) error {
 	return err
 }
 
-// open subscribes unless that was done.
+// open subscribes, unless it has already.
 func (s *lazySource) open(ctx context.Context) (source.Source, error) {
 	if err := s.life.Err(); err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (s *lazySource) open(ctx context.Context) (source.Source, error) {
 	return src, nil
 }
 
-// returnError has an error returned by the next read, before those that wait already.
+// returnError makes the next read return an error, before those that already wait.
 func (s *lazySource) returnError(errs ...error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,8 +132,8 @@ func (s *lazySource) takeError() error {
 	return err
 }
 
-// close ends the subscription. It waits for the deliveries that the application has, as long
-// as the subscription does.
+// close ends the subscription. It waits for the deliveries in flight, as long as the subscription
+// does.
 func (s *lazySource) close() {
 	_ = s.life.Close(func() error {
 		defer close(s.done)
@@ -155,7 +155,7 @@ func (s *lazySource) close() {
 	})
 }
 
-// adopt makes close close what a loop over Follow reads.
+// adopt registers the source of a loop over Follow, which close closes.
 func (s *lazySource) adopt(child followed) error {
 	s.mu.Lock()
 	s.children[child] = struct{}{}
@@ -163,7 +163,7 @@ func (s *lazySource) adopt(child followed) error {
 	return s.life.Err() // if close has begun it may have missed the child
 }
 
-// disown closes what was adopted.
+// disown closes an adopted source.
 func (s *lazySource) disown(child followed) {
 	child.close()
 	s.mu.Lock()
@@ -171,8 +171,8 @@ func (s *lazySource) disown(child followed) {
 	delete(s.children, child)
 }
 
-// isEnd reports whether an error of next ends a loop without being yielded: that of ctx and that of
-// close do. That of a subscription which its transport has ended does not.
+// isEnd reports whether an error of next ends a loop without being yielded: the errors of ctx and
+// of close do, the error of a subscription that its transport has ended does not.
 func (s *lazySource) isEnd(ctx context.Context, err error) bool {
 	if isReported(err) {
 		return false // it would be lost
@@ -190,30 +190,32 @@ func isReported(err error) bool {
 	return errors.As(err, &gap) || errors.As(err, &undecodable)
 }
 
-// followed is what Follow reads. One goroutine calls its methods but close.
+// followed is the source of a Follow loop. One goroutine calls its methods, except close.
 type followed interface {
-	// next returns the next attempt, of which there is nothing to end, or an error. The first
-	// call subscribes.
+	// next returns the next attempt, which needs no acknowledgement, or an error. The first call
+	// subscribes.
 	next(ctx context.Context) (*source.Attempt, error)
-	// context returns the context of a delivery of the attempt, which does not end with it.
+	// context returns the context of a delivery of the attempt, which does not end with the
+	// attempt.
 	context(a *source.Attempt) context.Context
 	// isEnd reports whether an error of next ends the loop without being yielded.
 	isEnd(ctx context.Context, err error) bool
 	// endedByTransport reports whether nothing comes any more although it was not closed.
 	endedByTransport() bool
-	// close ends next and returns when nothing is left.
+	// close ends next and returns when all goroutines have ended.
 	close()
 }
 
-// unacked are the deliveries of a Reader that can be acknowledged by their IDs. It is safe for
-// concurrent use.
+// unacked contains the deliveries of a Reader that can be acknowledged by their IDs. It is safe
+// for concurrent use.
 type unacked struct {
 	mu   sync.Mutex
 	byID map[string]attempts
 }
 
-// attempts are those of one ID. There may be several, because a message was published twice. One
-// whose context has ended, because the entry was lost, is of no use when the entry comes again.
+// attempts are the attempts of one ID. There may be several, because a message was published
+// twice. An attempt whose context has ended, because the lease was lost, is not used when the
+// entry is delivered again.
 type attempts struct {
 	latest *source.Attempt
 	older  []*source.Attempt // nil mostly

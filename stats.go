@@ -14,21 +14,21 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// SubscriptionState says whether a subscription makes progress.
+// SubscriptionState is the state of a subscription.
 type SubscriptionState uint8
 
-// The states of a subscription. One that has ended is not listed any more.
+// The states of a subscription. A subscription that has ended is no longer listed.
 const (
-	// StateLive: reading and settling work.
+	// StateLive: reading and acknowledging work.
 	StateLive SubscriptionState = iota + 1
-	// StateDisconnected: between EventDisconnected and EventReconnected. It is
-	// retried with back-off.
+	// StateDisconnected: between EventDisconnected and EventReconnected. Commands are retried
+	// with back-off.
 	StateDisconnected
 	// StateClosing: the context of Subscribe has ended or Close was called, and
 	// messages are still in flight or acknowledgements are being written.
 	StateClosing
-	// StatePaused: the group is paused (package inspect). Nothing is read or delivered until
-	// it is resumed; handlers in progress finish.
+	// StatePaused: the group is paused (package inspect). Nothing is read or delivered until it
+	// is resumed; running handlers finish.
 	StatePaused
 )
 
@@ -50,42 +50,42 @@ func (s *SubscriptionState) UnmarshalText(text []byte) error {
 	return parseEnum(subscriptionStateNames[:], "state", text, s)
 }
 
-// SubscriptionStats is what one subscription does and has done since Subscribe
-// returned. The counts only grow; each has the event that reports the same.
+// SubscriptionStats has the state of one subscription, and counts since Subscribe returned. The
+// counts never decrease; the comment of each names the event that reports it.
 type SubscriptionStats struct {
 	Topic    string
 	Group    string // empty without a consumer group
 	Consumer string // consumer name in Redis, empty without a consumer group
 	State    SubscriptionState
 
-	// LastRead is when Redis has answered a read the last time, with entries or
-	// without; zero before the first. A live and idle subscription reads every
-	// BlockTime, and in a group at least every third of MinIdle. One whose
-	// application takes no messages does not read. Pub/Sub has no reads.
+	// LastRead is the time of the last reply to a read, with or without entries; zero before the
+	// first. A live and idle subscription reads every BlockTime, and in a group at least every
+	// third of MinIdle. A subscription whose application receives no messages does not read.
+	// Pub/Sub has no reads.
 	LastRead time.Time
 
 	InFlight   int // offered to the application, or handled by it
 	Buffered   int // fetched, not yet offered
-	BackingOff int // nacked, their delay is not over
+	BackingOff int // nacked, waiting for their retry
 	Acking     int // acknowledged or nacked, not yet confirmed by Redis
 	Bytes      int // size of all of these
 
-	Delivered    uint64 // messages that the application has received, redeliveries included
+	Delivered    uint64 // messages that the application has received, including redeliveries
 	Redelivered  uint64 // those with a delivery count of 2 or more
 	DeadLettered uint64 // EventDeadLettered
 	Deferred     uint64 // retries that were stored in Redis (SubscriberConfig.DeferAfter)
 	Skipped      uint64 // without a group: EventSkipped and EventUndecodable
 	Dropped      uint64 // Pub/Sub: EventDropped
-	LostLeases   uint64 // entries that another consumer has taken over: EventLeaseLost
-	Recovered    uint64 // entries taken over, or found again: EventRecovered
+	LostLeases   uint64 // entries that another consumer has claimed: EventLeaseLost
+	Recovered    uint64 // entries claimed from other consumers or lost replies: EventRecovered
 	Trimmed      uint64 // entries lost by trimming, at least: EventTrimmed and EventGap
 	Reconnects   uint64 // outages that are over: EventReconnected
 }
 
-// Stats describes the subscriptions that have not ended, by topic and consumer. It
-// talks to no server and takes no lock for longer than it takes to read a few
-// numbers, so it suits a health check. The numbers of one subscription are read one
-// after the other while it works.
+// Stats returns the state of the subscriptions that have not ended, by topic and consumer. It
+// sends no commands to Redis and holds locks only to read a few numbers, so it is suitable for a
+// health check. The numbers of one subscription are read one after the other while it runs, so
+// they may be of slightly different times.
 func (s *Subscriber) Stats() []SubscriptionStats {
 	s.mu.Lock()
 	subs := make([]*subscription, 0, len(s.subs))
@@ -114,39 +114,40 @@ func sortStats(all []SubscriptionStats) []SubscriptionStats {
 	return all
 }
 
-// GroupStats is where a consumer group stands, all its consumers together.
+// GroupStats is the state of a consumer group, with all its consumers.
 type GroupStats struct {
-	// Lag is how many entries of the stream were not yet delivered to the group.
-	// Entries that were trimmed or deleted do not count.
+	// Lag is the number of entries of the stream that are not yet delivered to the group, without
+	// those that were trimmed or deleted.
 	Lag int64
-	// Pending is how many were delivered and not yet acknowledged, Deferred and Returned
-	// included.
+	// Pending is the number of entries that are delivered and not yet acknowledged, including
+	// Deferred and Returned.
 	Pending int64
-	// Deferred is how many of them wait in Redis for their retry (SubscriberConfig.DeferAfter).
+	// Deferred is the number of these that wait in Redis for their retry
+	// (SubscriberConfig.DeferAfter).
 	Deferred int64
-	// Returned is how many of them have come back to the group, after that or from the dead
-	// letters.
+	// Returned is the number of these that have returned to the group, after a deferred retry or
+	// as requeued dead letters.
 	Returned int64
-	// Consumers is how many consumers Redis knows of, dead ones included until
+	// Consumers is the number of consumers in Redis, including crashed ones until
 	// ConsumerTimeout.
 	Consumers int64
 	// LastDelivered is the ID of the last entry that was delivered to the group.
 	LastDelivered string
-	// Paused says that the group is paused (package inspect), so that Lag grows until it is
-	// resumed: PausedFor is the time until that happens by itself, 0 where it does not. PauseReason is
-	// what the operator has given.
+	// Paused means that the group is paused (package inspect), so Lag grows until it is resumed.
+	// PausedFor is the time until the pause ends by itself, 0 if it does not. PauseReason is the
+	// reason that the operator has set.
 	Paused      bool
 	PausedFor   time.Duration
 	PauseReason string
 }
 
-// GroupStats asks Redis where the consumer group stands on a topic.
+// GroupStats reads the state of the consumer group on a topic from Redis.
 //
-// XINFO GROUPS has a lag since Redis 7.0 only, and a wrong one after trimming, deleting,
-// XGROUP SETID, and a restart from an append-only file. So from Redis 7 on a group is created
-// at the same ID, asked, and destroyed, in one script; without the permission to do so, and
-// where the server cannot know, the entries after the last one delivered are counted inside
-// Redis, 200 at a time. That takes longer the more and the larger they are; ctx bounds it.
+// XINFO GROUPS has a lag only since Redis 7.0, and a wrong one after trimming, deleting, XGROUP
+// SETID, and a restart from an append-only file. From Redis 7 on, one script therefore creates a
+// group at the same ID, reads its lag, and destroys it. Without the permission for that, and if
+// the server does not know the lag, the entries after the last delivered one are counted inside
+// Redis, 200 at a time. The time for this grows with their number and size; ctx bounds it.
 //
 // The error wraps [ErrInvalidConfig] without a group, [ErrPermission], [ErrWrongType],
 // or is the reply NOGROUP of Redis if the group or its stream does not exist.
@@ -187,7 +188,7 @@ func (s *Subscriber) GroupStats(ctx context.Context, topic string) (GroupStats, 
 	}, nil
 }
 
-// counters are the numbers of one subscription that the window does not have.
+// counters are the counts of one subscription that the window does not have.
 type counters struct {
 	lastRead    atomic.Int64 // Unix time in nanoseconds, 0 for never
 	delivered   atomic.Uint64
@@ -214,7 +215,7 @@ func (s *subscription) snapshot() (stats SubscriptionStats, ok bool) {
 		return stats, false
 	default:
 	}
-	state := StateLive // looked at first: a subscription that is live again has read
+	state := StateLive // read first: a subscription that is live again has read
 	switch {
 	case s.Closing():
 		state = StateClosing
@@ -249,16 +250,16 @@ type snapshotter interface {
 	snapshot() (stats SubscriptionStats, ok bool)
 }
 
-// Stats describes the subscriptions of the channel that have not ended: that of its Reader
-// from the first use on, and on Pub/Sub those of Follow loops, which read a stream without a
-// subscription. It is empty for a channel over another library's subscriber. It talks to no
-// server: see [Subscriber.Stats].
+// Stats returns the state of the subscriptions of the channel that have not ended: that of its
+// Reader from the first use on, and on Pub/Sub those of Follow loops, which need no subscription
+// on a stream. It is empty for a channel over another library's subscriber. It sends no commands
+// to Redis: see [Subscriber.Stats].
 func (c *Channel[T]) Stats() []SubscriptionStats {
 	return sortStats(c.reader.source.stats(nil))
 }
 
-// GroupStats asks Redis where the consumer group of the channel stands, its lag above all: see
-// [Subscriber.GroupStats]. On other transports than a stream of a hub it returns
+// GroupStats reads the state of the consumer group of the channel from Redis, such as its lag:
+// see [Subscriber.GroupStats]. On transports other than a stream of a hub it returns
 // [ErrNotSupported].
 func (c *Channel[T]) GroupStats(ctx context.Context) (GroupStats, error) {
 	t := c.writer.transport
@@ -268,8 +269,8 @@ func (c *Channel[T]) GroupStats(ctx context.Context) (GroupStats, error) {
 	return t.groupStats(ctx, t.topic)
 }
 
-// Stats describes the subscriptions of all channels of the hub, by topic and consumer: see
-// [Channel.Stats].
+// Stats returns the state of the subscriptions of all channels of the hub, by topic and consumer:
+// see [Channel.Stats].
 func (h *Hub) Stats() []SubscriptionStats {
 	h.mu.Lock()
 	channels := make([]hubChannel, 0, len(h.channels))
@@ -284,7 +285,7 @@ func (h *Hub) Stats() []SubscriptionStats {
 	return sortStats(all)
 }
 
-// stats appends what the subscription of a Reader, and those of its Follow loops, are at.
+// stats appends the states of the subscription of a Reader and of its Follow loops.
 func (s *lazySource) stats(all []SubscriptionStats) []SubscriptionStats {
 	if opened := s.opened.Load(); opened != nil {
 		if sub, ok := (*opened).(snapshotter); ok {

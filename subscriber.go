@@ -22,11 +22,11 @@ var (
 	_ message.SubscribeInitializer = (*Subscriber)(nil)
 )
 
-// Subscriber reads topics from Redis Streams, in a consumer group or, without
-// one, as fan-out. It implements Watermill's message.Subscriber. It is safe for
-// concurrent use. Each subscription in a group opens at most one connection for reading, and
-// one for renewing leases while it holds messages; those without a group share one per 256
-// topics, in Redis Cluster per hash slot.
+// Subscriber reads topics from Redis Streams, in a consumer group or, without one, as fan-out. It
+// implements Watermill's message.Subscriber. It is safe for concurrent use. Each subscription in
+// a group opens at most one connection for reading, and one for renewing leases while it has
+// messages. Subscriptions without a group share one per 256 topics, in Redis Cluster per hash
+// slot.
 type Subscriber struct {
 	cfg     subscriberSettings
 	logger  watermill.LoggerAdapter
@@ -37,10 +37,10 @@ type Subscriber struct {
 	subs map[*subscription]struct{}
 }
 
-// NewSubscriber checks the configuration and returns a subscriber. It does not
-// talk to Redis and starts nothing; Subscribe does. A nil logger is slog.Default() for
-// errors and for one Info line per Subscribe; watermill.NopLogger is silence. The error
-// wraps [ErrInvalidConfig], one for each wrong field.
+// NewSubscriber checks the configuration and returns a subscriber. It sends no commands to Redis
+// and starts no goroutine; Subscribe does. With a nil logger, errors and one Info line per
+// Subscribe are written to slog.Default(); watermill.NopLogger writes nothing. The error joins
+// one for each invalid field, which wraps [ErrInvalidConfig].
 func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Subscriber, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -61,30 +61,29 @@ func newSubscriber(settings subscriberSettings, logger watermill.LoggerAdapter) 
 	}
 }
 
-// Subscribe starts to consume a topic and returns the channel of its messages.
-// When it returns, the subscription is live: whatever is published from then on
-// arrives, and in a consumer group also what was published before, from StartFrom.
+// Subscribe starts to consume a topic and returns the channel of its messages. When it returns,
+// the subscription is live: it receives every message published from then on, and in a consumer
+// group also earlier messages, from StartFrom.
 //
-// Every message must be acked or nacked. A nacked message is redelivered after
-// NackBackoff, until MaxDeliveries. Its context has the values of ctx, and those that
-// [EntryIDFromContext] and its siblings return. It ends with the Ack or the Nack, when
-// another consumer has claimed the entry, or when the subscription ends without
-// waiting for it any longer.
+// Every message must be acked or nacked. A nacked message is redelivered after NackBackoff, until
+// MaxDeliveries. Its context has the values of ctx, and those that [EntryIDFromContext] and
+// similar functions return. It ends with the Ack or the Nack, when another consumer has claimed
+// the entry, or when the end of the subscription reaches DrainTimeout.
 //
-// The channel is closed when ctx ends or Close is called, after the messages in
-// flight have ended or DrainTimeout has passed. Nothing else ends it: outages
-// are waited out and reported by events.
+// The channel is closed when ctx ends or Close is called, after the messages in flight have ended
+// or DrainTimeout has passed. Nothing else ends it: after an outage, which is reported by events,
+// it resumes.
 //
-// The error wraps [ErrInvalidArgument], [ErrInvalidConfig] (what DeadLetterTopic
-// returns for the topic), [ErrClosed], [ErrPermission], [ErrWrongType],
-// [ErrUnsupportedServer], or is the one of the connection.
+// The error wraps [ErrInvalidArgument], [ErrInvalidConfig] (an invalid result of DeadLetterTopic
+// for the topic), [ErrClosed], [ErrPermission], [ErrWrongType], [ErrUnsupportedServer], or is
+// that of the connection.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	return s.SubscribeFrom(ctx, topic, s.cfg.StartFrom)
 }
 
-// SubscribeFrom is Subscribe with a start of its own instead of StartFrom. In a
-// consumer group it matters only if the group does not exist yet. Without a group
-// a position that was trimmed away is reported by EventGap.
+// SubscribeFrom is Subscribe with from instead of StartFrom. In a consumer group it has an effect
+// only if the group does not exist yet. Without a group, EventGap reports entries after the
+// position that were trimmed.
 func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Position) (<-chan *message.Message, error) {
 	sub, err := s.open(ctx, topic, from, sourceOptions{})
 	if err != nil {
@@ -98,8 +97,8 @@ func (s *Subscriber) SubscribeFrom(ctx context.Context, topic string, from Posit
 	return p.out, nil
 }
 
-// pump runs what sends the messages of a subscription, which ends with ctx. When nothing is left it calls
-// end.
+// pump calls run, which sends the messages of a subscription until ctx ends. At the end of the
+// subscription it calls end.
 func (s *Subscriber) pump(ctx context.Context, sub *subscription, run, end func()) {
 	detach := context.AfterFunc(ctx, sub.Stop)
 	go func() {
@@ -111,7 +110,7 @@ func (s *Subscriber) pump(ctx context.Context, sub *subscription, run, end func(
 	}()
 }
 
-// source is Subscribe for a Reader: the source lives until it is closed, or until Close of the
+// source is Subscribe for a Reader: the source lasts until it is closed, or until Close of the
 // Subscriber.
 func (s *Subscriber) source(ctx context.Context, topic string, from Position, options sourceOptions) (source.Source, error) {
 	sub, err := s.open(ctx, topic, from, options)
@@ -174,7 +173,7 @@ func (s *Subscriber) start(ctx context.Context, topic string, from Position, opt
 		sub.end()
 		return nil, err
 	}
-	if s.cfg.ConsumerGroup == "" { // in a group the claim scan looks
+	if s.cfg.ConsumerGroup == "" { // in a group the claim scan checks the topic
 		lookOnce(sub.keeper, topic, s.cfg.SideKeys, s.cfg.caller)
 	}
 	s.mu.Lock()
@@ -189,8 +188,8 @@ func (s *Subscriber) start(ctx context.Context, topic string, from Position, opt
 	return sub, nil
 }
 
-// SubscribeInitialize creates the consumer group, and the stream, so that it sees
-// what is published before the first Subscribe. Without a group it does nothing.
+// SubscribeInitialize creates the consumer group, and the stream, so that the group receives
+// messages published before the first Subscribe. Without a group it does nothing.
 func (s *Subscriber) SubscribeInitialize(topic string) error {
 	if err := validateTopic(topic); err != nil {
 		return err
@@ -218,15 +217,14 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 	return nil
 }
 
-// Close ends all subscriptions: it stops reading, releases messages that are not
-// delivered to their groups, waits up to DrainTimeout for those in flight,
-// writes every acknowledgement, and closes the channels. Messages in flight after
-// that stay pending for other consumers. It returns when everything is released,
-// whether or not the application still receives; the Redis client stays open. On a
-// server that cannot be reached it gives up 5 s after the handlers are done, or a few
-// timeouts of the client later (see SubscriberConfig.Client); it waits 5 s at most for an
-// OnEvent that does not return. It may be called often and from anywhere but OnEvent, and
-// always returns nil.
+// Close ends all subscriptions: it stops reading, releases undelivered messages to their groups,
+// waits up to DrainTimeout for those in flight, writes every acknowledgement, and closes the
+// channels. Messages in flight after that stay pending for other consumers. It returns when all
+// of this is done, whether or not the application still receives; the Redis client stays open. If
+// Redis cannot be reached it gives up 5 s after the handlers are done, or a few timeouts of the
+// client later (see SubscriberConfig.Client). It waits at most 5 s for an OnEvent that does not
+// return. Close may be called several times, and from anywhere but OnEvent. It always returns
+// nil.
 func (s *Subscriber) Close() error {
 	return s.life.Close(func() error {
 		s.readers.Close()
@@ -234,8 +232,8 @@ func (s *Subscriber) Close() error {
 	})
 }
 
-// consumerName makes a name that no other subscription has. Two readers under one
-// name would make every check of ownership worthless.
+// consumerName returns a name that no other subscription has. With two readers under one name, no
+// check of ownership would be valid.
 func consumerName(base string) (string, error) {
 	if base == "" {
 		base, _ = os.Hostname()
@@ -245,7 +243,7 @@ func consumerName(base string) (string, error) {
 	}
 	var suffix [8]byte
 	if _, err := rand.Read(suffix[:]); err != nil {
-		return "", fmt.Errorf("make a consumer name: %w", err)
+		return "", fmt.Errorf("create a consumer name: %w", err)
 	}
 	return base + "-" + hex.EncodeToString(suffix[:]), nil
 }

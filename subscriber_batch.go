@@ -10,23 +10,25 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// SubscribeBatch is Subscribe for handlers that take many messages with one call: each element of the
-// channel is a batch, bounded by config. A Watermill router reads single messages, so routers, their
-// middleware and their subscriber decorators do not see batches: the application reads the channel itself.
+// SubscribeBatch is Subscribe for handlers that process many messages in one call: each element
+// of the channel is a batch, bounded by config. Watermill routers, their middleware and their
+// subscriber decorators do not support batches: the application reads the channel itself.
 //
-// Every message of a batch must be ended, with Ack or Nack, in any order and from any goroutine. RetryAfter,
-// Postpone and Reject work for each. Messages that are nacked without one of these take effect together: when
-// one of their batch ends in another way only they have failed, and are redelivered after NackBackoff. If all
-// are nacked the batch has failed as a whole, and is redelivered in parts as [Reader.HandleBatch] describes it.
-// Up to Concurrency batches are in flight. A batch that is not received for Tuning.MinIdle is released to
-// other consumers of the group.
+// Every message of a batch must be ended, with Ack or Nack, in any order and from any goroutine.
+// RetryAfter, Postpone and Reject work for each. Nacks without one of these take effect together.
+// When another message of the batch ends in another way, only the nacked messages have failed,
+// and are redelivered after NackBackoff. If all are nacked the batch has failed as a whole, and
+// is redelivered in parts as described for [Reader.HandleBatch]. Up to Concurrency batches are in
+// flight. A batch that is not received for Tuning.MinIdle is released to other consumers of the
+// group.
 //
-// With MaxInFlight 1, its default, batches are ordered as with BatchConfig.Ordered. Otherwise MaxInFlight
-// must be at least Size times Concurrency. Where there is an order, also that of OrderingKey, a message that is
-// acknowledged behind a nacked one is redelivered behind it, which does not count.
+// With MaxInFlight 1, its default, batches are ordered as with BatchConfig.Ordered. Otherwise
+// MaxInFlight must be at least Size times Concurrency. With an order, including that of
+// OrderingKey, a message that is acknowledged behind a nacked one is redelivered behind it, which
+// does not count.
 //
-// The channel is closed as that of Subscribe. The errors are those of Subscribe, and of config, which wrap
-// [ErrInvalidConfig].
+// The channel is closed like that of Subscribe. The errors are those of Subscribe, and those of
+// config, which wrap [ErrInvalidConfig].
 func (s *Subscriber) SubscribeBatch(ctx context.Context, topic string, config BatchConfig) (<-chan []*message.Message, error) {
 	config = config.withDefaults()
 	if err := s.validateBatch(config); err != nil {
@@ -47,7 +49,7 @@ func (s *Subscriber) SubscribeBatch(ctx context.Context, topic string, config Ba
 	return p.out, nil
 }
 
-// validateBatch checks what SubscribeBatch is given, with the defaults filled in.
+// validateBatch checks the config of SubscribeBatch, with the defaults filled in.
 func (s *Subscriber) validateBatch(config BatchConfig) error {
 	v := validation{prefix: "BatchConfig"}
 	config.validate(&v)
@@ -55,7 +57,7 @@ func (s *Subscriber) validateBatch(config BatchConfig) error {
 	switch {
 	case len(v.errs) > 0:
 	case limit == 1 && config.Concurrency > 1:
-		v.addf("Concurrency", "must be 1 where MaxInFlight of the subscriber is 1, which keeps the order, got %d", config.Concurrency)
+		v.addf("Concurrency", "must be 1 if MaxInFlight of the subscriber is 1, which keeps the order, got %d", config.Concurrency)
 	case limit > 1 && values > limit:
 		v.addf("Size", "must be at most MaxInFlight of the subscriber (%d) together with Concurrency, got %d times %d", limit, config.Size, config.Concurrency)
 	}
@@ -65,8 +67,8 @@ func (s *Subscriber) validateBatch(config BatchConfig) error {
 	return v.err()
 }
 
-// batchPump sends the messages of a source in batches, and makes of their Ack and Nack the ends of
-// the attempts. Its goroutines: run, and one per message in flight.
+// batchPump sends the messages of a source in batches, and ends the attempts by their Ack and
+// Nack. Its goroutines are run, and one per message in flight.
 type batchPump struct {
 	src      offerer
 	decode   func(a *source.Attempt) (*message.Message, error)
@@ -97,7 +99,7 @@ func (p *batchPump) run() {
 	}
 }
 
-// decodeAll makes the messages of attempts, and returns the attempts that have one.
+// decodeAll decodes the messages of attempts, and returns the attempts that have one.
 func (p *batchPump) decodeAll(attempts []*source.Attempt) []*source.Attempt {
 	return slices.DeleteFunc(attempts, func(a *source.Attempt) bool {
 		msg, err := p.decode(a)
@@ -112,10 +114,10 @@ func (p *batchPump) decodeAll(attempts []*source.Attempt) []*source.Attempt {
 	})
 }
 
-// send gives a batch to the application. It reports false if the application has not received it and the
-// source wants one of its messages back.
+// send sends a batch to the application. It returns false if the application has not received it
+// and the source has recalled one of its messages.
 func (p *batchPump) send(attempts []*source.Attempt) bool {
-	batch := make([]*message.Message, len(attempts)) // the application's own
+	batch := make([]*message.Message, len(attempts)) // the application owns it
 	for i, a := range attempts {
 		batch[i] = a.Message
 	}
@@ -137,17 +139,17 @@ func (p *batchPump) send(attempts []*source.Attempt) bool {
 	}
 }
 
-// sentBatch is a batch that the application has. A nack without a delay of its own waits until the batch has
-// failed as a whole, or in part.
+// sentBatch is a batch that the application has received. A nack without a delay waits until the
+// batch has failed as a whole, or in part.
 type sentBatch struct {
 	pump     *batchPump
 	attempts []*source.Attempt
-	whole    func(i int) source.Outcome // the ends where all have failed
+	whole    func(i int) source.Outcome // the outcomes if all have failed
 
 	mu     sync.Mutex
 	ended  []bool
-	first  int // those before it have ended
-	left   int // those that have not
+	first  int // all before it have ended
+	left   int // number of those that have not ended
 	nacked []int
 	partly bool // one has ended in another way
 }
@@ -174,12 +176,12 @@ func (b *sentBatch) watch(i int) {
 	_ = a.End(o)
 	b.end(i, o)
 	if o = await(a, a.Message, nil, drained); o.Kind != 0 {
-		_ = a.End(o) // too late; in order the next batch waits for it
+		_ = a.End(o) // too late; with an order the next batch waits for it
 	}
 }
 
-// end takes the end of a message. Where there is an order, it takes those first that the application has
-// given to messages before it: their goroutines may be late.
+// end ends a message. With an order, it first ends the earlier messages that the application has
+// acked or nacked: their goroutines may be late.
 func (b *sentBatch) end(i int, o source.Outcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -234,7 +236,7 @@ func (b *sentBatch) endOne(a *source.Attempt, o source.Outcome) {
 	}
 }
 
-// failPartly ends the nacked messages: not all of the batch have failed.
+// failPartly ends the nacked messages of a batch that has failed in part.
 func (b *sentBatch) failPartly() {
 	b.partly = true
 	slices.Sort(b.nacked)
@@ -244,7 +246,7 @@ func (b *sentBatch) failPartly() {
 	b.nacked = nil
 }
 
-// failWhole ends the messages of a batch of which all have failed.
+// failWhole ends the messages of a batch that has failed as a whole.
 func (b *sentBatch) failWhole() {
 	slices.Sort(b.nacked)
 	for _, i := range b.nacked {

@@ -11,23 +11,23 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// offerer is a source that offers attempts, and may want an offer back.
+// offerer is a source that offers attempts and may recall an offer.
 type offerer interface {
 	source.Source
-	// Recall has a token when the holder of an offer should look at Recalled.
+	// Recall receives a value when the sender of an offer should check Recalled.
 	Recall() <-chan struct{}
 	Recalled(a *source.Attempt) bool
-	// Drained is closed when no caller waits for the end of an attempt any more.
+	// Drained is closed when no caller waits for the end of an attempt.
 	Drained() <-chan struct{}
 }
 
-// pump sends the messages of a source on a channel, and makes of their Ack and Nack the ends of the
-// attempts. Its goroutines: run, and with MaxInFlight above 1 one per message in flight.
+// pump sends the messages of a source on a channel, and ends the attempts by their Ack and Nack.
+// Its goroutines are run, and with MaxInFlight above 1 one per message in flight.
 type pump struct {
 	src      offerer
 	decode   func(a *source.Attempt) (*message.Message, error)
 	strict   bool                  // the next message waits for the end of this one
-	out      chan *message.Message // unbuffered: what is in it would be neither held nor handled
+	out      chan *message.Message // unbuffered: a buffered message would be neither recallable nor handled
 	handlers sync.WaitGroup
 }
 
@@ -44,7 +44,7 @@ func (p *pump) run() {
 	}
 }
 
-// offer sends one message, and sees to it that its end is awaited.
+// offer sends one message, and starts or does the wait for its end.
 func (p *pump) offer(a *source.Attempt) {
 	msg, err := p.decode(a)
 	a.Entry.Release()
@@ -66,11 +66,11 @@ func (p *pump) offer(a *source.Attempt) {
 	}
 }
 
-// send gives a message to the application. It reports false if the application has not received
-// it and the source wants it back.
+// send sends a message to the application. It returns false if the application has not received
+// it and the source has recalled it.
 func (p *pump) send(a *source.Attempt, msg *message.Message) bool {
-	// Mostly the application waits already, and a lone send costs a third of what
-	// the choice among three does.
+	// Usually the application is already waiting, and a single send costs a third of a select
+	// over three cases.
 	select {
 	case p.out <- msg:
 		return true
@@ -102,7 +102,8 @@ func (p *pump) watch(a *source.Attempt, msg *message.Message) {
 	}
 }
 
-// timeoutOf returns a channel that has a value when the timeout of an attempt has run out, or nil.
+// timeoutOf returns a channel that receives a value when the timeout of an attempt expires, or
+// nil.
 func timeoutOf(a *source.Attempt) (timeout <-chan time.Time, stop func() bool) {
 	deadline, ok := a.Deadline()
 	if !ok {
@@ -112,8 +113,8 @@ func timeoutOf(a *source.Attempt) (timeout <-chan time.Time, stop func() bool) {
 	return timer.C, timer.Stop
 }
 
-// await waits until the application ends a message, and returns how: by Expire if the timeout comes first, and
-// by nothing if no caller waits for the end any more.
+// await waits until the application ends a message, and returns the outcome: Expire if the
+// timeout is first, and the zero Outcome if no caller waits for the end.
 func await(a *source.Attempt, msg *message.Message, timeout <-chan time.Time, drained <-chan struct{}) source.Outcome {
 	select {
 	case <-msg.Acked():
@@ -121,7 +122,7 @@ func await(a *source.Attempt, msg *message.Message, timeout <-chan time.Time, dr
 	case <-timeout:
 	case <-drained:
 	}
-	// The choice among the cases above is by chance, and this goroutine may be late.
+	// Select chooses among ready cases at random, and this goroutine may be late.
 	if o := outcomeOf(a, msg); o.Kind != 0 {
 		return o
 	}
@@ -133,7 +134,7 @@ func await(a *source.Attempt, msg *message.Message, timeout <-chan time.Time, dr
 	}
 }
 
-// outcomeOf returns how the application has ended a message, or nothing.
+// outcomeOf returns the outcome that the application has given a message, or the zero Outcome.
 func outcomeOf(a *source.Attempt, msg *message.Message) source.Outcome {
 	select {
 	case <-msg.Acked():
@@ -145,7 +146,7 @@ func outcomeOf(a *source.Attempt, msg *message.Message) source.Outcome {
 	}
 }
 
-// undecodableOutcome is the end of an attempt of which no message can be made.
+// undecodableOutcome is the outcome of an attempt that cannot be decoded.
 func undecodableOutcome(err error) source.Outcome {
 	o := source.Outcome{Kind: source.Undecodable, Reason: "undecodable", Err: err}
 	var failure *DecodeError

@@ -34,14 +34,14 @@ type engine interface {
 	ConsumerName() string
 }
 
-// subscription is one source of a Subscriber, with its events and numbers. It is the observer
-// of the source.
+// subscription is one source of a Subscriber, with its events and counters. It is the observer of
+// the source.
 type subscription struct {
 	engine
 	topic, group string
 	client       redis.UniversalClient
 	detach       func() bool   // from the end of the Subscriber
-	finished     chan struct{} // closed when nothing is left, events included
+	finished     chan struct{} // closed when all has ended, including events
 	decoder      *entryDecoder
 	log          watermill.LoggerAdapter
 	counters     counters
@@ -50,9 +50,9 @@ type subscription struct {
 	keeper       *housekeeper.Handle // for delayed messages of the topic
 }
 
-// sourceOptions are what a source is opened with beside the configuration.
+// sourceOptions are the options of a source that are not in the configuration.
 type sourceOptions struct {
-	reader bool // it is asked for messages when the application can take them, and gaps are errors
+	reader bool // it is called when the application can receive messages, and gaps are errors
 }
 
 // newSubscription returns a subscription whose engine is not open.
@@ -70,7 +70,7 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 		Topic: topic, Group: s.cfg.ConsumerGroup, Entries: true, Values: context.WithoutCancel(ctx), Timeout: s.cfg.HandlerTimeout,
 		HideCauses: s.cfg.HideHandlerErrors,
 	}
-	// What it reports is not of this subscription alone, and not counted.
+	// Its reports are not of this subscription alone, and are not counted.
 	observer := keeperObserver{func(e Event) {
 		e.Count = len(e.EntryIDs)
 		sub.reports.Post(e)
@@ -130,8 +130,9 @@ func (s *Subscriber) windowConfig(options sourceOptions) window.Config {
 	}
 }
 
-// stallAfter is when callers that wait although there is work are reported. Readers ask for
-// messages when they can take them; a handler of a Subscriber may just be slow.
+// stallAfter is the time after which waiting callers are reported although there are messages.
+// Readers ask for messages when they can receive them; a handler of a Subscriber may just be
+// slow.
 func (s *Subscriber) stallAfter(options sourceOptions) time.Duration {
 	if options.reader {
 		return s.cfg.Tuning.BlockTime
@@ -147,8 +148,9 @@ func (s *subscription) message(a *source.Attempt) (*message.Message, error) {
 	return s.decoder.message(&a.Entry)
 }
 
-// preparer returns what finds out the ordering keys of items, or nil where there are none. An
-// item that cannot be decoded has no key; it fails again when it is delivered.
+// preparer returns a function that sets the ordering keys of items, or nil without an
+// OrderingKey. An item that cannot be decoded has no key; decoding fails again when it is
+// delivered.
 func (s *Subscriber) preparer(decoder *entryDecoder) func(it *window.Item) {
 	if s.cfg.OrderingKey == nil || s.cfg.MaxInFlight == 1 {
 		return nil
@@ -188,18 +190,18 @@ func (s *subscription) start(ctx context.Context, from Position) error {
 	return nil
 }
 
-// end ends what is beside the engine, which has ended. Where Redis is silent it waits for the
-// housekeeper, as it does for the other commands.
+// end ends the duties beside the engine, which has ended. If Redis is silent it waits for the
+// housekeeper, as for other commands.
 func (s *subscription) end() {
 	_ = s.keeper.Close()
 	s.reports.Close()
 }
 
-// logGroup writes the line of Subscribe in a group: a misspelled name makes a new group, which
-// reads what others have handled.
+// logGroup writes the line of Subscribe in a group. It shows a misspelled name, which creates a
+// new group that reads messages which another group has handled.
 func (s *subscription) logGroup(ctx context.Context, existed bool, from Position) {
 	if _, silent := s.log.(watermill.NopLogger); silent {
-		return // it takes a command
+		return // the statistics cost a command
 	}
 	text, fields := "Subscribed: the consumer group exists and resumes where it is, whatever StartFrom is", watermill.LogFields{"consumer": s.ConsumerName()}
 	if !existed {
@@ -217,9 +219,9 @@ func (s *subscription) logGroup(ctx context.Context, existed bool, from Position
 	logSubscribed(s.log, text, fields)
 }
 
-// report counts an event and leaves it to the event queue. In a group nothing waits for that:
-// what has happened may hold a lock, and leases are to be renewed and acks written meanwhile.
-// Without a group the caller waits, since a gap is reported before what comes behind it.
+// report counts an event and adds it to the event queue. In a group it does not wait: the caller
+// may hold a lock, and leases must be renewed and acks written meanwhile. Without a group the
+// caller waits, because a gap is reported before the entries behind it are delivered.
 func (s *subscription) report(e Event) {
 	e.Topic, e.Group, e.Consumer = s.topic, s.group, s.ConsumerName()
 	if e.Count == 0 {
@@ -258,13 +260,13 @@ func logEvent(log watermill.LoggerAdapter, e Event) {
 	}
 }
 
-// Stop begins the end. It does not wait, and nothing waits for OnEvent any more.
+// Stop begins the end. It does not wait, and from then on the duties do not wait for OnEvent.
 func (s *subscription) Stop() {
 	s.reports.End()
 	s.engine.Stop()
 }
 
-// Close implements source.Source. It returns when every event was reported as well.
+// Close implements source.Source. It returns after every event was reported.
 func (s *subscription) Close(ctx context.Context) error {
 	s.Stop()
 	select {
@@ -321,10 +323,11 @@ func (s *subscription) DeadLetterFailed(entry string, err error) {
 
 func (s *subscription) Deferred() { s.counters.deferred.Add(1) }
 
-// InMemory logs the first delay that is not deferred, since the default configuration is in order.
+// InMemory logs the first delay that is not deferred, because the default configuration keeps the
+// order.
 func (s *subscription) InMemory(d time.Duration) {
 	s.inMemory.Do(func() {
-		s.log.Info("A retry was asked for that holds within this process only, since MaxInFlight is 1 or there is an OrderingKey", watermill.LogFields{"delay": d.String()})
+		s.log.Info("A retry waits in this process only, because MaxInFlight is 1 or there is an OrderingKey", watermill.LogFields{"delay": d.String()})
 	})
 }
 
@@ -373,7 +376,7 @@ func (s *subscription) Read() { s.counters.read() }
 
 func (s *subscription) Delivered(count int) { s.counters.delivery(count) }
 
-// sourceError gives an error of a source the form in which callers know it.
+// sourceError converts an error of a source to a public one.
 func sourceError(err error) error {
 	var gap *source.GapError
 	switch {

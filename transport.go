@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// streamTransport puts a channel on a stream.
+// streamTransport returns the transport of a channel on a stream.
 func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport, error) {
 	publisher, releasePublisher, err := h.publisher(config.Publisher)
 	if err != nil {
@@ -45,7 +45,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			return subscriber.history(ctx, key, from, Latest)
 		},
 		follow: func(from Position, live func(start stream.ID)) (followed, error) {
-			if err := from.validate(); err != nil { // trying it again does not help
+			if err := from.validate(); err != nil { // a retry does not help
 				return nil, invalidArgument("from", err)
 			}
 			return together.follow(key, from.or(Oldest), live), nil
@@ -77,7 +77,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 	return t, nil
 }
 
-// subscribeFunc returns what opens a subscription for a Reader.
+// subscribeFunc returns the function that opens a subscription for a Reader.
 func (s *Subscriber) subscribeFunc(topic string, from Position) subscribeFunc {
 	return func(ctx context.Context) (source.Source, error) {
 		return s.source(ctx, topic, from, sourceOptions{reader: true})
@@ -88,7 +88,7 @@ func leftBehind(logger watermill.LoggerAdapter, topic string, patience time.Dura
 	logger.Info("The subscriber has not ended the subscription", watermill.LogFields{"topic": topic, "waited": patience})
 }
 
-// genericTransport puts a channel on a Pub/Sub of the caller.
+// genericTransport returns the transport of a channel on a Pub/Sub of the caller.
 func genericTransport(publisher message.Publisher, subscriber message.Subscriber, topic string, drain time.Duration, logger watermill.LoggerAdapter) transport {
 	t := transport{topic: topic, decoding: messageDecoding{}, drain: drain, logger: logger}
 	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {
@@ -121,7 +121,7 @@ func genericTransport(publisher message.Publisher, subscriber message.Subscriber
 	return t
 }
 
-// genericSubscribe returns what opens a subscription of any subscriber.
+// genericSubscribe returns the function that opens a subscription of any subscriber.
 func genericSubscribe(subscriber message.Subscriber, topic string, drain time.Duration, logger watermill.LoggerAdapter) subscribeFunc {
 	config := foreign.Config{
 		Topic:    topic,
@@ -141,7 +141,7 @@ func genericSubscribe(subscriber message.Subscriber, topic string, drain time.Du
 	}
 }
 
-// pubSubTransport puts a channel on Pub/Sub.
+// pubSubTransport returns the transport of a channel on Pub/Sub.
 func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transport, error) {
 	shared, release, err := h.pubsub(config)
 	if err != nil {
@@ -169,13 +169,13 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 	return t, nil
 }
 
-// live makes a transport that keeps nothing read what comes: whatever reads has a subscription
-// of its own.
+// live sets the reading functions of a transport that stores no messages: each reader and loop
+// has its own subscription.
 func (t *transport) live(subscribe subscribeFunc) {
 	t.subscribe = subscribe
 	t.follow = func(from Position, live func(start stream.ID)) (followed, error) {
 		if from != Latest {
-			return nil, fmt.Errorf("redischannels: follow %q, of which nothing is kept, from elsewhere than Latest: %w", t.topic, ErrNotSupported)
+			return nil, fmt.Errorf("redischannels: follow %q, whose transport stores no messages, from a position other than Latest: %w", t.topic, ErrNotSupported)
 		}
 		return &followedSource{newLazySource(t.topic, subscribe), t.decoding, live}, nil
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
-// roomInterval is the time between two looks of WaitToWrite.
+// roomInterval is the time between two checks of WaitToWrite.
 var roomInterval = backoff.Backoff{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond, Factor: 2}
 
 // Writer is the writing side of a [Channel]. It is safe for concurrent use.
@@ -22,11 +22,11 @@ type Writer[T any] struct {
 	life       *lifecycle.State // of the channel
 	code       coder[T]
 	metadata   message.Metadata
-	metadataOf func(T) message.Metadata // nil but for NewChannel
+	metadataOf func(T) message.Metadata // nil except for NewChannel
 }
 
-// With returns a Writer of the same channel that adds metadata to every value that it
-// writes, on top of what this one adds. The map is copied.
+// With returns a Writer of the same channel that adds metadata to every value that it writes, in
+// addition to the metadata of this one. The map is copied.
 func (w *Writer[T]) With(metadata message.Metadata) *Writer[T] {
 	other := *w
 	other.metadata = maps.Clone(w.metadata)
@@ -37,11 +37,11 @@ func (w *Writer[T]) With(metadata message.Metadata) *Writer[T] {
 	return &other
 }
 
-// Write writes a value and returns when Redis has confirmed it, with the ID of its
-// entry (where the transport has none, the UUID of its message). The error of a value
-// that cannot be encoded is permanent; [ErrCompleted] and [ErrClosed] answer later
-// writes; every other one is that of [Publisher.Append], whose [*PublishError] says
-// whether the value may have been written. Nothing is written twice blindly.
+// Write writes a value and returns when Redis has confirmed it. It returns the ID of its entry,
+// or the UUID of its message if the transport has no entry IDs. The error of a value that cannot
+// be encoded is permanent. After Complete or Close it is [ErrCompleted] or [ErrClosed]. Any other
+// error is that of [Publisher.Append], whose [*PublishError] has the outcome: the value may or
+// may not have been written. A value that may have been written is not sent again.
 func (w *Writer[T]) Write(ctx context.Context, value T) (id string, err error) {
 	if err := w.Err(); err != nil {
 		return "", err
@@ -57,9 +57,9 @@ func (w *Writer[T]) Write(ctx context.Context, value T) (id string, err error) {
 	return id, err
 }
 
-// WriteAll writes values in their order, up to 500 of them in one transaction: see
-// [Publisher]. One that cannot be encoded prevents all. With an error the IDs of
-// those that are not known to be written are empty.
+// WriteAll writes values in their order, up to 500 of them in one transaction: see [Publisher].
+// If a value cannot be encoded, none is written. With an error the IDs of values that were not
+// certainly written are empty.
 func (w *Writer[T]) WriteAll(ctx context.Context, values ...T) (ids []string, err error) {
 	if err := w.Err(); err != nil {
 		return nil, err
@@ -92,17 +92,17 @@ type encoder interface {
 // encodeAny implements encoder. value is a *T.
 func (w *Writer[T]) encodeAny(value any) (*message.Message, error) { return w.message(value.(*T)) }
 
-// WriteAt writes a value that becomes part of the stream at a time, by the clock of the Redis
-// server: until then it is stored in Redis, where [DelayedMessages] lists and cancels it. A time
-// that is past writes it at once. The result has its delayed ID or its entry ID. Errors are those of
-// Write, and [ErrNotSupported] where the transport cannot delay. See docs/delays.md for which
-// processes append what is due.
+// WriteAt writes a value that is appended to the stream at a given time, by the clock of the
+// Redis server. Until then it is stored in Redis, where [DelayedMessages] lists and cancels it.
+// If the time is past, the value is written at once. The result has its delayed ID or its entry
+// ID. Errors are those of Write, and [ErrNotSupported] if the transport has no delays.
+// docs/delays.md lists the processes that append due messages.
 func (w *Writer[T]) WriteAt(ctx context.Context, at time.Time, value T) (PublishResult, error) {
 	return w.writeDue(ctx, delayed.At(at), value)
 }
 
-// WriteAfter is WriteAt for a delay, which begins when Redis has received the value. A delay of 0 or
-// less writes it at once.
+// WriteAfter is WriteAt for a delay, which begins when Redis receives the value. With a delay of
+// 0 or less the value is written at once.
 func (w *Writer[T]) WriteAfter(ctx context.Context, delay time.Duration, value T) (PublishResult, error) {
 	return w.writeDue(ctx, delayed.After(delay), value)
 }
@@ -125,11 +125,10 @@ func (w *Writer[T]) writeDue(ctx context.Context, due delayed.Due, value T) (Pub
 	return results[0], err
 }
 
-// WaitToWrite returns nil when a value may be written: when fewer than MaxLag entries
-// wait for the group and the stream has fewer than MaxLen, at once where neither is
-// set. It looks again every 5 to 250 ms. Write itself never waits, so several writers
-// together may exceed a bound by what each writes after one wait. The error is that
-// of ctx, of Redis, or of [Writer.Err].
+// WaitToWrite waits until a value may be written: until the group has a lag below MaxLag and the
+// stream has fewer than MaxLen entries. If neither is set it returns at once. It checks every 5
+// to 250 ms. Write itself never waits, so several writers may together exceed a bound by the
+// values that each writes after one wait. The error is that of ctx, of Redis, or of [Writer.Err].
 func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 	for looks := 1; ; looks++ {
 		if err := w.Err(); err != nil {
@@ -150,10 +149,9 @@ func (w *Writer[T]) WaitToWrite(ctx context.Context) error {
 	}
 }
 
-// Complete ends writing through this Channel value: later writes return
-// [ErrCompleted], which wraps err as well if it is not nil. Nothing is sent, and
-// no other call is concerned, not even the Reader of this channel. Only the first call
-// has an effect; it reports whether this one was that.
+// Complete ends writing through this Channel value: later writes return [ErrCompleted], which
+// wraps err as well if it is not nil. It sends no command, and does not affect other calls or the
+// Reader of this channel. Only the first call has an effect, and returns true.
 func (w *Writer[T]) Complete(err error) bool {
 	topic := w.transport.topic
 	completed := fmt.Errorf("redischannels: write to %q: %w", topic, ErrCompleted)
@@ -163,6 +161,5 @@ func (w *Writer[T]) Complete(err error) bool {
 	return w.life.End(completed)
 }
 
-// Err returns nil as long as values may be written, and otherwise the error that
-// writing answers.
+// Err returns nil as long as values may be written, and then the error that writes return.
 func (w *Writer[T]) Err() error { return w.life.Err() }

@@ -1,10 +1,9 @@
-// Package compat turns configurations of watermill-redisstream into those of
-// redischannels, so that a service changes its library without changing what it
-// reads and writes: the streams, the consumer groups and the wire format stay.
+// Package compat converts configurations of watermill-redisstream to those of redischannels, so
+// that a service can change its library and keep its streams, consumer groups and wire format.
 //
-// A field that is zero gets the default that it has there, not ours, unless the
-// mapping says otherwise. docs/from-redisstream.md describes how to move a live
-// group and what behaves differently.
+// A zero field gets its default of watermill-redisstream, not that of redischannels, unless noted
+// below. docs/from-redisstream.md describes how to move a live group, and the differences in
+// behavior.
 package compat
 
 import (
@@ -17,36 +16,36 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// ResendDelay stands for redisstream.NoSleep: the time between a Nack and the
-// redelivery, which costs Redis a command here.
+// ResendDelay replaces redisstream.NoSleep: the time between a Nack and the redelivery, which
+// costs a command in redischannels.
 const ResendDelay = time.Millisecond
 
-// Fields that would change what a service does if they were left out in silence.
+// Errors of fields without a counterpart, which cannot be ignored without changing the behavior
+// of a service.
 var (
-	// ErrShouldClaimPendingMessage: entries that are held are renewed here every
-	// third of Tuning.MinIdle, as long as their process lives, so a handler may
-	// take any time and a dead consumer is noticed after MinIdle all the same:
-	// there is nothing left to decide. Remove the callback and choose MinIdle by
-	// how soon a crash is to be noticed.
-	ErrShouldClaimPendingMessage = errors.New("compat: ShouldClaimPendingMessage has no counterpart: held entries are renewed, so that only those of dead consumers are claimed; remove it and choose Tuning.MinIdle by how soon a crash is to be noticed")
+	// ErrShouldClaimPendingMessage: redischannels renews the leases of entries every third of
+	// Tuning.MinIdle, as long as their process runs. A handler may therefore run for any time,
+	// and a crashed consumer is still detected after MinIdle, so there is no decision for the
+	// callback. Remove it and set MinIdle to the time within which a crash must be detected.
+	ErrShouldClaimPendingMessage = errors.New("compat: ShouldClaimPendingMessage has no counterpart: leases are renewed, so that only entries of crashed consumers are claimed; remove it and set Tuning.MinIdle to the time within which a crash must be detected")
 
-	// ErrShouldStopOnReadErrors: no error of a read ends a subscription here, and
-	// each outage is an event. A service that wants to end on one cancels the
-	// context of Subscribe from a goroutine that OnEvent starts.
-	ErrShouldStopOnReadErrors = errors.New("compat: ShouldStopOnReadErrors has no counterpart: reading continues after every error; remove it and end the subscription by its context where OnEvent reports EventDisconnected or EventError")
+	// ErrShouldStopOnReadErrors: in redischannels an error of a read does not end a subscription,
+	// and each outage is an event. To end on an outage, cancel the context of Subscribe from a
+	// goroutine that OnEvent starts.
+	ErrShouldStopOnReadErrors = errors.New("compat: ShouldStopOnReadErrors has no counterpart: reading continues after every error; remove it and end the subscription by its context when OnEvent receives EventDisconnected or EventError")
 )
 
-// PublisherConfig turns the configuration of redisstream.NewPublisher into that
-// of redischannels.NewPublisher:
+// PublisherConfig converts the configuration of redisstream.NewPublisher to that of
+// redischannels.NewPublisher:
 //
-//   - Client: the same. Close does not close it here.
-//   - Marshaller: the default becomes redischannels.WatermillMarshaler, which
-//     writes the same fields. Another one is adapted by [Marshaler].
+//   - Client: the same. redischannels does not close it.
+//   - Marshaller: the default becomes redischannels.WatermillMarshaler, which writes the same
+//     fields. [Marshaler] adapts any other.
 //   - DefaultMaxlen: Retention.MaxLen, approximate. 0 or less is no bound.
 //   - Maxlens: TopicRetention. 0 is no bound, less than 0 is DefaultMaxlen. The
 //     map is neither changed nor kept.
 //
-// What the result does not pass in Validate is an error.
+// It returns the error of Validate for the result.
 func PublisherConfig(from redisstream.PublisherConfig) (redischannels.PublisherConfig, error) {
 	to := redischannels.PublisherConfig{
 		Client:    from.Client,
@@ -72,7 +71,7 @@ func PublisherConfig(from redisstream.PublisherConfig) (redischannels.PublisherC
 	return to, nil
 }
 
-// invalid says whose fields the problems are named by.
+// invalid adds which configuration the named fields belong to.
 func invalid(err error) error {
 	if err == nil {
 		return nil
@@ -84,37 +83,34 @@ func retention(maxLen int64) redischannels.Retention {
 	return redischannels.Retention{MaxLen: max(0, maxLen)}
 }
 
-// SubscriberConfig turns the configuration of redisstream.NewSubscriber into that
-// of redischannels.NewSubscriber:
+// SubscriberConfig converts the configuration of redisstream.NewSubscriber to that of
+// redischannels.NewSubscriber:
 //
-//   - Client: the same. Close does not close it here.
-//   - Unmarshaller: the default becomes redischannels.WatermillMarshaler, which
-//     reads the same fields. Another one is adapted by [Unmarshaler].
+//   - Client: the same. redischannels does not close it.
+//   - Unmarshaller: the default becomes redischannels.WatermillMarshaler, which reads the same
+//     fields. [Unmarshaler] adapts any other.
 //   - Consumer: the first part of the consumer's name; a unique suffix is added.
 //   - ConsumerGroup: the same.
-//   - OldestId with a group, FanOutOldestId without: StartFrom. "0" is Oldest, "$"
-//     is Latest, an entry ID is AfterID: XGROUP CREATE and XREAD both begin
-//     after the ID that they are given.
+//   - OldestId with a group, FanOutOldestId without: StartFrom. "0" is Oldest, "$" is Latest, an
+//     entry ID is AfterID: XGROUP CREATE and XREAD both begin after their ID.
 //   - NackResendSleep: NackBackoff with this constant delay; NoSleep, and 0, which
 //     means the same, is [ResendDelay].
-//   - MaxIdleTime, ClaimInterval, ConsumerTimeout: Tuning.MinIdle and those of the
-//     same name.
-//   - BlockTime: Tuning.BlockTime. 0 is the default of redischannels: how long a
-//     read blocks decides here neither about latency nor about how soon
-//     Close returns.
-//   - ClaimBatchSize, CheckConsumersInterval, DisableIndefiniteInitialBlock: left
-//     out. A claim scan goes through the whole pending entries list within the
-//     room that the subscription has, idle consumers are looked for at its
-//     rhythm, and every read is bounded.
+//   - MaxIdleTime, ClaimInterval, ConsumerTimeout: Tuning.MinIdle, Tuning.ClaimInterval and
+//     Tuning.ConsumerTimeout.
+//   - BlockTime: Tuning.BlockTime. 0 is the default of redischannels, in which the block time
+//     affects neither the latency nor the duration of Close.
+//   - ClaimBatchSize, CheckConsumersInterval, DisableIndefiniteInitialBlock: ignored. A claim
+//     scan reads the complete pending entries list as the subscription has room, each scan checks
+//     for idle consumers, and every read is bounded.
 //   - ShouldClaimPendingMessage, ShouldStopOnReadErrors: an error,
 //     [ErrShouldClaimPendingMessage] or [ErrShouldStopOnReadErrors].
 //
-// DeferAfter is NeverDefer: consumers of the other library never see what is deferred.
-// MaxDeliveries is UnlimitedDeliveries, as a nack there never ends. Set it to 0
-// for the default of redischannels, which moves a message that fails 20 times to
-// the dead-letter stream. An entry that cannot be decoded goes there in any case.
+// DeferAfter is NeverDefer, because consumers of watermill-redisstream do not read deferred
+// retries. MaxDeliveries is UnlimitedDeliveries, because watermill-redisstream redelivers without
+// a limit. Set it to 0 for the default of redischannels, which dead-letters a message that fails
+// 20 times. An entry that cannot be decoded is always dead-lettered.
 //
-// What the result does not pass in Validate is an error.
+// It returns the error of Validate for the result.
 func SubscriberConfig(from redisstream.SubscriberConfig) (redischannels.SubscriberConfig, error) {
 	var errs []error
 	if from.ShouldClaimPendingMessage != nil {
@@ -153,8 +149,8 @@ func SubscriberConfig(from redisstream.SubscriberConfig) (redischannels.Subscrib
 	return to, nil
 }
 
-// position reads an ID as XGROUP CREATE and XREAD take it. One of another form
-// makes a position that does not validate.
+// position converts an ID of XGROUP CREATE and XREAD. For an invalid ID it returns an invalid
+// position.
 func position(id string, zero redischannels.Position) redischannels.Position {
 	switch id {
 	case "":
@@ -168,7 +164,7 @@ func position(id string, zero redischannels.Position) redischannels.Position {
 	}
 }
 
-// resend makes a constant delay. There, every negative one is no delay.
+// resend returns a constant delay. In watermill-redisstream every negative one means no delay.
 func resend(sleep time.Duration) redischannels.Backoff {
 	if sleep <= 0 {
 		sleep = ResendDelay

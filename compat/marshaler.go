@@ -16,13 +16,12 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// Marshaler adapts a marshaller of watermill-redisstream. Its map has no order:
-// the fields are written sorted by name. Values become the bytes that go-redis
-// would write: text and byte slices as they are, numbers in decimal, true and
-// false as 1 and 0, a time.Time in RFC 3339 with nanoseconds, a time.Duration in
-// nanoseconds, an encoding.BinaryMarshaler by its own encoding, nil as nothing. A
-// pointer stands for what it points to, or for the zero value. Other types,
-// named ones such as `type Kind string` among them, are an error, as in go-redis.
+// Marshaler adapts a marshaller of watermill-redisstream. Its map has no order: the fields are
+// written sorted by name. Values become the bytes that go-redis would write: text and byte slices
+// unchanged, numbers in decimal, true and false as 1 and 0, a time.Time in RFC 3339 with
+// nanoseconds, a time.Duration in nanoseconds, an encoding.BinaryMarshaler in its own encoding,
+// nil as no bytes. A pointer is written as the value it points to, or as the zero value if nil.
+// Other types, including named ones such as `type Kind string`, are an error, as in go-redis.
 func Marshaler(m redisstream.Marshaller) redischannels.Marshaler { return marshaler{m} }
 
 type marshaler struct{ redisstream.Marshaller }
@@ -49,7 +48,7 @@ func (m marshaler) Marshal(topic string, msg *message.Message) ([]redischannels.
 	return fields, nil
 }
 
-// encode turns a value into the bytes that go-redis writes for it.
+// encode returns the bytes that go-redis writes for a value.
 func encode(v any) ([]byte, error) {
 	switch v := v.(type) {
 	case nil:
@@ -98,8 +97,8 @@ var (
 	durationType = reflect.TypeFor[time.Duration]()
 )
 
-// scalar reports whether go-redis writes values of this type, and pointers to
-// them, without their help. Of named types those are time.Time and time.Duration.
+// scalar reports whether go-redis writes values of this type, and pointers to them, without a
+// method of theirs. Of named types these are time.Time and time.Duration.
 func scalar(t reflect.Type) bool {
 	if t == timeType || t == durationType {
 		return true
@@ -117,10 +116,9 @@ func scalar(t reflect.Type) bool {
 	}
 }
 
-// Unmarshaler adapts an unmarshaller of watermill-redisstream. It is given the
-// fields as go-redis gives them: a map from name to string, in which the last of
-// several fields with one name remains. In a dead letter these are also the fields
-// whose names begin with `_dead_`.
+// Unmarshaler adapts an unmarshaller of watermill-redisstream. It gets the fields in the form of
+// go-redis: a map from name to string, with the last of several fields of one name. For a dead
+// letter the map also has the fields whose names begin with `_dead_`.
 func Unmarshaler(u redisstream.Unmarshaller) redischannels.Unmarshaler { return unmarshaler{u} }
 
 type unmarshaler struct{ redisstream.Unmarshaller }

@@ -1,6 +1,5 @@
-// Package protocodec is the codec of Protocol Buffers for channels of package
-// redischannels. It is a package of its own so that only who uses it links the
-// Protocol Buffers library.
+// Package protocodec is the codec of Protocol Buffers for channels of package redischannels. It
+// is a separate package so that only programs that use it link the Protocol Buffers library.
 package protocodec
 
 import (
@@ -12,9 +11,8 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// Codec encodes messages in the binary format of Protocol Buffers. T is a generated
-// message, best as a pointer: Channel[*pb.Order]. The zero value works and is safe for
-// concurrent use.
+// Codec encodes messages in the binary format of Protocol Buffers. T is a generated message, best
+// as a pointer: Channel[*pb.Order]. The zero value is valid and safe for concurrent use.
 type Codec struct{}
 
 var (
@@ -29,7 +27,7 @@ func (Codec) Encode(v any) ([]byte, error) {
 		msg, ok = reflect.ValueOf(v).Elem().Interface().(proto.Message)
 	}
 	if !ok || !msg.ProtoReflect().IsValid() {
-		return nil, fmt.Errorf("%T is no Protocol Buffers message, or nil", v)
+		return nil, fmt.Errorf("%T is not a Protocol Buffers message, or is nil", v)
 	}
 	return proto.Marshal(msg)
 }
@@ -55,5 +53,5 @@ func (Codec) CheckType(t reflect.Type) error {
 	if t.Kind() == reflect.Pointer && t.Implements(message) || reflect.PointerTo(t).Implements(message) && t.Kind() == reflect.Struct {
 		return nil
 	}
-	return fmt.Errorf("%s is no Protocol Buffers message", t)
+	return fmt.Errorf("%s is not a Protocol Buffers message", t)
 }

@@ -41,5 +41,5 @@ func TestProtobuf(t *testing.T) {
 	_, err = redischannels.HandlerFunc(protocodec.Codec{}, func(context.Context, int) error { return nil })
 	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	_, err = redischannels.NewChannel(transport, transport, "texts", redischannels.ChannelConfig[string]{Codec: protocodec.Codec{}})
-	require.ErrorContains(t, err, "string is no Protocol Buffers message")
+	require.ErrorContains(t, err, "string is not a Protocol Buffers message")
 }

@@ -17,24 +17,26 @@ type Config struct {
 	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
 	Client redis.UniversalClient
 
-	// Topic is where the messages go.
+	// Topic is the topic of the messages.
 	Topic string
 
-	// Marshaler turns messages into entries. All processes with the schedules of a topic must use the
-	// same. Defaults to redischannels.WatermillMarshaler.
+	// Marshaler encodes messages as entries. All processes with the schedules of a topic must use
+	// the same. Defaults to redischannels.WatermillMarshaler.
 	Marshaler redischannels.Marshaler
 
-	// Interval is how often Run looks for schedules that other processes have put or resumed, at
-	// least 100 ms. Too low costs a command per 100 schedules each time; too high lets the second tick
-	// of such a schedule come late. Defaults to redischannels.DefaultClaimInterval.
+	// Interval is the time between two checks of Run for schedules that other processes have put
+	// or resumed, at least 100 ms. A check costs a command per 100 schedules; if Interval is too
+	// high, the second tick of such a schedule is late. Defaults to
+	// redischannels.DefaultClaimInterval.
 	Interval time.Duration
 
 	// SideKeys is that of redischannels.PublisherConfig.
 	SideKeys func(topic string) string
 
-	// OnEvent receives what Run reports, as that of redischannels.HousekeeperConfig: EventDeadLettered
-	// for a tick that cannot be appended, EventDisconnected and EventReconnected, and EventError,
-	// also for a schedule whose next tick cannot be computed. Defaults to none: events are only logged.
+	// OnEvent receives the events of Run, like that of redischannels.HousekeeperConfig:
+	// EventDeadLettered for a tick that cannot be appended, EventDisconnected, EventReconnected,
+	// and EventError, also for a schedule whose next tick cannot be computed. Defaults to none:
+	// events are only logged.
 	OnEvent func(redischannels.Event)
 }
 

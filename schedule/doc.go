@@ -1,10 +1,11 @@
-// Package schedule publishes messages to a topic at given times: once, or again and again by a cron
-// expression in a time zone. Schedules are stored in Redis under IDs of the application's.
+// Package schedule publishes messages to a topic at given times: once, or repeatedly by a cron
+// expression in a time zone. Schedules are stored in Redis under IDs that the application
+// chooses.
 //
-// The next tick of a schedule is stored as a delayed message is (see docs/delays.md), so that any
-// process which has a part in the topic appends it, and one process only. [Schedules.Run] computes the tick
-// behind it; any number of processes may run it, and each tick still makes one message. All times are
-// by the clock of the Redis server.
+// The next tick of a schedule is stored like a delayed message (see docs/delays.md). One of the
+// processes that use the topic appends it, once. [Schedules.Run] computes the following tick; any
+// number of processes may run it, and each tick makes one message. All times are by the clock of
+// the Redis server.
 //
 //	schedules, err := schedule.New(schedule.Config{Client: client, Topic: "reports"}, logger)
 //	_, err = schedules.Put(ctx, schedule.Schedule{
@@ -12,6 +13,7 @@
 //	})
 //	err = schedules.Run(ctx)
 //
-// A tick that is late by more than [Schedule.Grace] was missed, since no process was there: [Misfire] says
-// what becomes of it. What a message has been made by is in its metadata ([FromMetadata]).
+// A tick that is late by more than [Schedule.Grace] is missed, because no process was running;
+// [Misfire] is the policy for it. The metadata of a message has its schedule and tick
+// ([FromMetadata]).
 package schedule

@@ -14,20 +14,20 @@ import (
 )
 
 const (
-	// moveTime is how long a tick that is due may take until it is appended, and its schedule is looked at;
-	// up to spread is added, so that one process of many is the first.
+	// moveTime is the time until a due tick is appended and its schedule is checked. Up to spread
+	// is added, so that one process of many is the first.
 	moveTime = 30 * time.Millisecond
 	spread   = 100 * time.Millisecond
 
-	// runBytes is about how many bytes of runs are appended in one step.
+	// runBytes is the approximate size of the runs that are appended in one step.
 	runBytes = 256 << 10
 )
 
-// Run appends ticks that are due and stores the next ones, until ctx ends, which is no error, or Close is
-// called ([redischannels.ErrClosed]). Any number of processes may run it, also for the same topic; a program
-// calls it once at a time. It first looks at the topic once and returns an error that can never end, such as
-// [redischannels.ErrPermission] or [redischannels.ErrTopicCollision]. After that errors are events, and
-// everything is tried again.
+// Run appends due ticks and stores the next ones until ctx ends, when it returns nil, or Close is
+// called, when it returns [redischannels.ErrClosed]. Any number of processes may run it for the
+// same topic; in one program only one call may run at a time. It first checks the topic once and
+// returns a permanent error, such as [redischannels.ErrPermission] or
+// [redischannels.ErrTopicCollision]. Later errors are events and are retried.
 func (s *Schedules) Run(ctx context.Context) error {
 	if err := s.life.Enter(); err != nil {
 		return err
@@ -53,7 +53,7 @@ func (s *Schedules) Run(ctx context.Context) error {
 type runner struct {
 	schedules *Schedules
 	report    func(error)
-	next      map[string]time.Time // when to look at a schedule
+	next      map[string]time.Time // when to check a schedule
 	failed    map[string]string    // the error of a schedule that was reported, by its ID
 }
 
@@ -67,7 +67,7 @@ func (r *runner) run(ctx context.Context) {
 	}
 }
 
-// earliest returns when the next schedule is to be looked at, or end.
+// earliest returns when the next schedule must be checked, or end.
 func (r *runner) earliest(end time.Time) time.Time {
 	for _, at := range r.next {
 		if at.Before(end) {
@@ -77,7 +77,7 @@ func (r *runner) earliest(end time.Time) time.Time {
 	return end
 }
 
-// scan learns of all schedules when they are to be looked at.
+// scan reads for all schedules when they must be checked.
 func (r *runner) scan(ctx context.Context) {
 	next := make(map[string]time.Time)
 	err := r.schedules.scan(ctx, func(now int64, stored delayed.Schedule) {
@@ -94,7 +94,7 @@ func (r *runner) scan(ctx context.Context) {
 	r.look(ctx)
 }
 
-// whenToLook returns when something is to be done for a schedule.
+// whenToLook returns when a schedule must be checked.
 func whenToLook(now int64, stored delayed.Schedule) (time.Duration, bool) {
 	st, err := parseState(stored.State)
 	until := stored.Tick
@@ -109,13 +109,13 @@ func whenToLook(now int64, stored delayed.Schedule) (time.Duration, bool) {
 		return time.Duration(max(0, st.tick+keepFinished.Milliseconds()-now)) * time.Millisecond, true
 	}
 	wait := time.Duration(until-now)*time.Millisecond + moveTime + rand.N(spread)
-	if late := -wait; late > 0 { // it is not appended: no process does, or cannot
+	if late := -wait; late > 0 { // it is not appended: no process runs, or the append fails
 		wait = min(max(late, spread), time.Second)
 	}
 	return wait, true
 }
 
-// look does what is to be done for schedules for which it is time.
+// look advances the schedules whose time has come.
 func (r *runner) look(ctx context.Context) {
 	now := time.Now()
 	for id, at := range r.next {
@@ -143,8 +143,8 @@ func (r *runner) fail(ctx context.Context, id string, err error) {
 	}
 }
 
-// advance stores the next tick of a schedule whose tick is over, and makes up for those that were missed. It
-// returns when to look again, if there is anything to do then.
+// advance stores the next tick of a schedule whose tick is past, and makes up for missed ticks.
+// It returns when to check again, if necessary.
 func (s *Schedules) advance(ctx context.Context, id string) (wait time.Duration, more bool, err error) {
 	_, err = s.change(ctx, id, func(now time.Time, stored delayed.Schedule) (*delayed.Change, error) {
 		wait, more = 0, false
@@ -177,8 +177,8 @@ func (s *Schedules) advance(ctx context.Context, id string) (wait time.Duration,
 	return wait, more, err
 }
 
-// following returns the change behind a tick of Cron that is over. Runs of many bytes are several changes, of which
-// the last one stores the next tick.
+// following returns the change after a past tick of Cron. Large runs are several changes, of
+// which the last one stores the next tick.
 func (s *Schedules) following(now time.Time, stored delayed.Schedule, st state) (*delayed.Change, error) {
 	schedule, err := parseDefinition(stored.ID, stored.Definition)
 	if err != nil {

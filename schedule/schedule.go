@@ -30,48 +30,50 @@ const (
 	maxGrace     = 365 * 24 * time.Hour
 )
 
-// Misfire is what becomes of ticks that were missed.
+// Misfire is the policy for missed ticks.
 type Misfire string
 
-// The policies for ticks that were missed.
+// The policies for missed ticks.
 const (
-	// Once makes one message for all ticks that were missed, the first or the last of them.
+	// Once makes one message for all missed ticks, for the first or the last of them.
 	Once Misfire = "once"
-	// Skip makes none.
+	// Skip makes no message.
 	Skip Misfire = "skip"
-	// All makes one for each, but for the last 100 at most.
+	// All makes one message for each of the last 100 missed ticks.
 	All Misfire = "all"
 )
 
-// Schedule says when messages are published. ID, Message, and one of At and Cron are required.
+// Schedule defines when a message is published. ID, Message, and one of At and Cron are required.
 type Schedule struct {
 	// ID identifies the schedule within its topic, 1 to 256 bytes.
 	ID string
 
-	// At is when the message is published, once, by the clock of the Redis server. A time that is past
-	// publishes it at once.
+	// At is the time at which the message is published, once, by the clock of the Redis server.
+	// If it is past, the message is published at once.
 	At time.Time
 
-	// Cron is a cron expression with five fields (minute, hour, day of the month, month, day of the
-	// week), or six with seconds in front, a descriptor such as @daily, or @every with a duration of
-	// whole seconds, such as "@every 90s".
+	// Cron is a cron expression with five fields (minute, hour, day of the month, month, day of
+	// the week), or six beginning with seconds, a descriptor such as @daily, or @every with a
+	// duration of whole seconds, such as "@every 90s".
 	Cron string
 
-	// Zone is the IANA name of the time zone of Cron, such as Europe/Berlin, which all processes that
-	// call Run must have in their time zone database. Where Cron names hours, a tick in an hour that is
-	// left out when clocks are put forward comes at the end of the gap, and one in an hour that comes
-	// twice comes the first time only. Otherwise ticks come as time passes. Defaults to UTC.
+	// Zone is the IANA name of the time zone of Cron, such as Europe/Berlin, which all processes
+	// that call Run must have in their time zone database. A Cron that names hours follows the
+	// local time of day: if clocks are put forward over a tick, the tick comes at the end of the
+	// gap, and if an hour occurs twice, the tick comes only the first time. Otherwise ticks
+	// follow elapsed time. Defaults to UTC.
 	Zone string
 
-	// Misfire is what becomes of ticks of Cron that were missed. Defaults to Once.
+	// Misfire is the policy for missed ticks of Cron. Defaults to Once.
 	Misfire Misfire
 
-	// Grace is how late a tick of Cron may be and is not missed, at least 1 s. Too low loses ticks to
-	// short outages with Skip; too high makes up for many. Defaults to 1 minute.
+	// Grace is the time by which a tick of Cron may be late without being missed, at least 1 s.
+	// Too low loses ticks in short outages with Skip; too high makes up for many. Defaults to 1
+	// minute.
 	Grace time.Duration
 
-	// Message is published at each tick, up to 1 MiB, with IDKey and TickKey in its metadata. Each
-	// tick of Cron has a UUID of its own, made of ID and tick.
+	// Message is published at each tick, up to 1 MiB, with IDKey and TickKey in its metadata.
+	// Each tick of Cron has its own UUID, computed from ID and tick.
 	Message *message.Message
 }
 
@@ -88,7 +90,7 @@ func (s Schedule) withDefaults() Schedule {
 	return s
 }
 
-// problem returns what is wrong with a schedule whose defaults are filled in.
+// problem returns the problem of a schedule whose defaults are filled in.
 func (s Schedule) problem() error {
 	switch {
 	case s.Message == nil:
@@ -126,7 +128,7 @@ type header struct {
 	Grace   int64   `json:"grace,omitempty"` // ms
 }
 
-// definition returns what is stored of a schedule.
+// definition returns the stored definition of a schedule.
 func (s Schedule) definition() (string, error) {
 	h := header{Cron: s.Cron, Zone: s.Zone, Misfire: s.Misfire, Grace: s.Grace.Milliseconds()}
 	if s.Cron == "" {
@@ -140,7 +142,7 @@ func (s Schedule) definition() (string, error) {
 	return string(line) + "\n" + string(entry), err
 }
 
-// parseDefinition reads what is stored of a schedule.
+// parseDefinition parses the stored definition of a schedule.
 func parseDefinition(id, text string) (s Schedule, err error) {
 	line, entry, _ := strings.Cut(text, "\n")
 	var h header
@@ -181,15 +183,16 @@ func (s Schedule) tick(at int64) *message.Message {
 	return msg
 }
 
-// FromMetadata returns the schedule and the tick that have made a message. ok is false for other messages.
+// FromMetadata returns the schedule and the tick of a message. ok is false for messages without a
+// schedule.
 func FromMetadata(metadata message.Metadata) (id string, tick time.Time, ok bool) {
 	id, ok = metadata[IDKey]
 	tick, err := time.Parse(tickLayout, metadata[TickKey])
 	return id, tick, ok && err == nil
 }
 
-// Value returns the message of a value as a channel's Writer makes it, for [Schedule.Message]. The topic and
-// the format of the channel must be those of the schedules.
+// Value encodes a value as a message, like a channel's Writer, for [Schedule.Message]. The topic
+// and the format of the channel must be those of the schedules.
 func Value[T any](writer *redischannels.Writer[T], value T) (*message.Message, error) {
 	return bridge.Encode(writer, &value)
 }

@@ -24,12 +24,13 @@ import (
 // ErrNotFound means that there is no schedule of this ID.
 var ErrNotFound = errors.New("no such schedule")
 
-// attempts is how often a command is sent at most whose reply is lost, or for which Redis is not available.
+// attempts is the maximum number of times that a command is sent if its reply is lost or Redis is
+// not available.
 const attempts = 4
 
-// Schedules are those of a topic. It is safe for concurrent use. All methods but Run block until Redis has
-// answered or ctx ends. An error after which it is not known whether Redis has executed the command is
-// answered by calling again: every method but RunNow then does nothing twice.
+// Schedules are the schedules of a topic. It is safe for concurrent use. All methods but Run
+// block until Redis has replied or ctx ends. After some errors Redis may or may not have executed
+// the command. Every method but RunNow can then be called again, and takes effect once.
 type Schedules struct {
 	config Config
 	topic  keys.Topic
@@ -38,9 +39,9 @@ type Schedules struct {
 	life   *lifecycle.State
 }
 
-// New returns the schedules of a topic. It does not talk to Redis. A nil logger is slog.Default() for
-// errors; watermill.NopLogger is silence. The error wraps [redischannels.ErrInvalidConfig], one for each
-// wrong field.
+// New returns the schedules of a topic. It sends no commands to Redis. With a nil logger, errors
+// are written to slog.Default(); watermill.NopLogger writes nothing. The error joins one for each
+// invalid field, which wraps [redischannels.ErrInvalidConfig].
 func New(config Config, logger watermill.LoggerAdapter) (*Schedules, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -57,8 +58,8 @@ func New(config Config, logger watermill.LoggerAdapter) (*Schedules, error) {
 	}, nil
 }
 
-// Close ends Run and other calls, and returns when they have returned. Schedules stay in Redis, and the
-// client stays open. It may be called more than once and at any time.
+// Close ends Run and other calls, and returns when they have returned. Schedules stay in Redis,
+// and the client stays open. It may be called several times and at any time.
 func (s *Schedules) Close() error {
 	return s.life.Close(func() error {
 		<-s.life.Idle()
@@ -72,10 +73,11 @@ func (s *Schedules) At(ctx context.Context, id string, at time.Time, msg *messag
 	return err
 }
 
-// Put stores a schedule and reports whether that has changed anything: one that is stored already stays as
-// it is, also if it is paused, or was At and has made its message less than a day ago. One that differs is
-// replaced; if it is paused it stays so. The first tick of Cron is the next one. The errors are
-// [redischannels.ErrInvalidArgument], [redischannels.ErrTooLarge], or those of Redis.
+// Put stores a schedule and returns whether this changed the stored one. An equal schedule does
+// not change, even if it is paused, or if its At has made its message less than a day ago. A
+// different schedule is replaced; if it is paused it stays paused. The first tick of Cron is the
+// next one. The errors are [redischannels.ErrInvalidArgument], [redischannels.ErrTooLarge], or
+// those of Redis.
 func (s *Schedules) Put(ctx context.Context, schedule Schedule) (changed bool, err error) {
 	schedule = schedule.withDefaults()
 	if err := checkID(schedule.ID); err != nil {
@@ -108,7 +110,7 @@ func (s *Schedules) put(schedule Schedule, definition string, now time.Time, sto
 			return nil, err
 		}
 	}
-	before, _ := parseState(stored.State) // one that cannot be read is replaced
+	before, _ := parseState(stored.State) // an invalid state is replaced
 	c, err := s.store(schedule, before.paused, at.UnixMilli())
 	if err == nil {
 		c.Definition = definition
@@ -145,8 +147,8 @@ func (s *Schedules) entry(schedule Schedule, tick int64) ([]byte, error) {
 	return bridge.Pack(s.config.Marshaler, s.config.Topic, schedule.tick(tick))
 }
 
-// Cancel deletes a schedule and reports whether that was in time: false if there is none, or if it was At
-// and has made its message.
+// Cancel deletes a schedule and returns whether it was in time: false if there is no schedule, or
+// if its At has made its message.
 func (s *Schedules) Cancel(ctx context.Context, id string) (inTime bool, err error) {
 	_, err = s.edit(ctx, "cancel", id, func(_ time.Time, stored delayed.Schedule) (*delayed.Change, error) {
 		if st, err := parseState(stored.State); err == nil && st.finished(stored) {
@@ -156,12 +158,13 @@ func (s *Schedules) Cancel(ctx context.Context, id string) (inTime bool, err err
 		return &delayed.Change{Tick: delayed.NoTick}, nil
 	})
 	if errors.Is(err, ErrNotFound) {
-		return inTime, nil // an earlier attempt, whose reply was lost, has deleted it
+		return inTime, nil // an earlier attempt with a lost reply has deleted it
 	}
 	return inTime && err == nil, err
 }
 
-// Pause removes the stored tick of a schedule until Resume. Ticks meanwhile are not made up for.
+// Pause removes the stored tick of a schedule until Resume. Ticks during the pause are not made
+// up for.
 func (s *Schedules) Pause(ctx context.Context, id string) error {
 	_, err := s.edit(ctx, "pause", id, func(_ time.Time, stored delayed.Schedule) (*delayed.Change, error) {
 		st, err := parseState(stored.State)
@@ -174,8 +177,8 @@ func (s *Schedules) Pause(ctx context.Context, id string) error {
 	return err
 }
 
-// Resume ends a Pause: the next tick is the first one from now on, and that of At, which is due at once
-// where it is past.
+// Resume ends a Pause: the next tick of Cron is the first one from now on. The tick of At is due
+// at once if it is past.
 func (s *Schedules) Resume(ctx context.Context, id string) error {
 	_, err := s.edit(ctx, "resume", id, func(now time.Time, stored delayed.Schedule) (*delayed.Change, error) {
 		st, err := parseState(stored.State)
@@ -197,14 +200,14 @@ func (s *Schedules) Resume(ctx context.Context, id string) error {
 	return err
 }
 
-// RunNow publishes the message of a schedule at once, with now as its tick, and returns its entry ID. The
-// next tick of Cron comes nevertheless, also if it is paused; a schedule with At that waits has made its
-// message with that. After an error of Redis it may have been published.
+// RunNow publishes the message of a schedule at once, with now as its tick, and returns its entry
+// ID. RunNow does not change the next tick of Cron or a pause; for a waiting schedule with At it
+// is the one message. After an error of Redis the message may or may not have been published.
 func (s *Schedules) RunNow(ctx context.Context, id string) (entryID string, err error) {
 	var tick int64
 	reply, err := s.edit(ctx, "run", id, func(now time.Time, stored delayed.Schedule) (*delayed.Change, error) {
 		if entryID = outcomeOf(stored.Runs, tick); entryID != "" {
-			return nil, nil // an earlier attempt, whose reply was lost, has done it
+			return nil, nil // an earlier attempt with a lost reply has done it
 		}
 		st, err := parseState(stored.State)
 		if err != nil {
@@ -232,7 +235,7 @@ func (s *Schedules) RunNow(ctx context.Context, id string) (entryID string, err 
 	return entryID, err
 }
 
-// unusedTick returns a tick that is that of no other run.
+// unusedTick returns a tick that no other run has.
 func unusedTick(tick int64, stored delayed.Schedule) int64 {
 	for tick == stored.Tick || outcomeOf(stored.Runs, tick) != "" {
 		tick++
@@ -249,7 +252,7 @@ func outcomeOf(runs []delayed.Run, tick int64) string {
 	return ""
 }
 
-// edit is change of a schedule that must be there.
+// edit is change for a schedule that must exist.
 func (s *Schedules) edit(ctx context.Context, action, id string, decide decision) (reply delayed.ChangeReply, err error) {
 	if err := checkID(id); err != nil {
 		return reply, err
@@ -266,8 +269,8 @@ func (s *Schedules) edit(ctx context.Context, action, id string, decide decision
 	return reply, nil
 }
 
-// decision returns what is to become of a schedule, or nil if it stays as it is. It is called again if the
-// schedule was changed meanwhile, or if the reply was lost.
+// decision returns the change of a schedule, or nil for none. It is called again if the schedule
+// was changed meanwhile, or if the reply was lost.
 type decision func(now time.Time, stored delayed.Schedule) (*delayed.Change, error)
 
 // change changes a schedule. The reply is empty if there is nothing to change.
@@ -299,8 +302,8 @@ func (s *Schedules) change(ctx context.Context, id string, decide decision) (rep
 	}
 }
 
-// tryChange looks at a schedule and changes it. It is not done if the schedule was changed meanwhile. refused is an
-// error of decide.
+// tryChange reads a schedule and changes it. done is false if the schedule was changed meanwhile.
+// refused is an error of decide.
 func (s *Schedules) tryChange(ctx context.Context, id string, decide decision) (reply delayed.ChangeReply, refused, err error) {
 	err = redisconn.Guard(func() error {
 		now, stored, err := delayed.GetSchedule(ctx, s.config.Client, s.topic, id)
@@ -324,7 +327,7 @@ func (s *Schedules) tryChange(ctx context.Context, id string, decide decision) (
 	return reply, refused, err
 }
 
-// changed makes the housekeeper look when a tick is due that was stored.
+// changed makes the housekeeper check the topic when the stored tick is due.
 func (s *Schedules) changed(c delayed.Change, reply delayed.ChangeReply) {
 	if c.Tick >= 0 {
 		s.keeper.Stored(s.target(), delayed.StoreReply{Next: max(0, time.Duration(c.Tick-reply.Now)*time.Millisecond), Led: reply.Led})
@@ -333,28 +336,28 @@ func (s *Schedules) changed(c delayed.Change, reply delayed.ChangeReply) {
 
 func (s *Schedules) target() delayed.Target { return delayed.Target{Topic: s.topic} }
 
-// Info is how a schedule stands.
+// Info is the state of a schedule.
 type Info struct {
 	Schedule
 	Next   time.Time // of the stored tick, by the clock of the Redis server; zero if none is stored
 	Paused bool
 	Done   bool  // it was At, and has made its message
 	Runs   []Run // the last 20, newest first
-	// Err is not nil where the stored schedule cannot be read: its stored tick is appended, and no other
-	// one is stored. Put replaces it.
+	// Err is not nil if the stored schedule cannot be decoded: its stored tick is appended, and
+	// no further tick is stored. Put replaces it.
 	Err error
 }
 
-// Run is a tick of a schedule that is over.
+// Run is a past tick of a schedule.
 type Run struct {
 	Tick     time.Time
 	EntryID  string    // of the message; empty if there is none
 	Appended time.Time // by the clock of the Redis server
-	Skipped  bool      // it was missed, with others before it or alone
+	Skipped  bool      // it was missed, alone or with earlier ones
 	Dead     bool      // its stored entry could not be appended and is a dead letter
 }
 
-// Get returns how a schedule stands. The error is ErrNotFound, or that of Redis.
+// Get returns the state of a schedule. The error is ErrNotFound, or that of Redis.
 func (s *Schedules) Get(ctx context.Context, id string) (info Info, err error) {
 	if err := checkID(id); err != nil {
 		return info, err
@@ -376,8 +379,8 @@ func (s *Schedules) get(ctx context.Context, id string) (info Info, err error) {
 	return info, err
 }
 
-// List yields the schedules of the topic in the order of their IDs, and reads each when it is its turn. An
-// error ends the list.
+// List yields the schedules of the topic in the order of their IDs, and reads each one just
+// before it yields it. An error ends the list.
 func (s *Schedules) List(ctx context.Context) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		var ids []string

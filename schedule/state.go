@@ -10,14 +10,14 @@ import (
 	"github.com/flaminco/redischannels/internal/delayed"
 )
 
-// keepFinished is how long a schedule that has made its one message is kept, so that putting it again
-// makes no other one.
+// keepFinished is how long a schedule that has made its one message is kept, so that another Put
+// makes no second one.
 const keepFinished = 24 * time.Hour
 
-// state is how a schedule stands beside its definition.
+// state is the state of a schedule without its definition.
 type state struct {
 	recurring, paused bool
-	tick              int64 // that is stored, or was until it was over; ms
+	tick              int64 // that is stored, or was until it was past; ms
 	grace             int64 // of Skip, -1 for others; ms
 }
 
@@ -30,7 +30,7 @@ func newState(s Schedule, paused bool, tick int64) state {
 	return st
 }
 
-// String returns it as it is stored: no two texts are equal. A mover reads the last two words.
+// String returns the stored text: no two texts are equal. A mover reads the last two words.
 func (s state) String() string {
 	kind, flag, grace := "once", "on", "-"
 	if s.recurring {
@@ -45,7 +45,7 @@ func (s state) String() string {
 	return fmt.Sprintf("%s %s %s %d %s", rand.Text(), kind, flag, s.tick, grace)
 }
 
-// parseState reads what String returns.
+// parseState parses the result of String.
 func parseState(text string) (s state, err error) {
 	words := strings.Fields(text)
 	if len(words) != 5 {
@@ -66,8 +66,8 @@ func (s state) finished(stored delayed.Schedule) bool {
 	return !s.recurring && !s.paused && stored.Tick == delayed.NoTick
 }
 
-// plan returns the ticks to make up for, oldest first, those that are skipped with make false, and the next
-// one, or the zero time if there is none.
+// plan returns the ticks to make up for, oldest first, with make false for skipped ones, and the
+// next tick, or the zero time if there is none.
 func plan(s Schedule, t times, st state, runs []delayed.Run, now time.Time) (due []planned, next time.Time) {
 	last := time.UnixMilli(st.tick)
 	if s.Misfire == Once {
@@ -99,8 +99,8 @@ type planned struct {
 	make bool
 }
 
-// covered returns until when ticks are over: the last one was missed, and its message is that of all that
-// were missed until it was appended.
+// covered returns the time up to which ticks are past: if the last one was missed, its message is
+// that of all ticks that were missed until it was appended.
 func covered(last time.Time, runs []delayed.Run, grace time.Duration) time.Time {
 	for _, run := range runs {
 		if run.Tick != last.UnixMilli() {

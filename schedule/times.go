@@ -10,23 +10,23 @@ import (
 	"github.com/robfig/cron/v3"
 )
 
-// maxTicks is how many ticks are made up for at most.
+// maxTicks is the maximum number of ticks that are made up for.
 const maxTicks = 100
 
-// fields are those of a cron expression. Seconds may stand in front.
+// fields are the fields of a cron expression. Seconds are optional.
 var fields = cron.NewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
 
 // times computes the ticks of a recurring schedule.
 type times struct {
 	spec cron.Schedule
 	zone *time.Location
-	// wall is true where the hours are given, so that ticks are those of a clock on the wall: one that
-	// is put forward over a tick makes it at once, and one that is put back does not make it again.
-	// Otherwise, as for every quarter of an hour, ticks come as time passes.
+	// wall is true if the expression names hours, so that ticks follow the local time of day: if
+	// clocks are put forward over a tick it comes at once, and if they are put back it does not
+	// come again. Otherwise, as for every quarter of an hour, ticks follow elapsed time.
 	wall bool
 }
 
-// parseTimes reads a cron expression. The parser panics for some texts.
+// parseTimes parses a cron expression. The parser panics for some texts.
 func parseTimes(expression, zone string) (t times, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -54,7 +54,7 @@ func parseTimes(expression, zone string) (t times, err error) {
 
 func loadZone(name string) (*time.Location, error) {
 	if name == "Local" {
-		return nil, errors.New("it is another one on each machine")
+		return nil, errors.New("it differs between machines")
 	}
 	return time.LoadLocation(name) // "" is UTC
 }
@@ -74,13 +74,13 @@ func (t times) next(after time.Time) time.Time {
 	}
 }
 
-// onWall returns what a clock on the wall shows, as if it was UTC.
+// onWall returns the local time of day as a time in UTC.
 func onWall(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
 }
 
-// instant returns when a clock on the wall shows a time: the first of two, and where there is none the
-// moment at which the clock is put forward.
+// instant returns the time at which a local clock shows a time of day: the first of two, or, if
+// there is none, the moment at which the clock is put forward.
 func instant(wall time.Time, zone *time.Location) time.Time {
 	at := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, zone)
 	start, end := at.ZoneBounds()
@@ -118,7 +118,8 @@ func (t times) between(last, until time.Time) []time.Time {
 	}
 }
 
-// tickBefore returns a time to count from: ticks of a fixed delay count from each other.
+// tickBefore returns the time from which the next tick is computed: ticks of a fixed delay are
+// computed from each other.
 func (t times) tickBefore(last, at time.Time) time.Time {
 	if delay, ok := t.spec.(cron.ConstantDelaySchedule); ok {
 		return last.Add(at.Sub(last).Truncate(delay.Delay))

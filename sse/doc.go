@@ -1,81 +1,81 @@
 // Package sse streams a [redischannels.Channel] to browsers as Server-Sent Events.
 //
-// A [Handler] is an [http.Handler] for one channel. What is written to the channel, by
-// whatever process, is an event at every client:
+// A [Handler] is an [http.Handler] for one channel. Every value that any process writes to the
+// channel is sent to every client as an event:
 //
 //	id: 1700000000000-0
 //	event: message.sent
 //	data: {"from":"ann","text":"hello"}
 //
-// The id is the entry ID in the stream, the name is what Options.Event says, the data is the
-// value as JSON or what Options.Encode makes of it.
+// The id is the entry ID in the stream, the name is that of Options.Event, and the data is the
+// value as JSON or the result of Options.Encode.
 //
 // # Resuming
 //
-// A browser that loses its connection comes back by itself with the ID of the last event
-// that it has seen, in the header Last-Event-ID, and gets what it has missed, from the
-// stream, without gap or repetition: at this process or another one. Clients that cannot set
-// the header have a parameter of the URL. A client without an ID begins where Options.Start
-// says, by default with what is written from now on, and is sent its position at once: by an
-// `id:` without data, of which browsers take notice without an event for the page. Heartbeats
-// carry it on while Options.Filter lets nothing pass.
+// A browser that loses its connection reconnects by itself, to this process or another one, with
+// the ID of its last event in the header Last-Event-ID. It then receives the missed events from
+// the stream, without gaps or repetitions. Clients that cannot set the header use a parameter of
+// the URL. A client without an ID begins at Options.Start, by default with the values written
+// from then on. It receives its position at once, as an `id:` without data, which browsers store
+// without an event for the page. Heartbeats update the position while Options.Filter rejects all
+// values.
 //
-// What a client has not seen and never will, because the stream was trimmed, is reported by
-// [EventGap] in its place; it continues behind. It may report a gap where only the client's
-// last entry was trimmed: Redis does not say what it has removed. The same event reports that
-// the stream was deleted and has started again, which the client then gets from its beginning.
-// An entry that makes no event is [EventUndecodable]. Nothing is left out in silence.
+// Entries that were trimmed before the client received them are reported by [EventGap] in their
+// place; the client continues with the entries behind the gap. A gap may be reported although
+// only the client's own last entry was trimmed, because Redis does not report which entries it
+// has removed. The same event reports that the stream was deleted and re-created; the client then
+// receives it from its beginning. An entry without an event is reported by [EventUndecodable]. No
+// entry is omitted without a report.
 //
-// Pub/Sub channels have no past: no IDs, no resuming, Latest as the only start. What is
-// published while the connection to Redis is lost is lost, which only an event of the hub
+// Pub/Sub channels have no history: no IDs, no resuming, Latest as the only start. Values
+// published while the connection to Redis is lost are lost, which only an event of the hub
 // reports. When a response has begun the client is live, unless Redis took longer than a second
-// to answer.
+// to reply.
 //
 // # Runs
 //
-// [Runs] are streams that begin, are written by one writer, and end: the answer of a model, the
-// progress of a job. See docs/runs.md, which has the code for browsers too. The stream of a channel
-// may end as well, by [redischannels.Writer.CompleteStream]: clients get [EventEnd], and those that
-// come back behind it are answered 204.
+// [Runs] are streams that begin, are written by one writer, and end, such as the answer of a
+// model or the progress of a job. docs/runs.md describes them and has the code for browsers. The
+// stream of a channel may end too, by [redischannels.Writer.CompleteStream]: clients receive
+// [EventEnd], and status 204 if they reconnect after it.
 //
-// # What it costs
+// # Costs
 //
-// While clients are connected one goroutine of the Handler follows the channel, decodes and
-// encodes each entry once, and keeps the latest of them in a ring. A client is the goroutine
-// that net/http serves its request in, with a place in the ring. All handlers of a hub whose
-// channels have equal settings read by one connection, whatever the number of streams (up to
-// 256) and clients. No consumer group is made. Who resumes within the ring costs Redis
-// nothing; who comes from further behind reads pages of the stream, a few clients at a time.
+// While clients are connected, one goroutine of the Handler follows the channel, decodes and
+// encodes each entry once, and keeps the latest entries in a ring. A client is the goroutine in
+// which net/http serves its request, with a position in the ring. All handlers of a hub whose
+// channels have equal settings share one connection for reading, for up to 256 streams and any
+// number of clients. No consumer group is created. A client that resumes within the ring costs no
+// command; a client that is further behind reads pages of the stream, a few clients at a time.
 //
-// A client that is slow holds up no other: if it takes nothing for Options.WriteTimeout, or if
-// the ring runs away from it, its connection is closed. It comes back with the ID that it has
-// come to, and goes on from Redis.
+// A slow client does not delay others: if it reads nothing for Options.WriteTimeout, or falls
+// behind the ring, its connection is closed. It reconnects with the ID of its last event and
+// resumes from Redis.
 //
 // # Outages
 //
-// While Redis is away clients stay connected, with heartbeats, and new ones may come. When it
-// is back all of them resume where they were. Only a client that comes during an outage, has no
-// ID and is the first one begins when Redis is back.
+// While Redis cannot be reached, clients stay connected, with heartbeats, and new ones can
+// connect. After the outage all of them resume at their positions. Only the first client, if it
+// connects without an ID during the outage, begins when Redis can be reached again.
 //
 // # Serving
 //
-// Write deadlines are the Handler's own, so http.Server.WriteTimeout and ReadTimeout do not
+// The Handler sets its own write deadlines, so http.Server.WriteTimeout and ReadTimeout do not
 // end a stream; they may be set for other requests. Middleware that wraps the ResponseWriter
-// needs a method Unwrap or Flush. The headers keep caches, nginx and compression from holding
-// events back. Serve HTTP/2 where you can: browsers open only six connections of HTTP/1.1 to
-// one server, and every stream takes one.
+// needs a method Unwrap or Flush. The response headers prevent caches, nginx and compression from
+// buffering events. Serve HTTP/2 if possible: browsers open at most six HTTP/1.1 connections to
+// one server, and every stream uses one.
 //
-// A request that is refused is answered 400 for a malformed ID, 401 or 403 by
-// Options.Authorize, 405 for methods other than GET and HEAD, 500 where nothing can be
-// flushed, 503 beyond Options.MaxClients and after Close, with Retry-After. A browser's
-// EventSource does not come back after any of these by itself: the page must make another
-// one.
+// A refused request gets status 400 for an invalid ID, 401 or 403 by Options.Authorize, 405 for
+// methods other than GET and HEAD, 500 if the ResponseWriter cannot flush, and 503 with
+// Retry-After beyond Options.MaxClients and after Close. A browser's EventSource does not
+// reconnect after any of these: the page must create another one.
 //
-// http.Server.Shutdown waits for requests, and streams have no end of their own, so let it
-// close the Handler:
+// http.Server.Shutdown waits for requests, and streams do not end by themselves, so close the
+// Handler on shutdown:
 //
 //	server.RegisterOnShutdown(func() { handler.Close() })
 //
-// Browsers send cookies with an EventSource also across sites if the server allows the origin
-// (CORS). The Handler sets no such header; Authorize is the place to check Origin.
+// Browsers send cookies with an EventSource across sites if the server allows the origin (CORS).
+// The Handler sets no such header; check Origin in Authorize.
 package sse

@@ -14,10 +14,11 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// reserved are the names of events that are no values.
+// reserved are the names of events other than values.
 var reserved = []string{EventGap, EventUndecodable, EventStart, EventEnd}
 
-// event makes an event of what a reader yields, or returns the error that is none.
+// event converts a delivery or error of a reader to an event, or returns an error that has no
+// event.
 func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*feed.Event, error) {
 	if err != nil {
 		return h.problem(err, func(text string) (stream.ID, string) { id := h.id(text); return id, wireID(id) })
@@ -26,8 +27,8 @@ func (h *Handler[T]) event(d redischannels.Delivery[T], err error) (*feed.Event,
 	return h.value(d, id, wireID(id)), nil
 }
 
-// problem makes an event of an error that stands in the place of a value, or returns it. ids returns
-// the ID of an entry, and its text on the wire.
+// problem converts an error in the place of a value to an event, or returns it. ids returns the
+// ID of an entry, and its text on the wire.
 func (s *server[T]) problem(err error, ids func(text string) (stream.ID, string)) (*feed.Event, error) {
 	var gap *redischannels.GapError
 	var undecodable *redischannels.DecodeError
@@ -48,7 +49,7 @@ func (s *server[T]) problem(err error, ids func(text string) (stream.ID, string)
 	return nil, err
 }
 
-// value makes the event of a value, or one that says that there is none.
+// value returns the event of a value, or an EventUndecodable.
 func (s *server[T]) value(d redischannels.Delivery[T], id stream.ID, text string) *feed.Event {
 	wire, err := s.encode(d, text)
 	if err != nil {
@@ -62,7 +63,7 @@ func (s *server[T]) value(d redischannels.Delivery[T], id stream.ID, text string
 	return e
 }
 
-// encode returns a value as it is sent. A panic of the application's functions is an error.
+// encode returns the wire form of a value. A panic of the application's functions is an error.
 func (s *server[T]) encode(d redischannels.Delivery[T], id string) (wire []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -73,7 +74,7 @@ func (s *server[T]) encode(d redischannels.Delivery[T], id string) (wire []byte,
 	if s.options.Event != nil {
 		name := s.options.Event(d)
 		if slices.Contains(reserved, name) {
-			return nil, fmt.Errorf("Event returned %q, which is an event of the Handler's own", name)
+			return nil, fmt.Errorf("Event returned %q, which is reserved for the Handler", name)
 		}
 		if name != "" {
 			if m.Type, err = gosse.NewType(name); err != nil {
@@ -108,16 +109,16 @@ func newUndecodable(id stream.ID, text string) *feed.Event {
 	return &feed.Event{ID: id, Wire: encode(&gosse.Message{Type: gosse.Type(EventUndecodable)}, text, toJSON(Undecodable{ID: entry}))}
 }
 
-// id is the ID of an entry, zero where the transport has none.
+// id returns the ID of an entry, zero if the transport has no IDs.
 func (h *Handler[T]) id(text string) stream.ID {
 	if !h.keeps {
 		return stream.ID{}
 	}
-	id, _ := stream.ParseID(text) // it was made of one
+	id, _ := stream.ParseID(text) // the text of an ID
 	return id
 }
 
-// wireID is an ID as clients know it, empty where there is none.
+// wireID returns an ID in its wire form, empty without one.
 func wireID(id stream.ID) string {
 	if id.IsZero() {
 		return ""
@@ -125,13 +126,13 @@ func wireID(id stream.ID) string {
 	return id.String()
 }
 
-// encodeGap returns an EventGap. It has no `id:`, so a client that has seen nothing else sees it
-// again after a reconnection.
+// encodeGap returns an EventGap. It has no `id:`, so a client that has received no other event
+// receives it again after a reconnect.
 func encodeGap(from, to string) []byte {
 	return encode(&gosse.Message{Type: gosse.Type(EventGap)}, "", toJSON(Gap{From: from, To: to}))
 }
 
-// encode returns an event as it is sent.
+// encode returns the wire form of an event.
 func encode(m *gosse.Message, id, data string) []byte {
 	if data == "" {
 		data = "\n" // one empty line: without any, browsers do not dispatch the event

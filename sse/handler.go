@@ -13,9 +13,9 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Handler streams the values of a channel to any number of clients. It is safe for
-// concurrent use, also several of one channel. All Handlers of one hub whose channels
-// have equal settings share one connection for reading, whatever the number of clients.
+// Handler streams the values of a channel to any number of clients. It is safe for concurrent
+// use, and a channel may have several Handlers. All Handlers of one hub whose channels have equal
+// settings share one connection for reading, for any number of clients.
 type Handler[T any] struct {
 	server[T]
 	channel *redischannels.Channel[T]
@@ -23,9 +23,9 @@ type Handler[T any] struct {
 	events  *feed.Feed
 }
 
-// NewHandler returns a handler for a channel, which stays the caller's: close the handler
-// first. It starts nothing and does not talk to Redis; the first client does. The errors
-// wrap [redischannels.ErrInvalidConfig] or [redischannels.ErrInvalidArgument].
+// NewHandler returns a handler for a channel. The caller owns the channel and closes it after the
+// handler. NewHandler starts no goroutine and sends no commands to Redis; the first client does.
+// The errors wrap [redischannels.ErrInvalidConfig] or [redischannels.ErrInvalidArgument].
 func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*Handler[T], error) {
 	var errs []error
 	if channel == nil {
@@ -43,16 +43,16 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 	return h, nil
 }
 
-// Close ends the streams of all clients, which may resume elsewhere, and waits until
-// nothing of the handler is left. Later requests are answered 503. It may be called often
-// and from anywhere but OnError, best by http.Server.RegisterOnShutdown, since Shutdown
-// waits for requests to end. It always returns nil.
+// Close ends the streams of all clients, which may resume at another process, and waits until all
+// goroutines of the handler have ended. Later requests get status 503. Close may be called
+// several times, and from anywhere but OnError, best by http.Server.RegisterOnShutdown, because
+// Shutdown waits for requests to end. It always returns nil.
 func (h *Handler[T]) Close() error { return h.close() }
 
-// Clients is how many clients are connected now.
+// Clients returns the number of connected clients.
 func (h *Handler[T]) Clients() int { return h.count() }
 
-// ServeHTTP streams events until the client goes, cannot follow, or Close.
+// ServeHTTP streams events until the client disconnects, is too slow, or the handler is closed.
 func (h *Handler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.permits(w, r) {
 		return
@@ -76,7 +76,7 @@ func (h *Handler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.serve(h.events, c, feed.Request{Writer: w, HTTP: r, ID: stream.ID.String})
 }
 
-// begin finds out from the request where the client begins. The error is for the client.
+// begin sets the position of the client from the request. The error is for the client.
 func (h *Handler[T]) begin(r *http.Request, c *feed.Client) error {
 	if !h.keeps {
 		return nil
@@ -102,7 +102,7 @@ func (h *Handler[T]) begin(r *http.Request, c *feed.Client) error {
 	return nil
 }
 
-// source is a channel as a feed reads it. V is the type of its values.
+// source is the channel of a feed. V is the type of its values.
 type source[V any] struct {
 	channel *redischannels.Channel[V]
 	keeps   bool

@@ -23,108 +23,105 @@ const (
 
 // Values that turn something off.
 const (
-	// NoHeartbeat as Options.Heartbeat sends nothing to idle clients. Proxies may then
-	// close their connections, and clients that disappear are noticed only by the next event.
+	// NoHeartbeat as Options.Heartbeat sends nothing to idle clients. Proxies may then close
+	// their connections, and clients that disappear are detected only by the next event.
 	NoHeartbeat time.Duration = -1
-	// NoRetry as Options.Retry leaves it to the client when it reconnects.
+	// NoRetry as Options.Retry leaves the reconnection time to the client.
 	NoRetry time.Duration = -1
-	// UnlimitedClients as Options.MaxClients leaves the bound to the system.
+	// UnlimitedClients as Options.MaxClients sets no limit.
 	UnlimitedClients = -1
-	// NoLastEventIDParam as Options.LastEventIDParam takes only the header.
+	// NoLastEventIDParam as Options.LastEventIDParam accepts only the header.
 	NoLastEventIDParam = "-"
 )
 
 // Names of the events that a [Handler] sends besides those of values.
 const (
-	// EventGap reports entries that the client has not seen and never will, because
-	// they were trimmed away, or of a stream that was deleted and has started again. Its
-	// data is a [Gap] as JSON.
+	// EventGap reports entries that were trimmed before the client received them, or that the
+	// stream was deleted and re-created. Its data is a [Gap] as JSON.
 	EventGap = "gap"
-	// EventUndecodable stands in the place of an entry that makes no value or no event.
-	// Its data is an [Undecodable] as JSON. Options.OnError gets the reason.
+	// EventUndecodable reports, in its place, an entry that cannot be decoded or encoded as an
+	// event. Its data is an [Undecodable] as JSON. Options.OnError receives the reason.
 	EventUndecodable = "undecodable"
 )
 
 // Gap is the data of EventGap.
 type Gap struct {
-	From string `json:"from"`         // entry ID that the client had come to
-	To   string `json:"to,omitempty"` // ID of the first entry that is left, if one is
+	From string `json:"from"`         // entry ID of the client's position
+	To   string `json:"to,omitempty"` // ID of the first remaining entry, if any
 }
 
 // Undecodable is the data of EventUndecodable.
 type Undecodable struct {
-	ID string `json:"id,omitempty"` // of the entry, where the transport has one
+	ID string `json:"id,omitempty"` // of the entry, if the transport has IDs
 }
 
-// Options configures a [Handler]. The zero value works. All functions are called from
-// several goroutines at once.
+// Options configures a [Handler]. The zero value is valid. All functions must be safe for
+// concurrent use.
 type Options[T any] struct {
-	// Start is where a client begins that comes without the ID of its last event:
-	// Oldest, Since an hour ago, AfterID. It is called once per request. A position that
-	// is trimmed away begins with EventGap. Nil, and the zero Position, mean Latest, and
-	// so must it for channels of which nothing is kept. AfterID of what is no ID answers
-	// the request with 400.
+	// Start returns the position of a client without the ID of its last event: Oldest, Since an
+	// hour ago, AfterID. It is called once per request. If entries after the position were
+	// trimmed, the stream begins with EventGap. Nil, and the zero Position, mean Latest, the only
+	// position for transports that store no messages. For an invalid ID in AfterID the request
+	// gets status 400.
 	Start func(*http.Request) redischannels.Position
 
-	// Event returns the name of a value's event, one line. Empty means none, which is
-	// "message" for a browser. EventGap, EventUndecodable, EventStart and EventEnd are refused: the value
-	// is sent as undecodable. Defaults to none.
+	// Event returns the name of a value's event, one line. Empty means none, which is "message"
+	// for a browser. EventGap, EventUndecodable, EventStart and EventEnd are reserved: the value
+	// is then sent as undecodable. Defaults to none.
 	Event func(redischannels.Delivery[T]) string
 
-	// Encode returns the data of a value's event: UTF-8, in which each of CR LF, CR and
-	// LF comes out as LF. It is called once per value, not per client, and must neither
-	// change nor keep the value. Defaults to the value as JSON.
+	// Encode returns the data of a value's event, in UTF-8; clients receive CR LF and CR as LF.
+	// It is called once per value, not per client, and must neither change nor keep the value.
+	// Defaults to the value as JSON.
 	Encode func(redischannels.Delivery[T]) ([]byte, error)
 
-	// Authorize refuses a request by an error: 401 if it wraps ErrUnauthorized, 403
-	// otherwise. The client does not get its text. It is asked once; who may see the stream
-	// for a time gets a request whose context ends with it. Defaults to all clients.
+	// Authorize refuses a request by an error: with status 401 if it wraps ErrUnauthorized, and
+	// 403 otherwise. The client does not receive its text. It is called once per request; to
+	// limit access in time, set a context on the request that ends with it. Defaults to all
+	// clients.
 	Authorize func(*http.Request) error
 
-	// Filter returns what decides which values the client of a request is sent; nil is
-	// all. The function that it returns is called by one goroutine per value and client,
-	// and must not change the value, which clients share. Other events are always sent.
-	// Defaults to all.
+	// Filter returns a function that selects the values for the client of a request; nil selects
+	// all. That function is called from one goroutine for each value and client, and must not
+	// change the value, which clients share. Other events are always sent. Defaults to all.
 	Filter func(*http.Request) func(redischannels.Delivery[T]) bool
 
-	// LastEventIDParam is the parameter of the URL that has the ID of the last event, for
-	// clients that cannot set the header Last-Event-ID, such as a browser that opens a
-	// page again. The header precedes it. Defaults to DefaultLastEventIDParam;
-	// NoLastEventIDParam turns it off.
+	// LastEventIDParam is the parameter of the URL that has the ID of the last event, for clients
+	// that cannot set the header Last-Event-ID, such as a browser that reopens a page. The header
+	// has precedence. Defaults to DefaultLastEventIDParam; NoLastEventIDParam turns it off.
 	LastEventIDParam string
 
-	// Heartbeat is after how much silence a client is sent a comment, at least 1 ms. It
-	// also sends the ID up to which Filter has passed nothing. Too low costs traffic; too
-	// high lets proxies close the connection (mostly after 30 to 60 s). Defaults to
-	// DefaultHeartbeat; NoHeartbeat turns it off.
+	// Heartbeat is the idle time after which a client is sent a comment, at least 1 ms. It also
+	// sends the ID of the last value that Filter has rejected. Too low costs traffic; too high
+	// lets proxies close the connection (usually after 30 to 60 s). Defaults to DefaultHeartbeat;
+	// NoHeartbeat turns it off.
 	Heartbeat time.Duration
 
-	// Retry is after how long a client reconnects, at least 1 ms, sent as `retry:`, and
-	// in Retry-After of a refusal. Defaults to DefaultRetry; NoRetry turns it off.
+	// Retry is the time after which a client reconnects, at least 1 ms. It is sent as `retry:`,
+	// and as Retry-After of a refusal. Defaults to DefaultRetry; NoRetry turns it off.
 	Retry time.Duration
 
-	// WriteTimeout is how long a client may take none of what is written to it, at least
-	// 1 ms, before its connection is closed. It also bounds how long Close waits for such
-	// a client. It takes the place of http.Server.WriteTimeout. Defaults to
-	// DefaultWriteTimeout.
+	// WriteTimeout is the time after which the connection of a client that reads nothing is
+	// closed, at least 1 ms. It also bounds how long Close waits for such a client. It replaces
+	// http.Server.WriteTimeout. Defaults to DefaultWriteTimeout.
 	WriteTimeout time.Duration
 
-	// MaxClients is how many clients are served at once; more are answered 503. Defaults
-	// to DefaultMaxClients; UnlimitedClients turns it off.
+	// MaxClients is the maximum number of clients; further ones get status 503. Defaults to
+	// DefaultMaxClients; UnlimitedClients turns it off.
 	MaxClients int
 
-	// Buffer and BufferBytes are how many events, and bytes of them, are kept for all
-	// clients together. A client that is further behind is closed and resumes from Redis;
-	// one that reconnects within them costs Redis nothing. Default to DefaultPubSubBuffer and
-	// DefaultBufferBytes.
+	// Buffer and BufferBytes are the number and the size of the events that are kept for all
+	// clients together. A client that is further behind is closed and resumes from Redis; a
+	// client that reconnects within them costs no command. They default to DefaultPubSubBuffer
+	// and DefaultBufferBytes.
 	Buffer      int
 	BufferBytes int
 
-	// OnError gets the errors that no caller can get: what Redis answers, an entry that cannot be
-	// decoded, a value that Event or Encode fails for, a ResponseWriter that cannot flush,
-	// and, by an error that wraps ErrSlowClient, a client that was closed for its slowness.
-	// It must return soon and must not call Close. Outages and gaps are events of the hub
-	// as well. A panic in it is recovered, and logged by the package log. Defaults to none.
+	// OnError receives errors that are not returned to a caller: errors of Redis, an entry that
+	// cannot be decoded, a value for which Event or Encode fails, a ResponseWriter that cannot
+	// flush, and, by an error that wraps ErrSlowClient, a slow client that was closed. It must
+	// return soon and must not call Close. Outages and gaps are also events of the hub. A panic
+	// in it is recovered, and logged by the package log. Defaults to none.
 	OnError func(error)
 }
 
@@ -155,7 +152,7 @@ func (o Options[T]) Validate() error {
 	return errors.Join(errs...)
 }
 
-// withDefaults returns the options with what is meant by their zero fields.
+// withDefaults returns a copy in which zeros are replaced.
 func (o Options[T]) withDefaults() Options[T] {
 	o.Heartbeat = orDefault(o.Heartbeat, DefaultHeartbeat)
 	o.Retry = orDefault(o.Retry, DefaultRetry)
@@ -168,8 +165,8 @@ func (o Options[T]) withDefaults() Options[T] {
 	return o
 }
 
-// guard makes an OnError that recovers a panic in it: in the goroutine of a broadcast or
-// of a page nothing else could.
+// guard returns an OnError that recovers a panic: no caller in the goroutine of a broadcast or of
+// a page recovers it.
 func guard(onError func(error)) func(error) {
 	if onError == nil {
 		return func(error) {}

@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// writeSize is how much is written under one deadline.
+// writeSize is the number of bytes that are written with one deadline.
 const writeSize = 64 << 10
 
 var heartbeat = func() []byte {
@@ -26,19 +26,19 @@ var heartbeat = func() []byte {
 type output struct {
 	feed.Request
 	out     *http.ResponseController
-	retry   time.Duration // NoRetry: is not sent
+	retry   time.Duration // NoRetry: not sent
 	onError func(error)
 
 	room int // bytes that may be written before the deadline is set again
 	dirt int // bytes since the last flush
 }
 
-// header sets that of an event stream.
+// header sets the header of an event stream.
 func (o *output) header() {
 	h := o.Writer.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache, no-store, no-transform")
-	h.Set("X-Accel-Buffering", "no") // nginx would collect events
+	h.Set("X-Accel-Buffering", "no") // nginx would buffer events
 	if o.HTTP.ProtoMajor == 1 && o.HTTP.Method != http.MethodHead {
 		// The last write of the server has a deadline, which the next request on this
 		// connection would inherit.
@@ -46,9 +46,9 @@ func (o *output) header() {
 	}
 }
 
-// None implements feed.Transport: an EventSource gives up.
+// None implements feed.Transport: an EventSource does not reconnect.
 func (o *output) None() {
-	o.Writer.Header().Set("Cache-Control", "no-store") // there may be something later
+	o.Writer.Header().Set("Cache-Control", "no-store") // there may be a stream later
 	o.Writer.WriteHeader(http.StatusNoContent)
 }
 
@@ -63,8 +63,8 @@ func (o *output) Open() error {
 		http.Error(o.Writer, "streaming is not possible here", http.StatusInternalServerError)
 		return err
 	}
-	// A middleware that compresses decides by the status; one that sees a flush before it sends
-	// compressed bytes without saying so.
+	// Compressing middleware decides when the status is written. After an earlier flush it sends
+	// compressed bytes without a Content-Encoding.
 	o.Writer.WriteHeader(http.StatusOK)
 	if err := o.out.Flush(); err != nil {
 		return err
@@ -85,7 +85,7 @@ func (o *output) Open() error {
 // Write implements feed.Output.
 func (o *output) Write(event *feed.Event) error { return o.write(event.Wire) }
 
-// write writes in parts, each of which has to be taken within WriteTimeout.
+// write writes in parts; the client must read each within WriteTimeout.
 func (o *output) write(p []byte) error {
 	for len(p) > 0 {
 		if o.room <= 0 {
@@ -102,7 +102,8 @@ func (o *output) write(p []byte) error {
 	return nil
 }
 
-// Place implements feed.Output: browsers take the ID from an event without data and dispatch none.
+// Place implements feed.Output: browsers store the ID of an event without data and dispatch no
+// event.
 func (o *output) Place(at stream.ID) error {
 	return o.write(toBytes(&gosse.Message{ID: gosse.ID(o.ID(at))}))
 }
@@ -118,7 +119,7 @@ func (o *output) Flush() (sent bool, err error) {
 	o.dirt, o.room = 0, 0
 	err = o.out.Flush()
 	if err == nil && o.HTTP.ProtoMajor > 1 {
-		// The end of a deadline ends the stream of HTTP/2, also an idle one.
+		// An expired deadline ends an HTTP/2 stream, even an idle one.
 		err = o.out.SetWriteDeadline(time.Time{})
 		if errors.Is(err, http.ErrNotSupported) {
 			err = nil
@@ -127,17 +128,17 @@ func (o *output) Flush() (sent bool, err error) {
 	return true, slow(err)
 }
 
-// extend sets the deadline for what is written next.
+// extend sets the deadline of the next write.
 func (o *output) extend() {
 	o.room = writeSize
-	// Where it is not supported a client that takes nothing is left to TCP.
+	// If it is not supported, only TCP detects a client that reads nothing.
 	_ = o.out.SetWriteDeadline(time.Now().Add(o.WriteTimeout))
 }
 
 // End implements feed.Transport.
-func (o *output) End(error) { o.extend() } // of what the server writes at the end
+func (o *output) End(error) { o.extend() } // for the last write of the server
 
-// slow marks the error of a write that was not taken in time.
+// slow marks the error of a write that exceeded its deadline.
 func slow(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("%w: %w", feed.ErrSlow, err)

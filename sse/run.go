@@ -10,18 +10,18 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// pieceSize is what a piece costs in the buffer of a writer beside its payload, about.
+// pieceSize is the approximate size of a piece in the buffer of a writer without its payload.
 const pieceSize = 64
 
-// Run is the writer of one epoch of a run. It is safe for concurrent use. It must be ended by End,
-// or by Close of its Runs; otherwise it renews its lease as long as the process lives.
+// Run is the writer of one epoch of a run. It is safe for concurrent use. It must be ended by
+// End, or by Close of its Runs; otherwise it renews its lease as long as the process runs.
 type Run[T any] struct {
 	runs  *Runs[T]
 	id    string
 	key   stream.RunID
 	epoch string
 
-	ctx    context.Context // of the application: ends when nothing can be written any more
+	ctx    context.Context // of the application: ends when nothing can be written
 	cancel context.CancelCauseFunc
 	urgent chan struct{}   // pieces are to be sent now
 	filled chan struct{}   // the buffer was empty, and is not
@@ -29,12 +29,12 @@ type Run[T any] struct {
 	die    context.CancelFunc
 
 	mu      sync.Mutex
-	pieces  [][]byte // that are not known to be in Redis, in order
+	pieces  [][]byte // that are not certainly in Redis, in order
 	bytes   int      // of them
-	number  uint64   // of the last piece that is known to be there
+	number  uint64   // of the last piece that is certainly there
 	changed chan struct{}
 	ending  bool  // by End: there are no more pieces
-	err     error // why nothing can be written any more
+	err     error // why nothing can be written
 }
 
 func newRun[T any](runs *Runs[T], id string, key stream.RunID, epoch string) *Run[T] {
@@ -56,19 +56,20 @@ func newRun[T any](runs *Runs[T], id string, key stream.RunID, epoch string) *Ru
 // ID returns the ID of the run.
 func (r *Run[T]) ID() string { return r.id }
 
-// Epoch returns the epoch of this writer: a number that is greater than that of all before.
+// Epoch returns the epoch of this writer: a number that is greater than those of all earlier
+// writers.
 func (r *Run[T]) Epoch() string { return r.epoch }
 
-// Context ends when nothing can be written any more. Its cause wraps ErrStopped after Stop,
-// ErrSuperseded, ErrLost, ErrRunEnded after End, or [redischannels.ErrClosed]; or it is an error of
-// Redis that does not pass, such as one that wraps [redischannels.ErrPermission].
+// Context returns a context that ends when nothing can be written. Its cause wraps ErrStopped
+// after Stop, ErrSuperseded, ErrLost, ErrRunEnded after End, or [redischannels.ErrClosed]; or it
+// is a permanent error of Redis, such as one that wraps [redischannels.ErrPermission].
 func (r *Run[T]) Context() context.Context { return r.ctx }
 
-// Write appends values to the run. They are buffered, and sent together with others soon; while
-// Redis cannot be reached they wait, and so does Write when the buffer is full, until ctx ends. An
-// error means that none of the values is written: one that cannot be encoded, is too large
-// ([redischannels.ErrTooLarge]), that of ctx, or the cause of Context. Whether buffered values are
-// in Redis is known by Flush and End only.
+// Write appends values to the run. They are buffered, and sent soon together with others. While
+// Redis cannot be reached they stay in the buffer; if the buffer is full, Write waits until ctx
+// ends. With an error none of the values is written. It is the error of a value that cannot be
+// encoded or is too large ([redischannels.ErrTooLarge]), that of ctx, or the cause of Context.
+// Only Flush and End confirm that buffered values are in Redis.
 func (r *Run[T]) Write(ctx context.Context, values ...T) error {
 	pieces := make([][]byte, len(values))
 	size := 0
@@ -109,7 +110,7 @@ func (r *Run[T]) encode(value *T) (piece []byte, err error) {
 	return piece, nil
 }
 
-// buffer adds pieces, or returns what is closed when there may be room.
+// buffer adds pieces, or returns a channel that is closed when there may be room.
 func (r *Run[T]) buffer(pieces [][]byte, size int) (full <-chan struct{}, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,14 +133,14 @@ func (r *Run[T]) buffer(pieces [][]byte, size int) (full <-chan struct{}, err er
 	return nil, nil
 }
 
-// Flush returns when everything that was written before is in Redis, where viewers see it. The
-// error is that of ctx, and then it may get there later, or the cause of Context, and then a part
-// of it may be there.
+// Flush returns when all values written before are in Redis, where viewers receive them. The
+// error is that of ctx, after which the values may be written later, or the cause of Context,
+// after which a part of them may be written.
 func (r *Run[T]) Flush(ctx context.Context) error {
 	r.mu.Lock()
 	target, err := r.number+uint64(len(r.pieces)), r.err
 	r.mu.Unlock()
-	if err != nil { // what was in the buffer is no longer there
+	if err != nil { // the buffer was dropped
 		if errors.Is(err, ErrRunEnded) {
 			return nil
 		}
@@ -168,7 +169,7 @@ func (r *Run[T]) failure(err error) error {
 	return fmt.Errorf("redischannels/sse: write to run %q: %w", r.id, err)
 }
 
-// advance wakes those who wait for the buffer. The lock is held.
+// advance wakes the callers that wait for the buffer. The lock is held.
 func (r *Run[T]) advance() {
 	close(r.changed)
 	r.changed = make(chan struct{})

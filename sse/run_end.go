@@ -14,12 +14,12 @@ import (
 // abandonWait bounds how long Close waits for Redis.
 const abandonWait = 5 * time.Second
 
-// End ends the run when everything that was written is in Redis: as done for nil, as stopped for an
-// error that wraps ErrStopped, as failed for others, whose text (1,024 bytes at most) viewers get.
-// Nothing can be written from then on. It waits out outages until ctx ends. It returns nil as well
-// for a run that Stop has ended. After the error of ctx, or of Redis, the run may have ended; End may
-// be called again, and without that the run is lost when its lease is over. Other errors are the
-// cause of Context: the run has ended otherwise.
+// End ends the run when all written values are in Redis: as done for nil, as stopped for an error
+// that wraps ErrStopped, and as failed for any other error, whose text (at most 1,024 bytes)
+// viewers receive. Then nothing can be written. During an outage it retries until ctx ends. It
+// also returns nil for a run that Stop has ended. After an error of ctx or of Redis the run may
+// or may not have ended. End may then be called again; otherwise the run is lost when its lease
+// expires. Any other error is the cause of Context: the run has ended in another way.
 func (r *Run[T]) End(ctx context.Context, cause error) error {
 	status, text := RunDone, ""
 	switch {
@@ -39,7 +39,7 @@ func (r *Run[T]) End(ctx context.Context, cause error) error {
 	return err
 }
 
-// end writes the end of the run behind its pieces. over is what writing returns afterwards.
+// end writes the end of the run behind its pieces. over is the error of later writes.
 func (r *Run[T]) end(ctx context.Context, status RunStatus, text string, over error) error {
 	r.mu.Lock()
 	r.ending = true
@@ -71,13 +71,13 @@ func (r *Run[T]) end(ctx context.Context, status RunStatus, text string, over er
 	return r.finish(outcomeError(answer))
 }
 
-// outcomeError is why a writer cannot write after an answer.
+// outcomeError returns why a writer cannot write after a reply.
 func outcomeError(answer stream.RunAnswer) error {
 	switch {
 	case answer.Outcome == stream.RunSuperseded:
 		return ErrSuperseded
 	case answer.Outcome == stream.RunMissing:
-		return fmt.Errorf("%w: Redis no longer has all of it", ErrLost)
+		return fmt.Errorf("%w: Redis no longer has the complete run", ErrLost)
 	case answer.Text == string(RunStopped):
 		return ErrStopped
 	case answer.Text == string(RunLost):
@@ -86,8 +86,7 @@ func outcomeError(answer stream.RunAnswer) error {
 	return ErrRunEnded
 }
 
-// finish ends writing. It returns the error that writing returns from now on, which the first
-// call decides.
+// finish ends writing. It returns the error of later writes, which the first call sets.
 func (r *Run[T]) finish(err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,13 +10,13 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// sendPieces and sendBytes bound one append, for which Redis does nothing else.
+// sendPieces and sendBytes bound one append, which blocks Redis.
 const (
 	sendPieces = 256
 	sendBytes  = 256 << 10
 )
 
-// keep sends what is in the buffer and renews the lease, until the run is over.
+// keep sends the buffer and renews the lease, until the run is over.
 func (r *Run[T]) keep() {
 	defer r.forget()
 	renew := time.NewTicker(r.runs.config.renewal())
@@ -41,20 +41,20 @@ func (r *Run[T]) keep() {
 	}
 }
 
-// forget removes the run from those that Close ends.
+// forget removes the run from the runs that Close ends.
 func (r *Run[T]) forget() {
 	r.runs.mu.Lock()
 	defer r.runs.mu.Unlock()
 	delete(r.runs.runs, r)
 }
 
-// send sends what is in the buffer, or renews the lease if there is nothing. It tries until it
-// succeeds or the run is over.
+// send sends the buffer, or renews the lease if it is empty. It retries until it succeeds or the
+// run is over.
 func (r *Run[T]) send() {
 	for renew := true; ; renew = false {
 		number, pieces, ending := r.next()
 		if len(pieces) == 0 && (!renew || ending) {
-			return // an End that has failed leaves the run to its lease
+			return // after a failed End the run ends with its lease
 		}
 		answer, ok := r.append(number, pieces)
 		switch {
@@ -80,7 +80,7 @@ func (r *Run[T]) next() (number uint64, pieces [][]byte, ending bool) {
 	return r.number + 1, slices.Clone(r.pieces[:n]), r.ending
 }
 
-// append sends pieces until there is an answer. It reports false when the run is over.
+// append sends pieces until there is a reply. It returns false when the run is over.
 func (r *Run[T]) append(number uint64, pieces [][]byte) (answer stream.RunAnswer, ok bool) {
 	err := r.runs.retry(r.alive, r.id, func(client redis.UniversalClient) (err error) {
 		answer, err = r.key.AppendRun(r.alive, client, r.runs.config.times(), r.epoch, number, pieces)
@@ -92,7 +92,7 @@ func (r *Run[T]) append(number uint64, pieces [][]byte) (answer stream.RunAnswer
 	return answer, err == nil
 }
 
-// reportFirst is always, and reports the first error of an outage.
+// reportFirst is like always, and reports the first error of an outage.
 func (r *Run[T]) reportFirst(failed int, err error) bool {
 	if failed == 1 {
 		r.runs.config.OnError(r.failure(bridge.RedisError(err)))
@@ -118,7 +118,7 @@ func (r *Run[T]) sent(pieces [][]byte) {
 	r.advance()
 }
 
-// signal wakes the receiver of a channel, if it is not yet to wake.
+// signal wakes the receiver of a channel, unless a signal is pending.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

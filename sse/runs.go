@@ -20,22 +20,22 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// maxRunMetadata is a bound in bytes.
+// maxRunMetadata is the maximum size in bytes.
 const maxRunMetadata = 4 << 10
 
-// Runs are streams that begin, are written piece by piece by one writer, and end: the answer of a
-// model, the progress of a job. Any number of viewers sees each piece that was flushed once, in
-// order, and then how the run ended, whatever becomes of their connections, of the writer and of
-// this process. It is safe for concurrent use.
+// Runs are streams that begin, are written piece by piece by one writer, and end, such as the
+// answer of a model or the progress of a job. Each viewer receives each flushed piece once and in
+// order, and then how the run ended, whatever happens to its connection, the writer and this
+// process. It is safe for concurrent use.
 //
-// A run is identified by an ID of the application's. Of one ID there is one writer at a time:
-// restarting it begins another epoch, which viewers see from its beginning.
+// The application chooses the ID of a run. An ID has one writer at a time. A restart begins a new
+// epoch, which viewers receive from its beginning.
 type Runs[T any] struct {
 	config RunsConfig
 	codec  redischannels.Codec
 	client redis.UniversalClient
 	hub    *redischannels.Hub // of the channels that viewers read
-	leave  func()             // the caller's hub
+	leave  func()             // unregisters from the caller's hub
 	links  []*redisconn.Link  // one per bucket
 	life   *lifecycle.State
 
@@ -43,8 +43,8 @@ type Runs[T any] struct {
 	runs map[*Run[T]]struct{} // that have a writer here
 }
 
-// NewRuns returns runs on the client of a hub, which stays the caller's and whose Close closes
-// them. It does not talk to Redis. The errors wrap [redischannels.ErrInvalidConfig],
+// NewRuns returns runs on the client of a hub. The caller owns the hub, whose Close closes the
+// runs. It sends no commands to Redis. The errors wrap [redischannels.ErrInvalidConfig],
 // [redischannels.ErrInvalidArgument] or [redischannels.ErrClosed].
 func NewRuns[T any](hub *redischannels.Hub, config RunsConfig) (*Runs[T], error) {
 	var errs []error
@@ -79,13 +79,14 @@ func NewRuns[T any](hub *redischannels.Hub, config RunsConfig) (*Runs[T], error)
 	return r, nil
 }
 
-// Start starts a run and returns its writer. The error is ErrRunning as long as another writer has
-// the run; one whose lease is over loses it. A run that has ended is restarted.
+// Start starts a run and returns its writer. The error is ErrRunning as long as another writer
+// has the run; a writer whose lease has expired loses it. A run that has ended is restarted.
 func (r *Runs[T]) Start(ctx context.Context, id string) (*Run[T], error) {
 	return r.StartWith(ctx, id, nil)
 }
 
-// StartWith is Start with metadata that viewers get before the first piece, up to 4 KiB as JSON.
+// StartWith is Start with metadata that viewers receive before the first piece, up to 4 KiB as
+// JSON.
 func (r *Runs[T]) StartWith(ctx context.Context, id string, metadata map[string]string) (*Run[T], error) {
 	text, err := json.Marshal(metadata)
 	if err != nil || len(text) > maxRunMetadata {
@@ -119,10 +120,10 @@ func (r *Runs[T]) StartWith(ctx context.Context, id string, metadata map[string]
 	return run, nil
 }
 
-// Stop ends a run as stopped, from any process: its viewers see that at once, and the context of
-// its writer ends with its next write, or within a second. A run that was stopped before is no
-// error. The errors are ErrNoRun, ErrRunEnded if it has ended otherwise, or those of Redis, after
-// which it may be stopped.
+// Stop ends a run as stopped, from any process. Its viewers receive the end at once, and the
+// context of its writer ends with its next write, or within a second. For a run that was already
+// stopped it returns nil. The errors are ErrNoRun, ErrRunEnded if it has ended in another way, or
+// those of Redis, after which it may or may not be stopped.
 func (r *Runs[T]) Stop(ctx context.Context, id string) error {
 	if err := r.life.Enter(); err != nil {
 		return err
@@ -150,9 +151,9 @@ func (r *Runs[T]) Stop(ctx context.Context, id string) error {
 	return err
 }
 
-// Close ends the contexts of the writers of this process, writes what they have buffered, and ends
-// their runs as lost, so that another process may start them at once. It waits 5 s at most, and
-// returns when nothing is left. Handlers are closed before. It may be called often.
+// Close ends the contexts of the writers of this process, writes their buffers, and ends their
+// runs as lost, so that another process may start them at once. It waits at most 5 s, and returns
+// when all goroutines have ended. Close the handlers first. It may be called several times.
 func (r *Runs[T]) Close() error {
 	return r.life.Close(func() error {
 		r.mu.Lock()
@@ -170,8 +171,8 @@ func (r *Runs[T]) Close() error {
 	})
 }
 
-// retry calls f, which can be sent twice, until it succeeds, ctx ends, trying again does not help, or
-// more is against it, which gets the number of failures and the last error.
+// retry calls f, whose command may be sent twice, until it succeeds, ctx ends, the error is
+// permanent, or more returns false for the number of failures and the last error.
 func (r *Runs[T]) retry(ctx context.Context, id string, f func(redis.UniversalClient) error, more func(failed int, err error) bool) error {
 	for failed := 1; ; failed++ {
 		err := r.link(id).Do(ctx, f)
@@ -181,8 +182,8 @@ func (r *Runs[T]) retry(ctx context.Context, id string, f func(redis.UniversalCl
 	}
 }
 
-// thrice is the more of calls that a caller waits for.
+// thrice is the more of calls for which a caller waits.
 func thrice(failed int, _ error) bool { return failed <= 3 }
 
-// always is the more of calls that wait out an outage.
+// always is the more of calls that continue after an outage.
 func always(int, error) bool { return true }

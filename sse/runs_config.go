@@ -22,43 +22,46 @@ const (
 // NoCoalesce as RunsConfig.Coalesce sends every write at once.
 const NoCoalesce time.Duration = -1
 
-// RunsConfig configures [NewRuns]. The zero value works. All processes that write or serve the
+// RunsConfig configures [NewRuns]. The zero value is valid. All processes that write or serve the
 // same runs need the same Name, Codec and Buckets.
 type RunsConfig struct {
 	// Name is the first part of the names of all keys, which are {NAME:BUCKET}:run:ID and so on.
 	// It must not contain braces. Defaults to DefaultRunsName.
 	Name string
 
-	// Codec makes payloads of pieces. Defaults to redischannels.JSON.
+	// Codec encodes pieces as payloads. Defaults to redischannels.JSON.
 	Codec redischannels.Codec
 
-	// TTL is how long a run is kept after its last write, at least WriterLease. Too low, and
-	// viewers that come back find nothing; too high costs memory of Redis. Defaults to
+	// TTL is how long a run is kept after its last write, at least WriterLease. If it is too low,
+	// viewers that reconnect no longer find the run; too high costs memory in Redis. Defaults to
 	// DefaultRunTTL. (PEXPIRE)
 	TTL time.Duration
 
-	// WriterLease is how long nothing may be heard of a writer before its run ends as lost, at
-	// least 100 ms. Writers renew it, also while they have nothing to write, every third of it and
-	// at least every second. Too low ends runs because of a pause of the process or the network;
-	// too high keeps viewers waiting for a writer that has crashed. Defaults to DefaultWriterLease.
+	// WriterLease is the time after which the run of a silent writer ends as lost, at least 100
+	// ms. Writers renew it every third of it and at least every second, even while they have
+	// nothing to write. Too low ends runs because of a pause of the process or the network; too
+	// high lets viewers wait for a crashed writer. Defaults to DefaultWriterLease.
 	WriterLease time.Duration
 
 	// Coalesce is how long a piece waits for others, so that they are sent together, at least 1 ms.
 	// Defaults to DefaultRunCoalesce; NoCoalesce turns it off.
 	Coalesce time.Duration
 
-	// BufferBytes is how many bytes of pieces may wait in a writer while Redis cannot be reached;
-	// Write waits beyond. A piece must not be larger. Defaults to DefaultRunBufferBytes.
+	// BufferBytes is the maximum size of the pieces, in bytes, that wait in a writer while Redis
+	// cannot be reached; then Write waits. A piece must not be larger. Defaults to
+	// DefaultRunBufferBytes.
 	BufferBytes int
 
-	// Buckets is over how many hash slots of a Redis Cluster runs are spread, 1 to 1,024. A process
-	// reads by at most one connection per bucket, as long as no more than 256 runs of it have viewers
-	// there. Too low puts much load on one master; too high costs connections. A change finds none
-	// of the runs before. Defaults to DefaultRunBuckets.
+	// Buckets is the number of hash slots of a Redis Cluster over which runs are distributed, 1
+	// to 1,024. A process uses at most one connection per bucket for reading, as long as no more
+	// than 256 runs of the bucket have viewers there. Too low puts much load on one master; too
+	// high costs connections. After a change earlier runs are not found. Defaults to
+	// DefaultRunBuckets.
 	Buckets int
 
-	// OnError receives errors that no caller gets: outages while a writer has pieces to write. A
-	// panic in it is recovered and logged by the package log. Defaults to none.
+	// OnError receives errors that are not returned to a caller: outages while a writer has
+	// pieces to write. A panic in it is recovered and logged by the package log. Defaults to
+	// none.
 	OnError func(error)
 }
 
@@ -81,7 +84,7 @@ func (c RunsConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// withDefaults returns the configuration with what is meant by its zero fields.
+// withDefaults returns a copy in which zeros are replaced.
 func (c RunsConfig) withDefaults() RunsConfig {
 	c.Name = orDefault(c.Name, DefaultRunsName)
 	c.TTL = orDefault(c.TTL, DefaultRunTTL)
@@ -100,6 +103,6 @@ func (c RunsConfig) times() stream.RunTimes {
 	return stream.RunTimes{TTL: c.TTL, Lease: c.WriterLease}
 }
 
-// renewal is how often the lease of a writer is renewed, which also finds out that its run was
-// stopped.
+// renewal is the time between two renewals of a writer's lease, which also detect that its run
+// was stopped.
 func (c RunsConfig) renewal() time.Duration { return min(c.WriterLease/3, time.Second) }

@@ -14,8 +14,9 @@ import (
 
 // Names of the events of runs besides those of pieces.
 const (
-	// EventStart is the first event of a viewer that begins at the beginning, and so also of one
-	// whose run was restarted: what it has shown before is void. Its data is a [RunStart] as JSON.
+	// EventStart is the first event of a viewer that begins at the beginning. A viewer whose run
+	// was restarted also receives it, and must discard the earlier pieces. Its data is a
+	// [RunStart] as JSON.
 	EventStart = "start"
 	// EventEnd is the last event of a run, and of a channel whose stream was completed
 	// ([redischannels.Writer.CompleteStream]): the response ends. Its data is a [RunEnd] as JSON.
@@ -36,7 +37,7 @@ type RunEnd struct {
 	Error  string    `json:"error,omitempty"` // of RunFailed
 }
 
-// runFormat is how the entries of runs become messages: the payload is that of a piece, or the text
+// runFormat decodes the entries of runs as messages: the payload is that of a piece, or the text
 // of an end; the other fields are metadata.
 type runFormat struct{}
 
@@ -62,17 +63,18 @@ func (runFormat) UnmarshalPayload(entry redischannels.Entry) (payload []byte, me
 		}
 	}
 	if payload == nil {
-		return nil, nil, errors.New("no entry of a run")
+		return nil, nil, errors.New("not an entry of a run")
 	}
 	return payload, metadata, nil
 }
 
-// event makes an event of what a reader of a run yields, or returns the error that is none.
+// event converts a delivery or error of a reader of a run to an event, or returns an error that
+// has no event.
 func (h *RunsHandler[T]) event(d redischannels.Delivery[[]byte], err error) (*feed.Event, error) {
 	if err != nil {
 		return h.problem(err, func(text string) (stream.ID, string) { id, _ := stream.ParseID(text); return id, text })
 	}
-	id, _ := stream.ParseID(d.ID) // it was made of one
+	id, _ := stream.ParseID(d.ID) // the text of an ID
 	if status := d.Metadata[stream.RunEndField]; status != "" {
 		return newEnd(id, d.ID, RunEnd{RunStatus(status), string(d.Value)}), nil
 	}
@@ -84,7 +86,7 @@ func (h *RunsHandler[T]) event(d redischannels.Delivery[[]byte], err error) (*fe
 	return h.value(piece, id, d.ID), nil
 }
 
-// decode makes a value of a payload. A panic of the codec is an error.
+// decode decodes a payload. A panic of the codec is an error.
 func (h *RunsHandler[T]) decode(payload []byte, value *T) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

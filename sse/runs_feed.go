@@ -18,7 +18,7 @@ type runFeed struct {
 	feed    *feed.Feed
 	viewers int          // guarded by feedsMu
 	look    *time.Timer  // of lookIn, nil before the first; guarded by feedsMu
-	failed  atomic.Int32 // looks in a row
+	failed  atomic.Int32 // consecutive checks
 }
 
 // open returns the feed of a run, until release.
@@ -46,7 +46,7 @@ func (h *RunsHandler[T]) open(id string) (*runFeed, error) {
 	return f, nil
 }
 
-// release undoes open. The last viewer closes what was opened for the run.
+// release undoes open. The last viewer closes the channel and the feed of the run.
 func (h *RunsHandler[T]) release(f *runFeed) {
 	h.feedsMu.Lock()
 	f.viewers--
@@ -59,18 +59,18 @@ func (h *RunsHandler[T]) release(f *runFeed) {
 	}
 	h.feedsMu.Unlock()
 	if last {
-		_ = f.channel.Close() // it has written nothing
+		_ = f.channel.Close() // nothing was written through it
 	}
 }
 
-// expect has a run that is being written looked at when the lease of its writer may be over.
+// expect schedules a check of a running run for when the lease of its writer may have expired.
 func (h *RunsHandler[T]) expect(f *runFeed, s stream.RunState) {
 	if s.State == string(RunRunning) {
 		h.lookIn(f, s.Left+time.Millisecond)
 	}
 }
 
-// lookIn has a run looked at after d, if it still has viewers.
+// lookIn schedules a check of a run after d, if it still has viewers.
 func (h *RunsHandler[T]) lookIn(f *runFeed, d time.Duration) {
 	h.feedsMu.Lock()
 	defer h.feedsMu.Unlock()
@@ -83,7 +83,7 @@ func (h *RunsHandler[T]) lookIn(f *runFeed, d time.Duration) {
 	}
 }
 
-// watch looks at a run, which ends it if the lease of its writer is over.
+// watch checks a run, which ends it if the lease of its writer has expired.
 func (h *RunsHandler[T]) watch(f *runFeed) {
 	if h.life.Enter() != nil {
 		return
@@ -93,7 +93,7 @@ func (h *RunsHandler[T]) watch(f *runFeed) {
 	switch {
 	case err == nil:
 		f.failed.Store(0)
-		if state.Epoch == 0 { // Redis has lost it
+		if state.Epoch == 0 { // Redis has lost the run
 			f.feed.Disconnect()
 		}
 		h.expect(f, state)

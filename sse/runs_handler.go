@@ -15,14 +15,15 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// RunsOptions configures [Runs.Handler]. The zero value works.
+// RunsOptions configures [Runs.Handler]. The zero value is valid.
 type RunsOptions[T any] struct {
 	// Options are those of a channel's handler. Start must not be set: viewers begin at the
-	// beginning, or where they have come to. The Time of a Delivery is that of the start of the run.
+	// beginning, or resume at their position. The Time of a Delivery is that of the start of the
+	// run.
 	Options[T]
 
-	// ID returns the ID of the run that a request is for; an empty one is answered 400. Defaults to
-	// the wildcard "id" of the pattern that the handler is mounted at.
+	// ID returns the ID of the run of a request; if it is empty the request gets status 400.
+	// Defaults to the wildcard "id" of the handler's pattern.
 	ID func(*http.Request) string
 }
 
@@ -30,7 +31,7 @@ type RunsOptions[T any] struct {
 func (o RunsOptions[T]) Validate() error {
 	err := o.Options.Validate()
 	if o.Start != nil {
-		err = errors.Join(err, fmt.Errorf("redischannels/sse: RunsOptions.Start: %w: must not be set: viewers of a run begin at the beginning, or where they have come to", redischannels.ErrInvalidConfig))
+		err = errors.Join(err, fmt.Errorf("redischannels/sse: RunsOptions.Start: %w: must not be set: viewers of a run begin at the beginning, or resume at their position", redischannels.ErrInvalidConfig))
 	}
 	return err
 }
@@ -45,9 +46,9 @@ type RunsHandler[T any] struct {
 	feeds   map[string]*runFeed // of runs that have viewers
 }
 
-// Handler returns a handler that streams the run which a request is for: EventStart, each piece,
-// and EventEnd, after which the response ends. It answers 204, at which an EventSource gives up,
-// where there is no run, and to viewers that have seen the end. The errors wrap
+// Handler returns a handler that streams the run of a request: EventStart, each piece, and
+// EventEnd, after which the response ends. If there is no run, or the viewer has received its
+// end, the status is 204, after which an EventSource does not reconnect. The errors wrap
 // [redischannels.ErrInvalidConfig].
 func (r *Runs[T]) Handler(options RunsOptions[T]) (*RunsHandler[T], error) {
 	if err := options.Validate(); err != nil {
@@ -60,13 +61,15 @@ func (r *Runs[T]) Handler(options RunsOptions[T]) (*RunsHandler[T], error) {
 	return h, nil
 }
 
-// Close ends the streams of all viewers, which may resume elsewhere, as [Handler.Close] does.
+// Close ends the streams of all viewers, which may resume at another process, as [Handler.Close]
+// does.
 func (h *RunsHandler[T]) Close() error { return h.close() }
 
-// Clients is how many viewers are connected now.
+// Clients returns the number of connected viewers.
 func (h *RunsHandler[T]) Clients() int { return h.count() }
 
-// ServeHTTP streams events until the run ends, the viewer leaves or cannot follow, or Close.
+// ServeHTTP streams events until the run ends, the viewer disconnects or is too slow, or the
+// handler is closed.
 func (h *RunsHandler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.permits(w, r) {
 		return
@@ -92,12 +95,12 @@ func (h *RunsHandler[T]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.view(w, r, id, seen)
 }
 
-// view streams a run to a viewer that was joined and has seen everything up to an ID.
+// view streams a run to a joined viewer that has received all events up to an ID.
 func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string, seen stream.ID) {
 	var v *viewing
 	var err error
 	found := make(chan struct{})
-	h.life.Go(func() { // the stack that it needs is not kept for as long as the response lasts
+	h.life.Go(func() { // a goroutine, so that its stack does not last as long as the response
 		defer close(found)
 		v, err = h.find(r.Context(), id, seen)
 	})
@@ -120,14 +123,15 @@ func (h *RunsHandler[T]) view(w http.ResponseWriter, r *http.Request, id string,
 	h.serve(v.run.feed, c, feed.Request{Writer: w, HTTP: r, ID: stream.ID.String, First: v.first})
 }
 
-// viewing is where a viewer begins.
+// viewing is the position at which a viewer begins.
 type viewing struct {
-	run   *runFeed // is to be released
+	run   *runFeed // must be released
 	at    stream.ID
 	first []byte // the event of the start, if it begins there
 }
 
-// find finds out where a viewer begins. The error is ErrNoRun where there is nothing more to see.
+// find returns the position at which a viewer begins. The error is ErrNoRun if there are no
+// further events.
 func (h *RunsHandler[T]) find(ctx context.Context, id string, seen stream.ID) (*viewing, error) {
 	state, err := h.runs.look(ctx, id)
 	if err != nil {
@@ -150,8 +154,9 @@ func (h *RunsHandler[T]) find(ctx context.Context, id string, seen stream.ID) (*
 	return v, nil
 }
 
-// later answers a request while Redis cannot say how the run stands. An EventSource gives up after
-// every status but 200, so it gets an event stream that ends, and comes back.
+// later serves a request while the state of the run cannot be read from Redis. An EventSource
+// does not reconnect after any status but 200, so it gets an event stream that ends, and
+// reconnects.
 func (h *RunsHandler[T]) later(w http.ResponseWriter, r *http.Request, err error) {
 	if !redisconn.Classify(err).Retryable() {
 		http.Error(w, "the run cannot be read", http.StatusInternalServerError)
@@ -163,11 +168,11 @@ func (h *RunsHandler[T]) later(w http.ResponseWriter, r *http.Request, err error
 	}
 	o := h.output(feed.Request{Writer: w, HTTP: r, WriteTimeout: h.options.WriteTimeout})
 	if r.Method != http.MethodHead {
-		_ = o.Open() // the viewer has left, or comes back
+		_ = o.Open() // the viewer has disconnected, or will reconnect
 	}
 }
 
-// begin returns the ID after which the events of a viewer come that has seen everything up to an ID. fresh
+// begin returns the ID after which a viewer begins that has received all events up to seen. fresh
 // reports that it begins at the beginning.
 func begin(seen stream.ID, s stream.RunState) (at stream.ID, fresh bool) {
 	switch {

@@ -14,10 +14,10 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// RunInfo is how a run stands.
+// RunInfo is the state of a run.
 type RunInfo struct {
 	ID       string            `json:"id"`
-	Epoch    string            `json:"epoch"` // greater than those of the runs of this ID before
+	Epoch    string            `json:"epoch"` // greater than those of earlier runs of this ID
 	Status   RunStatus         `json:"status"`
 	Error    string            `json:"error,omitempty"` // of RunFailed
 	Started  time.Time         `json:"started"`         // by the clock of the server
@@ -25,7 +25,7 @@ type RunInfo struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
-// RunStatus is how a run stands, or how it has ended.
+// RunStatus is the status of a run.
 type RunStatus string
 
 // The statuses of a run.
@@ -34,10 +34,10 @@ const (
 	RunDone    RunStatus = "done"
 	RunFailed  RunStatus = "failed"
 	RunStopped RunStatus = "stopped"
-	RunLost    RunStatus = "lost" // nothing was heard of the writer for its lease
+	RunLost    RunStatus = "lost" // the lease of the writer has expired
 )
 
-// Info returns how a run stands. The error is ErrNoRun, or that of Redis.
+// Info returns the state of a run. The error is ErrNoRun, or that of Redis.
 func (r *Runs[T]) Info(ctx context.Context, id string) (RunInfo, error) {
 	state, err := r.look(ctx, id)
 	if err == nil && state.Epoch == 0 {
@@ -46,7 +46,7 @@ func (r *Runs[T]) Info(ctx context.Context, id string) (RunInfo, error) {
 	return runInfo(id, state), err
 }
 
-// List yields the runs that there are, in no order. An error is the last thing yielded.
+// List yields the existing runs, in no order. An error ends the list.
 func (r *Runs[T]) List(ctx context.Context) iter.Seq2[RunInfo, error] {
 	return func(yield func(RunInfo, error) bool) {
 		for bucket := range r.config.Buckets {
@@ -60,10 +60,10 @@ func (r *Runs[T]) List(ctx context.Context) iter.Seq2[RunInfo, error] {
 	}
 }
 
-// listPage is how many runs are looked at by one round trip, about.
+// listPage is the approximate number of runs that are read by one round trip.
 const listPage = 100
 
-// listBucket yields the runs of a bucket. It reports false if the loop was left.
+// listBucket yields the runs of a bucket. It returns false if the loop was left.
 func (r *Runs[T]) listBucket(ctx context.Context, bucket int, yield func(RunInfo, error) bool) (more bool, err error) {
 	seen := make(map[string]bool) // a scan may return a member twice
 	for cursor := uint64(0); ; {
@@ -98,11 +98,11 @@ func (r *Runs[T]) listBucket(ctx context.Context, bucket int, yield func(RunInfo
 
 func runInfo(id string, s stream.RunState) RunInfo {
 	info := RunInfo{ID: id, Epoch: strconv.FormatUint(s.Epoch, 10), Status: RunStatus(s.State), Error: s.Text, Started: s.Started, Pieces: s.Pieces}
-	_ = json.Unmarshal([]byte(s.Metadata), &info.Metadata) // what is not ours has none
+	_ = json.Unmarshal([]byte(s.Metadata), &info.Metadata) // foreign records have none
 	return info
 }
 
-// look returns how a run stands. It is a call of its own.
+// look returns the state of a run. It is a separate call.
 func (r *Runs[T]) look(ctx context.Context, id string) (state stream.RunState, err error) {
 	if err := r.life.Enter(); err != nil {
 		return state, err
@@ -117,7 +117,7 @@ func (r *Runs[T]) look(ctx context.Context, id string) (state stream.RunState, e
 		return err
 	})
 	if err != nil {
-		err = fmt.Errorf("redischannels/sse: look at run %q: %w", id, bridge.RedisError(err))
+		err = fmt.Errorf("redischannels/sse: read run %q: %w", id, bridge.RedisError(err))
 	}
 	return state, err
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// maxRunID is a bound in bytes.
+// maxRunID is the maximum length in bytes.
 const maxRunID = 256
 
 // key returns the keys of a run.
@@ -36,5 +36,5 @@ func (r *Runs[T]) prefix(bucket int) string {
 
 func (r *Runs[T]) index(bucket int) string { return r.prefix(bucket) + "index" }
 
-// validName reports whether a name can stand in a hash tag.
+// validName reports whether a name is valid in a hash tag.
 func validName(name string) bool { return name != "" && !strings.ContainsAny(name, "{}\r\n\x00") }

@@ -16,10 +16,10 @@ import (
 
 var errFull = errors.New("too many clients")
 
-// server is what the handlers of channels and of runs have in common.
+// server is the common part of the handlers of channels and of runs.
 type server[T any] struct {
 	options Options[T]
-	slots   chan struct{}    // taken by those who read from Redis
+	slots   chan struct{}    // taken by clients that read from Redis
 	life    *lifecycle.State // clients, broadcasts and readers of pages
 
 	mu      sync.Mutex
@@ -30,17 +30,17 @@ func newServer[T any](options Options[T]) server[T] {
 	return server[T]{options: options.withDefaults(), slots: make(chan struct{}, feed.CatchUps), life: lifecycle.New(feed.ErrEnded)}
 }
 
-// close ends the streams of all clients and waits until nothing of the handler is left.
+// close ends the streams of all clients and waits until all goroutines of the handler have ended.
 func (s *server[T]) close() error { return s.life.Close(nil) }
 
-// count returns how many clients are connected now.
+// count returns the number of connected clients.
 func (s *server[T]) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.clients
 }
 
-// permits answers a request that is not served, and reports whether this one is.
+// permits reports whether a request is served, and replies to it otherwise.
 func (s *server[T]) permits(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -57,7 +57,7 @@ func (s *server[T]) permits(w http.ResponseWriter, r *http.Request) bool {
 	return err == nil
 }
 
-// refuse answers a request that Authorize has an error for.
+// refuse replies to a request that Authorize has refused.
 func refuse(w http.ResponseWriter, err error) {
 	status := http.StatusForbidden
 	if errors.Is(err, ErrUnauthorized) {
@@ -66,7 +66,7 @@ func refuse(w http.ResponseWriter, err error) {
 	http.Error(w, http.StatusText(status), status)
 }
 
-// unavailable answers a request that cannot be served now.
+// unavailable replies to a request that cannot be served now.
 func (s *server[T]) unavailable(w http.ResponseWriter, err error) {
 	if s.options.Retry != NoRetry {
 		w.Header().Set("Retry-After", strconv.Itoa(int((s.options.Retry+time.Second-1)/time.Second)))
@@ -96,7 +96,7 @@ func (s *server[T]) leave() {
 	s.life.Leave()
 }
 
-// feed makes the feed of a source, whose IDs may be of epochs.
+// feed returns the feed of a source, whose IDs may have epochs.
 func (s *server[T]) feed(epochs bool, source feed.Source) *feed.Feed {
 	return feed.New(feed.Config{
 		Source:      source,
@@ -110,7 +110,8 @@ func (s *server[T]) feed(epochs bool, source feed.Source) *feed.Feed {
 	})
 }
 
-// lastEventID is the ID of the last event that the client of a request has seen, or empty.
+// lastEventID returns the ID of the last event that the client of a request has received, or
+// empty.
 func (s *server[T]) lastEventID(r *http.Request) string {
 	last := r.Header.Get("Last-Event-ID")
 	if last == "" && s.options.LastEventIDParam != NoLastEventIDParam {
@@ -119,7 +120,7 @@ func (s *server[T]) lastEventID(r *http.Request) string {
 	return last
 }
 
-// transport returns how a request is served.
+// transport returns the transport of a request.
 func (s *server[T]) transport(request feed.Request) feed.Transport {
 	request.WriteTimeout, request.Life = s.options.WriteTimeout, s.life.Context()
 	if other := feed.TransportOf(request.HTTP.Context()); other != nil {
@@ -144,7 +145,7 @@ func (s *server[T]) client(r *http.Request) *feed.Client {
 	return c
 }
 
-// serve sends events of a feed to a client that was joined.
+// serve sends events of a feed to a joined client.
 func (s *server[T]) serve(f *feed.Feed, c *feed.Client, request feed.Request) {
 	if request.HTTP.Method == http.MethodHead {
 		s.output(request).header()

@@ -193,7 +193,7 @@ func TestPubSub_PublishRefused(t *testing.T) {
 
 	err := pub.Publish("secret", pubMessages("m", 501)...)
 	requireOutcomes(t, err, redischannels.OutcomeNotAppended, 501)
-	require.Equal(t, "not sent, because messages before it failed", pubError(t, err).Results[500].Err.Error())
+	require.Equal(t, "not sent, because an earlier message failed", pubError(t, err).Results[500].Err.Error())
 
 	nobody := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() { _ = nobody.Close() })

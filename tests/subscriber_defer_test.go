@@ -134,7 +134,7 @@ func TestDefer_InOrderIsLogged(t *testing.T) {
 	sub.closeSoon(t)
 	lines := 0
 	for _, line := range logger.Lines() {
-		if strings.Contains(line, "holds within this process only") {
+		if strings.Contains(line, "waits in this process only") {
 			lines++
 		}
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// CloseNothing is the status of a connection that is closed because there is nothing to see: no such
-// run, or the client has seen the end. It is what 204 is to an EventSource.
+// CloseNothing is the status of a connection that is closed because there is no such run, or the
+// client has received its end. It corresponds to status 204 for an EventSource.
 const CloseNothing = 4204
 
 // Events is an *sse.Handler or an *sse.RunsHandler.
@@ -26,7 +26,7 @@ type Events interface {
 	Clients() int
 }
 
-// Options configures a [Handler]. The zero value works.
+// Options configures a [Handler]. The zero value is valid.
 type Options struct {
 	// OriginPatterns are the hosts of other origins whose pages may connect, in the form of
 	// path.Match, such as "*.example.com". Defaults to none.
@@ -45,15 +45,16 @@ func (o Options) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Handler serves events over WebSocket. It is safe for concurrent use. It has nothing to close: its
-// clients are those of the handler that it stands in front of.
+// Handler serves events over WebSocket. It is safe for concurrent use. It needs no Close: its
+// clients belong to the handler that it wraps.
 type Handler struct {
 	events  Events
 	options Options
 }
 
-// NewHandler returns a handler in front of another one, which may serve Server-Sent Events at the same
-// time. The errors wrap [redischannels.ErrInvalidConfig] or [redischannels.ErrInvalidArgument].
+// NewHandler returns a handler that wraps another one, which may serve Server-Sent Events at the
+// same time. The errors wrap [redischannels.ErrInvalidConfig] or
+// [redischannels.ErrInvalidArgument].
 func NewHandler(events Events, options Options) (*Handler, error) {
 	err := options.Validate()
 	if events == nil {
@@ -65,8 +66,8 @@ func NewHandler(events Events, options Options) (*Handler, error) {
 	return &Handler{events, options}, nil
 }
 
-// ServeHTTP upgrades the connection and sends events until the stream ends, the client leaves or cannot
-// follow, or the other handler is closed.
+// ServeHTTP upgrades the connection and sends events until the stream ends, the client
+// disconnects or is too slow, or the wrapped handler is closed.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx := feed.WithTransport(r.Context(), func(request feed.Request) feed.Transport {
 		return &socket{request: request, options: h.options}
@@ -81,7 +82,7 @@ type socket struct {
 	conn    *websocket.Conn
 	sent    bool            // since the last Flush
 	pinging <-chan error    // receives the end of the ping that Beat has begun; nil without one
-	reading context.Context // until the client has left or has sent a message
+	reading context.Context // until the client has disconnected or has sent a message
 	talks   bool            // it has sent a message; set before reading ends
 }
 
@@ -89,7 +90,7 @@ type socket struct {
 func (s *socket) Open() (err error) {
 	s.conn, err = websocket.Accept(s.request.Writer, s.request.HTTP, &websocket.AcceptOptions{OriginPatterns: s.options.OriginPatterns})
 	if err != nil {
-		return err // it has answered the request
+		return err // Accept has replied to the request
 	}
 	var stop context.CancelFunc
 	s.reading, stop = context.WithCancel(context.WithoutCancel(s.request.HTTP.Context()))
@@ -100,12 +101,12 @@ func (s *socket) Open() (err error) {
 	return s.send(frameOf(s.request.First))
 }
 
-// listen takes pongs until the client leaves or sends a message, which ends it: the context of a request
-// does not end when its connection does, once that is upgraded. Conn.CloseRead does the same, but waits
-// for itself for 15 s when there is a message.
+// listen reads pongs until the client disconnects or sends a message, which ends the stream. The
+// context of a request does not end with its connection after the upgrade. Conn.CloseRead does
+// the same, but waits for itself for 15 s after a message.
 func (s *socket) listen(stop context.CancelFunc) {
 	defer s.request.Cancel()
-	defer stop() // before: End asks whether there was a message
+	defer stop() // before: End checks whether there was a message
 	_, _, err := s.conn.Reader(s.reading)
 	s.talks = err == nil
 }
@@ -116,9 +117,9 @@ func (s *socket) Write(event *feed.Event) error { return s.send(event.Frame(fram
 // Place implements feed.Output.
 func (s *socket) Place(at stream.ID) error { return s.send(frame{ID: s.request.ID(at)}.encode()) }
 
-// Beat implements feed.Output. It waits for the pong, but not beyond the life of the handler, nor when no
-// pong is read any more. The ping is left to End then: one that is cancelled while it is being written closes
-// the connection without a status.
+// Beat implements feed.Output. It waits for the pong until the handler is closed or reading has
+// ended. End then waits for the ping: canceling a ping that is being written closes the
+// connection without a status.
 func (s *socket) Beat() error {
 	pinged := make(chan error, 1)
 	s.pinging, s.sent = pinged, true
@@ -146,7 +147,7 @@ func (s *socket) send(text []byte) error {
 	return s.within(func(ctx context.Context) error { return s.conn.Write(ctx, websocket.MessageText, text) })
 }
 
-// within bounds how long a client may take nothing.
+// within bounds the time in which a client reads nothing.
 func (s *socket) within(f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.request.HTTP.Context()), s.request.WriteTimeout)
 	defer cancel()
@@ -161,7 +162,7 @@ func (s *socket) within(f func(context.Context) error) error {
 func (s *socket) None() {
 	s.request.First = nil
 	if s.Open() == nil {
-		_ = s.conn.Close(CloseNothing, "nothing to see") // the client may have left
+		_ = s.conn.Close(CloseNothing, "nothing to see") // the client may have disconnected
 		<-s.reading.Done()
 	}
 }
@@ -171,7 +172,7 @@ func (s *socket) End(err error) {
 	if s.conn == nil {
 		return
 	}
-	// What fails here is the end of a connection that has ended before.
+	// Close fails if the connection has already ended.
 	switch {
 	case errors.Is(err, feed.ErrLast):
 		_ = s.conn.Close(websocket.StatusNormalClosure, "the stream has ended")
@@ -206,7 +207,7 @@ func (f frame) encode() []byte {
 	return text
 }
 
-// frameOf makes the text of a message of an event in the form of Server-Sent Events.
+// frameOf converts an event in the form of Server-Sent Events to the text of a message.
 func frameOf(event []byte) []byte { return parse(event).encode() }
 
 func parse(event []byte) (f frame) {

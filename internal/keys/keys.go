@@ -36,7 +36,7 @@ func Of(topic string, sideKeys func(topic string) string, cluster bool) (Topic, 
 	case t.Base == "":
 		return Topic{}, errors.New("SideKeys must not return an empty name")
 	case cluster && (!tagged || redisconn.Slot(t.Base) != redisconn.Slot(topic)):
-		return Topic{}, fmt.Errorf("SideKeys returned %q, which lies in another hash slot than the topic, or has no hash tag", t.Base)
+		return Topic{}, fmt.Errorf("SideKeys returned %q, which is in another hash slot than the topic, or has no hash tag", t.Base)
 	}
 	return t, nil
 }

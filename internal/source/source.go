@@ -58,7 +58,7 @@ var (
 	// ErrOutOfOrder is returned for the Ack of an attempt behind another one of its batch and
 	// its order (that of its ordering key, or of the stream) that is to be redelivered. The
 	// attempt has not ended: after a Release it is redelivered behind the other.
-	ErrOutOfOrder = errors.New("an earlier message of the order is to be redelivered")
+	ErrOutOfOrder = errors.New("an earlier message of the order will be redelivered")
 	// ErrNotSupported is returned for an end that the transport cannot carry out. The attempt
 	// has not ended.
 	ErrNotSupported = errors.New("not supported by the transport")
