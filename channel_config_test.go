@@ -46,6 +46,11 @@ func (m values) of(typ reflect.Type, n int) reflect.Value {
 	case reflect.Map:
 		v.Set(reflect.MakeMap(typ))
 		v.SetMapIndex(m.of(typ.Key(), n), m.of(typ.Elem(), n))
+	case reflect.Pointer:
+		v.Set(reflect.New(typ.Elem()))
+		v.Elem().Set(m.of(typ.Elem(), n))
+	case reflect.Slice:
+		v.Set(reflect.Append(v, m.of(typ.Elem(), n)))
 	case reflect.Func:
 		v.Set(reflect.MakeFunc(typ, func([]reflect.Value) []reflect.Value { return nil }))
 	case reflect.Struct:

@@ -104,9 +104,11 @@ func (b Backoff) validate() error {
 	return nil
 }
 
-// Retention bounds a stream when entries are appended to it. At most one of MaxLen and MaxAge can
-// be set (XADD takes one of MAXLEN and MINID). Entries are removed whether or not every group has
-// read them; a group that loses entries reports EventTrimmed. The zero value keeps everything.
+// Retention bounds a stream. At most one of MaxLen and MaxAge can be set (XADD takes one
+// of MAXLEN and MINID). They remove entries while others are appended, whether or not
+// every group has read them; a group that loses entries reports EventTrimmed. TrimConsumed
+// removes what every group has acknowledged; MaxLen or MaxAge beside it is a hard cap. The
+// zero value keeps everything.
 type Retention struct {
 	// MaxLen is the number of entries to keep, above 0. (XADD MAXLEN)
 	MaxLen int64
@@ -116,6 +118,8 @@ type Retention struct {
 	// Exact trims to the exact bound instead of whole nodes of the stream (about
 	// 100 entries by default), at a cost per append. (= instead of ~)
 	Exact bool
+	// TrimConsumed removes entries that every consumer group has acknowledged. Defaults to none.
+	TrimConsumed *TrimConsumed
 }
 
 func (r Retention) validate() error {
@@ -128,6 +132,8 @@ func (r Retention) validate() error {
 		return errors.New("MaxLen and MaxAge cannot be set together: XADD takes one of MAXLEN and MINID")
 	case r.Exact && r.MaxLen == 0 && r.MaxAge == 0:
 		return errors.New("Exact needs MaxLen or MaxAge")
+	case r.TrimConsumed != nil:
+		return r.TrimConsumed.validate()
 	}
 	return nil
 }

@@ -92,6 +92,11 @@ const (
 	// that wait for their retries, so one other message is read per second (see
 	// SubscriberConfig.NackBackoff); or an entry of a crashed consumer is delivered alone. Count.
 	EventStalled
+	// EventPinned: TrimConsumed can remove nothing of a topic for longer than StaleAfter, because a group makes
+	// no progress (Group), or does not exist any more or yet (Group), or because there is no group. Duration is
+	// how long that has lasted, Count the number of entries in the topic; Err names the cause. Reported once for each
+	// cause, by the process that trims.
+	EventPinned
 )
 
 var eventKindNames = [...]string{
@@ -116,6 +121,7 @@ var eventKindNames = [...]string{
 	EventDropped:          "messages dropped",
 	EventError:            "error",
 	EventStalled:          "all deliveries are unacknowledged",
+	EventPinned:           "pinned by a consumer group",
 }
 
 // String returns the name of the kind, such as "dead-lettered".

@@ -16,6 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/retention"
 )
 
 // HousekeeperConfig configures [NewHousekeeper]. Client and Topics are required.
@@ -24,8 +25,13 @@ type HousekeeperConfig struct {
 	// from redis.NewFailoverClient, and *redis.ClusterClient are supported.
 	Client redis.UniversalClient
 
-	// Topics are the topics whose delayed messages are appended. The slice is copied.
+	// Topics are the topics whose delayed messages are appended, and which TrimConsumed trims. The
+	// slice is copied.
 	Topics []string
+
+	// TrimConsumed is that of Retention, for all Topics: for topics of foreign producers, and for
+	// publishers that end before their messages are consumed. Defaults to none.
+	TrimConsumed *TrimConsumed
 
 	// Interval is the time between two checks of a topic without known due messages, at least 100
 	// ms. A check finds messages that other processes have delayed. It costs one command per
@@ -37,9 +43,9 @@ type HousekeeperConfig struct {
 	SideKeys func(topic string) string
 
 	// OnEvent receives the events of the topics, one at a time: EventDeadLettered for a stored
-	// message that cannot be appended, EventDisconnected, EventReconnected, and EventError. It
-	// should return soon and must not close the Housekeeper. A panic in it is recovered. Defaults
-	// to none: events are only logged.
+	// message that cannot be appended, EventPinned, EventDisconnected, EventReconnected, and
+	// EventError. It should return soon and must not close the Housekeeper. A panic in it is
+	// recovered. Defaults to none: events are only logged.
 	OnEvent func(Event)
 }
 
@@ -59,12 +65,14 @@ func (c HousekeeperConfig) Validate() error {
 		}
 	}
 	v.duration("Interval", c.Interval, 100*time.Millisecond)
+	v.check(Retention{TrimConsumed: c.TrimConsumed}.validate(), "TrimConsumed")
 	return v.err()
 }
 
-// Housekeeper appends delayed messages of its topics when they are due. A topic needs one if no
-// group subscription of this library reads it and its publishers may have ended: a [Publisher]
-// appends only the messages that it has delayed itself, until it is closed. Any number of
+// Housekeeper appends delayed messages of its topics when they are due, and removes consumed
+// entries if TrimConsumed is set. A topic needs one if no group subscription of this library reads
+// it and its publishers may have ended: a [Publisher] appends only the messages that it has delayed
+// itself, and trims only the topics that it publishes to, until it is closed. Any number of
 // processes may run one for the same topics; one of them leads, and each message is appended
 // once. It is safe for concurrent use.
 type Housekeeper struct {
@@ -82,6 +90,7 @@ func NewHousekeeper(config HousekeeperConfig, logger watermill.LoggerAdapter) (*
 		return nil, err
 	}
 	config.Topics = slices.Clone(config.Topics)
+	config.TrimConsumed = config.TrimConsumed.clone()
 	config.Interval = orDefault(config.Interval, DefaultClaimInterval)
 	h := &Housekeeper{config: config, logger: loggerOrDefault(logger), life: lifecycle.New(fmt.Errorf("redischannels: housekeeper: %w", ErrClosed))}
 	for _, topic := range config.Topics {
@@ -137,6 +146,9 @@ func (h *Housekeeper) run(ctx context.Context, handle *housekeeper.Handle) error
 		default:
 			return fmt.Errorf("redischannels: delayed messages of %q: %w", topic.Name, redisError(err))
 		}
+		if err := h.trim(ctx, handle, topic); err != nil {
+			return err
+		}
 	}
 	ticker := time.NewTicker(h.config.Interval)
 	defer ticker.Stop()
@@ -152,6 +164,23 @@ func (h *Housekeeper) run(ctx context.Context, handle *housekeeper.Handle) error
 			return h.life.Err()
 		}
 	}
+}
+
+// trim trims a topic once and makes the housekeeper go on. The error is that of a topic that can never work.
+func (h *Housekeeper) trim(ctx context.Context, handle *housekeeper.Handle, topic keys.Topic) error {
+	if h.config.TrimConsumed == nil {
+		return nil
+	}
+	policy := h.config.TrimConsumed.policy()
+	err := handle.TrimNow(ctx, topic, policy)
+	switch kind := redisconn.Classify(err); {
+	case err == nil || kind == redisconn.KindCanceled:
+	case kind.Retryable():
+		handle.Trim(topic, policy)
+	default:
+		return fmt.Errorf("redischannels: retention of %q: %w", topic.Name, redisError(err))
+	}
+	return nil
 }
 
 // Close ends Run and returns when it has returned. The Redis client stays open. It may be called
@@ -181,17 +210,27 @@ func (o keeperObserver) DeadLetters(target delayed.Target, letters []delayed.Let
 	}
 }
 
+// Replaced implements housekeeper.Observer.
+func (o keeperObserver) Replaced(topic keys.Topic, before, policy string) {
+	o.report(Event{Kind: EventError, Topic: topic.Name, Err: fmt.Errorf("retention: this program replaced the TrimConsumed that another one had set: %q by %q (milliseconds of Keep and of StaleAfter, IgnoreStale, length and name of each group)", before, policy)})
+}
+
+// Pinned implements housekeeper.Observer.
+func (o keeperObserver) Pinned(topic keys.Topic, pin retention.Pin, length int64) {
+	o.report(Event{Kind: EventPinned, Topic: topic.Name, Group: pin.Group, Count: int(length), Duration: pin.For, Err: pinnedError(pin, length)})
+}
+
 // Failed implements housekeeper.Observer.
-func (o keeperObserver) Failed(target delayed.Target, err error) {
+func (o keeperObserver) Failed(task housekeeper.Task, target delayed.Target, err error) {
 	kind := EventError
 	if k := redisconn.Classify(err); k == redisconn.KindNetwork || k == redisconn.KindUnavailable {
 		kind = EventDisconnected
 	}
-	o.report(Event{Kind: kind, Topic: target.Topic.Name, Group: target.Group, Err: fmt.Errorf("delayed messages: %w", redisError(err))})
+	o.report(Event{Kind: kind, Topic: target.Topic.Name, Group: target.Group, Err: fmt.Errorf("%s: %w", task, redisError(err))})
 }
 
 // Recovered implements housekeeper.Observer.
-func (o keeperObserver) Recovered(target delayed.Target, after time.Duration) {
+func (o keeperObserver) Recovered(_ housekeeper.Task, target delayed.Target, after time.Duration) {
 	o.report(Event{Kind: EventReconnected, Topic: target.Topic.Name, Group: target.Group, Duration: after})
 }
 
@@ -205,8 +244,8 @@ func logKeeperEvent(logger watermill.LoggerAdapter, e Event) {
 		fields["delayed"] = e.EntryIDs
 	}
 	if e.Err == nil {
-		logger.Info("Delayed messages: "+e.Kind.String(), fields)
+		logger.Info("Housekeeper: "+e.Kind.String(), fields)
 		return
 	}
-	logger.Error("Delayed messages: "+e.Kind.String(), e.Err, fields)
+	logger.Error("Housekeeper: "+e.Kind.String(), e.Err, fields)
 }

@@ -44,6 +44,7 @@ type Publisher struct {
 
 	openKeeper sync.Once
 	keeper     *housekeeper.Handle // nil before the first message
+	trimmed    sync.Map            // topics that the housekeeper trims
 }
 
 var _ message.Publisher = (*Publisher)(nil)
@@ -196,11 +197,14 @@ func (p *Publisher) enter(topic string) error {
 	if err := p.life.Enter(); err != nil {
 		return fmt.Errorf("redischannels: publish to %q: %w", topic, err)
 	}
-	if err := validateTopic(topic); err != nil {
-		p.life.Leave()
-		return err
+	err := validateTopic(topic)
+	if err == nil {
+		err = p.retain(topic)
 	}
-	return nil
+	if err != nil {
+		p.life.Leave()
+	}
+	return err
 }
 
 // publish sends a batch in chunks and collects the outcomes.
@@ -325,7 +329,12 @@ func (c PublisherConfig) withDefaults() PublisherConfig {
 	if c.Marshaler == nil {
 		c.Marshaler = WatermillMarshaler{}
 	}
+	c.Retention.TrimConsumed = c.Retention.TrimConsumed.clone()
 	c.TopicRetention = maps.Clone(c.TopicRetention)
+	for topic, r := range c.TopicRetention {
+		r.TrimConsumed = r.TrimConsumed.clone()
+		c.TopicRetention[topic] = r
+	}
 	c.MaxPayload = orDefault(c.MaxPayload, DefaultMaxPayload)
 	c.Timeout = orDefault(c.Timeout, DefaultPublishTimeout)
 	if c.Durability.Replicas > 0 && c.Durability.Timeout == 0 {

@@ -158,12 +158,33 @@ func (b *publishBatch) publishResults() []PublishResult {
 	return results
 }
 
-// trim returns the bound of the stream of the topic.
-func (p *Publisher) trim(topic string) stream.Trim {
+// retention returns the bounds of the stream of the topic.
+func (p *Publisher) retention(topic string) Retention {
 	if r, ok := p.config.TopicRetention[topic]; ok {
-		return r.trim()
+		return r
 	}
-	return p.config.Retention.trim()
+	return p.config.Retention
+}
+
+func (p *Publisher) trim(topic string) stream.Trim { return p.retention(topic).trim() }
+
+// retain has the housekeeper trim the topic, from the first message on.
+func (p *Publisher) retain(topic string) error {
+	consumed := p.retention(topic).TrimConsumed
+	if consumed == nil {
+		return nil
+	}
+	if _, retained := p.trimmed.Load(topic); retained {
+		return nil
+	}
+	of, err := sideKeys(topic, p.config.SideKeys, p.config.Client)
+	if err != nil {
+		return err
+	}
+	if _, retained := p.trimmed.LoadOrStore(topic, true); !retained {
+		p.housekeeper().Trim(of, consumed.policy())
+	}
+	return nil
 }
 
 func (r Retention) trim() stream.Trim {

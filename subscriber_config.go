@@ -91,9 +91,9 @@ type SubscriberConfig struct {
 	// see DefaultDeadLetterTopic.
 	DeadLetterTopic func(topic string) string
 
-	// DeadLetterRetention bounds the dead-letter stream. Exact is only for MaxLen: an exact MINID
-	// can leave a stream with deleted entries, as after a requeue, unreadable for Redis at its
-	// next start. Defaults to no bound.
+	// DeadLetterRetention bounds the dead-letter stream, by MaxLen or MaxAge. Exact is only for
+	// MaxLen: an exact MINID can leave a stream with deleted entries, as after a requeue, unreadable
+	// for Redis at its next start. Defaults to no bound.
 	DeadLetterRetention Retention
 
 	// HideHandlerErrors keeps the texts of handlers' errors, which may quote a payload, out of
@@ -213,10 +213,7 @@ func (c SubscriberConfig) validate(v *validation) {
 	v.intRange("MaxDeliveries", c.MaxDeliveries, UnlimitedDeliveries, 1<<30, "UnlimitedDeliveries")
 	v.intRange("MaxPayload", c.MaxPayload, UnlimitedPayload, 1<<40, "UnlimitedPayload")
 	v.check(c.NackBackoff.validate(), "NackBackoff")
-	v.check(c.DeadLetterRetention.validate(), "DeadLetterRetention")
-	if c.DeadLetterRetention.Exact && c.DeadLetterRetention.MaxAge > 0 {
-		v.addf("DeadLetterRetention", "Exact is for MaxLen, not for MaxAge")
-	}
+	v.check(c.DeadLetterRetention.validateDeadLetters(), "DeadLetterRetention")
 	if c.DeferAfter != NeverDefer && c.DeferAfter != c.Tuning.MinIdle {
 		v.duration("DeferAfter", c.DeferAfter, time.Millisecond)
 	}

@@ -16,6 +16,9 @@ import (
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/inspect"
+	"github.com/flaminco/redischannels/internal/bridge"
+	"github.com/flaminco/redischannels/internal/housekeeper"
+	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
@@ -112,12 +115,20 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 	},
 	"delaying-publisher": aclDelay,
 	"housekeeper":        aclKeep,
-	"delay-operator":     aclCancel,
-	"scheduler":          aclSchedule,
-	"operator":           aclOperate,
-	"controller":         aclControl,
-	"waiting-writer":     aclWaitToWrite,
-	"follower":           aclFollow,
+	"trimmer": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		publish(t, admin, topic, "a", "b")
+		require.NoError(t, admin.XGroupCreate(t.Context(), topic, "behind", "0").Err())
+		deliverTo(t, admin, topic, "c", 1, 0)
+		handle := housekeeper.Open(client, eventObserver{&events{}})
+		defer func() { require.NoError(t, handle.Close()) }()
+		return bridge.RedisError(handle.TrimNow(t.Context(), keys.Topic{Name: topic, Base: "{" + topic + "}"}, keepNothing.String()))
+	},
+	"delay-operator": aclCancel,
+	"scheduler":      aclSchedule,
+	"operator":       aclOperate,
+	"controller":     aclControl,
+	"waiting-writer": aclWaitToWrite,
+	"follower":       aclFollow,
 	"channel-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
 		return aclPubSubPublish(t, client, topic)
 	},

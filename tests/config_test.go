@@ -87,6 +87,29 @@ func TestConfig_EveryInvalidFieldIsNamed(t *testing.T) {
 	}, nil)
 	requireFields(t, err, "SubscriberConfig", "DeadLetterRetention")
 
+	trim := func(c redischannels.TrimConsumed) redischannels.Retention {
+		return redischannels.Retention{TrimConsumed: &c}
+	}
+	_, err = redischannels.NewSubscriber(redischannels.SubscriberConfig{
+		Client: client, DeadLetterRetention: trim(redischannels.TrimConsumed{}),
+	}, nil)
+	requireFields(t, err, "SubscriberConfig", "DeadLetterRetention")
+	require.ErrorContains(t, err, "TrimConsumed must be nil")
+	for name, c := range map[string]redischannels.TrimConsumed{
+		"Groups[1] must not be empty":               {Groups: []string{"a", ""}},
+		`Groups must name each group once, got "a"`: {Groups: []string{"a", "a"}},
+		"Keep must be 1ms to ":                      {Keep: -time.Second},
+		"StaleAfter must be 1ms to ":                {StaleAfter: time.Microsecond},
+	} {
+		_, err = redischannels.NewPublisher(redischannels.PublisherConfig{
+			Client: client, Retention: trim(c), TopicRetention: map[string]redischannels.Retention{"t": trim(c)},
+		}, nil)
+		requireFields(t, err, "PublisherConfig", "Retention", `TopicRetention["t"]`)
+		require.ErrorContains(t, err, "TrimConsumed."+name)
+		_, err = redischannels.NewHousekeeper(redischannels.HousekeeperConfig{Client: client, Topics: []string{"t"}, TrimConsumed: &c}, nil)
+		requireFields(t, err, "HousekeeperConfig", "TrimConsumed")
+	}
+
 	_, err = redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client}, nil)
 	require.NoError(t, err, "zero values are defaults")
 	_, err = redischannels.NewSubscriber(redischannels.SubscriberConfig{

@@ -22,6 +22,7 @@ import (
 	"github.com/flaminco/redischannels/internal/housekeeper"
 	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/redistest"
+	"github.com/flaminco/redischannels/internal/retention"
 	"github.com/flaminco/redischannels/schedule"
 )
 
@@ -290,17 +291,25 @@ func TestDelayed_TargetOfAnotherType(t *testing.T) {
 // eventObserver records what a housekeeper reports.
 type eventObserver struct{ seen *events }
 
+func (o eventObserver) Replaced(_ keys.Topic, before, policy string) {
+	o.seen.add(redischannels.Event{Kind: redischannels.EventError, Position: before + " -> " + policy})
+}
+
+func (o eventObserver) Pinned(_ keys.Topic, pin retention.Pin, length int64) {
+	o.seen.add(redischannels.Event{Kind: redischannels.EventPinned, Group: pin.Group, Count: int(length), Position: string(pin.Kind)})
+}
+
 func (o eventObserver) DeadLetters(_ delayed.Target, letters []delayed.Letter) {
 	for _, l := range letters {
 		o.seen.add(redischannels.Event{Kind: redischannels.EventDeadLettered, EntryIDs: []string{l.ID}, Position: l.Reason})
 	}
 }
 
-func (o eventObserver) Failed(_ delayed.Target, err error) {
+func (o eventObserver) Failed(_ housekeeper.Task, _ delayed.Target, err error) {
 	o.seen.add(redischannels.Event{Kind: redischannels.EventError, Err: err})
 }
 
-func (o eventObserver) Recovered(delayed.Target, time.Duration) {
+func (o eventObserver) Recovered(housekeeper.Task, delayed.Target, time.Duration) {
 	o.seen.add(redischannels.Event{Kind: redischannels.EventReconnected})
 }
 

@@ -257,7 +257,7 @@ func (k *claimer) reaps(ctx context.Context, count stream.Counting) bool {
 // reap removes idle consumers, and remembers where the group stands.
 func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 	k.reaped = time.Now()
-	opts := stream.ReapOptions{Timeout: k.c.cfg.ConsumerTimeout, Alive: 2 * k.c.cfg.ClaimInterval, Count: count}
+	opts := stream.ReapOptions{Timeout: k.c.cfg.ConsumerTimeout, Alive: 2 * k.c.cfg.ClaimInterval, Count: count, Control: k.c.cfg.Topic.Control()}
 	if opts.Count == stream.CountNew && k.losses.base > 0 {
 		opts.Count = stream.CountAll
 	}

@@ -1,6 +1,7 @@
 package housekeeper
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"time"
@@ -22,11 +23,39 @@ const (
 	retryMax = 5 * time.Second
 )
 
-// duty moves what is due for one target, for as long as something is in its due set.
+// Task is what a duty is for.
+type Task string
+
+// The tasks.
+const (
+	Moving   Task = "delayed messages"
+	Trimming Task = "retention"
+)
+
+// dutyKey names a duty.
+type dutyKey struct {
+	task   Task
+	target delayed.Target
+}
+
+// job is what a duty does. Its methods are called by the goroutine of the duty.
+type job interface {
+	look(ctx context.Context) (result, error)
+}
+
+// result is what a look has brought.
+type result struct {
+	more   bool // otherwise the duty is done
+	after  time.Duration
+	report func(Observer) // nil for nothing
+}
+
+// duty looks at one target, for as long as its job says.
 type duty struct {
 	keeper *keeper
-	target delayed.Target
-	wake   chan struct{} // next was moved forward
+	dutyKey
+	job  job
+	wake chan struct{} // next was moved forward
 
 	// Guarded by keeper.mu. next is when to look; the zero time means that a look is under way and
 	// nothing was learnt since it began.
@@ -42,12 +71,19 @@ type duty struct {
 // run is the goroutine of a duty.
 func (d *duty) run() {
 	for d.wait() {
-		page, err := d.keeper.move(d.keeper.life.Context(), d.keeper.client, d.target)
+		r, err := d.job.look(d.keeper.life.Context())
 		if d.keeper.life.Err() != nil {
 			return
 		}
-		after, more := d.learn(page, err)
-		if d.ends(after, more) {
+		if err != nil {
+			r = result{more: true, after: d.failed(err)}
+		} else {
+			d.recovered()
+		}
+		if r.report != nil {
+			d.report(r.report)
+		}
+		if d.ends(r.after, r.more) {
 			return
 		}
 	}
@@ -77,25 +113,6 @@ func (d *duty) wait() bool {
 	}
 }
 
-// learn reports what a look has brought, and returns when to look again, or that the duty is done.
-func (d *duty) learn(page delayed.Page, err error) (after time.Duration, more bool) {
-	if err != nil {
-		return d.failed(err), true
-	}
-	d.recovered()
-	d.report(func(o Observer) { deadLetters(o, d.target, page) })
-	switch {
-	case page.Next < 0:
-		return 0, false
-	case page.Other: // it is there when the next entry is due; this one is for the case that it dies
-		return page.Next + followInterval, true
-	case page.Leads && page.Next <= delayed.LeadsFor:
-		return min(max(page.Next, pageInterval), leadInterval), true
-	default:
-		return page.Next, true
-	}
-}
-
 // failed reports the first failure, or of an outage that it lasts, and returns the back-off.
 func (d *duty) failed(err error) time.Duration {
 	if d.failures == 0 {
@@ -108,7 +125,7 @@ func (d *duty) failed(err error) time.Duration {
 	}
 	if !d.reported && (!kind.Retryable() || time.Since(d.failedSince) > followInterval) {
 		d.reported = true
-		d.report(func(o Observer) { o.Failed(d.target, err) })
+		d.report(func(o Observer) { o.Failed(d.task, d.target, err) })
 	}
 	return min(retryMin<<min(d.failures-1, 10), retryMax)
 }
@@ -116,7 +133,7 @@ func (d *duty) failed(err error) time.Duration {
 func (d *duty) recovered() {
 	if d.failures > 0 && d.reported {
 		lasted := time.Since(d.failedSince)
-		d.report(func(o Observer) { o.Recovered(d.target, lasted) })
+		d.report(func(o Observer) { o.Recovered(d.task, d.target, lasted) })
 	}
 	d.failures = 0
 }
@@ -142,7 +159,7 @@ func (d *duty) ends(after time.Duration, more bool) bool {
 		d.forward(now.Add(after))
 	}
 	if d.next.IsZero() {
-		delete(d.keeper.duties, d.target)
+		delete(d.keeper.duties, d.dutyKey)
 		return true
 	}
 	if d.next.Before(d.notBefore) {

@@ -1,5 +1,5 @@
-// Package housekeeper runs the periodic duties of topics: moving what is due. There is one
-// housekeeper per client in a process, shared by all that use the client.
+// Package housekeeper runs the periodic duties of topics: moving what is due, and removing what no group
+// needs. There is one housekeeper per client in a process, shared by all that use the client.
 package housekeeper
 
 import (
@@ -12,8 +12,10 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels/internal/delayed"
+	"github.com/flaminco/redischannels/internal/keys"
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
+	"github.com/flaminco/redischannels/internal/retention"
 )
 
 // closeGrace is how long the last Close waits for a connection that is silent.
@@ -37,7 +39,7 @@ type keeper struct {
 	users  int // handles; guarded by all.mu
 
 	mu     sync.Mutex
-	duties map[delayed.Target]*duty
+	duties map[dutyKey]*duty
 
 	lookout lookout
 }
@@ -47,10 +49,14 @@ type keeper struct {
 type Observer interface {
 	// DeadLetters reports stored entries that became dead letters.
 	DeadLetters(target delayed.Target, letters []delayed.Letter)
-	// Failed reports why nothing can be moved, once until it can again. It is tried again.
-	Failed(target delayed.Target, err error)
+	// Replaced reports that a policy of retention has taken the place of another one.
+	Replaced(topic keys.Topic, before, policy string)
+	// Pinned reports what pins a topic for too long, once, and how many entries it has.
+	Pinned(topic keys.Topic, pin retention.Pin, length int64)
+	// Failed reports why a task cannot be done, once until it can again. It is tried again.
+	Failed(task Task, target delayed.Target, err error)
 	// Recovered reports that a failure is over.
-	Recovered(target delayed.Target, after time.Duration)
+	Recovered(task Task, target delayed.Target, after time.Duration)
 }
 
 // Handle is the use of a housekeeper by one owner. It is safe for concurrent use.
@@ -70,7 +76,7 @@ func Open(client redis.UniversalClient, observer Observer) *Handle {
 	if k == nil {
 		k = &keeper{
 			client: bounded(client, commandTimeout), name: all.processID + ":" + rand.Text(),
-			life: lifecycle.New(errClosed), duties: make(map[delayed.Target]*duty),
+			life: lifecycle.New(errClosed), duties: make(map[dutyKey]*duty),
 			lookout: lookout{client: bounded(client, lookTimeout), used: make(map[string]struct{})},
 		}
 		all.byClient[client] = k
@@ -141,12 +147,6 @@ func (h *Handle) report(call func(Observer)) {
 	_ = redisconn.Guard(func() error { call(h.observer); return nil })
 }
 
-func deadLetters(o Observer, target delayed.Target, page delayed.Page) {
-	if len(page.Letters) > 0 {
-		o.DeadLetters(target, page.Letters)
-	}
-}
-
 // Close ends the use. It waits for the observer, and the last Close of a client for all duties, at
 // most 5 s beyond which a connection is silent.
 func (h *Handle) Close() error {
@@ -188,20 +188,29 @@ func (k *keeper) stop() error {
 	}
 }
 
-// due makes a duty of a target, or moves the next look of the one that there is forward.
+// due makes a duty that moves, or moves its next look forward. A negative time does nothing.
 func (k *keeper) due(h *Handle, target delayed.Target, after time.Duration) {
-	if after < 0 || k.life.Enter() != nil {
+	if after >= 0 {
+		k.begin(h, dutyKey{Moving, target}, after, func(d *duty) { d.job = mover{k, target} })
+	}
+}
+
+// begin makes a duty, or moves the next look of the one that there is forward. set gives it its job; the
+// lock is held.
+func (k *keeper) begin(h *Handle, key dutyKey, after time.Duration, set func(*duty)) {
+	if k.life.Enter() != nil {
 		return
 	}
 	defer k.life.Leave()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	d := k.duties[target]
+	d := k.duties[key]
 	if d == nil {
-		d = &duty{keeper: k, target: target, wake: make(chan struct{}, 1), handles: make(map[*Handle]struct{})}
-		k.duties[target] = d
-		k.life.Go(d.run)
+		d = &duty{keeper: k, dutyKey: key, wake: make(chan struct{}, 1), handles: make(map[*Handle]struct{})}
+		k.duties[key] = d
+		k.life.Go(d.run) // it waits for the lock
 	}
+	set(d)
 	d.handles[h] = struct{}{}
 	d.forward(time.Now().Add(after))
 }
@@ -213,13 +222,4 @@ func (k *keeper) forget(h *Handle) {
 	for _, d := range k.duties {
 		delete(d.handles, h)
 	}
-}
-
-// move moves one page. A panic of a hook of the client is an error.
-func (k *keeper) move(ctx context.Context, client redis.UniversalClient, target delayed.Target) (page delayed.Page, err error) {
-	err = redisconn.Guard(func() (err error) {
-		page, err = delayed.Move(ctx, client, target, k.name)
-		return err
-	})
-	return page, err
 }

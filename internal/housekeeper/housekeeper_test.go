@@ -12,17 +12,20 @@ import (
 
 	"github.com/flaminco/redischannels/internal/delayed"
 	"github.com/flaminco/redischannels/internal/keys"
+	"github.com/flaminco/redischannels/internal/retention"
 )
 
 // observer reports to channels, and panics.
 type observer struct{ failed chan error }
 
 func (observer) DeadLetters(delayed.Target, []delayed.Letter) {}
-func (o observer) Failed(_ delayed.Target, err error) {
+func (observer) Replaced(keys.Topic, string, string)          {}
+func (observer) Pinned(keys.Topic, retention.Pin, int64)      {}
+func (o observer) Failed(_ Task, _ delayed.Target, err error) {
 	o.failed <- err
 	panic("of the application")
 }
-func (observer) Recovered(delayed.Target, time.Duration) {}
+func (observer) Recovered(Task, delayed.Target, time.Duration) {}
 
 func newObserver() observer { return observer{make(chan error, 1)} }
 
@@ -114,8 +117,7 @@ func TestDuty_WhenToLookAgain(t *testing.T) {
 		"another one leads":                    {page: delayed.Page{Other: true}, want: followInterval},
 		"another one, and nothing for a time":  {page: delayed.Page{Other: true, Next: time.Minute}, want: time.Minute + followInterval},
 	} {
-		d := &duty{keeper: &keeper{}}
-		after, more := d.learn(c.page, nil)
+		after, more := nextMove(c.page)
 		require.Equal(t, c.want, after, name)
 		require.Equal(t, c.done, !more, name)
 	}
@@ -124,9 +126,10 @@ func TestDuty_WhenToLookAgain(t *testing.T) {
 // What is learnt while a look is under way must not be forgotten at its end.
 func TestDuty_EndsOnlyWhenNothingWasLearnt(t *testing.T) {
 	t.Parallel()
-	k := &keeper{duties: make(map[delayed.Target]*duty)}
-	d := &duty{keeper: k, target: target, wake: make(chan struct{}, 1)}
-	k.duties[target] = d
+	k := &keeper{duties: make(map[dutyKey]*duty)}
+	key := dutyKey{Moving, target}
+	d := &duty{keeper: k, dutyKey: key, wake: make(chan struct{}, 1)}
+	k.duties[key] = d
 	d.forward(time.Now().Add(time.Hour))
 	require.False(t, d.ends(0, false))
 	require.Greater(t, time.Until(d.next), time.Minute)
@@ -136,4 +139,35 @@ func TestDuty_EndsOnlyWhenNothingWasLearnt(t *testing.T) {
 	d.next = time.Time{} // the look begins
 	require.True(t, d.ends(0, false))
 	require.Empty(t, k.duties)
+}
+
+// A topic is looked at often only while something is removed of it.
+func TestTrimmer_Intervals(t *testing.T) {
+	t.Parallel()
+	job := &trimmer{}
+	var after []time.Duration
+	for _, look := range []retention.Look{
+		{}, {Length: 100}, {Length: 30_000, Removed: 9950, More: true}, {Length: 30_000, Removed: 10}, {Length: 30_000}, {Length: 30_001}, {Other: true}, {Other: true},
+	} {
+		after = append(after, job.next(look))
+	}
+	require.Equal(t, []time.Duration{
+		restInterval, trimInterval, pageInterval, trimInterval, restInterval, trimInterval, trimInterval, restInterval,
+	}, after)
+}
+
+// What pins a stream is reported once, and again when it was something else meanwhile or nothing.
+func TestTrimmer_ReportsAPinOnce(t *testing.T) {
+	t.Parallel()
+	a := retention.Look{Pin: retention.Pin{Kind: retention.PinnedByGroup, Group: "a", For: time.Hour, Stale: true}}
+	longer, b, fresh := a, a, a
+	longer.Pin.For = 2 * time.Hour
+	b.Pin.Group = "b"
+	fresh.Pin.Stale = false
+	job := &trimmer{keeper: &keeper{}}
+	var reported []bool
+	for _, look := range []retention.Look{fresh, a, longer, {Other: true}, longer, b, a, fresh, a} {
+		reported = append(reported, job.learn(look, ""))
+	}
+	require.Equal(t, []bool{false, true, false, false, false, true, true, false, true}, reported)
 }

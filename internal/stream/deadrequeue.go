@@ -30,7 +30,7 @@ var (
 	deadReappendLua string
 
 	deadGroupScript    = redis.NewScript(deadCommonLua + deadGroupLua)
-	deadRequeueScript  = redis.NewScript(deadCommonLua + lessSource + deadRequeueLua)
+	deadRequeueScript  = redis.NewScript(deadCommonLua + LessLua + deadRequeueLua)
 	deadReappendScript = redis.NewScript(deadCommonLua + deadReappendLua)
 )
 

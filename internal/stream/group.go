@@ -41,8 +41,10 @@ var ownSource string
 //go:embed lua/fetch.lua
 var fetchSource string
 
+// LessLua stands before the scripts that compare entry IDs.
+//
 //go:embed lua/less.lua
-var lessSource string
+var LessLua string
 
 //go:embed lua/reap.lua
 var reapSource string
@@ -61,9 +63,9 @@ var (
 	ackScript     = redis.NewScript(ackSource)
 	ownScript     = redis.NewScript(ownSource)
 	fetchScript   = redis.NewScript(fetchSource)
-	reapScript    = redis.NewScript(behindSource + reapSource)
+	reapScript    = redis.NewScript(LessLua + behindSource + reapSource)
 	leaveScript   = redis.NewScript(leaveSource)
-	restoreScript = redis.NewScript(lessSource + behindSource + restoreSource)
+	restoreScript = redis.NewScript(LessLua + behindSource + restoreSource)
 )
 
 // State is what a script found out about an entry of a consumer.

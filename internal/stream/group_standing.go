@@ -41,11 +41,12 @@ type ReapOptions struct {
 	Alive   time.Duration // consumers that were idle for less are listed
 	Count   Counting      // lost entries
 	Base    ID            // not zero: whether it or entries before it were removed
+	Control string        // key of the topic's control record
 }
 
 // Reap removes idle consumers that have nothing pending, here and in other streams of the group, and
 // returns where the group stands here.
-// (XINFO CONSUMERS, XINFO GROUPS, XPENDING, XGROUP CREATE, XGROUP DESTROY, XGROUP DELCONSUMER;
+// (XINFO CONSUMERS, XINFO GROUPS, XPENDING, XGROUP CREATE, XGROUP DESTROY, XGROUP DELCONSUMER, HGET;
 // XINFO STREAM of an empty stream)
 func (g *Group) Reap(ctx context.Context, opts ReapOptions, others ...string) (Standing, error) {
 	standing := Standing{Sent: time.Now()}
@@ -53,7 +54,7 @@ func (g *Group) Reap(ctx context.Context, opts ReapOptions, others ...string) (S
 	if !opts.Base.IsZero() {
 		base = opts.Base.String()
 	}
-	reply, err := runScript(ctx, g.Client, reapScript, append([]string{g.Key}, others...), g.Name, g.Consumer,
+	reply, err := runScript(ctx, g.Client, reapScript, append([]string{g.Key, opts.Control}, others...), g.Name, g.Consumer,
 		opts.Timeout.Milliseconds(), opts.Alive.Milliseconds(), RequeueConsumer, string(opts.Count), base).Slice()
 	if err != nil {
 		return Standing{}, err
@@ -123,7 +124,7 @@ func (g *Group) Restore(ctx context.Context, span Span, held []Pending) (Restore
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}
-	cmd, lost := g.run(ctx, 2, restoreScript, lessSource+behindSource+restoreSource, nil, args...)
+	cmd, lost := g.run(ctx, 2, restoreScript, LessLua+behindSource+restoreSource, nil, args...)
 	done := Restored{Lost: lost}
 	reply, err := cmd.Slice()
 	if err != nil {

@@ -17,7 +17,7 @@ var infoSource string
 var rangeSource string
 
 var (
-	infoScript  = redis.NewScript(lessSource + behindSource + infoSource)
+	infoScript  = redis.NewScript(LessLua + behindSource + infoSource)
 	rangeScript = redis.NewScript(rangeSource)
 )
 

@@ -1,4 +1,5 @@
--- Stands before the other scripts of this folder, and those of internal/control. KEYS and ARGV are theirs.
+-- Stands before the other scripts of this folder, and those of internal/control and internal/retention. KEYS and
+-- ARGV are theirs.
 
 -- Whether redis.pcall has failed. A reply that is no table is a number or a text.
 local function failed(reply)

@@ -1,7 +1,8 @@
 -- Removes idle consumers without pending entries, in one step with the check, so
 -- that an entry delivered in between cannot vanish with its consumer.
--- behind.lua stands before this text.
--- KEYS[1] stream, KEYS[2...] others of the group, in which only consumers are removed
+-- less.lua and behind.lua stand before this text.
+-- KEYS[1] stream, KEYS[2] control record of the topic, KEYS[3...] other streams of the group, in which only
+-- consumers are removed
 -- ARGV[1] group, ARGV[2] this consumer, which stays, ARGV[3] idle time in ms after which others
 -- are removed, ARGV[4] idle time in ms below which others may be alive, ARGV[5] consumer that
 -- holds released entries, which never is
@@ -18,7 +19,9 @@
 -- entry that is left: 0 otherwise, -1 when its counter is not valid. The second counts
 -- when it has read everything: -1 otherwise. Servers differ in whether entries that were
 -- lost stay in these numbers for ever; only their growth means something.
-local key, group, self, idle, alive = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+--
+-- What was removed because no group needed it (trim.lua of internal/retention) is not lost.
+local key, control, group, self, idle, alive = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- Removes consumers from a stream, and returns those that may be alive.
 local function reap(stream, consumers)
@@ -41,7 +44,7 @@ local function reap(stream, consumers)
 end
 
 local others = reap(key, redis.call('XINFO', 'CONSUMERS', key, group))
-for i = 2, #KEYS do
+for i = 3, #KEYS do
   local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[i], group)
   if not consumers.err then reap(KEYS[i], consumers) end -- the reader finds a group that is lost
 end
@@ -49,6 +52,17 @@ redis.call('XGROUP', 'DESTROY', key, PROBE .. ':none') -- a missing permission s
 local g = named(key, group) or {}
 local last, read = g['last-delivered-id'] or '0-0', g['entries-read']
 local length = redis.call('XLEN', key)
+
+-- The ID before which entries were removed that no group needed, and how many of the `gone` ones that are, or nil
+-- where there are none or where this group needed some. More than are gone were those of another stream.
+local function unneeded(gone)
+  local floor = redis.pcall('HGET', control, 'trim-floor')
+  if type(floor) ~= 'string' or string.find(redis.call('HGET', control, 'needs:' .. group) or '', ' lost$') then
+    return nil, 0
+  end
+  local n = tonumber(redis.call('HGET', control, 'trim-removed') or 0)
+  return floor, n <= (gone or n) and n or 0
+end
 
 -- Returns the two numbers.
 local function lost()
@@ -64,12 +78,16 @@ local function lost()
   end
   if added == length then return 0, -1 end
   if length > 0 and left(key, last, length, added) then return 0, -1 end
-  return read and math.max(0, added - length - read) or -1, -1
+  local _, without = unneeded(added - length)
+  if read then return math.max(0, added - length - math.max(read, without)), -1 end
+  return added - length > without and -1 or 0, -1
 end
 
 -- Reports whether an entry with this ID or before it may have been removed.
 local function removed(id)
   local _, added = ends(key)
+  local floor, without = unneeded(added and added - length)
+  if floor and less(id, floor) and (not added or added - length <= without) then return 0 end
   if length == 0 then return added == 0 and 0 or 1 end
   if not added then
     return #redis.call('XRANGE', key, '-', id, 'COUNT', 1) == 0 and 1 or 0
