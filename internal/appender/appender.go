@@ -15,25 +15,26 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// Bounds of what is sent at once.
+// Bounds of one pipeline or transaction.
 const (
 	// MaxCommands is the greatest number of XADDs in one pipeline or transaction.
 	MaxCommands = 500
-	// MaxBytes bounds the same in bytes; one message may exceed it. It is
-	// what must pass a slow link within the write timeout of the client (3 s).
+	// MaxBytes bounds the same in bytes; one message may exceed it. This size must pass a slow
+	// link within the write timeout of the client (3 s).
 	MaxBytes = 4 << 20
 
 	singleSenders  = 4 // pipelines of single messages in flight
 	batchSenders   = 8 // transactions in flight
 	durableSenders = 4 // connections on which replicas are waited for, at most half of the pool
-	stuckSenders   = 8 // beyond these, senders whose callers have all given up
+	stuckSenders   = 8 // in addition, senders whose callers have all stopped waiting
 
-	// slowLink is the time after which a pipeline in flight no longer holds back the
-	// next one. Up to then one at a time is best: what comes while it is under way
-	// makes up the next one, and the fewer they are, the less each message costs.
+	// slowLink is the time after which a pipeline in flight no longer delays the next one. Up to
+	// then one at a time is best: the commands that arrive meanwhile are the next pipeline, and
+	// fewer pipelines cost less per message.
 	slowLink = 20 * time.Millisecond
 
-	// longCall is the time after which a caller that sends its own load keeps no place from others.
+	// longCall is the time after which a caller that sends its own load no longer occupies a
+	// place.
 	longCall = time.Second
 
 	// maxShared is the size up to which commands share a pipeline with those of other callers.
@@ -44,8 +45,8 @@ const (
 	// smallWrite fits into the send buffer of an idle connection everywhere.
 	smallWrite = 16 << 10
 
-	// ioMargin keeps the timeouts of a connection behind that of the caller, who
-	// otherwise sees either, by chance. go-redis reads a clock of 50 ms.
+	// ioMargin makes the timeouts of a connection expire after that of the caller, which
+	// otherwise gets either at random. go-redis reads a clock of 50 ms.
 	ioMargin = 100 * time.Millisecond
 )
 
@@ -58,27 +59,25 @@ var ErrClosed = errors.New("closed while waiting")
 // Config configures an [Appender].
 type Config struct {
 	Client redis.UniversalClient // *redis.Client or *redis.ClusterClient
-	// Timeout is the longest wait of a caller, 0 or less means none. A connection
-	// is not waited for much longer than this, whatever the client's timeouts.
+	// Timeout is the longest wait of a caller, 0 or less means none. The wait for a connection is
+	// not much longer than this, whatever the client's timeouts.
 	Timeout time.Duration
-	// Replicas is how many must confirm, within WaitTimeout. (WAIT)
+	// Replicas is the number of replicas that must confirm, within WaitTimeout. (WAIT)
 	Replicas    int
 	WaitTimeout time.Duration
 }
 
-// Appender sends appends of many callers to Redis. Single ones that come while
-// a pipeline is under way make up the next one (group commit); several of one
-// caller are one transaction.
+// Appender sends appends of many callers to Redis. Single appends that arrive while a pipeline is
+// running are the next pipeline (group commit); several of one caller are one transaction.
 //
-// There is no goroutine while there is nothing to send. A call that finds no
-// sender starts one, which sends until the queue is empty and ends. Callers wait
-// apart from it, because go-redis does not interrupt a connection when a context
-// ends: the caller returns in time and the sender stays with the connection.
-// [Appender.Close] waits for the senders.
+// There is no goroutine while there is nothing to send. A call that finds no sender starts one,
+// which sends until the queue is empty and ends. Callers wait separately, because go-redis does
+// not interrupt a connection when a context ends: the caller returns in time and the sender stays
+// with the connection. [Appender.Close] waits for the senders.
 //
-// AutoPipeline of go-redis is not used: what is queued there cannot be
-// withdrawn, its instance is shared with the caller's own use of the client, so
-// that closing it breaks that and not closing it leaves goroutines behind.
+// AutoPipeline of go-redis is not used: its queued commands cannot be withdrawn, and its instance
+// is shared with the caller's own use of the client, so closing it breaks that use and not
+// closing it leaks goroutines.
 type Appender struct {
 	conf    Config
 	cluster *redis.ClusterClient // nil for *redis.Client
@@ -87,7 +86,7 @@ type Appender struct {
 	// ownCalls lets callers send their own loads: both timeouts are known.
 	ownCalls                  bool
 	readTimeout, writeTimeout time.Duration
-	shorten                   time.Duration // for large loads of their own; 0: not needed
+	shorten                   time.Duration // for large loads of callers; 0: not needed
 
 	life *lifecycle.State // calls of Do, and senders; its end ends their waits
 
@@ -99,7 +98,7 @@ type Appender struct {
 	batches lane
 }
 
-// New makes an Appender. It starts nothing.
+// New returns an Appender. It starts no goroutine.
 func New(conf Config) *Appender {
 	a := &Appender{conf: conf, life: lifecycle.New(ErrClosed)}
 	a.singles = lane{limit: singleSenders, perLoad: MaxCommands}
@@ -120,35 +119,34 @@ func New(conf Config) *Appender {
 	return a
 }
 
-// limitDurable bounds the connections that wait for replicas. One WAIT serves all
-// that was sent before it on its connection, so few are enough, and the rest of
-// the pool is for others.
+// limitDurable bounds the connections that wait for replicas. One WAIT covers all commands sent
+// before it on its connection, so a few are enough, and the rest of the pool is for others.
 func (a *Appender) limitDurable(poolSize int) {
 	if a.conf.Replicas > 0 {
 		a.singles.limit = max(1, min(durableSenders, poolSize/2))
 	}
 }
 
-// setTimeouts notes how long one exchange on a connection can take.
+// setTimeouts records how long one exchange on a connection can take.
 func (a *Appender) setTimeouts(read, write time.Duration) {
 	a.ownCalls = read > 0 && write > 0 && a.conf.Replicas == 0
 	a.readTimeout, a.writeTimeout = read, write
 	if a.cluster != nil || a.conf.Timeout <= 0 || !a.ownCalls {
 		return
 	}
-	// The defaults, 5 s for reading, 5 s for writing and 10 s for all, just do not
-	// fit into each other. A little less of the former makes them.
+	// The defaults of 5 s for reading and 5 s for writing just do not fit into 10 s for both.
+	// Slightly lower ones do.
 	if most := a.conf.Timeout * 9 / 20; read+write > 2*most && most >= read*9/10 && most >= write*9/10 {
 		a.writeTimeout, a.shorten = 2*most-read, most
 	}
 }
 
-// Do appends the commands, which have the head, and writes their outcomes to results,
-// which has the same length. Several are one transaction. It returns when each
-// outcome is known, or soon after ctx or the deadline (zero: none) has ended, or
-// the Appender was stopped. What was not executed because Redis or the connection
-// to it was away is tried again until then. bytes is the approximate size of the
-// commands, which belong to the Appender until the outcomes of all are known.
+// Do appends the commands, which have the head, and writes their outcomes to results, which has
+// the same length. Several are one transaction. It returns when each outcome is known, or soon
+// after ctx or the deadline (zero: none) has ended, or the Appender was stopped. Commands that
+// were not executed because Redis or the connection was unavailable are retried until then. bytes
+// is the approximate size of the commands, which belong to the Appender until the outcomes of all
+// are known.
 func (a *Appender) Do(ctx context.Context, deadline time.Time, head Head, cmds []Command, bytes int, results []Result) {
 	if err := a.life.Enter(); err != nil {
 		fill(results, Result{Outcome: NotAppended, Err: err})
@@ -168,12 +166,12 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, head Head, cmds [
 			a.sendOwn(load)
 			copy(results, job.results)
 		} else if !a.await(ctx, deadline, job, results) {
-			return // the job stays with its sender
+			return // the sender keeps the job
 		}
 		*job = appendJob{done: job.done}
 		jobs.Put(job)
 		if results[0].Err == redisconn.ErrWithdrawn { //nolint:errorlint // our own, never wrapped
-			continue // another caller of the same pipeline has given up, not this one
+			continue // another caller of the same pipeline has stopped waiting, not this one
 		}
 		if !a.again(results, attempt) {
 			return
@@ -189,7 +187,7 @@ func (a *Appender) Do(ctx context.Context, deadline time.Time, head Head, cmds [
 	}
 }
 
-// await waits for the outcomes of a job; false means that the caller gives up.
+// await waits for the outcomes of a job; false means that the caller stops waiting.
 func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob, results []Result) bool {
 	nudge := slowLink
 	timer := timers.Get().(*time.Timer)
@@ -206,7 +204,7 @@ func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob
 				return false
 			}
 			if nudge *= 2; !a.nudge(job) {
-				nudge = time.Hour // it is under way, nothing is left to do but to wait
+				nudge = time.Hour // it is being sent; only the wait remains
 			}
 			timer.Reset(untilNext(deadline, nudge))
 			continue
@@ -219,7 +217,7 @@ func (a *Appender) await(ctx context.Context, deadline time.Time, job *appendJob
 	}
 }
 
-// untilNext is d, or the time that is left until the deadline.
+// untilNext is d, or the time until the deadline if that is less.
 func untilNext(deadline time.Time, d time.Duration) time.Duration {
 	if deadline.IsZero() {
 		return d
@@ -231,8 +229,7 @@ func (a *Appender) timeoutError() error {
 	return fmt.Errorf("timeout of %v: %w", a.conf.Timeout, context.DeadlineExceeded)
 }
 
-// again reports whether to try once more: nothing was executed, and the cause
-// passes.
+// again reports whether to retry: nothing was executed, and the cause is temporary.
 func (a *Appender) again(results []Result, attempt int) bool {
 	retry := false
 	for i := range results {
@@ -243,7 +240,7 @@ func (a *Appender) again(results []Result, attempt int) bool {
 			retry = true
 		}
 	}
-	// Without a timeout of ours the client's own limit of attempts holds.
+	// Without our own timeout the client's limit of attempts applies.
 	return retry && (a.conf.Timeout > 0 || attempt < a.maxRetries())
 }
 
@@ -276,7 +273,7 @@ func (a *Appender) pause(ctx context.Context, deadline time.Time, attempt int) e
 	}
 }
 
-// abandon ends the wait for a job and states what is known of it.
+// abandon ends the wait for a job and sets the known outcomes.
 func (a *Appender) abandon(job *appendJob, cause error, results []Result) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -298,9 +295,9 @@ func (a *Appender) abandon(job *appendJob, cause error, results []Result) {
 	}
 	a.markStuck(l, load)
 	if load.gate.Withdraw() {
-		// The sender still waits for a connection. If it gets one, it will find that
-		// it must not write; without its context it mostly does not come to that. The
-		// other callers of this load come back with their jobs.
+		// The sender still waits for a connection. If it gets one, the gate refuses the write;
+		// usually the end of its context is first. The other callers of this load retry their
+		// jobs.
 		load.cancel(redisconn.ErrWithdrawn)
 	}
 	switch {
@@ -327,11 +324,11 @@ func fill(results []Result, r Result) {
 	}
 }
 
-// Stop ends the wait of all callers: what is queued is withdrawn, what was sent is Unknown.
-// Later calls are refused with [ErrClosed].
+// Stop ends the wait of all callers: queued commands are withdrawn, sent ones are Unknown. Later
+// calls return [ErrClosed].
 func (a *Appender) Stop() { a.life.End(nil) }
 
-// Close is Stop, and waits until no caller and no sender is left, or ctx ends.
+// Close is Stop, and waits until all callers and senders have ended, or ctx ends.
 func (a *Appender) Close(ctx context.Context) error {
 	a.Stop()
 	select {

@@ -13,40 +13,42 @@ import (
 )
 
 const (
-	// clockRefresh is how often a server is asked for its time while entries are trimmed by age.
+	// clockRefresh is the time between two readings of a server's clock while entries are trimmed
+	// by age.
 	clockRefresh = time.Minute
-	// clockRetry is how often it is asked when it does not answer.
+	// clockRetry is the time between two attempts while the server does not reply.
 	clockRetry = time.Second
 )
 
-// clocks knows what time it is on the servers. Entry IDs are milliseconds of the server's
-// clock, so only that one gives their age: by the clock of a publisher that is ahead, entries
-// would be deleted whose append was just confirmed.
+// clocks has the times of the servers. Entry IDs are milliseconds of the server's clock, so only
+// that clock gives their age: by the clock of a publisher that is ahead, entries would be deleted
+// whose append was just confirmed.
 //
-// A server is asked by TIME. Its answer is already old when it arrives, and from then on the
-// monotonic clock of the process counts, so the time here is never ahead of the server's,
-// unless that one is set back.
+// A server's time is read by TIME. Its reply is already old when it arrives, and from then on the
+// monotonic clock of the process is used, so the time here is never ahead of the server's, unless
+// the server's clock is set back.
 type clocks struct {
-	cluster *redis.ClusterClient // nil where there is only one server
+	cluster *redis.ClusterClient // nil for a single server
 
 	mu       sync.Mutex
 	readings map[string]*reading // by the address of the server
-	servers  map[int]string      // address by hash slot; unused where there is only one
+	servers  map[int]string      // address by hash slot; unused for a single server
 }
 
-// reading is an answer of a server.
+// reading is a time read from a server.
 type reading struct {
 	time    time.Time // of the server
 	at      time.Time // when it arrived
-	claimed time.Time // when a job was last sent to ask again
+	claimed time.Time // when a job was last sent to read it again
 }
 
 func newClocks(cluster *redis.ClusterClient) *clocks {
 	return &clocks{cluster: cluster, readings: make(map[string]*reading), servers: make(map[int]string)}
 }
 
-// due reports whether the server that owns the key must be asked before entries are trimmed by
-// their age. It returns true to one caller only where an older answer can be used meanwhile.
+// due reports whether the time of the server that owns the key must be read before entries are
+// trimmed by their age. If an older reading can be used meanwhile, it returns true to one caller
+// only.
 func (c *clocks) due(key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,7 +63,7 @@ func (c *clocks) due(key string) bool {
 	return true
 }
 
-// now returns the time of the server that owns the key, or the zero time if it is not known.
+// now returns the time of the server that owns the key, or the zero time if it is unknown.
 func (c *clocks) now(key string) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +73,7 @@ func (c *clocks) now(key string) time.Time {
 	return time.Time{}
 }
 
-// find returns the answer of the server that owns the key, or nil. The caller holds mu.
+// find returns the reading of the server that owns the key, or nil. The caller holds mu.
 func (c *clocks) find(key string) *reading {
 	if c.cluster == nil {
 		return c.readings[""]
@@ -83,7 +85,7 @@ func (c *clocks) find(key string) *reading {
 	return c.readings[addr]
 }
 
-// known notes which server owns the key, and reports whether its time is known and recent.
+// known records the server that owns the key, and reports whether it has a recent reading.
 func (c *clocks) known(key, addr string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,14 +96,14 @@ func (c *clocks) known(key, addr string) bool {
 	return r != nil && time.Since(r.at) < clockRefresh
 }
 
-// set notes the answer of a server that has just arrived.
+// set records a time that has just arrived from a server.
 func (c *clocks) set(addr string, answer time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readings[addr] = &reading{time: answer, at: time.Now()}
 }
 
-// forget drops what is known of the server that owns the key: another one may own it now.
+// forget drops the reading of the server that owns the key: another server may own it now.
 func (c *clocks) forget(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,7 +116,8 @@ func (c *clocks) forget(key string) {
 	delete(c.readings, addr)
 }
 
-// askTime asks the server that owns the key, unless it was asked of late for another key.
+// askTime reads the time of the server that owns the key, unless it was recently read for another
+// key.
 func (a *Appender) askTime(ctx context.Context, key string) error {
 	node, err := a.master(ctx, key)
 	if err != nil {

@@ -15,14 +15,14 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Outcome is what is known about one append.
+// Outcome is the state of one append.
 type Outcome uint8
 
 // The outcomes.
 const (
 	// NotAppended: the command was not executed, and will not be.
 	NotAppended Outcome = iota
-	// Appended: Redis has answered with the ID of the entry.
+	// Appended: Redis has returned the ID of the entry.
 	Appended
 	// UnderReplicated: appended, but not confirmed by enough replicas.
 	UnderReplicated
@@ -58,14 +58,14 @@ func NewHead(key string, trim stream.Trim) Head {
 }
 
 // NewScriptHead returns the head of a command that runs a script, which appends to the stream at
-// key or does nothing where it returns an error. words are those of the command up to its keys;
+// key, or does nothing if it returns an error. words are the words of the command up to its keys;
 // the first argument of the script is `*`. The reply is a text, which becomes the ID of the
 // result.
 func NewScriptHead(key string, words []any) Head { return Head{key: key, args: words} }
 
-// Command is an XADD, or a script that appends, that go-redis never sends again. go-redis retries after a
-// lost reply although neither is idempotent; NoRetry stops that on all of its
-// paths, and all repetition is left to [Appender], which knows when it is safe.
+// Command is an XADD, or a script that appends, that go-redis never sends again. go-redis retries
+// after a lost reply although neither is idempotent; NoRetry prevents that on all of its paths,
+// and only [Appender] retries, which knows when it is safe.
 type Command struct {
 	*redis.StringCmd
 	args []any
@@ -83,9 +83,9 @@ func (a *autoID) MarshalBinary() ([]byte, error) { return asterisk, a.Write() }
 // String is what hooks print.
 func (a *autoID) String() string { return "*" }
 
-// Start begins the command with its head, for a number of fields. room is where the arguments of several commands lie side by side; it may
-// be nil. What is left of it is returned for the next command, of which there are
-// more to come.
+// Start begins the command with its head, for a number of fields. room is shared memory for the
+// arguments of several commands; it may be nil. Start returns the rest of it for the next
+// command, of which more follow.
 func (c *Command) Start(room []any, head Head, fields, more int) []any {
 	n := len(head.args) + 1 + 2*fields
 	if len(room) < n {
@@ -96,8 +96,8 @@ func (c *Command) Start(room []any, head Head, fields, more int) []any {
 	return room[n:]
 }
 
-// fieldValue is the value of a field. go-redis is given its address, since making an
-// interface of a []byte allocates.
+// fieldValue is the value of a field. go-redis gets its address, because converting a []byte to
+// an interface allocates.
 type fieldValue []byte
 
 // MarshalBinary implements encoding.BinaryMarshaler, by which go-redis writes it.
@@ -106,14 +106,15 @@ func (v *fieldValue) MarshalBinary() ([]byte, error) { return *v, nil }
 // String is what hooks print.
 func (v *fieldValue) String() string { return string(*v) }
 
-// Field adds a field. name is a string, of which the caller makes an interface: one
-// made of a constant costs nothing. The value is not copied.
+// Field adds a field. name is a string in an interface, which the caller makes: for a constant
+// this does not allocate. The value is not copied.
 func (c *Command) Field(name any, value *[]byte) {
 	c.args = append(c.args, name, (*fieldValue)(value))
 }
 
-// prepare makes the command new for its next attempt, and returns room behind a copy of its
-// arguments: a hook of the client may change them, and the next attempt must not send that.
+// prepare resets the command for its next attempt, and returns the room after a copy of its
+// arguments: a hook of the client may change them, and the next attempt must not send the
+// changes.
 func (c *Command) prepare(ctx context.Context, gate *redisconn.Gate, room []any) []any {
 	c.id.Reset(gate)
 	at := len(room)
@@ -122,12 +123,13 @@ func (c *Command) prepare(ctx context.Context, gate *redisconn.Gate, room []any)
 	return room
 }
 
-// tracked reports whether a hook has left the argument in place that knows what was sent.
+// tracked reports whether the argument that records sending is still in place, and not replaced
+// by a hook.
 func (c *Command) tracked() bool {
 	return slices.ContainsFunc(c.Args(), func(arg any) bool { id, ok := arg.(*autoID); return ok && id == &c.id })
 }
 
-// NoRetry makes go-redis give up after a failure instead of sending again.
+// NoRetry makes go-redis return a failure instead of sending again.
 func (c *Command) NoRetry() bool { return true }
 
 // SetErr is called by go-redis when it has read a reply, or has failed.
@@ -138,8 +140,8 @@ func (c *Command) SetErr(err error) {
 
 var errNoReply = errors.New("redis client returned neither a reply nor an error")
 
-// result classifies the finished command. When in doubt it is Unknown. whole is
-// the error of the pipeline that it was part of.
+// result classifies the finished command. In doubt it is Unknown. whole is the error of its
+// pipeline.
 func (c *Command) result(whole error) Result {
 	if id := c.Val(); id != "" {
 		return Result{Outcome: Appended, ID: id}
@@ -151,10 +153,9 @@ func (c *Command) result(whole error) Result {
 	return Result{Outcome: Unknown, Err: err}
 }
 
-// causeOf returns the reason inside of an EXECABORT reply that names one:
-// "EXECABORT Transaction discarded because of: OOM command not allowed ...".
-// Redis answers so when it refuses EXEC itself, and the reply hides what callers
-// branch on. Other errors are returned as they are.
+// causeOf returns the reason inside an EXECABORT reply that has one: "EXECABORT Transaction
+// discarded because of: OOM command not allowed ...". Redis replies so when it refuses EXEC
+// itself, and the reply hides the error code. Other errors are returned unchanged.
 func causeOf(err error) error {
 	var reply redis.Error
 	if errors.As(err, &reply) {
@@ -192,10 +193,9 @@ func multiRefused(err error) bool {
 	}
 }
 
-// retryable reports whether an append that was not executed is worth another
-// attempt: the server or the connection to it is away for a while. An error
-// that no rule knows, for example of a hook, a limiter or a TLS handshake, is
-// for the caller to see at once.
+// retryable reports whether an append that was not executed should be retried: the server or the
+// connection to it is temporarily unavailable. Any other error, for example of a hook, a limiter
+// or a TLS handshake, is returned to the caller at once.
 func retryable(err error, cluster bool) bool {
 	if redisconn.IsReply(err) {
 		if _, moved := redis.IsMovedError(err); moved && !cluster {

@@ -10,21 +10,21 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// lane is a queue with its senders. There are two, because single messages are
-// worth collecting while transactions and large messages are full loads of their own,
-// and a long queue of the one must not delay the other. The order in which one caller publishes is
-// kept all the same: it comes back only when its last call is confirmed.
+// lane is a queue with its senders. There are two, because single messages are collected while
+// transactions and large messages are full loads by themselves, and a long queue of one lane must
+// not delay the other. The order of one caller is kept: it calls again only when its last call is
+// confirmed.
 type lane struct {
 	queue   []*appendJob
 	active  int           // senders that callers wait for
-	stuck   int           // senders whose callers have all given up
+	stuck   int           // senders whose callers have all stopped waiting
 	limit   int           // of active
 	perLoad int           // jobs per load
 	flying  []*appendLoad // of the active senders
 }
 
-// holdsBack reports whether what is queued had better wait for the pipeline under
-// way. One that is out for long may be on a dead connection, or on a slow link.
+// holdsBack reports whether the queue should wait for the running pipeline. A pipeline that runs
+// for long may be on a failed connection, or on a slow link.
 func (l *lane) holdsBack() bool {
 	if l.perLoad == 1 || len(l.queue) >= l.perLoad || l.active == 0 {
 		return false
@@ -35,7 +35,7 @@ func (l *lane) holdsBack() bool {
 	return slices.ContainsFunc(l.flying, func(load *appendLoad) bool { return time.Since(load.start) < slowLink })
 }
 
-// land takes a load off the list of those in flight.
+// land removes a load from the list of those in flight.
 func (l *lane) land(load *appendLoad) {
 	l.flying = slices.DeleteFunc(l.flying, func(other *appendLoad) bool { return other == load })
 }
@@ -46,13 +46,13 @@ type appendJob struct {
 	head  Head
 	cmds  []Command
 	bytes int
-	asks  bool          // the server's time must be asked for first
-	done  chan struct{} // of capacity 1; the sender's last touch of the job
+	asks  bool          // the server's time must be read first
+	done  chan struct{} // of capacity 1; the sender's last access to the job
 
 	last error // of the attempt before, nil for the first
 
 	load    *appendLoad // nil while queued; guarded by Appender.mu
-	results []Result    // nil until something is known; guarded by Appender.mu
+	results []Result    // nil until an outcome is known; guarded by Appender.mu
 }
 
 // Each waiting call needs a job with its channel, and a timer.
@@ -61,21 +61,21 @@ var (
 	timers = sync.Pool{New: func() any { return time.NewTimer(time.Hour) }}
 )
 
-// appendLoad is what a sender sends at once.
+// appendLoad is the jobs that a sender sends at once.
 type appendLoad struct {
 	jobs   []*appendJob
 	lane   *lane
-	ctx    context.Context // ends when a caller gives up before anything was sent
+	ctx    context.Context // ends when a caller stops waiting before anything was sent
 	gate   redisconn.Gate
 	cancel context.CancelCauseFunc
 	start  time.Time
 
 	own      bool // the only job's caller sends it
-	stuck    bool // all that follows is guarded by Appender.mu
+	stuck    bool // this and the following fields are guarded by Appender.mu
 	finished bool
 }
 
-// prepare makes all commands new, and returns how many they are.
+// prepare resets all commands, and returns their number.
 func (l *appendLoad) prepare() (n int) {
 	words := 0
 	for _, job := range l.jobs {
@@ -93,7 +93,7 @@ func (l *appendLoad) prepare() (n int) {
 	return n
 }
 
-// laneOf returns where the job is queued.
+// laneOf returns the lane of the job.
 func (a *Appender) laneOf(job *appendJob) *lane {
 	if len(job.cmds) == 1 && !job.alone() || a.conf.Replicas > 0 {
 		return &a.singles
@@ -101,16 +101,16 @@ func (a *Appender) laneOf(job *appendJob) *lane {
 	return &a.batches
 }
 
-// alone reports whether the commands must not share a connection with those of others, or
-// have to wait for what the others need not wait for.
+// alone reports whether the commands must not share a connection with those of others, or must
+// wait for the server's time.
 func (j *appendJob) alone() bool { return j.bytes > maxShared || j.asks }
 
 // large reports whether it is a single command that the server may refuse as too large.
 func (j *appendJob) large() bool { return len(j.cmds) == 1 && j.bytes > maxShared }
 
-// enqueue queues a job. When a sender is called for and the caller may be it, the
-// job is not queued but returned as a load, which the caller sends itself: that
-// spares a lone caller two switches between goroutines per message.
+// enqueue queues a job. If a sender is needed and the caller may be it, the job is not queued but
+// returned as a load, which the caller sends itself: this saves a single caller two goroutine
+// switches per message.
 func (a *Appender) enqueue(job *appendJob, deadline time.Time) *appendLoad {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -132,8 +132,8 @@ func (a *Appender) enqueue(job *appendJob, deadline time.Time) *appendLoad {
 	return nil
 }
 
-// nudge starts a sender for a job that the pipeline under way has held back for
-// too long. It reports whether the job is still queued.
+// nudge starts a sender for a job that the running pipeline has delayed for too long. It reports
+// whether the job is still queued.
 func (a *Appender) nudge(job *appendJob) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -143,7 +143,7 @@ func (a *Appender) nudge(job *appendJob) bool {
 	l := a.laneOf(job)
 	for _, load := range slices.Clone(l.flying) {
 		if load.own && time.Since(load.start) > longCall {
-			a.markStuck(l, load) // no caller gives it up: a hook of the client may block it for ever
+			a.markStuck(l, load) // no caller stops waiting for it: a hook of the client may block it forever
 		}
 	}
 	if !l.holdsBack() {
@@ -152,15 +152,15 @@ func (a *Appender) nudge(job *appendJob) bool {
 	return true
 }
 
-// inTime reports whether the timeouts of the connection end a call before its
-// deadline, so that it needs no watching, and how long they take. A small
-// command is written without waiting: the buffer of an idle connection is empty.
+// inTime reports whether the timeouts of the connection end a call before its deadline, so that
+// the call needs no timer, and how long they are. A small command is written without waiting: the
+// buffer of an idle connection is empty.
 func (a *Appender) inTime(job *appendJob, deadline time.Time) (patience time.Duration, ok bool) {
 	patience = a.readTimeout
 	if job.bytes > smallWrite {
 		patience += a.writeTimeout
 	}
-	simple := !job.large() && !job.asks // else it takes more than that
+	simple := !job.large() && !job.asks // otherwise it may take longer
 	return patience, a.ownCalls && simple && job.ctx.Done() == nil && (deadline.IsZero() || time.Until(deadline) > patience)
 }
 
@@ -174,8 +174,8 @@ func ownContext(ctx context.Context, deadline time.Time, patience time.Duration)
 	return ctx, func(error) { cancel() }
 }
 
-// sendOwn sends the load of a caller in its own goroutine. What others have
-// queued in the meantime is left to a sender.
+// sendOwn sends the load of a caller in its own goroutine. A sender sends the jobs that others
+// have queued meanwhile.
 func (a *Appender) sendOwn(load *appendLoad) {
 	outcomes := a.execute(load)
 	load.cancel(nil)
@@ -186,8 +186,8 @@ func (a *Appender) sendOwn(load *appendLoad) {
 	a.leave(load)
 }
 
-// leave takes a load that its sender has done off the lane, whose queue may wait for the place. The
-// caller holds mu.
+// leave removes a finished load from the lane, whose queue may wait for its place. The caller
+// holds mu.
 func (a *Appender) leave(load *appendLoad) {
 	l := load.lane
 	if load.stuck {
@@ -201,10 +201,9 @@ func (a *Appender) leave(load *appendLoad) {
 	}
 }
 
-// startSender starts a sender if there is room for one. The caller holds mu. A
-// connection that no caller waits for any more costs no place among the active, up to
-// a bound: beyond it more connections would not help either, and Redis or the
-// network is plainly away.
+// startSender starts a sender if there is room for one. The caller holds mu. A connection that no
+// caller waits for occupies no place among the active ones, up to a bound: beyond it more
+// connections would not help, because Redis or the network is unavailable.
 func (a *Appender) startSender(l *lane) {
 	if l.active >= l.limit || l.stuck >= stuckSenders {
 		return
@@ -216,9 +215,8 @@ func (a *Appender) startSender(l *lane) {
 // send is the goroutine of a sender.
 func (a *Appender) send(l *lane) {
 	for {
-		// The callers whose appends were just confirmed are runnable and about to
-		// come back with the next ones; they are let through first, or else every
-		// second pipeline carries only the one that was quickest.
+		// The callers whose appends were just confirmed are runnable and about to send the next
+		// ones. They run first; otherwise every second pipeline would have only the fastest one.
 		runtime.Gosched()
 		load := a.take(l)
 		if load == nil {
@@ -232,8 +230,8 @@ func (a *Appender) send(l *lane) {
 	}
 }
 
-// take removes the next load from the queue. Without one the sender is counted
-// out, under the same lock under which it would have been given work.
+// take removes the next load from the queue. Without one the sender is no longer counted, under
+// the same lock under which it would have got a load.
 func (a *Appender) take(l *lane) *appendLoad {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -255,14 +253,14 @@ func (a *Appender) take(l *lane) *appendLoad {
 		return nil
 	}
 	load := &appendLoad{jobs: slices.Clone(l.queue[:n]), lane: l, start: time.Now()}
-	// A context of one caller carries its trace; those of several have no common one.
+	// The context of a single caller has its trace; several callers have no common one.
 	base := context.Background()
 	if n == 1 {
 		base = context.WithoutCancel(load.jobs[0].ctx)
 	}
 	load.ctx, load.cancel = context.WithCancelCause(base)
-	// In place and cleared, so that the queue neither grows for ever nor keeps the
-	// payloads of what was sent.
+	// In place and cleared, so that the queue neither grows forever nor keeps the payloads of
+	// sent messages.
 	rest := copy(l.queue, l.queue[n:])
 	clear(l.queue[rest:])
 	l.queue = l.queue[:rest]
@@ -276,7 +274,7 @@ func (a *Appender) take(l *lane) *appendLoad {
 	return load
 }
 
-// finish hands the outcomes to the callers; false ends the sender.
+// finish reports the outcomes to the callers; false ends the sender.
 func (a *Appender) finish(l *lane, load *appendLoad, outcomes []Result) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -301,8 +299,8 @@ func (a *Appender) report(load *appendLoad, outcomes []Result) {
 	}
 }
 
-// markStuck lets another sender take the place of one that may wait for a dead
-// connection. The caller holds mu.
+// markStuck lets another sender take the place of one that may wait for a failed connection. The
+// caller holds mu.
 func (a *Appender) markStuck(l *lane, load *appendLoad) {
 	if load.stuck {
 		return

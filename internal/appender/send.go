@@ -12,14 +12,14 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// waitMargin is what the connection of a WAIT waits beyond the timeout that Redis
-// itself keeps, so that in the normal case Redis ends it.
+// waitMargin is added to the timeout of WAIT for its connection, so that normally Redis ends the
+// wait.
 const waitMargin = time.Second
 
-// ErrReplicas says that fewer replicas than asked for have confirmed.
+// ErrReplicas means that fewer replicas than requested have confirmed.
 var ErrReplicas = errors.New("not enough replicas have confirmed")
 
-// pipeliner is what a client and a single connection have in common.
+// pipeliner is the common interface of a client and a single connection.
 type pipeliner interface {
 	Pipeline() redis.Pipeliner
 	TxPipeline() redis.Pipeliner
@@ -53,8 +53,8 @@ func (a *Appender) execute(load *appendLoad) []Result {
 	return a.collect(load, n, err)
 }
 
-// setThresholds computes what the jobs trim by age. Only a job that is alone asks for the time,
-// so the error is that of the first.
+// setThresholds computes the trim thresholds of jobs by age. Only a job that is alone reads the
+// time, so the error is that of the first.
 func (a *Appender) setThresholds(load *appendLoad) error {
 	for _, job := range load.jobs {
 		if job.head.oldest == nil {
@@ -70,7 +70,7 @@ func (a *Appender) setThresholds(load *appendLoad) error {
 	return nil
 }
 
-// forgetTimes drops what is known of the clocks of servers that have failed.
+// forgetTimes drops the readings of the clocks of servers that have failed.
 func (a *Appender) forgetTimes(load *appendLoad, err error) {
 	if err == nil {
 		return
@@ -85,8 +85,8 @@ func (a *Appender) forgetTimes(load *appendLoad, err error) {
 	}
 }
 
-// collect returns the outcomes of all commands. err is what the client said of
-// the whole; it stands in where a command has no error of its own.
+// collect returns the outcomes of all commands. err is the error of the client for all of them;
+// it is used for a command without its own error.
 func (a *Appender) collect(load *appendLoad, n int, err error) []Result {
 	withdrawn := load.gate.Withdrawn()
 	outcomes := make([]Result, 0, n)
@@ -128,7 +128,7 @@ func (a *Appender) sendPlain(load *appendLoad) error {
 }
 
 // sendLarge sends a command that the server may refuse as too large, on a connection that is
-// looked at before it goes back to the pool. (A cluster client has no such connection that
+// checked before it is returned to the pool. (A cluster client has no such connection that
 // follows redirections.)
 func (a *Appender) sendLarge(ctx context.Context, client *redis.Client, cmd *Command) error {
 	conn := client.WithTimeout(a.largeTimeout(client.Options())).Conn()
@@ -138,7 +138,7 @@ func (a *Appender) sendLarge(ctx context.Context, client *redis.Client, cmd *Com
 	return err
 }
 
-// largeTimeout is what one command can take on its connection, 0 for no bound.
+// largeTimeout is the maximum time of one command on its connection, 0 for no bound.
 func (a *Appender) largeTimeout(o *redis.Options) time.Duration {
 	switch {
 	case a.bound:
@@ -150,9 +150,9 @@ func (a *Appender) largeTimeout(o *redis.Options) time.Duration {
 	}
 }
 
-// dropRefused makes a connection fail that the server is about to close because of a command
-// that it could not read. To go-redis the refusal is a reply like any other: it would give the
-// connection to the next caller, whose outcome would be unknown.
+// dropRefused makes a connection fail that the server is about to close because of a command that
+// it could not read. For go-redis the refusal is a reply like any other: the next caller would
+// get the connection, and its outcome would be unknown.
 func dropRefused(ctx context.Context, conn *redis.Conn, err error) {
 	if redisconn.Classify(err) == redisconn.KindProtocol {
 		_ = conn.Ping(ctx).Err()
@@ -179,13 +179,12 @@ func sendBatch(ctx context.Context, to pipeliner, job *appendJob) error {
 	return redisconn.Exec(ctx, to.TxPipeline(), cmds)
 }
 
-// sendDurable sends a load on one connection and then asks there how many
-// replicas have all of it. missing is not nil when they were too few or it
-// is unknown; err is as for collect.
+// sendDurable sends a load on one connection and then WAITs there for replicas. missing is not
+// nil if they were too few or their number is unknown; err is as for collect.
 //
-// WAIT counts what was written on its own connection. Sent again on another one
-// it would be answered at once with all replicas, so it is never retried; and the
-// sticky connection is not replaced when it fails.
+// WAIT counts only writes on its own connection. On another connection it would return all
+// replicas at once, so it is never retried, and the sticky connection is not replaced when it
+// fails.
 func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 	guarded := redisconn.Guard(func() error {
 		node, nodeErr := a.master(load.ctx, load.jobs[0].head.key)
@@ -218,7 +217,7 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 			dropRefused(load.ctx, conn, err)
 			return nil // nothing was appended
 		}
-		// A caller that gives up from now on gets what is certain already.
+		// A caller that stops waiting from now on gets the certain outcomes.
 		a.mu.Lock()
 		a.report(load, outcomes)
 		a.mu.Unlock()
@@ -228,8 +227,8 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 	return missing, errors.Join(guarded, err)
 }
 
-// durableConn returns one connection for appends and their WAIT: of the pool, unless go-redis
-// cannot log such a one in (see [redisconn.Pulling]).
+// durableConn returns one connection for appends and their WAIT: from the pool, unless go-redis
+// cannot log in such a connection (see [redisconn.Pulling]).
 func durableConn(node *redis.Client, timeout time.Duration) (conn *redis.Conn, release func()) {
 	if node.Options().StreamingCredentialsProvider == nil {
 		conn = node.WithTimeout(timeout).Conn()
@@ -243,7 +242,7 @@ func durableConn(node *redis.Client, timeout time.Duration) (conn *redis.Conn, r
 	}
 }
 
-// underReplicated changes what was appended; false means that nothing was.
+// underReplicated changes the outcomes of appended messages; false means that none was appended.
 func underReplicated(outcomes []Result, reason error) bool {
 	found := false
 	for i := range outcomes {
@@ -255,7 +254,7 @@ func underReplicated(outcomes []Result, reason error) bool {
 }
 
 func (a *Appender) wait(ctx context.Context, conn pipeliner) error {
-	// Not IntCmd of Wait: that one sets its own read timeout of 10 s more.
+	// Not IntCmd of Wait, which sets its own read timeout of 10 s more.
 	cmd := redisconn.OnceInt{IntCmd: redis.NewIntCmd(ctx, "wait", a.conf.Replicas, a.conf.WaitTimeout.Milliseconds())}
 	if err := conn.Process(ctx, cmd); err != nil {
 		return fmt.Errorf("%w: WAIT: %w", ErrReplicas, err)
@@ -274,13 +273,13 @@ func (a *Appender) master(ctx context.Context, key string) (*redis.Client, error
 	return a.conf.Client.(*redis.Client), nil
 }
 
-// multiCheck remembers that the user may send transactions.
+// multiCheck records that the user may send transactions.
 type multiCheck struct{ ok atomic.Bool }
 
-// checkMulti makes sure, once, that the user may send MULTI and EXEC. Without
-// the right to MULTI the XADDs of a transaction are executed one by one, and
-// without that to EXEC the connection goes back to the pool with an open
-// transaction; so this is found out on a connection of its own, which is dropped.
+// checkMulti checks, once, that the user may send MULTI and EXEC. Without the permission for
+// MULTI the XADDs of a transaction are executed one by one. Without that for EXEC the connection
+// is returned to the pool with an open transaction. The check therefore uses a separate
+// connection, which is closed.
 func (a *Appender) checkMulti(ctx context.Context, key string) error {
 	if a.multi.ok.Load() {
 		return nil

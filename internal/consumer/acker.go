@@ -14,21 +14,21 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// ackBatch is how many entries one acknowledgement covers at most.
+// ackBatch is the maximum number of entries of one acknowledgement.
 const ackBatch = 1000
 
-// writing is what acker and mover have in common: they write the ends of items until flushing is
+// writing is the common part of acker and mover: they write the ends of items until flushing is
 // closed and none is left.
 type writing struct {
 	ready    <-chan struct{}
 	flushing chan struct{}
 	pending  func(buf []*window.Item) []*window.Item
 	write    func(ctx context.Context, items []*window.Item)
-	given    func(items []*window.Item) // up, because the time is over
+	given    func(items []*window.Item) // because the time is over
 }
 
-// run writes ends. Those that come while a batch is being written make up the next one, so a
-// single message is acknowledged at once and a flood in batches.
+// run writes ends. Those that arrive while a batch is being written are the next batch, so a
+// single message is acknowledged at once and many in batches.
 func (w *writing) run(ctx context.Context) {
 	var (
 		items    []*window.Item
@@ -47,7 +47,7 @@ func (w *writing) run(ctx context.Context) {
 		case <-w.ready:
 		case <-retry:
 		case <-flushing:
-			flushing = nil // look once more, then leave when nothing is left
+			flushing = nil // check once more, then return when none is left
 		case <-ctx.Done():
 			if items = w.pending(items[:0]); len(items) > 0 {
 				w.given(items)
@@ -83,8 +83,8 @@ func dueNow(items []*window.Item) (due []*window.Item) {
 	return due
 }
 
-// nextRetry returns the time until the next of the items is to be tried again, or 0. Those that
-// were written meanwhile may be among them.
+// nextRetry returns the time until the next retry of the items, or 0. Items that were written
+// meanwhile may be among them.
 func nextRetry(items []*window.Item) (wait time.Duration) {
 	for _, it := range items {
 		if it.Retry.IsZero() {
@@ -106,8 +106,8 @@ func retryLater(items ...*window.Item) {
 	}
 }
 
-// acker writes acknowledgements, in groups: those that are given while one is being written are
-// the next. They never wait for the mover.
+// acker writes acknowledgements in batches: those that are given while one is being written are
+// the next batch. They never wait for the mover.
 type acker struct {
 	writing
 	c      *Consumer
@@ -127,8 +127,8 @@ func (a *acker) given(items []*window.Item) {
 	a.c.cfg.Observer.Abandoned(texts(items), errNotWritten)
 }
 
-// ack writes acknowledgements: of entries whose lease is valid plainly, of others by a script
-// that checks who owns them.
+// ack writes acknowledgements: with XACK for entries whose lease is valid, and by a script that
+// checks the owner for others.
 func (a *acker) ack(ctx context.Context, items []*window.Item) {
 	a.c.restorer.writing.RLock()
 	defer a.c.restorer.writing.RUnlock()
@@ -183,8 +183,8 @@ func (a *acker) plainly(ctx context.Context, of int, items []*window.Item) {
 		a.failed(of, err, items)
 		return
 	case n == 0:
-		// The group is lost, which XACK does not say, or was re-created without or, by now, with
-		// these entries: what a script finds is final.
+		// The group is lost, which XACK does not report, or was re-created without these entries,
+		// or by now with them. The script's result is final.
 		a.owned(ctx, of, items)
 		return
 	}
@@ -197,8 +197,7 @@ func (a *acker) plainly(ctx context.Context, of int, items []*window.Item) {
 	}
 }
 
-// owned acknowledges entries of which it is not certain who owns them, or whether they are
-// acknowledged already.
+// owned acknowledges entries whose owner is not certain, or that may already be acknowledged.
 func (a *acker) owned(ctx context.Context, of int, items []*window.Item) {
 	for len(items) > 0 {
 		batch := items[:min(len(items), ackBatch/10)]
@@ -211,7 +210,7 @@ func (a *acker) owned(ctx context.Context, of int, items []*window.Item) {
 			sent(batch)
 		}
 		if err != nil {
-			a.failed(of, err, items) // as would the others
+			a.failed(of, err, items) // the others would fail too
 			return
 		}
 		a.outage.Over(outage.Ack)
@@ -231,8 +230,8 @@ func (a *acker) owned(ctx context.Context, of int, items []*window.Item) {
 
 func (a *acker) late(ids []string) { a.c.cfg.Observer.AckIgnored(ids, len(ids), nil) }
 
-// sent notes that the reply to an acknowledgement did not come: what is not pending any more
-// was acknowledged by it.
+// sent records that the reply to an acknowledgement was lost: it has acknowledged the entries
+// that are no longer pending.
 func sent(items []*window.Item) {
 	for _, it := range items {
 		it.Sent = true
@@ -242,7 +241,7 @@ func sent(items []*window.Item) {
 func (a *acker) failed(of int, err error, items []*window.Item) {
 	switch missing := a.c.restorer.missing(of, err); {
 	case missing && a.c.reading.Err() != nil:
-		a.late(texts(items)) // no consumer is left to re-create it
+		a.late(texts(items)) // no consumer re-creates the group
 		a.c.win.Remove(items...)
 		return
 	case !missing:

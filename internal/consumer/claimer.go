@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// claimBatch is how many entries one step of a scan claims at most.
+	// claimBatch is the maximum number of entries that one step of a scan claims.
 	claimBatch = 100
-	// reapEvery is after how many scans idle consumers are looked for, and where the group
-	// stands: a few commands, which idle subscriptions should not cost each time.
+	// reapEvery is the number of scans between two checks for idle consumers and of the position
+	// of the group: a few commands, which idle subscriptions should not send with each scan.
 	reapEvery = 4
 )
 
-// claimer searches for entries that their consumers have left alone: a cursor goes through the
-// group's pending entries, in steps as there is room. Its goroutine is upkeep; the reader takes part
-// in the first scan.
+// claimer claims entries of crashed consumers: a cursor moves through the group's pending
+// entries, in steps as there is room. Its goroutine is upkeep; the reader takes part in the first
+// scan.
 type claimer struct {
 	c    *Consumer
 	turn chan struct{} // for one more step
@@ -32,18 +32,18 @@ type claimer struct {
 
 	mu      sync.Mutex
 	running bool
-	of      int // stream that is being scanned
+	of      int // stream of the running scan
 	cursor  stream.ID
 
-	// The goroutine's own.
+	// These belong to the goroutine.
 	scans  int
 	reaped time.Time
 
-	// What is known of the group in the topic. Nothing is lost in a return stream, and who reads one
-	// reads the other.
+	// The state of the group in the topic. A return stream loses no entries, and a consumer that
+	// reads one stream reads the other.
 	losses losses
 	peers  peers
-	base   stream.ID // no entry that is pending was older at the last look
+	base   stream.ID // no pending entry was older at the last check
 }
 
 func newClaimer(c *Consumer) *claimer {
@@ -54,23 +54,24 @@ func newClaimer(c *Consumer) *claimer {
 	return k
 }
 
-// open looks where the group stands and begins the first scan, so that its errors have a caller.
+// open reads the position of the group and begins the first scan, so that its errors have a
+// caller.
 func (k *claimer) open(ctx context.Context) error {
 	k.slot = acquireSlot(slotKey{k.c.cfg.Shared, k.c.id.keys[0], k.c.cfg.Group})
 	if err := k.reap(ctx, stream.CountNew); err != nil {
 		return err
 	}
 	k.start()
-	k.cursor = stream.ID{}.Next() // a scan from 0-0 on would not ask for its permissions where nothing is pending
+	k.cursor = stream.ID{}.Next() // without pending entries a scan from 0-0 would not need its permissions
 	if k.c.ordered() {
-		// What was released comes first, also what waits for its retry.
+		// Released entries come first, including those that wait for their retry.
 		if more, err := k.c.obtain.released(ctx, k.c.cfg.Client, k.c.win.Room.Claim()); more || err != nil {
 			return err
 		}
 	}
 	_, err := k.step(ctx)
 	if redisconn.Classify(err) == redisconn.KindNetwork {
-		_, err = k.step(ctx) // the client does not repeat it; the reader finds what the first one took
+		_, err = k.step(ctx) // the client does not retry it; the reader finds the entries of the first attempt
 	}
 	return err
 }
@@ -83,14 +84,15 @@ func (k *claimer) delay() time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }
 
-// begin begins a scan where it is this consumer's turn; else it only shows that it is alive.
+// begin begins a scan if it is this consumer's turn; otherwise it only shows that the consumer is
+// active.
 func (k *claimer) begin(ctx context.Context) {
 	switch {
 	case k.c.reader.shared.Load() && k.company(ctx):
-		// It would take back what was released of an ordering key, and release it again behind
-		// what others have taken since.
+		// It would claim the released entries of an ordering key, and release them again behind
+		// entries that other consumers have claimed since.
 	case k.c.win.Room.Claim() == 0 || k.slot.due(k.c.cfg.ClaimInterval):
-		// Without room the scan waits for some; until then the turn is a sibling's that has it.
+		// Without room the scan waits for room; until then a sibling with room has the turn.
 		k.start()
 		signal(k.turn)
 	}
@@ -120,7 +122,7 @@ func (k *claimer) scan(ctx context.Context, of int, cursor stream.ID, count int)
 	return scanned, err
 }
 
-// touch shows other consumers that this one is alive.
+// touch shows other consumers that this one is active.
 func (k *claimer) touch(ctx context.Context) {
 	if _, err := k.scan(ctx, 0, stream.ID{}, 0); err != nil {
 		k.failed(outage.Scan, err)
@@ -138,8 +140,8 @@ func (k *claimer) due(waits []time.Duration) {
 	}
 }
 
-// next continues the scan as far as there is room. What it claims must not overtake what was left out of
-// the window and is about to be read again.
+// next continues the scan as far as there is room. Its entries must not overtake entries that
+// were left out of the window and are about to be read again.
 func (k *claimer) next(ctx context.Context) {
 	if !k.active() || k.c.win.Room.Claim() == 0 || k.c.win.Behind() || ctx.Err() != nil {
 		return
@@ -161,7 +163,7 @@ func (k *claimer) start() {
 	}
 }
 
-// restart has a scan that is in progress start again.
+// restart restarts a running scan.
 func (k *claimer) restart() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -180,14 +182,14 @@ func (k *claimer) active() bool {
 	return k.running
 }
 
-// position returns where the scan is.
+// position returns the position of the scan.
 func (k *claimer) position() (of int, cursor stream.ID, running bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.of, k.cursor, k.running
 }
 
-// move moves the scan on, unless it was restarted.
+// move advances the scan, unless it was restarted.
 func (k *claimer) move(of int, from stream.ID, scanned stream.Scanned) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -236,7 +238,8 @@ func (k *claimer) step(ctx context.Context) (found bool, err error) {
 	return len(scanned.IDs) > 0, err
 }
 
-// company reports whether another consumer of the group is alive. It asks once a second at most.
+// company reports whether the group has another active consumer. It sends a command at most once
+// a second.
 func (k *claimer) company(ctx context.Context) bool {
 	if time.Since(k.reaped) > staleAfter && !k.reaps(ctx, stream.CountNone) {
 		return false
@@ -254,7 +257,7 @@ func (k *claimer) reaps(ctx context.Context, count stream.Counting) bool {
 	return true
 }
 
-// reap removes idle consumers, and remembers where the group stands.
+// reap removes idle consumers, and records the position of the group.
 func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 	k.reaped = time.Now()
 	opts := stream.ReapOptions{Timeout: k.c.cfg.ConsumerTimeout, Alive: 2 * k.c.cfg.ClaimInterval, Count: count, Control: k.c.cfg.Topic.Control()}
@@ -275,7 +278,7 @@ func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 		k.c.cfg.Observer.Trimmed(nil, n)
 	}
 	if standing.Removed {
-		// Some that were pending can have been trimmed, and the reply that named them was lost.
+		// Pending entries may have been trimmed, and the reply that named them was lost.
 		k.c.cfg.Observer.Trimmed(nil, 0)
 	}
 	if k.base = standing.Oldest; k.base.IsZero() {
@@ -284,11 +287,11 @@ func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 	return nil
 }
 
-// peers are the other consumers of a group. One is alive that was seen after it was looked at
-// the first time, or has come since the first look: a name that a crashed process has left is not.
+// peers are the other consumers of a group. A consumer is active if it was active after its first
+// check, or has joined since the first check; the name of a crashed process is not.
 type peers struct {
 	looked bool
-	first  map[string]time.Time // when a name was looked at first; zero if it has come later
+	first  map[string]time.Time // the first check of a name; zero if it has joined later
 	alive  int
 }
 
@@ -309,21 +312,20 @@ func (p *peers) see(others []stream.Idle, sent, received time.Time) {
 	p.first, p.looked = first, true
 }
 
-// losses are the entries that a group has lost before they were delivered, as far as one of its
-// consumers knows.
+// losses are the undelivered entries that a group has lost, as observed by one of its consumers.
 type losses struct {
 	known bool
-	base  int64     // lost when the group had last read everything
+	base  int64     // lost when the group had last read all entries
 	seen  int64     // lost since then, and reported
-	at    stream.ID // where the group stood when an unknown number was reported
+	at    stream.ID // position of the group when an unknown number was reported
 }
 
-// see returns how many entries were lost since it was called last, 0 for an unknown number.
+// see returns the number of entries lost since its last call, 0 for an unknown number.
 func (l *losses) see(group stream.Standing) (n int, lost bool) {
 	switch {
 	case group.LostUntilNow >= 0:
 		n := group.LostUntilNow - l.base - l.seen
-		lost = l.known && n > 0 // what was lost before this subscription is not its news
+		lost = l.known && n > 0 // earlier losses are not reported by this subscription
 		l.known, l.base, l.seen = true, group.LostUntilNow, 0
 		return int(n), lost
 	case group.Lost < 0:
@@ -347,7 +349,7 @@ type slotKey struct {
 	topic, group string
 }
 
-// scanSlot sees to it that of all consumers of a group in this process only one scans per
+// scanSlot ensures that only one of the consumers of a group in this process scans per
 // ClaimInterval.
 type scanSlot struct {
 	key  slotKey

@@ -2,20 +2,20 @@
 // streams of a hash slot, claims those of crashed consumers, renews the leases of its entries,
 // and writes how deliveries end.
 //
-// Each duty is a type with a state of its own:
+// Each duty is a type with its own state:
 //
-//	reader     what is read next
-//	obtainer   entries that are pending already: claimed ones, and own ones whose reply was lost
-//	claimer    claim scans, and what is known about the other consumers
-//	releases   returns to the group what waits too long
+//	reader     reads new entries
+//	obtainer   pending entries: claimed ones, and own ones whose reply was lost
+//	claimer    claim scans, and the state of the other consumers
+//	releases   releases entries that wait too long
 //	keeper     renews leases, and prepares deliveries that are not counted yet
 //	acker      writes acknowledgements
-//	mover      moves entries to the dead letters
-//	deferrer   stores retries that are off for long
+//	mover      moves entries to the dead-letter stream
+//	deferrer   stores retries with long delays
 //	restorer   re-creates a lost group
-//	pauser     looks whether the group is paused
+//	pauser     checks whether the group is paused
 //
-// What is delivered next is decided by a dispatch.Dispatcher on the window.
+// A dispatch.Dispatcher on the window selects the next delivery.
 package consumer
 
 import (
@@ -36,50 +36,50 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// drainGrace is what writing the last acknowledgements and dead letters may take after the
-// handlers are done, and undoing what an Open that fails has made.
+// drainGrace is the maximum time for writing the last acknowledgements and dead letters after the
+// handlers are done, and for undoing a failed Open.
 const drainGrace = 5 * time.Second
 
-// leastTimeout is what a renewal may take at least, also where MinIdle is short.
+// leastTimeout is the minimum timeout of a renewal, even if MinIdle is short.
 const leastTimeout = 250 * time.Millisecond
 
-// Config configures [New]. All of it is required but where a field says otherwise.
+// Config configures [New]. All fields are required unless noted.
 type Config struct {
 	Client redis.UniversalClient // of the caller; never closed
-	Shared any                   // what consumers of one process have in common: they scan in turn
+	Shared any                   // shared by the consumers of one process, which scan in turn
 
 	Topic keys.Topic
 	Group string
-	Name  func() (string, error) // makes a name that no other consumer has
-	Start string                 // ID after which a group begins that does not exist
+	Name  func() (string, error) // returns a name that no other consumer has
+	Start string                 // ID after which a new group begins
 
 	MinIdle         time.Duration
 	ClaimInterval   time.Duration
 	BlockTime       time.Duration
 	ConsumerTimeout time.Duration
 	DrainTimeout    time.Duration
-	StallAfter      time.Duration // after which callers that wait although there is work are reported
+	StallAfter      time.Duration // after which waiting callers are reported although there are entries
 
 	Origin        *source.Origin // of the attempts; New sets its Owner
 	Window        window.Config  // New sets From, LeaseTime and MaxDeliveries
 	MaxDeliveries int            // 0 for no bound
 	Backoff       func(delivered int) time.Duration
 
-	// Prepare sets what is known of an item before it is delivered: its ordering key, or a
-	// Reason for which it is dead-lettered. nil where there is nothing to prepare.
+	// Prepare sets the ordering key of an item before it is delivered, or a Reason for which it
+	// is dead-lettered. It may be nil.
 	Prepare func(it *window.Item)
 
 	DeadTopic string
 	DeadTrim  stream.Trim
 
-	DeferAfter  time.Duration // a retry that the application asks for is deferred where its delay is longer
-	MaxDeferred int           // how many may be in the group; 0: none is deferred
+	DeferAfter  time.Duration // a retry that the application requests is deferred if its delay is longer
+	MaxDeferred int           // maximum number in the group; 0: none is deferred
 
 	// OnDue receives a due set of the topic or the group that is not empty, and the time until its first
 	// entry is due. It must return soon and must not call the consumer.
 	OnDue func(target delayed.Target, wait time.Duration)
 
-	OnClient func(*redis.Client) // sees each client that is opened; may be nil
+	OnClient func(*redis.Client) // receives each client that is opened; may be nil
 	Observer Observer
 }
 
@@ -107,11 +107,11 @@ type Consumer struct {
 	stop    context.CancelFunc
 	working context.Context
 	quit    context.CancelFunc
-	done    chan struct{} // closed when nothing is left
+	done    chan struct{} // closed when all goroutines have ended
 	joined  bool          // the consumer may exist in Redis
 }
 
-// New returns a consumer. It does not talk to Redis.
+// New returns a consumer. It sends no commands to Redis.
 func New(cfg Config) *Consumer {
 	c := &Consumer{cfg: cfg, done: make(chan struct{})}
 	c.reading, c.stop = context.WithCancel(context.Background())
@@ -127,8 +127,8 @@ func New(cfg Config) *Consumer {
 		Up:   cfg.Observer.Reconnected,
 	}
 	c.id = newIdentity(cfg.Topic, cfg.Group)
-	// The reader's connection: a lease runs from the sending of the read, and one that blocks
-	// for long would return entries whose lease is over.
+	// The reader's connection. A lease begins when the read is sent, so a read that blocks for
+	// long would return entries with expired leases.
 	block := max(min(cfg.BlockTime, cfg.MinIdle/3), time.Millisecond)
 	connection := stream.NewReader(cfg.Client, cfg.Topic.Name, block, cfg.OnClient, c.connected)
 
@@ -151,15 +151,15 @@ func New(cfg Config) *Consumer {
 	return c
 }
 
-// connected ends all leases: another connection may mean another server, which may not know
-// what the old one gave us. The reader can wait for long in its first read by it.
+// connected ends all leases: another connection may mean another server, which may not have the
+// claims of the old one. The first read on it may block for long.
 func (c *Consumer) connected() {
 	c.win.Leases.Void()
 	c.keeper.reconnected()
 }
 
-// Open makes the consumer live, or fails for what the caller can mend. existed says that the
-// group did.
+// Open makes the consumer live, or returns an error that the caller can fix. existed reports
+// whether the group existed.
 func (c *Consumer) Open(ctx context.Context) (existed bool, err error) {
 	name, err := c.cfg.Name()
 	if err != nil {
@@ -186,7 +186,7 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 		group := c.id.on(c.cfg.Client, i)
 		start := c.cfg.Start
 		if i > 0 {
-			start = stream.ID{}.String() // what returns to the group is all for it
+			start = stream.ID{}.String() // all entries of the return stream are for the group
 		}
 		there, err := group.Ensure(ctx, start)
 		if err != nil {
@@ -194,7 +194,7 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 		}
 		existed = existed || there && i == 0
 		err = redisconn.Follow(ctx, c.cfg.Client, func() error { return c.reader.probe(ctx, i) })
-		// Where its reply was lost the probe may have created the consumer.
+		// If its reply was lost the probe may have created the consumer.
 		c.joined = c.joined || err == nil || redisconn.Classify(err) == redisconn.KindNetwork
 		if err != nil {
 			return false, err
@@ -209,14 +209,14 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 			return false, err
 		}
 	}
-	if _, err := stream.Time(ctx, c.cfg.Client, c.cfg.DeadTopic); err != nil { // moves ask for it
+	if _, err := stream.Time(ctx, c.cfg.Client, c.cfg.DeadTopic); err != nil { // moves need it
 		return false, err
 	}
 	return existed, c.claimer.open(ctx)
 }
 
-// join reports settings that differ from those of another subscription of the group, and learns whether
-// it is paused.
+// join reports settings that differ from those of another subscription of the group, and reads
+// whether the group is paused.
 func (c *Consumer) join(ctx context.Context) error {
 	own := delayed.Settings{MinIdle: c.cfg.MinIdle.Truncate(time.Millisecond), ConsumerTimeout: c.cfg.ConsumerTimeout.Truncate(time.Millisecond)}
 	sent := time.Now()
@@ -226,7 +226,7 @@ func (c *Consumer) join(ctx context.Context) error {
 	}
 	c.win.Pause.Looked(sent, paused)
 	if before.MinIdle != 0 && before.MinIdle != own.MinIdle {
-		c.cfg.Observer.Failed(fmt.Errorf("the MinIdle of the group is %s here and was %s in another subscription: entries are claimed too early from the one with more", own.MinIdle, before.MinIdle))
+		c.cfg.Observer.Failed(fmt.Errorf("the MinIdle of the group is %s here and was %s in another subscription: entries are claimed too early from the one with the greater value", own.MinIdle, before.MinIdle))
 	}
 	if before.ConsumerTimeout != 0 && before.ConsumerTimeout != own.ConsumerTimeout {
 		c.cfg.Observer.Failed(fmt.Errorf("the ConsumerTimeout of the group is %s here and was %s in another subscription: the shorter one removes idle consumers", own.ConsumerTimeout, before.ConsumerTimeout))
@@ -234,7 +234,7 @@ func (c *Consumer) join(ctx context.Context) error {
 	return nil
 }
 
-// abort releases what Open has made.
+// abort undoes Open.
 func (c *Consumer) abort() {
 	bound := time.AfterFunc(drainGrace, c.quit)
 	defer bound.Stop()
@@ -246,9 +246,9 @@ func (c *Consumer) abort() {
 	close(c.done)
 }
 
-// run works until stop and then ends everything in order: what is not delivered returns to the
-// group; the deliveries in progress end, or are abandoned; their ends are written, acknowledgements
-// before dead letters; and the consumer leaves the group.
+// run works until stop and then ends the duties in order: undelivered entries are released; the
+// deliveries in flight end, or are abandoned; their ends are written, acknowledgements before
+// dead letters; and the consumer leaves the group.
 func (c *Consumer) run() {
 	defer close(c.done)
 	defer c.quit()
@@ -271,7 +271,7 @@ func (c *Consumer) run() {
 	c.releaseHeld()
 	if abandoned := c.Drain(c.cfg.DrainTimeout); len(abandoned) > 0 {
 		c.cfg.Observer.Abandoned(abandoned, nil)
-		// Others get them when they have been left alone for MinIdle, with their counts.
+		// Other consumers claim them after MinIdle, with their counts.
 		c.releases.atEnd(c.working, c.win.Abandon(c.cfg.MinIdle))
 	}
 	c.releaseHeld() // nacked while draining
@@ -281,19 +281,19 @@ func (c *Consumer) run() {
 	close(c.acker.flushing)
 	close(c.mover.flushing)
 	writing.Wait()
-	c.releaseHeld() // what could not be deferred
+	c.releaseHeld() // those that could not be deferred
 	close(c.keeper.ending)
 	keeping.Wait()
 	c.leave()
 }
 
-// releaseHeld returns to the group what is not delivered, or defers it until its back-off is over.
+// releaseHeld releases undelivered entries, or defers them until their back-off is over.
 func (c *Consumer) releaseHeld() {
 	c.releases.atEnd(c.working, c.deferrer.atEnd(c.working, c.win.Close()))
 }
 
-// upkeep looks for entries of crashed consumers, and releases what waits too long. It is not for
-// the keeper to do: a command may take long, and leases must be renewed meanwhile.
+// upkeep claims entries of crashed consumers, and releases entries that wait too long. It is not
+// part of the keeper: its commands may take long, and leases must be renewed meanwhile.
 func (c *Consumer) upkeep(ctx context.Context) {
 	scan := time.NewTimer(c.claimer.delay())
 	defer scan.Stop()
@@ -318,8 +318,8 @@ func (c *Consumer) upkeep(ctx context.Context) {
 	}
 }
 
-// releaseBuffered releases what is not to wait here: while the group is paused nothing stays but what has
-// an order.
+// releaseBuffered releases buffered entries: while the group is paused only entries of an order
+// stay.
 func (c *Consumer) releaseBuffered(ctx context.Context) {
 	if !c.Paused() {
 		c.releaseStale(ctx)
@@ -328,11 +328,11 @@ func (c *Consumer) releaseBuffered(ctx context.Context) {
 	}
 }
 
-// releaseStale gives entries that wait for a busy application, or for an ordering key that has too
-// many, to the group's other consumers, if one is alive.
+// releaseStale releases entries that wait for a busy application, or for an ordering key that has
+// too many, if the group has another active consumer.
 func (c *Consumer) releaseStale(ctx context.Context) {
 	if c.obtain.unknown.Load() {
-		c.claimer.company(ctx) // it looks what the lost reply may have named
+		c.claimer.company(ctx) // it counts the trimmed entries that the lost reply may have named
 	}
 	stale, left := c.win.Room.Oldest() >= staleAfter, c.win.LeftOut()
 	if !stale && !left || !c.claimer.company(ctx) {
@@ -353,20 +353,20 @@ func (c *Consumer) releaseStale(ctx context.Context) {
 	}
 }
 
-// release gives entries to other consumers. Where there is an order those that no other consumer takes
-// come back before anything new is read.
+// release releases entries for other consumers. With an order those that no other consumer claims
+// return before new entries are read.
 func (c *Consumer) release(items []*window.Item) {
 	c.releases.release(c.working, items)
 	if c.ordered() {
 		c.claimer.restart()
 		c.reader.away.Store(true)
-		c.reader.stream.Wake(c.working) // what it waits for comes behind them
+		c.reader.stream.Wake(c.working) // the entries for which it waits are behind them
 	}
 	c.win.Released(len(items))
 	c.cfg.Observer.Released(texts(items))
 }
 
-// stalled reports callers that wait although there is work, once.
+// stalled reports, once, callers that wait although there are entries.
 func (c *Consumer) stalled() {
 	if s, ok := c.win.Stalled(c.cfg.StallAfter); ok {
 		c.cfg.Observer.Stalled(s.InFlight+s.BackingOff, s.Reason())
@@ -376,8 +376,8 @@ func (c *Consumer) stalled() {
 // ordered reports whether there is an order among entries.
 func (c *Consumer) ordered() bool { return c.cfg.Window.Keyed || c.win.Ordered() }
 
-// leave releases what was assigned to this consumer unseen, removes it if nothing of it is
-// pending, and closes its connections.
+// leave releases entries that a lost reply has assigned to this consumer, removes the consumer if
+// it has nothing pending, and closes its connections.
 func (c *Consumer) leave() {
 	defer c.claimer.close()
 	defer c.reader.stream.Close()
@@ -386,17 +386,17 @@ func (c *Consumer) leave() {
 		return
 	}
 	if c.obtain.lost.Load() {
-		_ = c.obtain.releaseUnseen(c.working) // else they are claimed when MinIdle is over
+		_ = c.obtain.releaseUnseen(c.working) // otherwise they are claimed after MinIdle
 	}
 	if c.obtain.unknown.Load() {
-		_ = c.claimer.reap(c.working, stream.CountNew) // it looks what a lost reply may have named
+		_ = c.claimer.reap(c.working, stream.CountNew) // it counts the trimmed entries that a lost reply may have named
 	}
 	for i := range c.id.keys {
-		_ = c.id.on(c.cfg.Client, i).Leave(c.working) // else others remove it
+		_ = c.id.on(c.cfg.Client, i).Leave(c.working) // otherwise other consumers remove it
 	}
 }
 
-// failed handles an error of a duty that comes again by itself.
+// failed handles an error of a duty that is repeated anyway.
 func (c *Consumer) failed(d outage.Duty, of int, err error) {
 	if c.reading.Err() != nil {
 		return
@@ -410,7 +410,7 @@ func (c *Consumer) failed(d outage.Duty, of int, err error) {
 	}
 }
 
-// fail notes a failure and returns how often the duty has failed in a row.
+// fail records a failure and returns the number of consecutive failures of the duty.
 func (c *Consumer) fail(d outage.Duty, err error) int {
 	attempts := c.outage.Failed(d, err)
 	redisconn.Relocate(c.cfg.Client)
@@ -428,11 +428,11 @@ func (c *Consumer) Close(ctx context.Context) error {
 	}
 }
 
-// Stop begins to close, and Done is closed when that is done.
+// Stop begins to close; Done is closed at the end.
 func (c *Consumer) Stop()                 { c.stop() }
 func (c *Consumer) Done() <-chan struct{} { return c.done }
 
-// Sizes are those of the window; Down, Paused and Closing say how it stands besides.
+// Sizes are those of the window; Down, Paused and Closing are the other state.
 func (c *Consumer) Sizes() window.Sizes { return c.win.Sizes() }
 func (c *Consumer) Down() bool          { return c.outage.Open() }
 func (c *Consumer) Paused() bool        { return c.win.Pause.Paused() }
@@ -441,7 +441,7 @@ func (c *Consumer) Closing() bool       { return c.reading.Err() != nil }
 // ConsumerName returns the name of the consumer in Redis.
 func (c *Consumer) ConsumerName() string { return c.id.consumer() }
 
-// policy is what a consumer does with deliveries. It implements dispatch.Policy.
+// policy handles the deliveries of a consumer. It implements dispatch.Policy.
 type policy Consumer
 
 func (p *policy) Delivered(count int) { p.cfg.Observer.Delivered(count) }
@@ -457,7 +457,7 @@ func (p *policy) GiveUp(it *window.Item, o source.Outcome) {
 }
 
 func (p *policy) Recalled(items []*window.Item) {
-	// Other consumers get the time of a claim scan before something is offered here again.
+	// Other consumers have the time of a claim scan before an entry is offered here again.
 	p.win.RestRecalled(p.cfg.ClaimInterval + p.cfg.ClaimInterval/5)
 	(*Consumer)(p).release(items)
 }
@@ -466,7 +466,7 @@ func (p *policy) AckIgnored(id string, err error) { p.cfg.Observer.AckIgnored([]
 
 func (p *policy) TimedOut(id string) { p.cfg.Observer.HandlerTimeout(id) }
 
-// prepare completes an item that is to be admitted.
+// prepare completes an item before it is admitted.
 func (c *Consumer) prepare(it *window.Item) {
 	if it.Stream > 0 {
 		if r, ok := it.TakeReturn(); ok {

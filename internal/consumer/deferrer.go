@@ -11,8 +11,8 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// deferrer stores retries in Redis that are off for long, where they neither take room in the window
-// nor end with the process. It has no goroutine: the mover's calls it.
+// deferrer stores retries with long delays in Redis, where they neither take room in the window
+// nor end with the process. It has no goroutine: that of the mover calls it.
 type deferrer struct {
 	c      *Consumer
 	outage outage.Outage
@@ -22,9 +22,9 @@ func newDeferrer(c *Consumer) *deferrer {
 	return &deferrer{c: c, outage: outage.Outage{Down: func(err error, _ []string) { c.cfg.Observer.Failed(err) }}}
 }
 
-// may reports whether the retry of an item can be deferred. Of an entry of the topic it cannot where there
-// is an order, which means waiting. One that has returned has lost its place already, and must not hold
-// up others.
+// may reports whether the retry of an item can be deferred. With an order an entry of the topic
+// cannot: the entries behind it wait. An entry that has returned has already lost its place, and
+// must not block others.
 func (d *deferrer) may(it *window.Item) bool {
 	return d.c.cfg.MaxDeferred > 0 && (it.Stream > 0 || !d.c.ordered())
 }
@@ -74,14 +74,14 @@ func (d *deferrer) done(it *window.Item, outcome delayed.DeferOutcome) {
 		d.c.win.Acks.Keep(it)
 	default:
 		d.c.win.Remove(it)
-		if outcome == delayed.DeferOwner || it.Attempts == 0 { // else it was deferred, and has returned by now
+		if outcome == delayed.DeferOwner || it.Attempts == 0 { // otherwise it was deferred, and has already returned
 			d.c.acker.late([]string{it.EntryID()})
 		}
 	}
 }
 
-// failed handles an error. Where the reply was lost an entry may be deferred, and must not be looked
-// for among what is held. Any other means that it was not.
+// failed handles an error. If the reply was lost an entry may be deferred, and must not count as
+// leased. After any other error it is not deferred.
 func (d *deferrer) failed(of int, err error, items []*window.Item) {
 	switch redisconn.Classify(err) {
 	case redisconn.KindNetwork, redisconn.KindCanceled, redisconn.KindNoGroup:
@@ -118,8 +118,8 @@ func (d *deferrer) send(ctx context.Context, of int, items []*window.Item, delay
 	return outcomes, err
 }
 
-// atEnd defers items that the window has returned while they backed off, and returns those that are to
-// be released instead.
+// atEnd defers items that the window has returned while they backed off, and returns those that
+// must be released instead.
 func (d *deferrer) atEnd(ctx context.Context, items []*window.Item) (rest []*window.Item) {
 	var some []*window.Item
 	for _, it := range items {
@@ -136,7 +136,7 @@ func (d *deferrer) atEnd(ctx context.Context, items []*window.Item) (rest []*win
 		for i, it := range items {
 			delays[i] = it.Delay()
 		}
-		outcomes, _ := d.send(ctx, of, items, delays) // those without one are released, if they are still there
+		outcomes, _ := d.send(ctx, of, items, delays) // those without an outcome are released, if they are still pending
 		for i, it := range items {
 			if i < len(outcomes) && outcomes[i] == delayed.Deferred {
 				d.c.cfg.Observer.Deferred()

@@ -11,8 +11,8 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// identity is who the consumer is in Redis. The name belongs to the reader, which may change it
-// between two reads.
+// identity is the identity of the consumer in Redis. The name belongs to the reader, which may
+// change it between two reads.
 type identity struct {
 	keys    []string         // of the streams: the topic, and the return stream of the group
 	targets []delayed.Target // that append to these

@@ -11,21 +11,21 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// keeper renews the leases of everything that is held, and prepares deliveries that Redis has
-// not counted or whose lease is over. Its commands go over a connection of its own: in the
-// caller's pool each connection that has died unnoticed would cost a timeout.
+// keeper renews the leases of all entries in the window, and prepares deliveries that Redis has
+// not counted or whose lease has expired. It uses its own connection: in the caller's pool each
+// connection that has failed silently would cost a timeout.
 type keeper struct {
 	c       *Consumer
 	control *redisconn.Control
 	renew   chan struct{} // leases were voided
-	ending  chan struct{} // closed: nothing is held any more
+	ending  chan struct{} // closed: the window is empty
 }
 
 func newKeeper(c *Consumer, control *redisconn.Control) *keeper {
 	return &keeper{c: c, control: control, renew: make(chan struct{}, 1), ending: make(chan struct{})}
 }
 
-// reconnected has all leases renewed, over a new connection.
+// reconnected makes all leases be renewed, over a new connection.
 func (k *keeper) reconnected() {
 	k.control.Reset()
 	signal(k.renew)
@@ -50,7 +50,7 @@ func (k *keeper) run(ctx context.Context) {
 			again = k.renewAll(ctx) || k.prepare(ctx)
 		case <-k.c.win.Leases.Prepare:
 			if failures > 0 {
-				continue // it is tried again soon
+				continue // it is retried soon
 			}
 			again = k.prepare(ctx)
 		}
@@ -63,8 +63,8 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-// prepare sees to it that the entries that are next are ours for the time being, and that Redis
-// counts the deliveries that are about to happen. It reports whether it is to be tried again.
+// prepare leases the next entries and makes Redis count their deliveries in advance. It reports
+// whether it must be retried.
 func (k *keeper) prepare(ctx context.Context) (again bool) {
 	leases := &k.c.win.Leases
 	items := leases.Wanted()
@@ -82,8 +82,8 @@ func (k *keeper) prepare(ctx context.Context) (again bool) {
 	return true
 }
 
-// renewAll extends the leases of everything that is held. It reports whether it is to be tried
-// again before the next time.
+// renewAll renews the leases of all entries in the window. It reports whether it must be retried
+// before the next renewal.
 func (k *keeper) renewAll(ctx context.Context) (again bool) {
 	items := k.c.win.Leases.Expiring(k.c.cfg.MinIdle / 6)
 	of, err := k.hold(ctx, items, func(*window.Item) int { return stream.KeepCount }, k.c.win.Leases.Renewed)
@@ -95,8 +95,8 @@ func (k *keeper) renewAll(ctx context.Context) (again bool) {
 	return redisconn.Classify(err).Retryable()
 }
 
-// hold renews the claims of items and sets their counts; those that are ours still are given to
-// done. The error is about one of the streams.
+// hold renews the claims of items and sets their counts; it calls done with those that are still
+// ours. The error is about one of the streams.
 func (k *keeper) hold(ctx context.Context, items []*window.Item, count func(*window.Item) int, done func(sent time.Time, items ...*window.Item)) (of int, err error) {
 	if len(items) == 0 {
 		return 0, nil
@@ -137,7 +137,7 @@ func (k *keeper) send(ctx context.Context, of int, items []*window.Item, count f
 	}
 	states, err := k.c.id.on(client, of).Hold(ctx, entries)
 	if err != nil {
-		k.c.obtain.unknown.Store(true) // it removes what was trimmed
+		k.c.obtain.unknown.Store(true) // the command removes trimmed entries
 	}
 	return states, err
 }
@@ -158,8 +158,8 @@ func (k *keeper) owned(ctx context.Context, of int, items []*window.Item, states
 			vanished = append(vanished, it)
 		}
 	}
-	// Of one whose end is being written that is what its acknowledgement looks like, and to wait
-	// for the reply to it would hold up the next renewal.
+	// An entry whose end is being written looks the same after its acknowledgement, and waiting
+	// for the reply would delay the next renewal.
 	if vanished = k.c.win.Leases.Held(vanished); len(vanished) > 0 {
 		err = k.c.restorer.vanished(ctx, of, vanished)
 	}

@@ -7,10 +7,10 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// moveBatch is how many moves one pipeline has at most.
+// moveBatch is the maximum number of moves in one pipeline.
 const moveBatch = 100
 
-// mover moves entries to the dead-letter stream, and has the deferrer store others.
+// mover moves entries to the dead-letter stream, and calls the deferrer for others.
 type mover struct {
 	writing
 	c *Consumer
@@ -34,7 +34,7 @@ func (m *mover) move(ctx context.Context, items []*window.Item) {
 	}
 }
 
-// batch moves entries. Of those that the stream has no more the fields are sent from memory.
+// batch moves entries. The fields of entries that the stream no longer has are sent from memory.
 func (m *mover) batch(ctx context.Context, items []*window.Item) {
 	m.c.restorer.writing.RLock()
 	defer m.c.restorer.writing.RUnlock()
@@ -46,7 +46,7 @@ func (m *mover) batch(ctx context.Context, items []*window.Item) {
 		case standings[i] == window.Lost:
 			lost = append(lost, it.EntryID())
 			m.c.win.Remove(it)
-		case it.Deferred && standings[i] == window.Trimmed: // there is nothing to store
+		case it.Deferred && standings[i] == window.Trimmed: // nothing to store
 			m.c.win.Acks.Keep(it)
 		case it.Deferred:
 			deferred = append(deferred, it)
@@ -65,7 +65,7 @@ func (m *mover) batch(ctx context.Context, items []*window.Item) {
 	m.send(ctx, trimmed)
 }
 
-// send moves entries and returns those of which the fields must be sent from memory.
+// send moves entries and returns those whose fields must be sent from memory.
 func (m *mover) send(ctx context.Context, items []*window.Item) (trimmed []*window.Item) {
 	_ = m.c.id.each(items, func(_ int, items []*window.Item) error {
 		moves := make([]stream.DeadLetterMove, len(items))

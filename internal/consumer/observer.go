@@ -7,11 +7,11 @@ import "time"
 type Observer interface {
 	Disconnected(err error)
 	Reconnected(lasted time.Duration)
-	// GroupLost: the group was lost and re-created at position, or by another consumer if that
-	// is empty; the entries were put back into it.
+	// GroupLost: the group was lost and re-created at position, or by another consumer if that is
+	// empty; the entries were restored to it.
 	GroupLost(position string, entries []string, err error)
-	// Trimmed: entries left the group because the stream has them no more. n is their number,
-	// 0 if it is not known.
+	// Trimmed: entries left the group because the stream no longer has them. n is their number, 0
+	// if it is unknown.
 	Trimmed(entries []string, n int)
 	LeaseLost(entries []string, err error)
 	// AckIgnored: n acknowledgements had no effect.
@@ -20,17 +20,17 @@ type Observer interface {
 	DeadLettered(entry, reason string)
 	DeadLetterFailed(entry string, err error)
 	Deferred()                // a retry was stored
-	InMemory(d time.Duration) // a long delay that was asked for holds here only, because there is an order
+	InMemory(d time.Duration) // a requested long delay is only in memory, because there is an order
 	HandlerTimeout(entry string)
 	Released(entries []string)
 	Recovered(entries []string)
 	Abandoned(entries []string, err error)
-	// Stalled: callers wait although there is work. n is the number of entries in flight and
+	// Stalled: callers wait although there are entries. n is the number of entries in flight and
 	// backing off.
 	Stalled(n int, why error)
-	// Failed: a background duty failed for a reason that a retry may not mend.
+	// Failed: a background duty failed for a reason that a retry may not fix.
 	Failed(err error)
 
-	Read()               // Redis has answered a read
+	Read()               // Redis has replied to a read
 	Delivered(count int) // the application has received a message
 }

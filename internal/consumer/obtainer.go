@@ -16,35 +16,35 @@ import (
 // ownPage is how many own pending entries are listed at once.
 const ownPage = 100
 
-// obtainer brings entries into the window that are pending already: those that are assigned to
-// this consumer and not held, because the reply that brought them was lost or their ordering key
-// had too many, and those that were claimed or reclaimed.
+// obtainer admits pending entries to the window: entries of this consumer that are not in the
+// window, because their reply was lost or their ordering key had too many, and entries that were
+// claimed from other consumers or after a release.
 type obtainer struct {
 	c *Consumer
 
-	lost    atomic.Bool // entries may be assigned to us unseen
+	lost    atomic.Bool // entries may be assigned to us by a lost reply
 	unknown atomic.Bool // a reply that may have named trimmed entries was lost
 
-	// mu is held over the commands that obtain entries, so that what was claimed and is not yet
-	// admitted is not taken for one that is unseen.
+	// mu is held over the commands that obtain entries, so that a claimed entry that is not yet
+	// admitted is not mistaken for one of a lost reply.
 	mu sync.Mutex
 }
 
 func newObtainer(c *Consumer) *obtainer { return &obtainer{c: c} }
 
-// provenance is where pending entries come from, which determines what their delivery counts in Redis
-// mean. Those of released entries are exact. Of others a count of 1 says nothing, since a read
-// counts 1 in advance, also for what is only buffered: a delivery that is not certain does not
-// count.
+// provenance is the origin of pending entries, which determines the meaning of their delivery
+// counts in Redis. The counts of released entries are exact. For other entries a count of 1 has
+// no meaning, because a read counts 1 in advance, even for entries that are only buffered: an
+// uncertain delivery does not count.
 type provenance struct {
 	own      bool                     // they were assigned to this consumer before
 	released map[string]bool          // these were released
-	backoff  map[string]time.Duration // all of them were; what is left of their back-offs
+	backoff  map[string]time.Duration // all of them were released; the rest of their back-offs
 }
 
 func (p provenance) exact(id string) bool { return p.backoff != nil || p.released[id] }
 
-// describe completes an item whose count in Redis is that. known says that it is exact.
+// describe completes an item with its count in Redis. known means that the count is exact.
 func (p provenance) describe(it *window.Item, count int, known bool) {
 	exact := known || p.exact(it.Text)
 	if it.Delivered = count; count == 1 && !exact {
@@ -66,7 +66,7 @@ func (o *obtainer) begin(ctx context.Context, client redis.UniversalClient) erro
 	return nil
 }
 
-// own fetches the entries that are pending for this consumer and not held.
+// own fetches the entries that are pending for this consumer and not in the window.
 func (o *obtainer) own(ctx context.Context, client redis.UniversalClient) error {
 	if err := o.begin(ctx, client); err != nil {
 		return err
@@ -95,7 +95,8 @@ func (o *obtainer) own(ctx context.Context, client redis.UniversalClient) error 
 	return nil
 }
 
-// eachUnseen calls f with pages of the entries that are pending for this consumer and not held.
+// eachUnseen calls f with pages of the entries that are pending for this consumer and not in the
+// window.
 func (o *obtainer) eachUnseen(ctx context.Context, group *stream.Group, of int, f func([]stream.Pending) error) error {
 	var after stream.ID
 	for {
@@ -123,8 +124,8 @@ func (o *obtainer) eachUnseen(ctx context.Context, group *stream.Group, of int, 
 	}
 }
 
-// hold renews the claims of own entries that are not held, and returns the IDs of those that
-// the stream has. The others leave the group by it.
+// hold renews the claims of own entries that are not in the window, and returns the IDs of those
+// that the stream has. The others leave the group.
 func (o *obtainer) hold(ctx context.Context, group *stream.Group, page []stream.Pending) ([]string, error) {
 	for i := range page {
 		page[i].Count = stream.KeepCount
@@ -149,9 +150,9 @@ func (o *obtainer) hold(ctx context.Context, group *stream.Group, page []stream.
 	return ids, nil
 }
 
-// released takes back up to limit entries that were released and that no other consumer has claimed.
-// Those whose back-off is not over wait for that here, and hold back what comes behind them.
-// more says that there may be others.
+// released claims up to limit released entries that no other consumer has claimed. Those whose
+// back-off is not over wait for it here, and block the entries behind them. more means that there
+// may be others.
 func (o *obtainer) released(ctx context.Context, client redis.UniversalClient, limit int) (more bool, err error) {
 	if err := o.begin(ctx, client); err != nil {
 		return true, err
@@ -179,8 +180,8 @@ func (o *obtainer) released(ctx context.Context, client redis.UniversalClient, l
 	return more, nil
 }
 
-// trimmed reports entries that have left the group because the stream has them no more. Redis 7
-// looks for them before it looks at idle times, so some may be held, here or elsewhere.
+// trimmed reports entries that have left the group because the stream no longer has them. Redis 7
+// checks this before idle times, so a consumer may have some of them in its window.
 func (o *obtainer) trimmed(of int, ids []string) {
 	held, rest := o.c.win.Leases.Find(of, ids)
 	for _, it := range held {
@@ -191,12 +192,12 @@ func (o *obtainer) trimmed(of int, ids []string) {
 	}
 }
 
-// fetch reads the fields of entries that are assigned to this consumer since leased, and admits
+// fetch reads the fields of entries that were assigned to this consumer at leased, and admits
 // them.
 func (o *obtainer) fetch(ctx context.Context, group *stream.Group, of int, ids []string, leased time.Time, from provenance) error {
-	// A scan also claims what is held here, where the server was away for longer than MinIdle.
-	// Looked at afterwards only, such an entry is one that was fetched, then acknowledged and
-	// forgotten: it would be put back into the group.
+	// A scan also claims entries of this window, if the server was unreachable for longer than
+	// MinIdle. The window is therefore read before and after: an entry that was acknowledged and
+	// removed meanwhile would otherwise be mistaken for a new one and released.
 	before := o.c.win.Leases.IDs()
 	for len(ids) > 0 {
 		fetched, err := group.Fetch(ctx, ids)
@@ -206,7 +207,7 @@ func (o *obtainer) fetch(ctx context.Context, group *stream.Group, of int, ids [
 			return err
 		}
 		ids = ids[len(fetched):]
-		held := o.c.win.Leases.IDs() // what the reader has admitted meanwhile
+		held := o.c.win.Leases.IDs() // includes entries that the reader has admitted meanwhile
 		maps.Copy(held, before)
 		o.admit(of, fetched, held, leased, from)
 	}
@@ -232,7 +233,7 @@ func (o *obtainer) admit(of int, fetched []stream.Fetched, held map[window.Ident
 		case stream.Trimmed:
 			trimmed = append(trimmed, f.Entry.Text)
 		case stream.OtherOwner, stream.NotPending:
-			// Another consumer was faster; nothing of it is here.
+			// Another consumer was faster; the entry is not here.
 		}
 	}
 	o.c.win.Admit(items, leased)
@@ -244,7 +245,7 @@ func (o *obtainer) admit(of int, fetched []stream.Fetched, held map[window.Ident
 	}
 }
 
-// prepare completes an item that was delivered before.
+// prepare completes an item that may have been delivered before.
 func (o *obtainer) prepare(it *window.Item) {
 	o.c.prepare(it)
 	if most := o.c.cfg.MaxDeliveries; most > 0 && it.Deliveries() >= most {
@@ -252,14 +253,14 @@ func (o *obtainer) prepare(it *window.Item) {
 	}
 }
 
-// releaseUnseen releases what is pending for this consumer and not held. No read may be in progress:
-// what it brings is not held yet.
+// releaseUnseen releases the entries that are pending for this consumer and not in the window. No
+// read may be in progress: its entries are not in the window yet.
 func (o *obtainer) releaseUnseen(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.c.win.Share()
 	for of := range o.c.id.keys {
-		group := o.c.id.on(o.c.cfg.Client, of) // which may repeat a list
+		group := o.c.id.on(o.c.cfg.Client, of) // the client may retry a list
 		err := o.eachUnseen(ctx, group, of, func(page []stream.Pending) error {
 			entries := make([]stream.Released, len(page))
 			for i, p := range page {

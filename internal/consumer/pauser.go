@@ -9,16 +9,16 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// lookTimeout is after which time without an answer what is known of a pause holds.
+// lookTimeout is the timeout of a check; without a reply the last known state stays.
 const lookTimeout = time.Second
 
-// pauser looks whether the group is paused, as often as the window asks for it: never while the
-// subscription is idle, when claim scans look. Its goroutine is its own, since leases are renewed
-// meanwhile.
+// pauser checks whether the group is paused when the window requests it: never while the
+// subscription is idle, because claim scans check then. It has its own goroutine, because leases
+// are renewed meanwhile.
 type pauser struct {
 	c       *Consumer
 	control *redisconn.Control
-	refused bool // the last look was, which is reported
+	refused bool // the last check was refused, which is reported
 }
 
 func (p *pauser) run(ctx context.Context) {
@@ -42,8 +42,8 @@ func (p *pauser) run(ctx context.Context) {
 	}
 }
 
-// look looks. Where there is no answer in time, or none at all, what is known holds: others notice and
-// report an outage.
+// look checks. Without a reply in time the last known state stays; other duties detect and report
+// an outage.
 func (p *pauser) look(ctx context.Context) {
 	late := time.AfterFunc(lookTimeout, p.c.win.Pause.Blind)
 	defer late.Stop()
@@ -77,7 +77,7 @@ func (p *pauser) ask(ctx context.Context) (stream.Pause, error) {
 	return stream.Running, err
 }
 
-// saw takes what a look has found.
+// saw records the result of a check.
 func (p *pauser) saw(sent time.Time, pause stream.Pause) {
 	if pause == stream.PauseUnknown || !p.c.win.Pause.Looked(sent, pause == stream.Paused) || pause == stream.Running {
 		return

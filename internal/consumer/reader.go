@@ -18,28 +18,28 @@ import (
 )
 
 const (
-	// admitBlock is how many items have their memory together: few enough for one of them not
-	// to keep many others.
+	// admitBlock is the number of items in one allocation: few enough that one item does not keep
+	// many others in memory.
 	admitBlock = 16
-	// scanFirst is for how long the first claim scan may find nothing before new entries are read
-	// beside it.
+	// scanFirst is how long the first claim scan may find nothing before new entries are also
+	// read.
 	scanFirst = 300 * time.Millisecond
 )
 
-// reader decides what is fetched next. Before new entries, for the sake of order, come those that
-// are pending for this consumer already, those that it has released, and those that the first
-// claim scan finds. Its fields but the atomic ones belong to its goroutine.
+// reader fetches entries. To keep the order, it fetches the entries that are pending for this
+// consumer, those that it has released, and those of the first claim scan before new entries. Its
+// fields, except the atomic ones, belong to its goroutine.
 type reader struct {
 	c      *Consumer
 	stream *stream.Reader
 
-	away     atomic.Bool   // entries may be released that none may overtake
-	sharing  atomic.Bool   // entries that were left out are to be released
-	shared   atomic.Bool   // some were, since they were last taken back
-	halted   atomic.Bool   // nothing is read, since the group is paused
+	away     atomic.Bool   // there may be released entries that others must not overtake
+	sharing  atomic.Bool   // entries that were left out must be released
+	shared   atomic.Bool   // some were released, since released entries were last claimed
+	halted   atomic.Bool   // nothing is read, because the group is paused
 	returned bool          // the last read has brought entries of the return stream
 	restores int           // of the group since the last read
-	cut      bool          // the connection was why the last read failed
+	cut      bool          // the last read failed because of the connection
 	scanned  bool          // the first claim scan is over, or takes too long
 	vain     time.Duration // for how long it has found nothing
 }
@@ -48,14 +48,14 @@ func newReader(c *Consumer, connection *stream.Reader) *reader {
 	return &reader{c: c, stream: connection}
 }
 
-// probe fails where reading a stream in the group would fail. (Redis creates the consumer by it.)
+// probe fails if reading a stream in the group would fail. (It makes Redis create the consumer.)
 func (r *reader) probe(ctx context.Context, of int) error {
 	return r.stream.ProbeGroup(ctx, r.c.id.keys[of], r.c.cfg.Group, r.c.id.consumer())
 }
 
 // run fetches entries into the window until ctx ends.
 func (r *reader) run(ctx context.Context) {
-	r.away.Store(r.c.ordered()) // what a consumer that has left released comes before new entries
+	r.away.Store(r.c.ordered()) // entries that an earlier consumer has released come before new ones
 	for ctx.Err() == nil {
 		if r.before(ctx) {
 			r.read(ctx)
@@ -65,8 +65,8 @@ func (r *reader) run(ctx context.Context) {
 
 func (r *reader) read(ctx context.Context) {
 	keys := r.c.id.keys
-	// COUNT is that of each stream. A return stream is almost always empty: only where it was not are
-	// both to fit, so that one read may exceed the room, twice at most.
+	// COUNT applies to each stream. A return stream is almost always empty: only if it was not,
+	// both must fit, so that one read may exceed the room, by at most twice.
 	streams := 1
 	if r.returned {
 		streams = len(keys)
@@ -94,13 +94,13 @@ func (r *reader) read(ctx context.Context) {
 		if of := slices.Index(keys, pages[i].Key); of >= 0 {
 			r.admit(of, pages[i].Entries, r.stream.Sent())
 		} else { // a hook has changed the key
-			r.c.cfg.Observer.Failed(errors.New("redis has answered with entries of a stream that was not asked for"))
+			r.c.cfg.Observer.Failed(errors.New("redis has returned entries of a stream that was not requested"))
 		}
 		stream.Recycle(pages[i].Entries)
 	}
 }
 
-// before does what comes before reading new entries, and reports whether they may be read.
+// before fetches the entries that come before new ones, and reports whether new ones may be read.
 func (r *reader) before(ctx context.Context) bool {
 	if of, cause := r.c.restorer.next(); cause != nil {
 		r.failedOf(ctx, of, cause)
@@ -133,18 +133,18 @@ func (r *reader) halt() {
 	}
 }
 
-// resume begins as after Open: with what is pending.
+// resume begins like Open: with pending entries.
 func (r *reader) resume() {
 	r.away.Store(r.c.ordered())
 	r.scanned, r.vain = false, 0
 	r.c.claimer.start()
 }
 
-// pending fetches entries that are pending already and come before new ones. It reports whether
-// there may be more that wait for room.
+// pending fetches pending entries, which come before new ones. It reports whether there may be
+// more that wait for room.
 func (r *reader) pending(ctx context.Context) (more bool, err error) {
 	if (r.sharing.Load() || r.away.Load() || r.c.obtain.lost.Load() || r.c.win.Drained()) && r.c.win.Leaving() {
-		return true, nil // what is being released looks like entries that are unseen
+		return true, nil // entries that are being released look like those of a lost reply
 	}
 	if r.sharing.Swap(false) {
 		r.shared.Store(true)
@@ -181,12 +181,12 @@ func (r *reader) pending(ctx context.Context) (more bool, err error) {
 	}
 	err = r.stream.Do(ctx, func(client *redis.Client) error { return r.c.obtain.own(ctx, client) })
 	if r.scanned {
-		signal(r.c.claimer.turn) // it may have waited for this
+		signal(r.c.claimer.turn) // the claimer may have waited for this
 	}
 	return false, err
 }
 
-// share has the reader release, between two reads, what was left out.
+// share makes the reader release the entries that were left out, between two reads.
 func (r *reader) share(ctx context.Context) {
 	r.sharing.Store(true)
 	signal(r.c.win.Room.Changed)
@@ -217,9 +217,9 @@ func (r *reader) firstScan(ctx context.Context) bool {
 	return false
 }
 
-// awaitRoom waits until there may be room for entries. An outage of the connection is over then
-// if our own entries could be looked at since: until the application has finished something there
-// is no read that would show it.
+// awaitRoom waits until there may be room for entries. An outage of the connection is then over
+// if our own entries could be listed since: until the application has finished a message there is
+// no read that would show it.
 func (r *reader) awaitRoom(ctx context.Context) {
 	if r.cut && !r.c.obtain.lost.Load() {
 		r.cut = false
@@ -228,21 +228,21 @@ func (r *reader) awaitRoom(ctx context.Context) {
 	select {
 	case <-r.c.win.Room.Changed:
 		if r.scanned {
-			signal(r.c.claimer.turn) // there may be room for what a scan finds
+			signal(r.c.claimer.turn) // there may be room for entries of a scan
 		}
 	case <-ctx.Done():
 	}
 }
 
-// admit puts new entries into the window.
+// admit admits new entries to the window.
 func (r *reader) admit(of int, entries []stream.Entry, sent time.Time) {
 	if len(entries) == 0 {
 		return
 	}
 	var held map[window.Identity]struct{}
 	if !r.c.restorer.seen(of).Less(entries[0].ID) {
-		// Delivered a second time: the group was re-created, for another consumer, which did not
-		// know of what we have, or in a return stream.
+		// Delivered a second time: the group was re-created by another consumer, which did not
+		// know our entries, or in a return stream.
 		held = r.c.win.Leases.IDs()
 	}
 	r.c.restorer.read(of, entries)
@@ -258,8 +258,8 @@ func (r *reader) admit(of int, entries []stream.Entry, sent time.Time) {
 	}
 }
 
-// failed decides how reading continues after an error. Whatever the error, the server may have
-// assigned entries to us that we have not seen.
+// failed handles an error of a read. Whatever the error, the server may have assigned entries to
+// us in a lost reply.
 func (r *reader) failed(ctx context.Context, err error) {
 	r.failedOf(ctx, -1, err)
 }
@@ -271,10 +271,10 @@ func (r *reader) failedOf(ctx context.Context, of int, err error) {
 		return
 	}
 	if timedOut(err) {
-		r.c.keeper.control.Reset() // what is silent to us may be so to the renewals
+		r.c.keeper.control.Reset() // the connection of the renewals may be silent too
 		if r.c.outage.Quiet() {
-			// Redis restarts BLOCK when another consumer was faster, so one timeout is
-			// not an outage yet. The connection is replaced by the next read.
+			// Redis restarts BLOCK when another consumer was faster, so one timeout is not an
+			// outage yet. The next read replaces the connection.
 			return
 		}
 	}
@@ -285,7 +285,7 @@ func (r *reader) failedOf(ctx context.Context, of int, err error) {
 			return r.c.restorer.restore(ctx, client, of, cause)
 		})
 		if err == nil {
-			// Something that removes the group again and again must not make this a hot loop.
+			// A program that removes the group repeatedly must not cause a hot loop.
 			if r.restores++; r.restores > 1 {
 				backoff.Wait(ctx.Done(), backoff.Redis.After(r.restores))
 			}
@@ -296,7 +296,7 @@ func (r *reader) failedOf(ctx context.Context, of int, err error) {
 	backoff.Wait(ctx.Done(), backoff.Redis.After(r.c.fail(outage.Read, err)))
 }
 
-// timedOut reports a read that had no answer in time.
+// timedOut reports a read that had no reply in time.
 func timedOut(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout() && redisconn.Classify(err) != redisconn.KindCanceled

@@ -16,32 +16,34 @@ import (
 
 const (
 	// staleAfter is how long an entry waits for a busy application before it is released, and
-	// staleCheck how often that is looked at.
+	// staleCheck the time between two checks.
 	staleAfter = time.Second
 	staleCheck = 250 * time.Millisecond
-	// releaseLimit is what releasing may take at the end. What it does not reach ages.
+	// releaseLimit is the maximum time for releases at the end. Entries that are not released
+	// become claimable after MinIdle.
 	releaseLimit = 2 * time.Second
 )
 
-// releases returns to the group what is not held any more: entries are claimable at once, or when
-// their back-off is over, with the number of their deliveries. It has no goroutine.
+// releases returns entries to the group: they are claimable at once, or when their back-off is
+// over, with the number of their deliveries. It has no goroutine.
 type releases struct {
 	id       *identity
-	control  *redisconn.Control // whose client repeats nothing: what a second run found would not be the truth
+	control  *redisconn.Control // whose client does not retry: the result of a second run would be wrong
 	timeout  time.Duration      // of its commands
 	minIdle  time.Duration
 	restorer *restorer
-	lost     *atomic.Bool // set where some may still be ours
-	unknown  *atomic.Bool // set where a reply that may have named trimmed entries was lost
+	lost     *atomic.Bool // set if some may still be ours
+	unknown  *atomic.Bool // set if a reply that may have named trimmed entries was lost
 	outage   *outage.Outage
 	failed   func(d outage.Duty, of int, err error)
 
-	// until is the deadline of the last release without a reply, by the server's clock in ms, 0 for none.
-	// A command that was cut off may be executed later, when its entry would be ours again.
+	// until is the deadline of the last release without a reply, by the server's clock in ms, 0
+	// for none. A command whose connection was lost may be executed later, when its entry would
+	// be ours again.
 	until atomic.Int64
 }
 
-// release releases entries. Those that it cannot reach are found again by the reader, or become
+// release releases entries. The reader finds those that were not released, or they become
 // claimable after MinIdle.
 func (r *releases) release(ctx context.Context, items []*window.Item) {
 	_ = r.id.each(items, func(of int, items []*window.Item) error {
@@ -93,8 +95,8 @@ func (r *releases) send(ctx context.Context, of int, entries []stream.Released) 
 	return states, err
 }
 
-// settle waits until no release can be executed any more whose reply did not come: what is obtained
-// from then on stays ours.
+// settle waits until a release without a reply can no longer be executed: entries that are
+// obtained from then on stay ours.
 func (r *releases) settle(ctx context.Context, client redis.UniversalClient) error {
 	for {
 		until := r.until.Load()
@@ -109,14 +111,14 @@ func (r *releases) settle(ctx context.Context, client redis.UniversalClient) err
 		if wait > 0 && wait <= r.timeout && !backoff.Wait(ctx.Done(), wait) {
 			return context.Cause(ctx)
 		}
-		if wait <= 0 || wait > r.timeout { // the latter by another clock
+		if wait <= 0 || wait > r.timeout { // the latter with another clock
 			r.until.CompareAndSwap(until, 0)
 		}
 	}
 }
 
-// atEnd is release for a server that may not be there any more: all retries of the client
-// would hold up the end.
+// atEnd is release for a server that may no longer be reachable: all retries of the client would
+// delay the end.
 func (r *releases) atEnd(ctx context.Context, items []*window.Item) {
 	if len(items) == 0 {
 		return

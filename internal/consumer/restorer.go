@@ -17,14 +17,15 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// restorer re-creates a group that was lost where it stood, and puts what is held back into it.
-// It knows how far each stream was delivered. The reader restores; others leave word.
+// restorer re-creates a lost group at its position, and restores the entries of the window to it.
+// It records the last delivered entry of each stream. The reader restores; other duties report
+// the loss to it.
 type restorer struct {
 	c *Consumer
 
-	// writing is held for reading while acknowledgements and moves are written, and locked while a
-	// group is restored. Without it an entry is acknowledged between the look at what is held and
-	// the script, which then puts it back, and it is handled again.
+	// writing is held for reading while acknowledgements and moves are written, and locked while
+	// a group is restored. Without it an entry could be acknowledged between the list of entries
+	// and the script, which would then restore it, and it would be handled again.
 	writing sync.RWMutex
 
 	mu    sync.Mutex
@@ -37,7 +38,7 @@ func newRestorer(c *Consumer) *restorer {
 	return &restorer{c: c, spans: make([]stream.Span, n), cause: make([]error, n)}
 }
 
-// read remembers new entries that were read.
+// read records new entries that were read.
 func (r *restorer) read(of int, entries []stream.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -51,8 +52,8 @@ func (r *restorer) read(of int, entries []stream.Entry) {
 	s.Reach(entries[len(entries)-1].ID)
 }
 
-// saw remembers an entry that was delivered to the group, and how many had been added up to it
-// at least.
+// saw records an entry that was delivered to the group, and the minimum number of entries added
+// up to it.
 func (r *restorer) saw(of int, last stream.ID, added int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -68,9 +69,9 @@ func (r *restorer) seen(of int) stream.ID {
 	return r.spans[of].Last
 }
 
-// missing has the reader re-create the group if the error says that it is lost, and reports
-// whether it does. The reader may be waiting for room and so not notice: a nacked message that
-// holds back all others can itself not be delivered without the group.
+// missing makes the reader re-create the group if the error means that it is lost, and reports
+// whether it does. The reader may be waiting for room and not detect it: a nacked message that
+// blocks all others cannot be delivered without the group.
 func (r *restorer) missing(of int, err error) bool {
 	if redisconn.Classify(err) != redisconn.KindNoGroup {
 		return false
@@ -95,8 +96,9 @@ func (r *restorer) next() (of int, cause error) {
 	return -1, nil
 }
 
-// restore re-creates the group in a stream, or with -1 in those that the cause may be about. Where it
-// was lost in the topic it is, most often, in its return stream as well, which is no event of its own.
+// restore re-creates the group in a stream, or with -1 in those that the cause may be about. A
+// group that is lost in the topic is usually lost in its return stream too, which is not a
+// separate event.
 func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of int, cause error) error {
 	if of < 0 {
 		of = r.named(cause)
@@ -110,7 +112,7 @@ func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of
 		if done.Lost || len(done.Entries) > 0 || done.Created && !created {
 			position := done.Start
 			if !done.Created {
-				position = "" // another consumer has created it, or we have and this is an echo
+				position = "" // another consumer has created it, or we have and this is a repetition
 			}
 			r.c.cfg.Observer.GroupLost(position, r.entryIDs(i, done.Entries), cause)
 		}
@@ -122,7 +124,7 @@ func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of
 	return nil
 }
 
-// entryIDs returns the IDs in the topic of entries that were put back into a stream.
+// entryIDs returns the IDs in the topic of entries that were restored to a stream.
 func (r *restorer) entryIDs(of int, ids []string) []string {
 	held, rest := r.c.win.Leases.Find(of, ids)
 	return append(rest, texts(held)...)
@@ -147,7 +149,7 @@ func (r *restorer) restoreIn(ctx context.Context, client redis.UniversalClient, 
 		return done, err
 	}
 	if done.Start == "0-0" && of == 0 {
-		// Another stream, which may use the IDs of the entries that are held again.
+		// Another stream, which may reuse the IDs of the entries in the window.
 		r.mu.Lock()
 		r.spans[of] = stream.Span{}
 		r.mu.Unlock()
@@ -171,7 +173,7 @@ func (r *restorer) put(ctx context.Context, client redis.UniversalClient, of int
 	return r.c.id.on(client, of).Restore(ctx, span, held)
 }
 
-var errForgotten = errors.New("the group was re-created without entries that are held here")
+var errForgotten = errors.New("the group was re-created without entries of this consumer")
 
 // vanished handles entries of a stream that are held but not pending in the group. While a lease is valid
 // no other consumer can have claimed and ended its entry. So either another consumer has re-created a lost
@@ -209,7 +211,7 @@ func (r *restorer) putBack(ctx context.Context, of int, items []*window.Item) er
 		switch it := items[i]; state {
 		case stream.Owned:
 			r.c.win.Leases.Renewed(sent, it)
-			if !slices.Contains(done.Entries, it.Text) { // the reply that said so was lost
+			if !slices.Contains(done.Entries, it.Text) { // the reply with this result was lost
 				done.Entries = append(done.Entries, it.Text)
 			}
 		case stream.OtherOwner:
@@ -246,7 +248,7 @@ func (r *restorer) lost(it *window.Item, state stream.State) {
 	}
 }
 
-// trimmed handles an entry that the stream has no more. It lives on in memory.
+// trimmed handles an entry that the stream no longer has. It stays in memory.
 func (r *restorer) trimmed(it *window.Item) {
 	if r.c.win.Leases.Trim(it) {
 		r.c.cfg.Observer.Trimmed([]string{it.EntryID()}, 1)

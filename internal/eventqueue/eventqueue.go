@@ -11,32 +11,31 @@ import (
 	"github.com/flaminco/redischannels/internal/lifecycle"
 )
 
-// Config configures [New]. S is what an event is about.
+// Config configures [New]. S is the subject of an event.
 type Config[S comparable, E any] struct {
-	// Deliver receives the events one after the other. It may take its time and must not
-	// panic.
+	// Deliver receives the events one after the other. It may block and must not panic.
 	Deliver func(E)
-	// Abandon receives the events that Close has not waited for, none if only the call of
-	// Deliver that is under way takes too long, and those that come after Close.
+	// Abandon receives the events for which Close did not wait, none if only the running call of
+	// Deliver takes too long, and the events after Close.
 	Abandon func([]E)
 
-	// Limit is how many events wait for Deliver. Beyond it Post waits as well or, with
-	// Merging, adds an event to the one of the same subject that waits: then there are at
-	// most Limit and one for each subject.
+	// Limit is the maximum number of events that wait for Deliver. Beyond it Post waits or, with
+	// Merging, merges an event with the waiting one of the same subject: then at most Limit and
+	// one for each subject wait.
 	Limit   int
 	Merging bool
 	Subject func(E) S
 	Merge   func(older, newer E) E
 
-	// Interval is the least time between two events of one subject from Tally.
+	// Interval is the minimum time between two events of one subject from Tally.
 	Interval time.Duration
 	// Grace is how long Close waits for Deliver.
 	Grace time.Duration
 }
 
-// Queue is a queue of events for one function. Neither the function nor a logger may hold up a
-// connection, or a lock under which something has happened, so both are left to the queue's
-// goroutine. Its lock is the last of all. It is safe for concurrent use.
+// Queue is a queue of events for one function. Neither the function nor a logger may block a
+// connection, or a lock of the caller, so the queue's goroutine calls both. No lock is taken
+// under its lock. It is safe for concurrent use.
 type Queue[S comparable, E any] struct {
 	conf Config[S, E]
 	life *lifecycle.State // calls that add events
@@ -48,7 +47,7 @@ type Queue[S comparable, E any] struct {
 	tallies list.List           // of *tally[S, E], by when they are due
 	tallyOf map[S]*list.Element // of tallies
 	open    int                 // tallies with an event
-	ended   chan struct{}       // closed by End: nothing waits for Deliver but Close
+	ended   chan struct{}       // closed by End: only Close waits for Deliver
 	running chan struct{}       // closed when the goroutine ends; nil without one
 	wake    chan struct{}       // to it: there is something new
 }
@@ -58,16 +57,15 @@ type item[E any] struct {
 	delivered []chan struct{} // closed when the event was delivered or abandoned
 }
 
-// tally collects the events of one subject, so that a flood of what happens makes no flood of
-// events.
+// tally merges the events of one subject, so that many occurrences make few events.
 type tally[S comparable, E any] struct {
 	subject S
 	event   E
 	open    bool      // it has an event
-	due     time.Time // when that may be delivered, or else when the tally is forgotten
+	due     time.Time // when the event may be delivered, or when the tally is removed
 }
 
-// New returns a queue. It starts nothing.
+// New returns a queue. It starts no goroutine.
 func New[S comparable, E any](conf Config[S, E]) *Queue[S, E] {
 	q := &Queue[S, E]{
 		conf:    conf,
@@ -81,7 +79,7 @@ func New[S comparable, E any](conf Config[S, E]) *Queue[S, E] {
 	return q
 }
 
-// Post adds an event. Where Limit events wait already it waits, or merges.
+// Post adds an event. If Limit events already wait, it waits or merges.
 func (q *Queue[S, E]) Post(e E) { q.post(&item[E]{event: e}) }
 
 // PostAndWait adds an event and returns when it was delivered, or at the end.
@@ -112,13 +110,13 @@ func (q *Queue[S, E]) post(it *item[E]) {
 		it.event = q.conf.Merge(older.event, it.event)
 		it.delivered = append(it.delivered, older.delivered...)
 	}
-	// At the end also if merged: that it is up again is not reported before that it is down.
+	// At the end even if merged, so that "up" is not reported before "down".
 	q.latest[subject] = q.events.PushBack(it)
 	q.start()
 }
 
-// Tally adds an event to the one of its subject that waits, which is delivered at most once
-// per Interval. It does not wait.
+// Tally merges an event with the waiting one of its subject, which is delivered at most once per
+// Interval. It does not wait.
 func (q *Queue[S, E]) Tally(e E) {
 	if q.life.Enter() != nil {
 		q.conf.Abandon([]E{e})
@@ -143,9 +141,9 @@ func (q *Queue[S, E]) Tally(e E) {
 	q.start()
 }
 
-// End says that the source of the events is about to end: from now on neither Post waits for
-// room nor PostAndWait for Deliver, since what can still happen is bounded, and a slow Deliver
-// must not hold up the end.
+// End announces the end of the source of the events: from now on neither Post waits for room nor
+// PostAndWait for Deliver, because the number of further events is bounded, and a slow Deliver
+// must not delay the end.
 func (q *Queue[S, E]) End() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -164,10 +162,10 @@ func (q *Queue[S, E]) isEnded() bool {
 	}
 }
 
-// Close delivers what is left, tallies at once, and returns when that is done. After Grace it
-// abandons what is left and returns as well; a call of Deliver that has not returned by then
-// is left to itself. Posting from then on abandons. It may be called often and from anywhere
-// but Deliver.
+// Close delivers the remaining events, tallies at once, and returns. After Grace it abandons the
+// remaining events and returns; it does not wait for a call of Deliver that has not returned by
+// then. Later events are abandoned. It may be called several times, and from anywhere but
+// Deliver.
 func (q *Queue[S, E]) Close() {
 	_ = q.life.Close(func() error { // there is nothing that could fail
 		q.End()
@@ -177,7 +175,7 @@ func (q *Queue[S, E]) Close() {
 	})
 }
 
-// flush waits for what is left. Nothing is added any more.
+// flush waits for the remaining events. No more are added.
 func (q *Queue[S, E]) flush() {
 	q.mu.Lock()
 	q.ripen(time.Now().Add(q.conf.Interval)) // all
@@ -222,7 +220,7 @@ func (q *Queue[S, E]) signal() {
 	}
 }
 
-// run delivers until nothing is left.
+// run delivers until no event is left.
 func (q *Queue[S, E]) run(ended chan struct{}) {
 	defer close(ended)
 	timer := time.NewTimer(0)
@@ -245,8 +243,8 @@ func (q *Queue[S, E]) run(ended chan struct{}) {
 	}
 }
 
-// next returns the next event, or the time until there is one. ok is false when nothing is
-// left; then the goroutine has to end.
+// next returns the next event, or the time until there is one. ok is false if no event is left;
+// then the goroutine must end.
 func (q *Queue[S, E]) next() (it *item[E], wait time.Duration, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -273,8 +271,8 @@ func (q *Queue[S, E]) pop() *item[E] {
 	return it
 }
 
-// ripen makes events of the tallies that are due, and forgets those that had none for an
-// Interval. These events do not wait for room: there is one per subject and Interval.
+// ripen queues the events of due tallies, and removes tallies without an event for an Interval.
+// These events do not wait for room: there is one per subject and Interval.
 func (q *Queue[S, E]) ripen(now time.Time) {
 	for element := q.tallies.Front(); element != nil; element = q.tallies.Front() {
 		t := element.Value.(*tally[S, E])

@@ -17,11 +17,11 @@ import (
 // UUIDField is the field of an entry that has the UUID, and a key that metadata must not have.
 const UUIDField = "_watermill_message_uuid"
 
-// pooledBytes is the largest buffer that goes back to a pool: one message with
-// huge metadata must not cost its memory for ever.
+// pooledBytes is the largest buffer that is returned to a pool: one message with huge metadata
+// must not use its memory forever.
 const pooledBytes = 64 << 10
 
-// What can be wrong with metadata that was read. Values and keys stay out of it.
+// Errors of metadata that was read. They contain no values and keys.
 var (
 	errForm      = errors.New("metadata is not a msgpack map of strings")
 	errCut       = errors.New("metadata is cut short")
@@ -49,15 +49,14 @@ func (w *writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteByte implements io.ByteWriter, which spares the encoder a buffer.
+// WriteByte implements io.ByteWriter, which saves the encoder a buffer.
 func (w *writer) WriteByte(c byte) error {
 	w.buf = append(w.buf, c)
 	return nil
 }
 
-// Marshal returns a UUID and metadata in wire form, both in memory of their own, of which they share one
-// allocation. The second one is empty where there is no metadata. Keys are sorted, so equal messages have
-// equal bytes.
+// Marshal returns a UUID and metadata in wire form, in new memory of one allocation. The second
+// one is empty without metadata. Keys are sorted, so equal messages have equal bytes.
 func Marshal(uuid string, metadata message.Metadata) (id, raw []byte, err error) {
 	if metadata[UUIDField] != "" {
 		return nil, nil, errReserved
@@ -96,7 +95,7 @@ func (w *writer) encode(metadata message.Metadata) error {
 	return nil
 }
 
-// release gives the writer back without the strings of the message.
+// release returns the writer to the pool without the strings of the message.
 func (w *writer) release() {
 	clear(w.keys)
 	w.keys = w.keys[:0]
@@ -122,15 +121,14 @@ var readers = sync.Pool{New: func() any {
 	return r
 }}
 
-// Unmarshal adds the pairs of a msgpack map to metadata. Nothing in raw
-// and msgpack nil stand for no pairs. All keys and values share one copy of raw,
-// and no announced length is believed before it is compared with what is there,
-// so the cost is bounded by the size of raw.
+// Unmarshal adds the pairs of a msgpack map to metadata. An empty raw and msgpack nil mean no
+// pairs. All keys and values share one copy of raw, and each length is compared with the
+// remaining bytes before it is used, so the cost is bounded by the size of raw.
 func Unmarshal(metadata message.Metadata, raw []byte) error {
 	if len(raw) == 0 {
 		return nil
 	}
-	// The decoder would skip the header of an extension in front of the map.
+	// The decoder would skip the header of an extension before the map.
 	if msgpcode.IsExt(raw[0]) {
 		return errForm
 	}
@@ -192,8 +190,7 @@ func (r *reader) next(text string) (string, error) {
 	return text[at : at+n], nil
 }
 
-// problem returns what made the decoder give up: the end of the text, or a
-// code that stands for another type.
+// problem returns the error of the decoder: the end of the text, or the code of another type.
 func problem(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errCut

@@ -14,26 +14,25 @@ import (
 )
 
 const (
-	// loginTimeout is the longest that a reply may take while the connection is made.
+	// loginTimeout is the maximum time of a reply during login.
 	loginTimeout = 5 * time.Second
-	// writeChunk is how much is written under one deadline.
+	// writeChunk is the number of bytes that are written with one deadline.
 	writeChunk = 64 << 10
-	// lastLook is how long a connection that is taken for dead is listened to once
-	// more: the process itself may have stood still.
+	// lastLook is how long a connection that seems to have failed is read once more: the process
+	// itself may have been stopped.
 	lastLook = 10 * time.Millisecond
 )
 
-var errSilent = errors.New("the server has not answered a PING in time")
+var errSilent = errors.New("the server has not replied to a PING in time")
 
-// conn is a connection that go-redis has dialled and logged in, and that is ours
-// from then on.
+// conn is a connection that go-redis has dialed and logged in, and that we own from then on.
 type conn struct {
 	net.Conn
 	own     *redisconn.Conn
 	sticky  *redis.Conn
-	silence time.Duration // after which a PING is sent, and for which its answer is awaited
+	silence time.Duration // after which a PING is sent, and within which its reply must arrive
 	ping    func()
-	heard   atomic.Int64 // when the server was last heard of, Unix nanoseconds
+	heard   atomic.Int64 // time of the last data from the server, Unix nanoseconds
 }
 
 // dial opens a connection with the options of a client. It ends with ctx.
@@ -50,7 +49,7 @@ func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) 
 	sticky := own.Client.Conn()
 	err := sticky.Ping(ctx).Err()
 	if own.Ready() && redisconn.IsReply(err) {
-		err = nil // it answers: loading, or the user has no permission for PING
+		err = nil // it replies: loading, or the user has no permission for PING
 	}
 	stop()
 	if err == nil {
@@ -66,7 +65,7 @@ func dial(ctx context.Context, opt redis.Options, onClient func(*redis.Client)) 
 	return c, nil
 }
 
-// bounded is a timeout for logging in, which must come to an end.
+// bounded is a timeout for the login, which must end.
 func bounded(d time.Duration) time.Duration {
 	if d <= 0 || d > loginTimeout {
 		return loginTimeout
@@ -74,9 +73,8 @@ func bounded(d time.Duration) time.Duration {
 	return d
 }
 
-// Read reads what comes. When the server is silent it is asked for a sign of life,
-// and without one the connection is given up: the kernel would keep a half-open
-// one for many minutes.
+// Read reads from the connection. When the server is silent Read sends a PING, and without a
+// reply the connection is closed: the kernel would keep a half-open one for many minutes.
 func (c *conn) Read(p []byte) (int, error) {
 	for look := 0; ; look++ {
 		wait := c.silence
@@ -118,7 +116,7 @@ func (c *conn) write(buf []byte) error {
 	return nil
 }
 
-// lastHeard is when the server was last heard of.
+// lastHeard is the time of the last data from the server.
 func (c *conn) lastHeard() time.Time { return time.Unix(0, c.heard.Load()) }
 
 // end closes the connection and the client that has opened it.

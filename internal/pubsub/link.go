@@ -11,33 +11,33 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// link is one connection, from its dialling to its end; it is never opened again.
-// Its fields below ctx are guarded by Mux.mu.
+// link is one connection, from dialing to its end; it is never reopened. Its fields below ctx are
+// guarded by Mux.mu.
 type link struct {
 	mux  *Mux
 	key  string // of Mux.links
 	opt  redis.Options
 	ctx  context.Context
-	stop context.CancelFunc // ends it; what it had is removed by then or found by Mux.down
-	wake chan struct{}      // to the writer: out has something
+	stop context.CancelFunc // ends it; its entries are removed before or found by Mux.down
+	wake chan struct{}      // to the writer: out is not empty
 
 	entries  map[*entry]struct{}
-	conn     *conn // nil until it is dialled
-	answered bool  // the server has said something
+	conn     *conn // nil until it is dialed
+	answered bool  // the server has sent data
 	out      []byte
-	expect   []expectation // commands without an answer, in their order
+	expect   []expectation // commands without a reply, in their order
 	burst    burst
 }
 
-// expectation is a command that was queued and whose answer is to come. Redis
-// answers in order, an error does not say to what.
+// expectation is a queued command without a reply. Redis replies in order; an error does not name
+// its command.
 type expectation struct {
 	entry       *entry // nil for PING
 	unsubscribe bool
 }
 
-// burst is one publication in the course of being received: Redis sends a message
-// once for each subscribed name that it matches, one right behind the other.
+// burst is one publication that is being received: Redis sends a message once for each subscribed
+// name that it matches, directly one after the other.
 type burst struct {
 	number  uint64
 	channel []byte
@@ -84,7 +84,7 @@ func (l *link) serve() error {
 	return err
 }
 
-// read hands everything that comes to the mux. It waits for nothing but the socket.
+// read passes every push to the mux. It waits only for the socket.
 func (l *link) read(c *conn) error {
 	r := newReader(c, l.mux.conf.MaxPayload)
 	var p push
@@ -113,7 +113,7 @@ func (l *link) write(c *conn) error {
 			if l.ctx.Err() != nil {
 				return nil
 			}
-			_ = c.Conn.Close() // the reader has to leave
+			_ = c.Conn.Close() // ends the reader
 			return err
 		}
 		spare = buf
@@ -123,7 +123,7 @@ func (l *link) write(c *conn) error {
 	}
 }
 
-// ping asks the server for a sign of life. The reader calls it, without the lock.
+// ping queues a PING. The reader calls it, without the lock.
 func (l *link) ping() {
 	l.mux.mu.Lock()
 	defer l.mux.mu.Unlock()
@@ -149,7 +149,7 @@ func (l *link) queue(x expectation, words ...string) {
 	}
 }
 
-// takes takes the first expectation that matches what has come.
+// takes removes the first expectation that matches.
 func (l *link) takes(match func(expectation) bool) (expectation, bool) {
 	i := slices.IndexFunc(l.expect, match)
 	if i < 0 {
@@ -164,10 +164,10 @@ func (l *link) takes(match func(expectation) bool) (expectation, bool) {
 	return x, true
 }
 
-// settle takes all expectations before the i-th: a later command is confirmed, so
-// they were answered. The answer of one may have been taken for something else: when
-// a slot moves while a name is unsubscribed, the end comes once by itself and once as
-// an answer. What was to be subscribed by such a command is tried again.
+// settle removes all expectations before the i-th: a later command is confirmed, so they have
+// their replies. A reply may have been mistaken for another push: when a slot moves while a name
+// is unsubscribed, the end arrives once by itself and once as a reply. A subscription by such a
+// command is retried.
 func (l *link) settle(i int) {
 	skipped := l.expect[:i]
 	l.expect = l.expect[i:]
@@ -178,13 +178,13 @@ func (l *link) settle(i int) {
 	}
 }
 
-// sameBurst reports whether a message of an entry belongs to the same publication
-// as the one before it, and notes it.
+// sameBurst reports whether a message of an entry belongs to the same publication as the previous
+// one, and records it.
 func (l *link) sameBurst(e *entry, p *push) bool {
 	b := &l.burst
 	seen := len(b.names) == 0
 	for _, other := range b.names {
-		if other == e { // each name once, so this is the next publication
+		if other == e { // each name occurs once, so this is the next publication
 			seen = true
 			break
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// Kind is what a name is subscribed to as.
+// Kind is the kind of a name.
 type Kind uint8
 
 // The kinds of names.
@@ -36,23 +36,23 @@ type Name struct {
 	Text string
 }
 
-// NoticeKind says what a [Notice] reports.
+// NoticeKind is the kind of a [Notice].
 type NoticeKind uint8
 
 // The kinds of notices.
 const (
 	// Down: a connection is lost, or cannot be opened again. Once per outage. Err.
 	Down NoticeKind = iota + 1
-	// Up: all that was subscribed is so again. Duration.
+	// Up: all names are subscribed again. Duration.
 	Up
 	// Gap: a name is subscribed again after Duration in which messages were lost.
 	Gap
-	// Refused: Redis refuses to subscribe to a name again; it is tried later. Once
-	// per row of refusals. Or the user lacks the right to unsubscribe. Err.
+	// Refused: Redis refuses to subscribe to a name again; it is retried later. Once per series
+	// of refusals. Or the user has no permission to unsubscribe. Err.
 	Refused
 )
 
-// Notice says what happens to subscriptions.
+// Notice reports a change of subscriptions.
 type Notice struct {
 	Kind     NoticeKind
 	Name     Name // of Gap and Refused
@@ -62,19 +62,19 @@ type Notice struct {
 
 // Config configures [New].
 type Config struct {
-	// Client has the options that connections are opened with.
+	// Client has the options of the connections.
 	Client redis.UniversalClient
-	// HealthInterval is within what time a silent connection is given up.
+	// HealthInterval is the time after which a silent connection is closed.
 	HealthInterval time.Duration
 	// MaxPayload is the largest payload that is kept, 0 for any.
 	MaxPayload int
-	// OnClient, if not nil, sees each client that is opened.
+	// OnClient, if not nil, receives each client that is opened.
 	OnClient func(*redis.Client)
-	// Notify is called with what happens. It must neither wait nor call the Mux.
+	// Notify receives notices. It must neither wait nor call the Mux.
 	Notify func(Notice)
 }
 
-// ErrClosed answers Subscribe after Close.
+// ErrClosed is returned by Subscribe after Close.
 var ErrClosed = errors.New("the subscriber is closed")
 
 // Mux shares connections among subscriptions: one connection for all of them, or,
@@ -86,7 +86,7 @@ type Mux struct {
 	ctx  context.Context  // of life
 
 	mu       sync.Mutex
-	names    [kinds]map[string]*entry // what is wanted
+	names    [kinds]map[string]*entry // names of the sinks
 	links    map[string]*link         // open or being opened
 	tries    map[string]try           // of servers that failed, by key of link
 	unplaced map[*entry]struct{}      // without a link
@@ -96,29 +96,29 @@ type Mux struct {
 	outage   outage
 }
 
-// entry is one name that at least one sink wants. Mux.mu guards all but name.
+// entry is one name of at least one sink. Mux.mu guards all but name.
 type entry struct {
 	name    Name
 	sinks   []*Sink
 	waiters []*waiter
-	link    *link // nil while it is unplaced, and when it is not wanted any more
+	link    *link // nil while it is unplaced, and when it has no sinks
 	live    bool  // confirmed on link
 
-	lost     time.Time // since when it is not subscribed any more; zero if it never was
+	lost     time.Time // since when it is no longer subscribed; zero if it never was
 	inOutage bool      // counted by Mux.outage
-	refused  bool      // a row of refusals was reported
-	attempts int       // that failed in a row, because of this name
-	until    time.Time // when it may be tried again
+	refused  bool      // a series of refusals was reported
+	attempts int       // consecutive failures because of this name
+	until    time.Time // when it may be retried
 	hint     string    // address that MOVED has named
 }
 
-// Of a name that nodes send to each other, and of one that Redis refuses.
+// For a name that nodes redirect to each other, and for one that Redis refuses.
 var (
 	movedBackoff   = backoff.Backoff{Min: 5 * time.Millisecond, Max: time.Second, Factor: 2, Jitter: 0.2}
 	refusedBackoff = backoff.Backoff{Min: 50 * time.Millisecond, Max: 30 * time.Second, Factor: 2, Jitter: 0.2}
 )
 
-// try is what is known of a server that could not be reached.
+// try is the state of a server that could not be reached.
 type try struct {
 	failures int
 	until    time.Time
@@ -130,7 +130,7 @@ type outage struct {
 	names int
 }
 
-// Sink is what one subscription wants and where its messages go.
+// Sink has the names of one subscription and the queue of its messages.
 type Sink struct {
 	Queue *Queue
 
@@ -147,7 +147,7 @@ type waiter struct {
 	done chan error // has room for one
 }
 
-// New returns a Mux. It starts nothing.
+// New returns a Mux. It starts no goroutine.
 func New(conf Config) *Mux {
 	m := &Mux{
 		conf:     conf,
@@ -164,11 +164,10 @@ func New(conf Config) *Mux {
 	return m
 }
 
-// Subscribe returns when all names are subscribed, so that the sink gets what is
-// published from then on, or when that has failed or ctx has ended; then the sink
-// gets nothing. A sink is subscribed once, and a Mux has either shard channels or
-// other names. A connection that is lost meanwhile is
-// opened again; one that cannot be opened is an error.
+// Subscribe returns when all names are subscribed, so that the sink receives messages published
+// from then on, or when that has failed or ctx has ended; then the sink receives nothing. A sink
+// is subscribed once, and a Mux has either shard channels or other names. A connection that is
+// lost meanwhile is reopened; one that cannot be opened is an error.
 func (m *Mux) Subscribe(ctx context.Context, sink *Sink, names []Name) error {
 	if err := m.life.Enter(); err != nil {
 		return err
@@ -186,7 +185,7 @@ func (m *Mux) Subscribe(ctx context.Context, sink *Sink, names []Name) error {
 			m.names[name.Kind][name.Text] = e
 			m.place(e)
 		} else if _, waits := m.unplaced[e]; waits {
-			e.until = time.Time{} // this one wants to know at once
+			e.until = time.Time{} // this call tries at once
 			m.place(e)
 		}
 		e.sinks = append(e.sinks, sink)
@@ -215,8 +214,8 @@ func (m *Mux) Subscribe(ctx context.Context, sink *Sink, names []Name) error {
 	return err
 }
 
-// Unsubscribe ends what a sink wants; from then on nothing is pushed to it. Names
-// that others want stay subscribed. A connection without names is closed.
+// Unsubscribe removes a sink; from then on nothing is pushed to it. Names of other sinks stay
+// subscribed. A connection without names is closed.
 func (m *Mux) Unsubscribe(sink *Sink) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -241,11 +240,11 @@ func (m *Mux) Unsubscribe(sink *Sink) {
 	}
 	sink.entries = nil
 	if m.idle() {
-		clear(m.tries) // the next one to subscribe wants to know at once
+		clear(m.tries) // the next Subscribe tries at once
 	}
 }
 
-// idle reports whether nothing is wanted.
+// idle reports whether there are no names.
 func (m *Mux) idle() bool {
 	for _, names := range m.names {
 		if len(names) > 0 {
@@ -255,12 +254,12 @@ func (m *Mux) idle() bool {
 	return true
 }
 
-// Close ends everything and returns when no goroutine and no connection is left.
+// Close closes all connections and returns when all goroutines have ended.
 func (m *Mux) Close() {
-	_ = m.life.Close(nil) // there is nothing that could fail
+	_ = m.life.Close(nil) // it cannot fail
 }
 
-// detach takes an entry from its link, which ends with its last one.
+// detach removes an entry from its link, which ends with its last one.
 func (m *Mux) detach(e *entry) {
 	l := e.link
 	e.link, e.live = nil, false
@@ -271,7 +270,7 @@ func (m *Mux) detach(e *entry) {
 	}
 }
 
-// received handles what the server has sent on a link.
+// received handles a push on a link.
 func (m *Mux) received(l *link, p *push) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -295,12 +294,12 @@ func (m *Mux) received(l *link, p *push) {
 	}
 }
 
-// deliver gives a message to those who want the name that it came by. A sink whose
-// names match it more than once gets it once.
+// deliver passes a message to the sinks of its name. A sink whose names match it more than once
+// receives it once.
 func (m *Mux) deliver(l *link, p *push) {
 	e := m.names[p.of][string(p.name)]
 	if e == nil || e.link != l {
-		return // it is not wanted any more, or not from this connection
+		return // the name has no sink, or is on another connection
 	}
 	if m.shared > 0 {
 		l.sameBurst(e, p)
@@ -332,7 +331,7 @@ func (m *Mux) confirmed(l *link, p *push) {
 	e := l.expect[0].entry
 	l.expect = l.expect[1:]
 	if e.link != l {
-		return // no caller waits for it any more
+		return // no caller waits for it
 	}
 	e.live, e.refused, e.attempts, e.until, e.hint = true, false, 0, time.Time{}, ""
 	for _, w := range e.waiters {
@@ -348,8 +347,8 @@ func (m *Mux) confirmed(l *link, p *push) {
 	m.recovered(e, true)
 }
 
-// ended handles the end of a subscription. One that was not asked for means
-// that the slot has moved: the node is asked again, and names the new one.
+// ended handles the end of a subscription. An end that was not requested means that the slot has
+// moved: subscribing at the node again returns the new one.
 func (m *Mux) ended(l *link, p *push) {
 	if len(l.expect) > 0 {
 		if x := l.expect[0]; x.unsubscribe && x.entry.name.Kind == p.of && x.entry.name.Text == string(p.name) {
@@ -366,8 +365,8 @@ func (m *Mux) ended(l *link, p *push) {
 	l.subscribe(e)
 }
 
-// failed handles an error reply: it answers the oldest command without an answer,
-// unless it is about a slot that another one is in.
+// failed handles an error reply: it belongs to the oldest command without a reply, unless it is
+// about a slot of another command.
 func (m *Mux) failed(l *link, text string) {
 	err := redisconn.ReplyError(text)
 	addr, slot, moved := parseMoved(text)
@@ -378,20 +377,20 @@ func (m *Mux) failed(l *link, text string) {
 		return !moved || x.entry != nil && redisconn.Slot(x.entry.name.Text) == slot
 	})
 	e := x.entry
-	if ok && x.unsubscribe && redisconn.Classify(err) == redisconn.KindNoPerm { // it continues to send what is not wanted
+	if ok && x.unsubscribe && redisconn.Classify(err) == redisconn.KindNoPerm { // it continues to send unwanted messages
 		m.conf.Notify(Notice{Kind: Refused, Name: e.name, Err: err})
 	}
 	if !ok || e == nil || x.unsubscribe || e.link != l {
 		return
 	}
 	e.attempts++
-	if e.live { // the command was sent once more; the end itself is still on its way
+	if e.live { // the command was sent twice; the end itself follows
 		e.lost = time.Now()
 	}
 	if moved {
 		m.reload()
 		e.hint = addr
-		if e.attempts > 2 { // two nodes that send us to each other
+		if e.attempts > 2 { // two nodes redirect to each other
 			e.until = time.Now().Add(movedBackoff.After(e.attempts - 2))
 		}
 	} else {
@@ -405,26 +404,26 @@ func (m *Mux) failed(l *link, text string) {
 // refuse fails the waits for an entry, and notifies the sinks that had it.
 func (m *Mux) refuse(e *entry, err error) {
 	e.fail(err)
-	m.recovered(e, true) // it is no longer the outage that keeps it away
+	m.recovered(e, true) // the outage is no longer the reason
 	if !e.lost.IsZero() && !e.refused {
 		e.refused = true
 		m.conf.Notify(Notice{Kind: Refused, Name: e.name, Err: err})
 	}
 }
 
-// fail answers those who wait for an entry.
+// fail ends the waits for an entry with an error.
 func (e *entry) fail(err error) {
 	for _, w := range e.waiters {
 		select {
 		case w.done <- err:
-		default: // it knows of another one
+		default: // it has another error
 		}
 		w.left = -1
 	}
 	e.waiters = nil
 }
 
-// down handles the end of a link. What it had has to be placed again.
+// down handles the end of a link. Its entries must be placed again.
 func (m *Mux) down(l *link, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -457,8 +456,8 @@ func (m *Mux) down(l *link, err error) {
 	}
 }
 
-// recovered takes an entry out of the outage, which ends with its last one. Without
-// a connection nothing is reported: the entry is not wanted any more.
+// recovered removes an entry from the outage, which ends with its last one. Without a connection
+// nothing is reported: the entry has no sinks.
 func (m *Mux) recovered(e *entry, connected bool) {
 	if !e.inOutage {
 		return

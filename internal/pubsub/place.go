@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/backoff"
 )
 
-// place sees to it that an entry gets a link. Mux.mu is held.
+// place assigns a link to an entry, now or later. Mux.mu is held.
 func (m *Mux) place(e *entry) {
 	if m.life.Err() != nil {
 		return
@@ -35,7 +35,7 @@ func (m *Mux) place(e *entry) {
 	}
 }
 
-// join gives an entry to a link.
+// join adds an entry to a link.
 func (m *Mux) join(l *link, e *entry) {
 	delete(m.unplaced, e)
 	e.link = l
@@ -45,7 +45,7 @@ func (m *Mux) join(l *link, e *entry) {
 	}
 }
 
-// placeAll places entries until none is left, waiting where servers fail.
+// placeAll places entries until none is left, and waits while servers fail.
 func (m *Mux) placeAll() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -67,15 +67,15 @@ func (m *Mux) placeAll() {
 	}
 }
 
-// wish is a copy of what decides where an entry belongs.
+// wish is a copy of the data that determines the server of an entry.
 type wish struct {
 	entry *entry
 	name  Name
 	hint  string
 }
 
-// due returns the entries that can be tried now, or when the next one can be. ok
-// is false when none is left; then the placing goroutine has to end.
+// due returns the entries that can be tried now, or the time of the next one. ok is false if none
+// is left; then the placing goroutine must end.
 func (m *Mux) due() (due []wish, next time.Time, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -94,8 +94,8 @@ func (m *Mux) due() (due []wish, next time.Time, ok bool) {
 	return due, next, true
 }
 
-// assign finds the server of each entry and gives it to the link there. Asking for
-// it may wait for the network, so it is done without the lock.
+// assign finds the server of each entry and adds the entry to its link. Finding it may wait for
+// the network, so it is done without the lock.
 func (m *Mux) assign(wishes []wish) {
 	var only *server
 	for _, w := range wishes {
@@ -125,7 +125,7 @@ func (m *Mux) assignTo(e *entry, to server, err error) {
 	if l == nil {
 		if t := m.tries[to.key]; t.until.After(time.Now()) {
 			e.until = t.until
-			e.hint = "" // by then the cluster may know better
+			e.hint = "" // the cluster may have changed by then
 			return
 		}
 		l = &link{mux: m, key: to.key, opt: *to.opt, entries: make(map[*entry]struct{}), wake: make(chan struct{}, 1)}
@@ -136,21 +136,21 @@ func (m *Mux) assignTo(e *entry, to server, err error) {
 	m.join(l, e)
 }
 
-// server is where an entry belongs. Its key is empty where there is only one.
+// server is the server of an entry. Its key is empty if there is only one.
 type server struct {
 	key string
 	opt *redis.Options
 }
 
-// server finds out where a name is to be subscribed to.
+// server returns the server at which a name must be subscribed.
 func (m *Mux) server(name Name, hint string) (server, error) {
 	switch c := m.conf.Client.(type) {
 	case *redis.Client:
 		return server{opt: c.Options()}, nil
 	case *redis.ClusterClient:
 		if name.Kind != Shard {
-			// What is published with PUBLISH reaches every node. Another one is taken
-			// each time, so one that is down does not matter.
+			// A message of PUBLISH reaches every node. Each attempt uses another node, so one
+			// that is down does not matter.
 			node, err := c.MasterForKey(m.ctx, strconv.FormatUint(rand.Uint64(), 36))
 			if err != nil {
 				return server{}, err
@@ -173,15 +173,14 @@ func (m *Mux) server(name Name, hint string) (server, error) {
 	}
 }
 
-// reload makes a cluster client learn again where slots are. It does not wait.
+// reload makes a cluster client reload the slots. It does not wait.
 func (m *Mux) reload() {
 	if c, ok := m.conf.Client.(*redis.ClusterClient); ok {
 		c.ReloadState(m.ctx)
 	}
 }
 
-// parseMoved takes "MOVED slot host:port" apart. Without a host it is the one that
-// the cluster client knows.
+// parseMoved parses "MOVED slot host:port". Without a host it is the one in the cluster client.
 func parseMoved(text string) (addr string, slot int, ok bool) {
 	rest, ok := strings.CutPrefix(text, "MOVED ")
 	if !ok {

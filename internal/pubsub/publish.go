@@ -11,14 +11,14 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// Outcome is what is known about one publication.
+// Outcome is the state of one publication.
 type Outcome uint8
 
 // The outcomes.
 const (
 	NotPublished Outcome = iota // Redis has not executed it, and will not
-	Published                   // Redis has answered with the number of receivers
-	Unknown                     // it was sent and its answer is lost
+	Published                   // Redis has returned the number of receivers
+	Unknown                     // it was sent and its reply was lost
 )
 
 // Result is the outcome of one publication.
@@ -64,7 +64,7 @@ type Load struct {
 	cmds []*Publication
 }
 
-// NewLoad makes a load of payloads, which must not be changed until Send returns.
+// NewLoad returns a load of payloads, which must not be changed until Send returns.
 func NewLoad(ctx context.Context, channel string, sharded bool, payloads [][]byte) *Load {
 	load := &Load{ctx: ctx, cmds: make([]*Publication, len(payloads))}
 	command := "publish"
@@ -75,15 +75,15 @@ func NewLoad(ctx context.Context, channel string, sharded bool, payloads [][]byt
 		p := &Publication{payload: payload{data: data}}
 		p.payload.Reset(&load.gate)
 		p.IntCmd = redis.NewIntCmd(ctx, command, channel, &p.payload)
-		// In a cluster all of a load take one way, and so keep their order.
+		// In a cluster all publications of a load use one node, and so keep their order.
 		p.SetFirstKeyPos(1)
 		load.cmds[i] = p
 	}
 	return load
 }
 
-// Withdraw stops what is not written yet. It reports whether that is all: nothing
-// was sent and nothing will be. Send may run.
+// Withdraw prevents writes that have not begun. It reports whether nothing was sent and nothing
+// will be. Send may be running.
 func (l *Load) Withdraw() bool { return l.gate.Withdraw() }
 
 // Send sends the load once, by one pipeline in the order of the payloads, and
@@ -108,7 +108,7 @@ func (l *Load) send(client redis.UniversalClient) error {
 	return redisconn.Exec(l.ctx, client.Pipeline(), list)
 }
 
-// result classifies a finished command. When in doubt it is Unknown.
+// result classifies a finished command. In doubt it is Unknown.
 func (p *Publication) result(whole error) Result {
 	if p.payload.Accepted() {
 		return Result{Outcome: Published, Receivers: p.Val()}

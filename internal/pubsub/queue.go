@@ -4,32 +4,32 @@ import (
 	"sync"
 )
 
-// Message is a message as it came from Redis. Several queues may have the same
-// Payload: nothing writes to it.
+// Message is a message as received from Redis. Several queues may have the same Payload, which
+// must not be written.
 type Message struct {
 	Channel string // that was published to
 	Payload []byte // nil for one that is larger than Config.MaxPayload
 	Size    int    // bytes of the payload
 }
 
-// itemOverhead is about what a message needs beside its bytes.
+// itemOverhead is the approximate memory of a message without its bytes.
 const itemOverhead = 64
 
-// idleItems is the room that an empty queue keeps.
+// idleItems is the capacity that an empty queue keeps.
 const idleItems = 64
 
 // QueueConfig configures [NewQueue].
 type QueueConfig struct {
 	Messages   int         // bound, above 0
 	Bytes      int         // bound of payloads and channel names, above 0
-	DropNewest bool        // drop what comes instead of what waits longest
-	Dropped    func(n int) // called with how many were dropped; must neither wait nor call the queue
+	DropNewest bool        // drop the arriving message instead of the oldest
+	Dropped    func(n int) // called with the number of dropped messages; must neither wait nor call the queue
 }
 
 // Queue is the bounded buffer between the socket, which must never wait, and one
 // subscription. It is safe for concurrent use.
 type Queue struct {
-	// Ready has a token when there may be a message.
+	// Ready receives a value when there may be a message.
 	Ready chan struct{}
 
 	conf QueueConfig
@@ -47,8 +47,8 @@ func NewQueue(conf QueueConfig) *Queue {
 	return &Queue{conf: conf, Ready: make(chan struct{}, 1)}
 }
 
-// Push adds a message, or drops one or more. A message that is larger than the
-// bound of bytes is kept if it is alone.
+// Push adds a message, or drops one or more. A message that is larger than the bound in bytes is
+// kept if it is the only one.
 func (q *Queue) Push(m Message) {
 	size := m.cost()
 	dropped := 0
@@ -79,8 +79,8 @@ func (q *Queue) Push(m Message) {
 	}
 }
 
-// Pop takes the oldest message, unless it has more than most bytes, which it reports by larger. When more
-// are left, Ready has a token.
+// Pop removes the oldest message, unless it has more than most bytes, which larger reports. If
+// more are left, it signals Ready.
 func (q *Queue) Pop(most int) (m Message, ok, larger bool) {
 	q.mu.Lock()
 	if q.length == 0 || len(q.items[q.head].Payload) > most {
@@ -100,15 +100,14 @@ func (q *Queue) Pop(most int) (m Message, ok, larger bool) {
 	return m, true, false
 }
 
-// Size returns the number of messages that wait, and what they need.
+// Size returns the number of waiting messages, and their memory.
 func (q *Queue) Size() (messages, bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.length, q.bytes
 }
 
-// Close drops what is left, from now on everything, and returns the number of
-// messages that were left.
+// Close drops all waiting and later messages, and returns the number of waiting ones.
 func (q *Queue) Close() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

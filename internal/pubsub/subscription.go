@@ -13,20 +13,20 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// SubscriptionObserver is notified of what becomes of the messages of a subscription. Its methods must
-// not wait.
+// SubscriptionObserver is notified of the outcomes of the messages of a subscription. Its methods
+// must not wait.
 type SubscriptionObserver interface {
 	Delivered(count int)        // the application has received a message
 	Dropped(n int)              // because the buffer was full
 	Undecodable(err error)      // one could not be decoded
-	Skipped(err error)          // one was given up
+	Skipped(err error)          // one was skipped
 	Abandoned(n int, err error) // they were lost when the subscription ended
 }
 
 // SubscriptionConfig configures [NewSubscription].
 type SubscriptionConfig struct {
 	Mux           *Mux
-	Topic         func(channel string) string // that a message is reported with
+	Topic         func(channel string) string // returns the topic of a message
 	Origin        *source.Origin              // of the attempts; NewSubscription sets its Owner
 	Buffer        int
 	BufferBytes   int
@@ -38,19 +38,19 @@ type SubscriptionConfig struct {
 	Observer      SubscriptionObserver
 }
 
-// Subscription is what one subscriber receives of its names: messages come from the bounded
-// queue into which the connection pushes. A nacked message stays in memory and in the place of
-// one in flight until it is due again. It implements source.Source.
+// Subscription is one subscription: its messages come from the bounded queue to which the
+// connection pushes. A nacked message stays in memory, and counts as in flight, until it is due
+// again. It implements source.Source.
 type Subscription struct {
 	cfg    SubscriptionConfig
 	sink   *Sink
-	ready  chan struct{} // a place is free, or something is due
+	ready  chan struct{} // a place is free, or a message is due
 	recall chan struct{}
 
 	reading context.Context
 	stop    context.CancelFunc
-	drained chan struct{} // closed: no caller waits for the end of an attempt any more
-	done    chan struct{} // closed when nothing is left
+	drained chan struct{} // closed: no caller waits for the end of an attempt
+	done    chan struct{} // closed when all goroutines have ended
 
 	mu      sync.Mutex
 	held    map[*delivery]struct{} // in flight, or waiting to be redelivered
@@ -58,10 +58,10 @@ type Subscription struct {
 	idle    chan struct{}          // nothing is in flight; made by drain
 }
 
-// delivery is a message that was taken from the queue and is not given up.
+// delivery is a message that was taken from the queue and has not ended.
 type delivery struct {
 	message Message
-	id      string // of the message that was made of it, if one was
+	id      string // of its Watermill message, if there is one
 	count   int    // of deliveries
 	split   int    // of the last Nack
 	due     time.Time
@@ -107,7 +107,7 @@ var (
 	errNotAcknowledged = errors.New("not acknowledged within DrainTimeout")
 )
 
-// run works until stop and then ends everything in order.
+// run works until stop and then ends the subscription in order.
 func (s *Subscription) run() {
 	defer close(s.done)
 	<-s.reading.Done()
@@ -178,7 +178,7 @@ func (s *Subscription) NextBatch(ctx context.Context, dst []*source.Attempt, lim
 		}
 		full := n >= limits.Max || limits.Bytes > 0 && bytes >= limits.Bytes || due == 0
 		if full || limits.Try || n > 0 && !time.Now().Before(until) {
-			signal(s.ready) // the next caller looks
+			signal(s.ready) // the next caller checks
 			return dst, nil
 		}
 		if n > 0 {
@@ -188,7 +188,7 @@ func (s *Subscription) NextBatch(ctx context.Context, dst []*source.Attempt, lim
 	}
 }
 
-// left is how many bytes the next message of a batch may have: the first one any.
+// left returns the maximum size of the next message of a batch: no limit for the first one.
 func left(limits source.Limits, batch []*source.Attempt, bytes int) int {
 	if limits.Bytes == 0 || len(batch) == 0 {
 		return math.MaxInt
@@ -224,8 +224,8 @@ func ended(dst []*source.Attempt, first int, err error) ([]*source.Attempt, erro
 	return dst, err
 }
 
-// next returns the next attempt for a batch, which has most bytes at most, or the time until one is
-// due: 0 if the next one is not for this batch.
+// next returns the next attempt for a batch, of at most most bytes, or the time until one is due:
+// 0 if the next one is not for this batch.
 func (s *Subscription) next(offer bool, batch []*source.Attempt, most int) (*source.Attempt, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,8 +272,8 @@ func (s *Subscription) next(offer bool, batch []*source.Attempt, most int) (*sou
 	return a, due
 }
 
-// splitOf returns the sub-batch that a message belongs to. One that is delivered for the last time has
-// one of its own: the others of its batch shall not make it be skipped.
+// splitOf returns the sub-batch of a message. A message that is delivered for the last time is
+// alone: it must not be skipped because of others.
 func (s *Subscription) splitOf(d *delivery) int {
 	if s.cfg.MaxDeliveries > 1 && d.count+1 >= s.cfg.MaxDeliveries {
 		return source.Single
@@ -286,7 +286,7 @@ func joins(batch []*source.Attempt, split int) bool {
 	return len(batch) == 0 || batch[0].Split == split && split != source.Single
 }
 
-// MessageOf returns what an attempt of a Subscription is at.
+// MessageOf returns the message of an attempt of a Subscription.
 func MessageOf(a *source.Attempt) Message { return a.Held.(*delivery).message }
 
 // Started implements source.Owner.
@@ -327,7 +327,7 @@ func (s *Subscription) Ended(a *source.Attempt, o source.Outcome) error {
 	return nil
 }
 
-// again has a message redelivered when the delay is over.
+// again redelivers a message when the delay is over.
 func (s *Subscription) again(d *delivery, delay time.Duration) {
 	s.mu.Lock()
 	if s.reading.Err() != nil {
@@ -360,8 +360,8 @@ func (s *Subscription) forget(d *delivery) {
 	signal(s.ready)
 }
 
-// Adjust implements source.Adjuster. The order is that of arrival in any case, as far as nothing
-// is redelivered.
+// Adjust implements source.Adjuster. The order is always that of arrival, unless a message is
+// redelivered.
 func (s *Subscription) Adjust(maxInFlight int, _ bool) {
 	s.mu.Lock()
 	s.cfg.MaxInFlight = max(s.cfg.MaxInFlight, maxInFlight)
@@ -369,22 +369,22 @@ func (s *Subscription) Adjust(maxInFlight int, _ bool) {
 	signal(s.ready)
 }
 
-// Recall has a token when the subscription ends.
+// Recall receives a value when the subscription ends.
 func (s *Subscription) Recall() <-chan struct{} { return s.recall }
 
-// Recalled reports whether an offer is to be withdrawn.
+// Recalled reports whether an offer must be withdrawn.
 func (s *Subscription) Recalled(*source.Attempt) bool { return s.reading.Err() != nil }
 
-// Drained is closed when no caller waits for the end of an attempt any more.
+// Drained is closed when no caller waits for the end of an attempt.
 func (s *Subscription) Drained() <-chan struct{} { return s.drained }
 
-// Sizes are how many messages a subscription has, and their bytes together.
+// Sizes are the numbers of messages of a subscription, and their size together.
 type Sizes struct {
 	InFlight, Buffered, BackingOff int
 	Bytes                          int
 }
 
-// Sizes returns what the subscription has at this moment.
+// Sizes returns the current sizes of the subscription.
 func (s *Subscription) Sizes() Sizes {
 	s.mu.Lock()
 	sizes := Sizes{InFlight: len(s.held) - len(s.waiting), BackingOff: len(s.waiting)}
@@ -412,7 +412,7 @@ func (s *Subscription) Close(ctx context.Context) error {
 	}
 }
 
-// Stop begins to close, and Done is closed when that is done.
+// Stop begins to close; Done is closed at the end.
 func (s *Subscription) Stop()                 { s.stop() }
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 

@@ -6,25 +6,25 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// pushKind says what the server has sent.
+// pushKind is the kind of a push.
 type pushKind uint8
 
 const (
-	pushOther        pushKind = iota // nothing that concerns a subscription
+	pushOther        pushKind = iota // not about a subscription
 	pushMessage                      // of a channel
 	pushPMessage                     // of a pattern
 	pushSMessage                     // of a shard channel
 	pushSubscribed                   // confirmation of any kind of subscribing
-	pushUnsubscribed                 // end of a subscription, asked for or not
+	pushUnsubscribed                 // end of a subscription, requested or not
 	pushPong
 	pushError
 )
 
-// push is one thing that the server has sent. Its name and channel are valid until
-// the next is read, the payload is new memory that nothing writes to any more.
+// push is one push of the server. Its name and channel are valid until the next one is read; the
+// payload is new memory that is not written again.
 type push struct {
 	kind    pushKind
-	of      Kind   // what name is, of all kinds but pong and error
+	of      Kind   // kind of name, for all kinds but pong and error
 	name    []byte // channel or pattern that was subscribed to
 	channel []byte // that was published to
 	payload []byte // nil for one that is larger than the limit
@@ -136,7 +136,7 @@ func (r *reader) array(p *push, n int) error {
 	return r.d.Skip(left - 2)
 }
 
-// payload reads the payload of a message. One that is too large takes no memory.
+// payload reads the payload of a message. One that is too large is not kept in memory.
 func (r *reader) payload(p *push) error {
 	n, err := r.d.StringHeader()
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 // slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
 
-// HashTag returns the part of a key that decides its hash slot: the text between
-// the first `{` and the first `}` after it. If there is none, or it is empty, ok is
-// false and the whole key decides.
+// HashTag returns the part of a key that determines its hash slot: the text between the first `{`
+// and the first `}` after it. If there is none, or it is empty, ok is false and the whole key
+// determines the slot.
 func HashTag(key string) (tag string, ok bool) {
 	_, rest, ok := strings.Cut(key, "{")
 	if !ok {
@@ -46,7 +46,7 @@ func Slot(key string) int {
 	return int(crc) % slots
 }
 
-// Master returns the client of the server that owns the key now.
+// Master returns the client of the server that currently owns the key.
 func Master(ctx context.Context, client redis.UniversalClient, key string) (*redis.Client, error) {
 	switch c := client.(type) {
 	case *redis.Client:
@@ -61,9 +61,9 @@ func Master(ctx context.Context, client redis.UniversalClient, key string) (*red
 // followLimit is how long Follow repeats a command.
 const followLimit = time.Second
 
-// Follow calls fn, which sends a command to the master of a key. In Redis Cluster it repeats
-// that for about a second while the server is not the master: the client learns in the
-// background where a slot has moved to.
+// Follow calls fn, which sends a command to the master of a key. In Redis Cluster it repeats this
+// for about a second while the server is not the master: the client reloads the slots in the
+// background.
 func Follow(ctx context.Context, client redis.UniversalClient, fn func() error) error {
 	_, cluster := client.(*redis.ClusterClient)
 	waits := backoff.Backoff{Min: 10 * time.Millisecond, Max: followLimit / 2, Factor: 2}
@@ -75,9 +75,9 @@ func Follow(ctx context.Context, client redis.UniversalClient, fn func() error) 
 	}
 }
 
-// Relocate makes a cluster client find out again, in the background, which server owns which
-// slot. go-redis does that by itself when a node replies MOVED. A master that is down replies
-// nothing, and without this its clients dial it even after a replica was promoted.
+// Relocate makes a cluster client reload the slots in the background. go-redis does this by
+// itself when a node replies MOVED. A master that is down does not reply, and without Relocate
+// its clients dial it even after a replica was promoted.
 func Relocate(client redis.UniversalClient) {
 	if c, ok := client.(*redis.ClusterClient); ok {
 		c.ReloadState(context.Background())

@@ -13,11 +13,10 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// own returns the options of a client of the library's own that reaches the same server
-// in the same way: the caller's options by value, so that nothing is lost (address, TLS,
-// credentials, database, Sentinel's dialer), with everything switched off that belongs to
-// the caller's use of the client. Nothing is sent again, and no connection is opened before
-// the first command.
+// own returns the options of a separate client of the library for the same server: the caller's
+// options by value, so that none is lost (address, TLS, credentials, database, Sentinel's
+// dialer), without the settings for the caller's use of the client. Commands are not retried, and
+// no connection is opened before the first command.
 func own(opt redis.Options, connections int) redis.Options {
 	opt.MaxRetries = -1
 	opt.DialerRetries = 1
@@ -33,9 +32,9 @@ func own(opt redis.Options, connections int) redis.Options {
 	return opt
 }
 
-// Pulling returns options by which a connection asks a StreamingCredentialsProvider for its
-// credentials when it logs in, and not for later ones. A [redis.Client.Conn] of a client that
-// has such a provider panics when it logs in (go-redis 9.23).
+// Pulling returns options with which a connection reads the credentials of a
+// StreamingCredentialsProvider when it logs in, and not later ones. A [redis.Client.Conn] of a
+// client that has such a provider panics when it logs in (go-redis 9.23).
 func Pulling(opt redis.Options) redis.Options {
 	provider := opt.StreamingCredentialsProvider
 	if provider == nil {
@@ -54,7 +53,7 @@ func Pulling(opt redis.Options) redis.Options {
 	return opt
 }
 
-// noListener wants no later credentials.
+// noListener ignores later credentials.
 type noListener struct{}
 
 func (noListener) OnNext(auth.Credentials) {}
@@ -66,7 +65,7 @@ type Config struct {
 	ReadTimeout, WriteTimeout time.Duration
 	// Waker sends CLIENT UNBLOCK for Wake. Nil means that Wake is not used.
 	Waker *redis.Client
-	// Context ends a dial that is under way. Nil means none.
+	// Context ends a running dial. Nil means none.
 	Context context.Context
 	// Wrap, if not nil, wraps each connection before it is used.
 	Wrap func(net.Conn) net.Conn
@@ -75,19 +74,19 @@ type Config struct {
 	OnConnect func()
 }
 
-// Conn is a client with one connection of its own, which the first command opens. After a
-// failure the next command opens another one. The client is for one goroutine; Wake and Cut
-// are safe for concurrent use.
+// Conn is a client with a single connection, which the first command opens. After a failure the
+// next command opens another one. The client is for one goroutine; Wake and Cut are safe for
+// concurrent use.
 type Conn struct {
 	Client *redis.Client
 
 	conf Config
 
 	mu      sync.Mutex
-	raw     net.Conn // the latest that was dialled, whatever became of it
+	raw     net.Conn // the last one that was dialed, even if it has failed
 	ready   bool     // it is logged in
-	id      int64    // of it, as CLIENT ID says; 0 if unknown
-	blocked bool     // a command that may block was sent on it and is not answered
+	id      int64    // its CLIENT ID; 0 if unknown
+	blocked bool     // a command that may block was sent on it and has no reply
 }
 
 // Open returns a Conn that reaches the server as a client with the options does. Hooks of
@@ -107,11 +106,11 @@ func Open(base redis.Options, conf Config) *Conn {
 	return c
 }
 
-// dialer returns a dialer that notes the connections of another one.
+// dialer returns a dialer that records the connections of another one.
 func (c *Conn) dialer(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if c.conf.Context != nil {
-			// The context of go-redis does not end with that of the command everywhere.
+			// The context of go-redis does not always end with that of the command.
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithCancel(ctx)
 			defer cancel()
@@ -147,7 +146,7 @@ func (c *Conn) onConnect(callers func(context.Context, *redis.Conn) error) func(
 		}
 		var id int64
 		if c.conf.Waker != nil {
-			// Without permission to ask for its ID the connection is woken by closing it.
+			// Without permission for CLIENT ID the connection is unblocked by closing it.
 			var err error
 			if id, err = cn.ClientID(ctx).Result(); Classify(err) == KindNetwork {
 				return err
@@ -174,21 +173,21 @@ func (c *Conn) Raw() net.Conn {
 	return c.raw
 }
 
-// SetBlocked notes that a command that may block was sent on the connection, or that it was
-// answered or has failed. The connection's wrapper calls it at that moment. Only in between
-// the connection is known to be up, and Wake uses its ID: another server at the same address,
-// for example after a restart, gives the same ID to another client.
+// SetBlocked records that a command that may block was sent on the connection, or that it has its
+// reply or has failed. The connection's wrapper calls it at that moment. Only in between the
+// connection is certainly up, and Wake uses its ID: another server at the same address, for
+// example after a restart, assigns the same ID to another client.
 func (c *Conn) SetBlocked(blocked bool) {
 	c.mu.Lock()
 	c.blocked = blocked
 	c.mu.Unlock()
 }
 
-// errNotBlocked holds back a CLIENT UNBLOCK.
+// errNotBlocked prevents a CLIENT UNBLOCK.
 var errNotBlocked = errors.New("the connection is not blocked")
 
-// blockedID is the argument of CLIENT UNBLOCK. Between Wake and the writing of its command
-// the pool may wait for a connection for long, even for the restart of the server.
+// blockedID is the argument of CLIENT UNBLOCK. Between Wake and the write of its command the pool
+// may wait for a connection for a long time, even until the server has restarted.
 type blockedID struct {
 	c  *Conn
 	id int64
@@ -207,10 +206,10 @@ func (b blockedID) MarshalBinary() ([]byte, error) {
 // String is what hooks print.
 func (b blockedID) String() string { return strconv.FormatInt(b.id, 10) }
 
-// Wake ends a command that blocks on the connection: where the server allows it by CLIENT
-// UNBLOCK, otherwise by closing the connection. It also closes a connection that is being
-// logged in. On a connection that is not blocked it does nothing, so the caller repeats it
-// until the command has ended. (CLIENT UNBLOCK id)
+// Wake ends a command that blocks on the connection: by CLIENT UNBLOCK if the server allows it,
+// otherwise by closing the connection. It also closes a connection during its login. On a
+// connection that is not blocked it does nothing, so the caller repeats it until the command has
+// ended. (CLIENT UNBLOCK id)
 func (c *Conn) Wake(ctx context.Context) {
 	c.mu.Lock()
 	ready, blocked, id := c.ready, c.blocked, c.id
@@ -220,7 +219,7 @@ func (c *Conn) Wake(ctx context.Context) {
 	}
 	if id != 0 {
 		unblock := OnceInt{redis.NewIntCmd(ctx, "CLIENT", "UNBLOCK", blockedID{c, id})}
-		// Sent once: closing the connection, the other way, needs no server.
+		// Sent once: the alternative, closing the connection, needs no server.
 		err := Process(ctx, c.conf.Waker, unblock)
 		if err == nil || errors.Is(err, errNotBlocked) {
 			return
@@ -229,7 +228,7 @@ func (c *Conn) Wake(ctx context.Context) {
 	c.Cut()
 }
 
-// Cut closes the connection, if there is one, under whatever command is using it.
+// Cut closes the connection, if there is one, even during a command.
 func (c *Conn) Cut() {
 	if raw := c.Raw(); raw != nil {
 		_ = raw.Close() // the command gets the error

@@ -7,12 +7,11 @@ import (
 	"io"
 )
 
-// Bounds of what a Decoder takes for RESP. It has to give up on other bytes before they
-// cost memory.
+// Limits of RESP in a Decoder. It must refuse other bytes before they cost memory.
 const (
 	decoderBuffer = 64 << 10 // bounds a line
 	maxElements   = 1 << 16
-	maxString     = 512 << 20 // what Redis allows by default
+	maxString     = 512 << 20 // the default limit of Redis
 )
 
 // Decoder reads RESP from a connection, value by value.
@@ -114,7 +113,7 @@ func (d *Decoder) Discard(n int) error {
 // Skip reads n values of any kind.
 func (d *Decoder) Skip(n int) error { return d.skipAll(n, 0) }
 
-// SkipRest reads what follows a header.
+// SkipRest reads the value after a header.
 func (d *Decoder) SkipRest(h Header) error { return d.skipRest(h, 0) }
 
 func (d *Decoder) skipAll(n, depth int) error {

@@ -8,38 +8,38 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Kind is what a reply of Redis, or the lack of one, means for the caller.
+// Kind is the kind of an error reply of Redis, or of a missing reply.
 type Kind uint8
 
 // The kinds of errors.
 const (
 	// KindOther is an error reply that no other kind covers.
 	KindOther Kind = iota
-	// KindNetwork is no reply: refused, cut, timed out. What was sent may have
-	// been executed.
+	// KindNetwork is a missing reply: refused, disconnected, timed out. A command that was sent
+	// may have been executed.
 	KindNetwork
 	// KindCanceled is the caller's own context.
 	KindCanceled
-	// KindUnavailable is a server that cannot serve now and will later: LOADING,
-	// READONLY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, MOVED, ASK, BUSY, NOREPLICAS
-	// and a blocked call that a role change ended.
+	// KindUnavailable is a server that cannot serve now and will later: LOADING, READONLY,
+	// MASTERDOWN, CLUSTERDOWN, TRYAGAIN, MOVED, ASK, BUSY, NOREPLICAS and a blocked call that
+	// ended with a role change.
 	KindUnavailable
-	// KindNoGroup is a consumer group or a stream that is not there (any more).
+	// KindNoGroup is a consumer group or a stream that does not exist, or no longer exists.
 	KindNoGroup
-	// KindWrongType is a key that holds something else than a stream.
+	// KindWrongType is a key that is not a stream.
 	KindWrongType
-	// KindNoPerm is a command or a key that the user has no permission for.
+	// KindNoPerm is a command or a key for which the user has no permission.
 	KindNoPerm
 	// KindOOM is a write that the server refused because it is out of memory.
 	KindOOM
-	// KindBusyGroup is a group that exists already.
+	// KindBusyGroup is a group that already exists.
 	KindBusyGroup
-	// KindNoScript is a script that the server does not have (any more).
+	// KindNoScript is a script that the server does not have, or no longer has.
 	KindNoScript
 	// KindUnknownCommand is a command that the server does not know.
 	KindUnknownCommand
-	// KindProtocol is a command that the server could not read, for example because
-	// an argument exceeds its proto-max-bulk-len. The server closes the connection.
+	// KindProtocol is a command that the server could not parse, for example because an argument
+	// exceeds its proto-max-bulk-len. The server closes the connection.
 	KindProtocol
 	// KindTopicCollision is the reply of a script of this library that has found the keys of
 	// another topic.
@@ -136,8 +136,8 @@ func IsReply(err error) bool {
 	return errors.As(err, &reply)
 }
 
-// ReplyError is an error reply that the library has read itself. It implements
-// redis.Error, so Classify knows it.
+// ReplyError is an error reply that the library has read itself. It implements redis.Error, so
+// Classify recognizes it.
 type ReplyError string
 
 // Error implements error.
@@ -146,7 +146,7 @@ func (e ReplyError) Error() string { return string(e) }
 // RedisError implements redis.Error.
 func (ReplyError) RedisError() {}
 
-// Retryable reports whether trying the same again later can help.
+// Retryable reports whether a later retry can succeed.
 func (k Kind) Retryable() bool {
 	return k == KindNetwork || k == KindUnavailable || k == KindOOM
 }

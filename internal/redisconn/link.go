@@ -10,18 +10,18 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// linkConns is how many calls of a link use its own connections at once. Others wait for
-// them, however long: there may be a thousand after an outage.
+// linkConns is the number of calls of a link that use its own connections at once. Further calls
+// wait for them, however long: there may be a thousand after an outage.
 const linkConns = 2
 
-// Link is how short commands about one key are sent that must not wait long for a network that
-// has failed: through the caller's client until it has failed once, and over own connections
-// from then on. In the caller's pool idle connections may be left from before the outage: where
-// those are silent, each takes one ReadTimeout. It is safe for concurrent use.
+// Link sends short commands about one key that must not wait long for a failed network: through
+// the caller's client until it has failed once, and over its own connections from then on. In the
+// caller's pool there may be idle connections from before the outage: if they are silent, each
+// costs one ReadTimeout. It is safe for concurrent use.
 type Link struct {
 	base    redis.UniversalClient
 	control *Control
-	conns   chan struct{} // taken by those who use the control
+	conns   chan struct{} // taken by calls that use the control
 	suspect atomic.Bool   // the network has failed
 }
 
@@ -31,20 +31,20 @@ func NewLink(base redis.UniversalClient, key string, timeout time.Duration, onCl
 	return &Link{base: base, control: NewControl(base, key, timeout, onClient), conns: make(chan struct{}, linkConns)}
 }
 
-// Failed notes an error of a command that was not sent over the link.
+// Failed records an error of a command that was not sent over the link.
 func (l *Link) Failed(err error) {
 	if Classify(err).Retryable() {
 		l.Suspect()
 	}
 }
 
-// Suspect notes that the network may have failed.
+// Suspect records that the network may have failed.
 func (l *Link) Suspect() {
 	l.suspect.Store(true)
-	l.control.Reset() // its connections are as old
+	l.control.Reset() // its connections are equally old
 }
 
-// Do calls f with the client to use. A panic of f is an error.
+// Do calls f with a client. A panic of f is an error.
 func (l *Link) Do(ctx context.Context, f func(redis.UniversalClient) error) error {
 	if !l.suspect.Load() {
 		err := Guard(func() error { return f(l.base) })
@@ -54,7 +54,7 @@ func (l *Link) Do(ctx context.Context, f func(redis.UniversalClient) error) erro
 		return err
 	}
 	err := l.own(ctx, f)
-	if errors.Is(err, redis.ErrClosed) { // another has reset the control meanwhile
+	if errors.Is(err, redis.ErrClosed) { // another call has reset the control meanwhile
 		err = l.own(ctx, f)
 	}
 	if unreachable(err) && ctx.Err() == nil {
@@ -63,7 +63,7 @@ func (l *Link) Do(ctx context.Context, f func(redis.UniversalClient) error) erro
 	return err
 }
 
-// own calls f with a client of our own.
+// own calls f with the link's own client.
 func (l *Link) own(ctx context.Context, f func(redis.UniversalClient) error) error {
 	select {
 	case l.conns <- struct{}{}:
@@ -79,14 +79,14 @@ func (l *Link) own(ctx context.Context, f func(redis.UniversalClient) error) err
 		return f(client)
 	})
 	if Classify(err) == KindUnavailable || errors.Is(err, ErrPanic) {
-		l.control.Reset() // another server may be the master by now
+		l.control.Reset() // another server may be the master now
 	}
 	return err
 }
 
 // unreachable reports an error after which the caller's client, which is connected, may still
-// work: no further connection can be made, because of maxclients, a firewall, or ports that
-// are used up. Where the server is silent the caller's client would wait for it as well.
+// work: no further connection can be opened, because of maxclients, a firewall, or exhausted
+// ports. If the server is silent the caller's client would wait for it too.
 func unreachable(err error) bool {
 	switch Classify(err) {
 	case KindNetwork:
@@ -97,7 +97,7 @@ func unreachable(err error) bool {
 	return false
 }
 
-// TimedOut reports a command that was not answered in time.
+// TimedOut reports a command without a reply in time.
 func TimedOut(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout() && Classify(err) != KindCanceled

@@ -26,18 +26,18 @@ func (OnceSlice) NoRetry() bool { return true }
 func (OnceRaw) NoRetry() bool   { return true }
 func (OnceTime) NoRetry() bool  { return true }
 
-// ErrWithdrawn is the error of a command that its [Gate] has held back.
+// ErrWithdrawn is the error of a command that its [Gate] has stopped.
 var ErrWithdrawn = errors.New("withdrawn before it was sent")
 
-// Gate holds back the commands of one write, as long as none of them was written.
-// The zero value is an open gate.
+// Gate can stop the commands of one write, as long as none of them was written. The zero value is
+// an open gate.
 type Gate struct{ state atomic.Int32 }
 
 // The states of a gate.
 const (
 	gateOpen    int32 = iota // nothing is written yet
 	gatePassed               // writing has begun
-	gateRevoked              // nothing may be written any more
+	gateRevoked              // nothing may be written
 )
 
 // Withdraw closes the gate and reports true if nothing was written; then nothing
@@ -52,7 +52,7 @@ func (g *Gate) pass() bool {
 	return g == nil || g.state.CompareAndSwap(gateOpen, gatePassed) || !g.Withdrawn()
 }
 
-// Tracker knows of one command whether it was sent and whether its reply was read.
+// Tracker records whether one command was sent and whether its reply was read.
 //
 // Neither can be concluded from the error of the command: go-redis wraps and joins
 // errors and, in a cluster pipeline, keeps an older one when a later attempt fails
@@ -74,10 +74,10 @@ func (t *Tracker) Reset(gate *Gate) {
 	t.answered, t.accepted = 0, false
 }
 
-// Write notes that the command is being written into the buffer of a connection, after
-// which it must be taken as sent. It returns [ErrWithdrawn] if the gate holds the command
-// back. go-redis then drops the connection with what is in the buffer, which is no
-// complete command: the argument is a part of the first one.
+// Write records that the command is being written to the buffer of a connection, after which it
+// counts as sent. It returns [ErrWithdrawn] if the gate stops the command. go-redis then drops
+// the connection with its buffer, which has no complete command: the argument is a part of the
+// first one.
 func (t *Tracker) Write() error {
 	if !t.gate.pass() {
 		return ErrWithdrawn
@@ -86,11 +86,10 @@ func (t *Tracker) Write() error {
 	return nil
 }
 
-// Reply notes the error that the command gets; nil and error replies mean that a reply
-// was read. A command that is redirected is written again: if the reply to that is lost,
-// go-redis leaves MOVED as the error, which alone would look as if nothing was executed.
-// go-redis also gives the error of a pipeline that was cut to commands whose reply was
-// read.
+// Reply records the error of the command; nil and error replies mean that a reply was read. A
+// redirected command is written again: if the second reply is lost, go-redis leaves MOVED as the
+// error, which by itself would mean that nothing was executed. go-redis also sets the error of a
+// failed pipeline for commands whose reply was read.
 func (t *Tracker) Reply(err error) {
 	if err == nil || IsReply(err) {
 		t.answered, t.accepted = t.writes.Load(), err == nil
@@ -100,12 +99,11 @@ func (t *Tracker) Reply(err error) {
 // Sent reports whether the command was written at least once.
 func (t *Tracker) Sent() bool { return t.writes.Load() > 0 }
 
-// Accepted reports whether the last time that the command was written was answered
-// without an error.
+// Accepted reports whether the last write of the command has a reply without an error.
 func (t *Tracker) Accepted() bool { return t.answeredLast() && t.accepted }
 
-// NotExecuted reports whether it is certain that the command was not executed: it was
-// never written, or err, its error, is the reply to the last time that it was.
+// NotExecuted reports whether the command was certainly not executed: it was never written, or
+// its error err is the reply to the last write.
 func (t *Tracker) NotExecuted(err error) bool {
 	return !t.Sent() || t.answeredLast() && IsReply(err)
 }
@@ -135,8 +133,8 @@ func Process(ctx context.Context, client interface {
 	return err
 }
 
-// ExecAll sends what a pipeline has. Each command has its error; a panic of a hook is that of those
-// without a reply.
+// ExecAll sends a pipeline. Each command has its error; a panic of a hook is the error of
+// commands without a reply.
 func ExecAll(ctx context.Context, pipe redis.Pipeliner, cmds ...*redis.Cmd) {
 	err := Guard(func() error { _, err := pipe.Exec(ctx); return err })
 	for _, cmd := range cmds {
@@ -146,8 +144,8 @@ func ExecAll(ctx context.Context, pipe redis.Pipeliner, cmds ...*redis.Cmd) {
 	}
 }
 
-// Exec sends the commands by one pipeline. The error is that of the first command that
-// has one, or of the whole.
+// Exec sends the commands by one pipeline. The error is that of the first command with one, or of
+// the pipeline.
 func Exec(ctx context.Context, pipe redis.Pipeliner, cmds []redis.Cmder) error {
 	if err := pipe.BatchProcess(ctx, cmds...); err != nil {
 		return err
@@ -156,12 +154,12 @@ func Exec(ctx context.Context, pipe redis.Pipeliner, cmds []redis.Cmder) error {
 	return err
 }
 
-// ErrPanic is the error of a panic. Where it comes from the login of a connection, its client has
-// lost that connection for good, and one with few of them must be closed.
+// ErrPanic is the error of a panic. After a panic in the login of a connection, its client has
+// lost that connection permanently, and a client with few connections must be closed.
 var ErrPanic = errors.New("panic in the redis client or a hook of it")
 
-// Guard returns a panic of fn, for example of a hook of the caller's client, as an
-// error. In a goroutine of the library nothing else would recover it.
+// Guard returns a panic of fn, for example of a hook of the caller's client, as an error. In a
+// goroutine of the library no caller would recover it.
 func Guard(fn func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -11,9 +11,9 @@ import (
 var ErrMalformed = errors.New("redischannels: malformed reply from redis")
 
 const (
-	// maxLength is the greatest length that is not taken for garbage.
+	// maxLength is the maximum valid length.
 	maxLength = 1 << 40
-	// maxDepth is how deep a value that is skipped may be nested.
+	// maxDepth is the maximum nesting of a skipped value.
 	maxDepth = 100
 )
 
@@ -21,7 +21,7 @@ const (
 type Header struct {
 	Kind byte   // the first byte of the line; '_' for every form of nil
 	N    int    // length of a string, elements or pairs of an aggregate; -1 for nil
-	Text []byte // the line after its first byte, valid as long as what it was read from
+	Text []byte // the line after its first byte, a part of the source
 }
 
 // parseHeader parses a line that ends in "\r\n".
@@ -136,8 +136,8 @@ func (p *Parser) line() (Header, error) {
 	return h, err
 }
 
-// Plain reads a header of a kind that has a length, if that is what comes next and it is
-// no nil. Header takes four times as long, and an entry of a stream has eight of them.
+// Plain reads a header of a kind that has a length, if it is next and not nil. Header takes four
+// times as long, and an entry of a stream has eight headers.
 func (p *Parser) Plain(kind byte) (n int, ok bool) {
 	i := p.i
 	if i >= len(p.b) || p.b[i] != kind {
@@ -217,16 +217,16 @@ func (p *Parser) Skip() error {
 
 // Walk finds the end of a reply while it arrives.
 type Walk struct {
-	Pos  int // up to where the reply was walked through
-	Need int // where the string ends that has not arrived whole, 0 at first
-	left int // values that are still to come
+	Pos  int // bytes of the reply that were scanned
+	Need int // end of the string that has not arrived completely, 0 at first
+	left int // values that follow
 }
 
 // NewWalk returns a Walk at the beginning of a reply.
 func NewWalk() Walk { return Walk{left: 1} }
 
-// On continues in b, which is what has arrived of the reply since its beginning, and
-// reports whether that is the whole reply. It then ends at Pos.
+// On continues in b, the received part of the reply from its beginning, and reports whether the
+// reply is complete. It then ends at Pos.
 func (w *Walk) On(b []byte) (done bool, err error) {
 	for w.left > 0 {
 		p := Parser{b: b, i: w.Pos}
@@ -259,7 +259,7 @@ func (w *Walk) On(b []byte) (done bool, err error) {
 	return true, nil
 }
 
-// BulkOverhead is about how many bytes surround a bulk string.
+// BulkOverhead is the approximate number of bytes around a bulk string.
 const BulkOverhead = 8
 
 // AppendBulk appends a bulk string.

@@ -11,25 +11,25 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Kind is how an attempt ends.
+// Kind is the kind of an outcome.
 type Kind uint8
 
-// The ends of an attempt.
+// The kinds of outcomes.
 const (
 	Ack         Kind = iota + 1
-	Nack             // to be redelivered after Delay, or after the owner's back-off
+	Nack             // redelivered after Delay, or after the owner's back-off
 	Reject           // can never succeed
-	Undecodable      // the same, because no message can be made of it
-	Release          // to be redelivered after Delay; this delivery does not count
+	Undecodable      // the same, because it cannot be decoded
+	Release          // redelivered after Delay; this delivery does not count
 	Withdraw         // an offer that was not received
 	Expire           // the handler took longer than its timeout
-	Abandon          // the owner waits for no end any more
+	Abandon          // the owner no longer waits for the end
 )
 
-// Single as Outcome.Split makes a message be delivered in a batch of its own.
+// Single as Outcome.Split delivers a message in a separate batch.
 const Single = -1
 
-// OwnersDelay as Outcome.Delay asks for the back-off of the owner.
+// OwnersDelay as Outcome.Delay means the back-off of the owner.
 const OwnersDelay time.Duration = -1
 
 // Outcome is the end of an attempt.
@@ -38,7 +38,7 @@ type Outcome struct {
 	Delay  time.Duration // of Nack and Release
 	Split  int           // of Nack: messages of one number are delivered in one batch, 0 for any
 	Reason string        // of Reject and Undecodable, and of a Nack that is the last
-	Cause  string        // the error of the handler: the Reason where there is none
+	Cause  string        // the error of the handler: the Reason if that is empty
 	Err    error         // of Undecodable
 }
 
@@ -46,15 +46,15 @@ type Outcome struct {
 type Owner interface {
 	// Started is called once for an attempt that was offered, when it starts.
 	Started(a *Attempt)
-	// Ended is called once, for the first end, and again for Abandon after Expire. An error takes
-	// the end back; Expire and Abandon cannot be refused.
+	// Ended is called once, for the first end, and again for Abandon after Expire. An error
+	// revokes the end; Expire and Abandon cannot be refused.
 	Ended(a *Attempt, o Outcome) error
 	// Late is called for the first end after Expire.
 	// It follows the call of Ended for Expire, whenever the end comes.
 	Late(a *Attempt, o Outcome)
 }
 
-// Origin is what the attempts of one subscription have in common.
+// Origin has the common data of the attempts of one subscription.
 type Origin struct {
 	Topic, Group string
 	Entries      bool            // the IDs of attempts are those of stream entries
@@ -64,11 +64,11 @@ type Origin struct {
 	HideCauses   bool // Outcome.Cause never becomes the Reason
 }
 
-// state is how far an attempt is:
+// state is the state of an attempt:
 //
 //	offered -> started -> ended
 //	                   -> expired -> ended      (the end of the handler comes late)
-//	                   -> abandoned -> ended    (not awaited any more)
+//	                   -> abandoned -> ended    (no longer waited for)
 //	offered -> ended                            (withdrawn or undecodable)
 type state uint8
 
@@ -80,25 +80,25 @@ const (
 	abandoned
 )
 
-// Attempt is one attempt at handling one message. It is the context of the handler too:
-// there is one per message, so it costs one allocation, and a channel only where Done is called.
-// The context ends with the attempt, not with the context of the subscription.
+// Attempt is one attempt at handling one message. It is the context of the handler too: there is
+// one per message, so it costs one allocation, and a channel only if Done is called. The context
+// ends with the attempt, not with the context of the subscription.
 //
-// Its exported fields are set before it is taken and do not change, except Entry, which the
-// taker releases when it has been decoded.
+// Its exported fields are set before it is returned and do not change, except Entry, which the
+// caller releases after decoding.
 type Attempt struct {
 	From  *Origin
-	Topic string // of the message: a Pub/Sub pattern is not what it was published to
-	ID    string // entry ID, empty where the transport has none
-	Count int    // 1 for the first delivery, 0 where the transport does not know
-	Split int    // of the Nack before; all attempts of a batch have the same
-	Held  any    // what the owner knows it by
+	Topic string // of the message: for a Pub/Sub pattern the channel to which it was published
+	ID    string // entry ID, empty if the transport has none
+	Count int    // 1 for the first delivery, 0 if the transport does not count
+	Split int    // of the previous Nack; all attempts of a batch have the same
+	Held  any    // data of the owner
 
 	Entry   stream.Entry     // of a stream; the attempt's own share of its memory
 	Payload []byte           // of Pub/Sub; shared, not to be changed
 	Message *message.Message // decoded already, or of another subscriber
 
-	request  atomic.Pointer[Outcome]   // how a Nack of the message is meant
+	request  atomic.Pointer[Outcome]   // requested outcome of a Nack of the message
 	deadline atomic.Pointer[time.Time] // see Deadline
 
 	mu    sync.Mutex
@@ -109,10 +109,10 @@ type Attempt struct {
 	timer *time.Timer // of the timeout
 
 	expiring bool     // the owner is being notified of Expire
-	next     *Outcome // of the end that came meanwhile
+	next     *Outcome // of an end that was called meanwhile
 }
 
-// Start says that the application has the attempt.
+// Start records that the application has received the attempt.
 func (a *Attempt) Start() {
 	a.mu.Lock()
 	first := a.state == offered
@@ -125,8 +125,8 @@ func (a *Attempt) Start() {
 	}
 }
 
-// StartNow starts an attempt that was never offered, without asking the owner, which is who
-// calls it. Its timeout runs by itself.
+// StartNow starts an attempt that was never offered. The owner calls it and is not notified. Its
+// timeout runs by itself.
 func (a *Attempt) StartNow() {
 	a.state = started
 	if a.From.Timeout > 0 {
@@ -137,8 +137,8 @@ func (a *Attempt) StartNow() {
 	}
 }
 
-// End ends the attempt: the first end counts. The error is ErrNotPending if it had ended, and
-// ErrNotOwner if its entry was lost or it had expired.
+// End ends the attempt: the first end takes effect. The error is ErrNotPending if it had ended,
+// and ErrNotOwner if its entry was lost or it had expired.
 func (a *Attempt) End(o Outcome) error {
 	a.mu.Lock()
 	before, lost := a.state, a.lost
@@ -191,7 +191,7 @@ func (a *Attempt) End(o Outcome) error {
 	return nil
 }
 
-// expire ends the attempt for the owner, and after that in the way in which it has ended meanwhile.
+// expire ends the attempt for the owner, and then reports an end that was called meanwhile.
 func (a *Attempt) expire(o Outcome) {
 	a.cancel(context.DeadlineExceeded)
 	_ = a.From.Owner.Ended(a, o)
@@ -213,7 +213,8 @@ func (a *Attempt) endExpired(o Outcome) {
 	a.From.Owner.Late(a, o)
 }
 
-// Lose says that the entry belongs to another consumer: the context ends, the attempt does not.
+// Lose records that the entry belongs to another consumer: the context ends, the attempt does
+// not.
 func (a *Attempt) Lose() {
 	a.mu.Lock()
 	a.lost = true
@@ -224,10 +225,10 @@ func (a *Attempt) Lose() {
 // Cancel ends the context, and the timeout with it; the attempt can still be ended.
 func (a *Attempt) Cancel() { a.cancel(context.Canceled) }
 
-// Request says how a Nack of the message is meant. The last call counts.
+// Request sets the outcome of a Nack of the message. The last call takes effect.
 func (a *Attempt) Request(o Outcome) { a.request.Store(&o) }
 
-// Requested returns how a Nack of the message is meant.
+// Requested returns the requested outcome of a Nack of the message.
 func (a *Attempt) Requested() Outcome {
 	if o := a.request.Load(); o != nil {
 		return *o
@@ -250,8 +251,8 @@ func (a *Attempt) cancel(err error) {
 	}
 }
 
-// Deadline implements context.Context. It runs from the first call, which is made when the
-// application has the message: while it is offered it is not handled.
+// Deadline implements context.Context. The timeout begins with the first call, when the
+// application has received the message: while it is offered it is not handled.
 func (a *Attempt) Deadline() (time.Time, bool) {
 	if a.From.Timeout <= 0 {
 		return time.Time{}, false
@@ -293,7 +294,8 @@ func (a *Attempt) Value(key any) any {
 
 type attemptKey struct{}
 
-// NewContext returns a context of ctx that belongs to an attempt, or, with nil, to none.
+// NewContext returns a context derived from ctx that belongs to an attempt, or, with nil, to
+// none.
 func NewContext(ctx context.Context, a *Attempt) context.Context {
 	return context.WithValue(ctx, attemptKey{}, a)
 }

@@ -1,6 +1,6 @@
-// Package source is what the consumers of a topic have in common: a Source, from which
-// attempts are taken, and the Attempt, one attempt at handling one message. It has no policy:
-// what an end means is decided by the Owner of an attempt.
+// Package source defines the common types of the consumers of a topic: a Source, which returns
+// attempts, and the Attempt, one attempt to handle one message. It has no policy: the Owner of an
+// attempt handles its outcome.
 package source
 
 import (
@@ -17,8 +17,8 @@ type Source interface {
 	// that of ctx, ErrClosed, ErrEnded, or a *GapError, after which it can be called again.
 	NextBatch(ctx context.Context, dst []*Attempt, limits Limits) ([]*Attempt, error)
 
-	// Close ends the subscription: it takes back what is not delivered, waits for the
-	// attempts in progress within the bound of its configuration, and returns when nothing is left
+	// Close ends the subscription: it releases undelivered messages, waits for the running
+	// attempts within the bound of its configuration, and returns when all goroutines have ended
 	// or ctx ends.
 	Close(ctx context.Context) error
 }
@@ -39,9 +39,9 @@ type Limits struct {
 
 // Adjuster is implemented by a Source whose bounds can change while it is read.
 type Adjuster interface {
-	// Adjust lets at least maxInFlight attempts be in progress. With ordered the attempts come
-	// in stream order from then on: those of one NextBatch together, and none before these have
-	// ended and none of them backs off.
+	// Adjust allows at least maxInFlight attempts to run. With ordered the attempts are in stream
+	// order from then on: those of one NextBatch together, and none before these have ended and
+	// none of them backs off.
 	Adjust(maxInFlight int, ordered bool)
 }
 
@@ -52,12 +52,12 @@ var (
 	ErrEnded = errors.New("the subscription was ended by its subscriber")
 	// ErrNotPending is returned for the end of an attempt that has ended before.
 	ErrNotPending = errors.New("attempt has ended")
-	// ErrNotOwner is returned for the end of an attempt whose entry belongs to another
-	// consumer by now, or whose end no caller waits for any more.
+	// ErrNotOwner is returned for the end of an attempt whose entry belongs to another consumer,
+	// or for whose end no caller waits.
 	ErrNotOwner = errors.New("entry is not owned")
-	// ErrOutOfOrder is returned for the Ack of an attempt behind another one of its batch and
-	// its order (that of its ordering key, or of the stream) that is to be redelivered. The
-	// attempt has not ended: after a Release it is redelivered behind the other.
+	// ErrOutOfOrder is returned for the Ack of an attempt behind another one of its batch and its
+	// order (that of its ordering key, or of the stream) that will be redelivered. The attempt
+	// has not ended: after a Release it is redelivered behind the other.
 	ErrOutOfOrder = errors.New("an earlier message of the order will be redelivered")
 	// ErrNotSupported is returned for an end that the transport cannot carry out. The attempt
 	// has not ended.
