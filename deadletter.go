@@ -77,10 +77,7 @@ func (d DeadLetter) Entry() Entry {
 // Message decodes the original with the Unmarshaler of the consumers, or WatermillMarshaler if it
 // is nil. The error is a *[DecodeError].
 func (d DeadLetter) Message(unmarshaler Unmarshaler) (*message.Message, error) {
-	if unmarshaler == nil {
-		unmarshaler = WatermillMarshaler{}
-	}
-	return unmarshalMessage(unmarshaler, d.Entry())
+	return d.Entry().Message(unmarshaler)
 }
 
 // DeadLetterQuery selects dead letters for [DeadLetters.List]. The zero value selects all.

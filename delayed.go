@@ -68,10 +68,7 @@ func (d DelayedMessage) Entry() Entry { return Entry{Topic: d.Topic, Fields: d.F
 // Message decodes the message with the Unmarshaler of the consumers, or WatermillMarshaler if it
 // is nil. The error is a *[DecodeError].
 func (d DelayedMessage) Message(unmarshaler Unmarshaler) (*message.Message, error) {
-	if unmarshaler == nil {
-		unmarshaler = WatermillMarshaler{}
-	}
-	return unmarshalMessage(unmarshaler, d.Entry())
+	return d.Entry().Message(unmarshaler)
 }
 
 // List yields the delayed messages of a topic in the order in which they are due. They are read

@@ -69,3 +69,40 @@ func Example_pause() {
 	// <nil>
 	// <nil>
 }
+
+// printGroups prints how far the groups of all topics are behind.
+func printGroups(ctx context.Context, inspector *inspect.Inspector) error {
+	for topic, err := range inspector.Topics(ctx, inspect.TopicsQuery{}) {
+		if err != nil {
+			return err
+		}
+		for group, err := range inspector.Groups(ctx, topic.Name) {
+			if err != nil {
+				return err
+			}
+			fmt.Println(topic.Name, group.Name, "lag:", group.Lag, "pending:", group.Pending, "alive:", group.Alive)
+		}
+	}
+	return nil
+}
+
+func Example_inspect() {
+	client, stop := exampleServer()
+	defer stop()
+	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer subscriber.Close()
+	if err := subscriber.SubscribeInitialize("orders"); err != nil {
+		log.Fatal(err)
+	}
+	inspector, err := inspect.New(inspect.Config{Client: client, Actor: "on-call"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(printGroups(context.Background(), inspector))
+	// Output:
+	// orders billing lag: 0 pending: 0 alive: 0
+	// <nil>
+}

@@ -41,6 +41,7 @@ func init() {
 	bridge.RedisError = redisError
 	bridge.CheckClient = supportedClient
 	bridge.SideKeys = sideKeys
+	bridge.DeadLetterTopic = deadLetterTopic
 	bridge.Logger = loggerOrDefault
 	bridge.KeeperLog = func(logger watermill.LoggerAdapter) housekeeper.Observer {
 		logger = loggerOrDefault(logger)

@@ -36,6 +36,15 @@ func (e Entry) Get(name string) (value []byte, ok bool) {
 	return nil, false
 }
 
+// Message returns the message of the entry, decoded by an Unmarshaler: the one of the consumers, or
+// WatermillMarshaler if it is nil. The error is a *[DecodeError].
+func (e Entry) Message(unmarshaler Unmarshaler) (*message.Message, error) {
+	if unmarshaler == nil {
+		unmarshaler = WatermillMarshaler{}
+	}
+	return unmarshalMessage(unmarshaler, e)
+}
+
 // Marshaler encodes a message as the fields of a stream entry. It must not keep or change the
 // message, and must be safe for concurrent use. It must return at least one field: Redis has no
 // empty entries.

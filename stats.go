@@ -8,10 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
-	"github.com/flaminco/redischannels/internal/control"
-	"github.com/flaminco/redischannels/internal/stream"
+	"github.com/flaminco/redischannels/internal/survey"
 )
 
 // SubscriptionState is the state of a subscription.
@@ -117,8 +114,12 @@ func sortStats(all []SubscriptionStats) []SubscriptionStats {
 // GroupStats is the state of a consumer group, with all its consumers.
 type GroupStats struct {
 	// Lag is the number of entries of the stream that are not yet delivered to the group, without
-	// those that were trimmed or deleted.
+	// those that were trimmed or deleted. If Redis does not know the lag, up to 10,000 entries are
+	// counted, and Lag is a lower bound beyond that.
 	Lag int64
+	// LagAtMost is an upper bound of the lag: Lag if that is exact, otherwise the length of the
+	// stream.
+	LagAtMost int64
 	// Pending is the number of entries that are delivered and not yet acknowledged, including
 	// Deferred and Returned.
 	Pending int64
@@ -147,7 +148,7 @@ type GroupStats struct {
 // SETID, and a restart from an append-only file. From Redis 7 on, one script therefore creates a
 // group at the same ID, reads its lag, and destroys it. Without the permission for that, and if
 // the server does not know the lag, the entries after the last delivered one are counted inside
-// Redis, 200 at a time. The time for this grows with their number and size; ctx bounds it.
+// Redis, 200 at a time and 10,000 at most. The time for this grows with their size; ctx bounds it.
 //
 // The error wraps [ErrInvalidConfig] without a group, [ErrPermission], [ErrWrongType],
 // or is the reply NOGROUP of Redis if the group or its stream does not exist.
@@ -166,25 +167,14 @@ func (s *Subscriber) GroupStats(ctx context.Context, topic string) (GroupStats, 
 		return GroupStats{}, fmt.Errorf("redischannels: %w", err)
 	}
 	defer s.life.Leave()
-	group := &stream.Group{Client: s.cfg.Client, Key: topic, Name: s.cfg.ConsumerGroup}
-	found, err := group.Lag(ctx)
-	var deferred, returned *redis.IntCmd
-	if err == nil {
-		pipe := s.cfg.Client.Pipeline()
-		deferred, returned = pipe.ZCard(ctx, of.Due(s.cfg.ConsumerGroup)), pipe.XLen(ctx, of.Return(s.cfg.ConsumerGroup))
-		_, err = pipe.Exec(ctx)
-	}
-	var pause control.Paused
-	if err == nil {
-		pause, err = control.Look(ctx, s.cfg.Client, of, s.cfg.ConsumerGroup)
-	}
+	found, err := survey.LookAtGroup(ctx, s.cfg.Client, of, s.cfg.ConsumerGroup)
 	if err != nil {
 		return GroupStats{}, fmt.Errorf("redischannels: stats of group %q of topic %q: %w", s.cfg.ConsumerGroup, topic, redisError(err))
 	}
 	return GroupStats{
-		Lag: found.Lag, Pending: found.Pending + deferred.Val() + returned.Val(), Deferred: deferred.Val(), Returned: returned.Val(),
+		Lag: found.Lag.Lag, LagAtMost: found.LagAtMost, Pending: found.AllPending(), Deferred: found.Deferred, Returned: found.Returned,
 		Consumers: found.Consumers, LastDelivered: found.LastDelivered,
-		Paused: pause.Paused, PausedFor: pause.Left, PauseReason: pause.Reason,
+		Paused: found.Pause.Paused, PausedFor: found.Pause.Left, PauseReason: found.Pause.Reason,
 	}, nil
 }
 

@@ -209,7 +209,7 @@ func (s *subscription) logGroup(ctx context.Context, existed bool, from Position
 		fields["from"] = from
 	}
 	group := &stream.Group{Client: s.client, Key: s.topic, Name: s.group}
-	if found, err := group.LagAtLeast(ctx); err == nil {
+	if found, err := group.Lag(ctx, 0); err == nil {
 		fields["last_delivered"], fields["pending"], fields["lag"] = found.LastDelivered, found.Pending, found.Lag
 		if found.More {
 			delete(fields, "lag")

@@ -1,6 +1,11 @@
-// Package inspect is for operators: it acts on the consumer groups of topics while their consumers run.
+// Package inspect is for operators: it reads where topics and their consumer groups stand, and acts on them
+// while their consumers run.
 //
-// An [Inspector] pauses a group, so that its subscriptions neither read nor deliver, and resumes it. What it
+// An [Inspector] lists topics, groups, consumers, pending entries, messages, dead letters by their reasons, and what
+// waits: delayed messages, deferred retries, schedules. All reads are bounded by a limit and by their context, none
+// keeps Redis busy for long, and none changes anything: they need no permission to write.
+//
+// It pauses a group, so that its subscriptions neither read nor deliver, and resumes it. What it
 // has done stands in the audit stream of the topic. Consumers of other libraries in the group ignore all of
 // it.
 //

@@ -127,6 +127,7 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 	"scheduler":      aclSchedule,
 	"operator":       aclOperate,
 	"controller":     aclControl,
+	"viewer":         aclInspect,
 	"waiting-writer": aclWaitToWrite,
 	"follower":       aclFollow,
 	"channel-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {

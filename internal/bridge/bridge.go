@@ -43,6 +43,9 @@ var CheckClient func(redis.UniversalClient) error
 // SideKeys returns the side keys of a topic by the SideKeys of a configuration.
 var SideKeys func(topic string, configured func(topic string) string, client redis.UniversalClient) (keys.Topic, error)
 
+// DeadLetterTopic returns the dead-letter stream of a topic by the functions of a configuration.
+var DeadLetterTopic func(topic string, configured, sideKeys func(topic string) string, client redis.UniversalClient) (string, error)
+
 // Pack returns the packed entry of a message that is delayed, or why there is none.
 var Pack func(marshaler any, topic string, msg *message.Message) ([]byte, error)
 

@@ -4,6 +4,7 @@ package keys
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/flaminco/redischannels/internal/redisconn"
@@ -40,6 +41,21 @@ func Of(topic string, sideKeys func(topic string) string, cluster bool) (Topic, 
 	}
 	return t, nil
 }
+
+// IsSide reports whether a stream lies beside a topic, or is that of a run (package sse). A topic whose name has
+// a hash tag and behind it the form of a side key is taken for one.
+func IsSide(key string) bool {
+	tag, ok := redisconn.HashTag(key)
+	if !ok {
+		return false
+	}
+	_, rest, _ := strings.Cut(key, "{"+tag+"}")
+	return strings.HasSuffix(rest, ":dead") || strings.HasSuffix(rest, ":audit") || strings.Contains(rest, ":return:") ||
+		strings.HasPrefix(rest, ":events:") && runBucket.MatchString(tag)
+}
+
+// runBucket is the hash tag of a bucket of runs.
+var runBucket = regexp.MustCompile(`:[0-9]+$`)
 
 // Topic is a topic with the base of its side keys.
 type Topic struct {

@@ -46,3 +46,22 @@ func TestOf_SideKeys(t *testing.T) {
 		require.ErrorContains(t, err, "SideKeys", base)
 	}
 }
+
+// Streams beside a topic are told from topics, whatever the topic.
+func TestIsSide(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"orders", "a:b", "{a}", "{a}:orders", "x{a}y", "orders:dead", "a{"} {
+		topic, err := Of(name, nil, false)
+		require.NoError(t, err)
+		require.False(t, IsSide(name), name)
+		for _, key := range []string{topic.Dead(), topic.Audit(), topic.Return("g"), topic.Return("a:b")} {
+			require.True(t, IsSide(key), key)
+		}
+	}
+	for key, side := range map[string]bool{
+		"{runs:7}:events:chat": true, "{runs:7}:events": false, "{runs}:events:chat": false, "{runs:x}:events:chat": false,
+		"{}:dead": false, "a:return:g": false, "{a}dead": false,
+	} {
+		require.Equal(t, side, IsSide(key), key)
+	}
+}

@@ -38,9 +38,7 @@ var errDeadReply = errors.New("dead letters: unexpected reply of redis")
 
 // DeadEntry is an entry of a dead-letter stream, its block of fields taken off.
 type DeadEntry struct {
-	ID     string   // in the dead-letter stream
-	Values []string // names and values in turn, those of the original entry
-	Size   int      // bytes of all names and values
+	RangeEntry // Values are those of the original entry, Size is that of both
 
 	// What the block says. All are zero for an entry that MoveToDeadLetter has
 	// not written.
@@ -52,7 +50,7 @@ type DeadEntry struct {
 // LastEntryID returns the ID of the newest entry of a stream, or an empty string
 // when there is none. (XREVRANGE)
 func LastEntryID(ctx context.Context, client redis.UniversalClient, key string) (string, error) {
-	entries, err := readDead(ctx, client, "XREVRANGE", key, "+", "-", 1)
+	entries, err := ReadRange(ctx, client, "XREVRANGE", key, "+", "-", 1)
 	if err != nil || len(entries) == 0 {
 		return "", err
 	}
@@ -62,38 +60,13 @@ func LastEntryID(ctx context.Context, client redis.UniversalClient, key string) 
 // RangeDeadLetters returns up to count entries of a dead-letter stream after one
 // ID and up to another. A missing stream has none. (XRANGE)
 func RangeDeadLetters(ctx context.Context, client redis.UniversalClient, key string, after ID, last string, count int) ([]DeadEntry, error) {
-	return readDead(ctx, client, "XRANGE", key, "("+after.String(), last, count)
-}
-
-// readDead parses the reply itself: go-redis makes a map of the fields, which
-// loses their order and duplicates.
-func readDead(ctx context.Context, client redis.UniversalClient, command, key, from, to string, count int) ([]DeadEntry, error) {
-	reply, err := client.Do(ctx, command, key, from, to, "COUNT", count).Slice()
-	if err != nil {
-		return nil, err
+	found, err := ReadRange(ctx, client, "XRANGE", key, "("+after.String(), last, count)
+	entries := make([]DeadEntry, len(found))
+	for i := range found {
+		entries[i].RangeEntry = found[i]
+		entries[i].takeBlock()
 	}
-	entries := make([]DeadEntry, 0, len(reply))
-	for _, item := range reply {
-		pair, ok := item.([]any)
-		if !ok || len(pair) != 2 {
-			return nil, errDeadReply
-		}
-		id, ok := pair[0].(string)
-		fields, ok2 := pair[1].([]any)
-		if !ok || !ok2 || len(fields)%2 != 0 {
-			return nil, errDeadReply
-		}
-		e := DeadEntry{ID: id, Values: make([]string, len(fields))}
-		for i, f := range fields {
-			if e.Values[i], ok = f.(string); !ok {
-				return nil, errDeadReply
-			}
-			e.Size += len(e.Values[i])
-		}
-		e.takeBlock()
-		entries = append(entries, e)
-	}
-	return entries, nil
+	return entries, err
 }
 
 // takeBlock moves the last 14 values into the fields of the struct, if they are

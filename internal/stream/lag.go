@@ -24,26 +24,21 @@ const lagPage = 200
 type Lag struct {
 	Lag, Pending, Consumers int64
 	LastDelivered           string
-	More                    bool // Lag is not all, see LagAtLeast
+	More                    bool // Lag is not all
 }
 
-// Lag counts the entries that were not yet delivered to the group.
+// Lag counts the entries that were not yet delivered to the group, until there are at least `most` of them.
+// Where that is not all More is true. It runs one command for every 200 entries, and one at least.
 // (XINFO GROUPS, XGROUP CREATE, XGROUP DESTROY, XRANGE)
-func (g *Group) Lag(ctx context.Context) (Lag, error) {
+func (g *Group) Lag(ctx context.Context, most int64) (Lag, error) {
 	found, from, err := g.lag(ctx, "")
-	for from != "" && err == nil { // what is delivered meanwhile has been counted
+	for from != "" && found.Lag < most && err == nil { // what is delivered meanwhile has been counted
 		var more Lag
 		if more, from, err = g.lag(ctx, from); err == nil {
 			found.Lag, found.Pending, found.Consumers = found.Lag+more.Lag, more.Pending, more.Consumers
 		}
 	}
-	found.More = false
-	return found, err
-}
-
-// LagAtLeast is Lag by one command: where More is true the lag may be greater.
-func (g *Group) LagAtLeast(ctx context.Context) (Lag, error) {
-	found, _, err := g.lag(ctx, "")
+	found.More = from != ""
 	return found, err
 }
 
@@ -59,6 +54,5 @@ func (g *Group) lag(ctx context.Context, from string) (found Lag, next string, e
 	found.Pending, found.Consumers, found.Lag = toInt(reply[0]), toInt(reply[1]), toInt(reply[3])
 	found.LastDelivered, _ = reply[2].(string)
 	next, _ = reply[4].(string)
-	found.More = next != ""
 	return found, next, nil
 }

@@ -62,20 +62,13 @@ const statKeys = 16
 // StatAll is Stat for several streams, in Redis Cluster of one hash slot, by one round trip.
 func StatAll(ctx context.Context, client redis.UniversalClient, looks []Look) ([]Info, error) {
 	parts := slices.Collect(slices.Chunk(looks, statKeys))
-	cmds := make([]*redis.Cmd, len(parts))
-	pipe := client.Pipeline()
+	calls := make([]Call, len(parts))
 	for i, part := range parts {
-		keys, args := questions(part)
-		cmds[i] = infoScript.EvalSha(ctx, pipe, keys, args...)
+		calls[i].Keys, calls[i].Args = questions(part)
 	}
-	redisconn.ExecAll(ctx, pipe, cmds...)
 	infos := make([]Info, 0, len(looks))
-	for i, part := range parts {
-		if redisconn.Classify(cmds[i].Err()) == redisconn.KindNoScript {
-			keys, args := questions(part)
-			cmds[i] = eval(ctx, client, infoScript, keys, args...)
-		}
-		some, err := infosOf(cmds[i], len(part))
+	for i, cmd := range RunEach(ctx, client, infoScript, calls) {
+		some, err := infosOf(cmd, len(parts[i]))
 		if err != nil {
 			return nil, err
 		}

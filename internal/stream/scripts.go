@@ -30,6 +30,29 @@ func runAll(ctx context.Context, client redis.UniversalClient, script *redis.Scr
 	return cmds
 }
 
+// Call is one run of a script.
+type Call struct {
+	Keys []string
+	Args []any
+}
+
+// RunEach runs a script once for each call, all in one pipeline. Where a server does not know the script the
+// call is sent again by its text.
+func RunEach(ctx context.Context, client redis.UniversalClient, script *redis.Script, calls []Call) []*redis.Cmd {
+	cmds := make([]*redis.Cmd, len(calls))
+	pipe := client.Pipeline()
+	for i, call := range calls {
+		cmds[i] = script.EvalSha(ctx, pipe, call.Keys, call.Args...)
+	}
+	redisconn.ExecAll(ctx, pipe, cmds...)
+	for i, call := range calls {
+		if redisconn.Classify(cmds[i].Err()) == redisconn.KindNoScript {
+			cmds[i] = eval(ctx, client, script, call.Keys, call.Args...)
+		}
+	}
+	return cmds
+}
+
 // runOnce runs a script without sending it again after a network error: where that is harmless the
 // caller does it, over a connection that works.
 func runOnce(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, args []any) *redis.Cmd {
