@@ -43,6 +43,7 @@ type transport struct {
 	last    func(ctx context.Context) (string, error)
 	follow  func(from Position, live func(start stream.ID)) (followed, error)
 	drain   time.Duration
+	writing time.Duration // for how long release may wait for writes
 	logger  watermill.LoggerAdapter
 	// groupStats is nil if the transport has no groups.
 	groupStats func(ctx context.Context, topic string) (GroupStats, error)
@@ -180,14 +181,16 @@ func (c *Channel[T]) Reader() *Reader[T] { return c.reader }
 // [Reader.Close] does. Other channels are not affected, even on the same stream. If no other
 // channel of the hub has equal settings, the publisher and the subscriber are closed too, which
 // waits for running writes as [Publisher.Close] does. Close may be called several times, and from
-// anywhere but OnEvent. Its error is that of closing the connections.
+// anywhere but OnEvent. Its error is that of closing the connections, or [ErrCloseTimeout] if it has
+// not returned 20 s after DrainTimeout and what running writes may take.
 func (c *Channel[T]) Close() error {
-	return c.writer.life.Close(func() error {
-		_ = c.reader.Close() // always nil
+	t := c.writer.transport
+	return c.writer.life.CloseWithin(t.drain+t.writing, func() error {
+		err := c.reader.Close()
 		if c.hub == nil {
-			return nil
+			return err
 		}
 		defer c.hub.remove(c)
-		return c.writer.transport.release()
+		return errors.Join(err, t.release())
 	})
 }

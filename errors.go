@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/flaminco/redischannels/internal/appender"
+	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
@@ -22,6 +23,13 @@ var (
 
 	// ErrClosed is returned by calls on a closed value.
 	ErrClosed = errors.New("closed")
+
+	// ErrCloseTimeout is returned by Close when it has stopped waiting, 20 s after the configured
+	// times: a function of the application has not returned, such as a hook of the Redis client, a
+	// provider of credentials, a marshaler or OrderingKey; or a connection is silent and the client
+	// has longer timeouts, or none. What depends on it, such as the end of a Go channel or the
+	// release of entries, completes when it returns.
+	ErrCloseTimeout = lifecycle.ErrTimeout
 
 	// ErrOutOfMemory means that Redis refused a write because it is out of memory (OOM,
 	// `maxmemory` is reached). Nothing was written. An immediate retry does not help; reading and

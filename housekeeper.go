@@ -183,9 +183,9 @@ func (h *Housekeeper) trim(ctx context.Context, handle *housekeeper.Handle, topi
 	return nil
 }
 
-// Close ends Run and returns when it has returned. The Redis client stays open. It may be called
-// more than once and at any time.
-func (h *Housekeeper) Close() error { return h.life.Close(nil) }
+// Close ends Run and returns when it has returned, or with [ErrCloseTimeout] after 20 s. The Redis
+// client stays open. It may be called more than once and at any time.
+func (h *Housekeeper) Close() error { return h.life.CloseWithin(0, nil) }
 
 // lookOnce makes the housekeeper check a topic that this process uses for the first time: a
 // crashed process may have left due messages. It does not wait, and calls SideKeys in another

@@ -134,7 +134,7 @@ func (h *Hub) Client() redis.UniversalClient { return h.client }
 // Close closes all channels of the hub at once, as [Channel.Close] does, and then the Redis
 // client if [Open] has created it. It returns when no goroutine and no connection of the hub is
 // left. It may be called several times, and from anywhere but OnEvent. Its error is that of
-// closing the connections.
+// closing the connections, or [ErrCloseTimeout] as of [Channel.Close].
 func (h *Hub) Close() error {
 	return h.life.Close(h.stop)
 }

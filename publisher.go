@@ -163,17 +163,25 @@ func (p *Publisher) appendDue(ctx context.Context, topic string, msgs []*message
 // DefaultPublishTimeout, after which they are ended), and returns when no goroutine of the
 // Publisher is left. Later calls return [ErrClosed]. The Redis client stays open. Close may be
 // called several times and at any time. It returns an error if a connection still has no reply,
-// which is only possible if the client has longer timeouts.
+// which is only possible if the client has longer timeouts, or [ErrCloseTimeout] 20 s after three
+// times these timeouts.
 func (p *Publisher) Close() error {
-	return p.life.Close(p.stop)
+	return p.life.CloseWithin(p.closing(), p.stop)
+}
+
+// closing is how long Close may take by the timeouts of the publisher.
+func (p *Publisher) closing() time.Duration { return 3 * p.patience() }
+
+// patience is how long Close waits for running calls. Most end by their own timeouts.
+func (p *Publisher) patience() time.Duration {
+	if p.config.Timeout > 0 {
+		return p.config.Timeout + p.config.Durability.Timeout + time.Second
+	}
+	return DefaultPublishTimeout
 }
 
 func (p *Publisher) stop() error {
-	// Calls end by their own timeouts; this one is for calls without.
-	patience := DefaultPublishTimeout
-	if p.config.Timeout > 0 {
-		patience = p.config.Timeout + p.config.Durability.Timeout + time.Second
-	}
+	patience := p.patience()
 	timer := time.AfterFunc(patience, p.appender.Stop)
 	<-p.life.Idle()
 	if !timer.Stop() {

@@ -3,6 +3,7 @@ package redischannels
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -68,10 +69,13 @@ func (p *PubSubPublisher) Send(ctx context.Context, topic string, msgs ...*messa
 // Close waits for running calls, for at most PubSubPublisherConfig.Timeout and the timeouts of
 // the Redis client, and returns when no goroutine of the PubSubPublisher is left. Later calls
 // return [ErrClosed]. The Redis client stays open. Close may be called several times and at any
-// time; it always returns nil.
+// time. It returns [ErrCloseTimeout] 20 s after Timeout.
 func (p *PubSubPublisher) Close() error {
-	return p.life.Close(nil)
+	return p.life.CloseWithin(p.closing(), nil)
 }
+
+// closing is how long Close may take by the timeouts of the publisher.
+func (p *PubSubPublisher) closing() time.Duration { return max(0, p.config.Timeout) }
 
 // publish publishes with the context that bound returns. It calls bound after it has checked that
 // no message is nil.

@@ -202,9 +202,9 @@ func (s *PubSubSubscriber) open(ctx context.Context, sub *pubSubSubscription, na
 // flight and closes the Go channels. It returns when every connection and goroutine has ended and
 // every event was reported, whether or not the application still receives. It waits at most 5 s
 // for an OnEvent that does not return. The Redis client stays open. Close may be called several
-// times, and from anywhere but OnEvent. It always returns nil.
+// times, and from anywhere but OnEvent. It returns [ErrCloseTimeout] 20 s after DrainTimeout.
 func (s *PubSubSubscriber) Close() error {
-	return s.life.Close(func() error {
+	return s.life.CloseWithin(s.cfg.DrainTimeout, func() error {
 		<-s.life.Idle()
 		s.mux.Close()
 		s.reports.Close()

@@ -186,11 +186,8 @@ func (r *Reader[T]) Err() error { return r.source.life.Err() }
 // return [ErrClosed], and loops end. It waits up to Tuning.DrainTimeout for the deliveries in
 // flight, writes every acknowledgement, and returns when no goroutine and no connection is left.
 // Deliveries that are still in flight stay pending for other consumers. Close may be called
-// several times and always returns nil.
-func (r *Reader[T]) Close() error {
-	r.source.close()
-	return nil
-}
+// several times. It returns [ErrCloseTimeout] 20 s after DrainTimeout.
+func (r *Reader[T]) Close() error { return r.source.closeWithin(r.transport.drain) }
 
 // decode returns the value of an attempt, or ends the attempt and returns a *DecodeError or errSkip.
 func (r *Reader[T]) decode(a *source.Attempt) (value T, metadata message.Metadata, err error) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/flaminco/redischannels/internal/lifecycle"
 	"github.com/flaminco/redischannels/internal/source"
@@ -134,25 +135,28 @@ func (s *lazySource) takeError() error {
 
 // close ends the subscription. It waits for the deliveries in flight, as long as the subscription
 // does.
-func (s *lazySource) close() {
-	_ = s.life.Close(func() error {
-		defer close(s.done)
-		s.opening <- struct{}{}
-		defer func() { <-s.opening }()
-		s.mu.Lock()
-		children := make([]followed, 0, len(s.children))
-		for child := range s.children {
-			children = append(children, child)
-		}
-		s.mu.Unlock()
-		for _, child := range children {
-			child.close()
-		}
-		if opened := s.opened.Load(); opened != nil {
-			return (*opened).Close(context.Background())
-		}
-		return nil
-	})
+func (s *lazySource) close() { _ = s.life.Close(s.stop) }
+
+// closeWithin is close with a bound.
+func (s *lazySource) closeWithin(drain time.Duration) error { return s.life.CloseWithin(drain, s.stop) }
+
+func (s *lazySource) stop() error {
+	defer close(s.done)
+	s.opening <- struct{}{}
+	defer func() { <-s.opening }()
+	s.mu.Lock()
+	children := make([]followed, 0, len(s.children))
+	for child := range s.children {
+		children = append(children, child)
+	}
+	s.mu.Unlock()
+	for _, child := range children {
+		child.close()
+	}
+	if opened := s.opened.Load(); opened != nil {
+		_ = (*opened).Close(context.Background()) // it waits, so there is nothing that could fail
+	}
+	return nil
 }
 
 // adopt registers the source of a loop over Follow, which close closes.

@@ -223,10 +223,10 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 // of this is done, whether or not the application still receives; the Redis client stays open. If
 // Redis cannot be reached it gives up 5 s after the handlers are done, or a few timeouts of the
 // client later (see SubscriberConfig.Client). It waits at most 5 s for an OnEvent that does not
-// return. Close may be called several times, and from anywhere but OnEvent. It always returns
-// nil.
+// return. Close may be called several times, and from anywhere but OnEvent. It returns
+// [ErrCloseTimeout] 20 s after DrainTimeout.
 func (s *Subscriber) Close() error {
-	return s.life.Close(func() error {
+	return s.life.CloseWithin(s.cfg.Tuning.DrainTimeout, func() error {
 		s.readers.Close()
 		return nil
 	})

@@ -55,6 +55,7 @@ func (h *Hub) streamTransport(key string, config StreamChannelConfig) (transport
 			return id.String(), redisError(err)
 		},
 		drain:      subscriber.cfg.Tuning.DrainTimeout,
+		writing:    publisher.closing(),
 		logger:     h.config.Logger,
 		groupStats: subscriber.GroupStats,
 		deadLetters: &deadLetterSource{
@@ -150,7 +151,7 @@ func (h *Hub) pubSubTransport(name string, config PubSubChannelConfig) (transpor
 	drain := shared.subscriber.cfg.DrainTimeout
 	t := transport{
 		topic: name, limit: shared.subscriber.cfg.MaxInFlight, decoding: pubSubDecoding{shared.subscriber},
-		drain: drain, logger: h.config.Logger, release: release,
+		drain: drain, writing: shared.publisher.closing(), logger: h.config.Logger, release: release,
 	}
 	t.live(func(ctx context.Context) (source.Source, error) { return shared.subscriber.source(ctx, name) })
 	t.publish = func(ctx context.Context, msgs []*message.Message) ([]string, error) {

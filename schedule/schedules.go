@@ -58,10 +58,11 @@ func New(config Config, logger watermill.LoggerAdapter) (*Schedules, error) {
 	}, nil
 }
 
-// Close ends Run and other calls, and returns when they have returned. Schedules stay in Redis,
-// and the client stays open. It may be called several times and at any time.
+// Close ends Run and other calls, and returns when they have returned, or with
+// [redischannels.ErrCloseTimeout] after 20 s. Schedules stay in Redis, and the client stays open.
+// It may be called several times and at any time.
 func (s *Schedules) Close() error {
-	return s.life.Close(func() error {
+	return s.life.CloseWithin(0, func() error {
 		<-s.life.Idle()
 		return s.keeper.Close()
 	})

@@ -46,7 +46,7 @@ func NewHandler[T any](channel *redischannels.Channel[T], options Options[T]) (*
 // Close ends the streams of all clients, which may resume at another process, and waits until all
 // goroutines of the handler have ended. Later requests get status 503. Close may be called
 // several times, and from anywhere but OnError, best by http.Server.RegisterOnShutdown, because
-// Shutdown waits for requests to end. It always returns nil.
+// Shutdown waits for requests to end. It returns [redischannels.ErrCloseTimeout] after 20 s.
 func (h *Handler[T]) Close() error { return h.close() }
 
 // Clients returns the number of connected clients.

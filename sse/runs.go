@@ -153,9 +153,10 @@ func (r *Runs[T]) Stop(ctx context.Context, id string) error {
 
 // Close ends the contexts of the writers of this process, writes their buffers, and ends their
 // runs as lost, so that another process may start them at once. It waits at most 5 s, and returns
-// when all goroutines have ended. Close the handlers first. It may be called several times.
+// when all goroutines have ended. Close the handlers first. It may be called several times. Its
+// error is that of closing the connections, or [redischannels.ErrCloseTimeout] after 20 s.
 func (r *Runs[T]) Close() error {
-	return r.life.Close(func() error {
+	return r.life.CloseWithin(0, func() error {
 		r.mu.Lock()
 		var closing sync.WaitGroup
 		for run := range r.runs {

@@ -31,7 +31,7 @@ func newServer[T any](options Options[T]) server[T] {
 }
 
 // close ends the streams of all clients and waits until all goroutines of the handler have ended.
-func (s *server[T]) close() error { return s.life.Close(nil) }
+func (s *server[T]) close() error { return s.life.CloseWithin(0, nil) }
 
 // count returns the number of connected clients.
 func (s *server[T]) count() int {

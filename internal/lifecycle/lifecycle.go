@@ -4,8 +4,10 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // ended is set in State.calls when the end begins. It shares a word with the count, so that
@@ -137,4 +139,26 @@ func (s *State) Close(stop func() error) error {
 	}
 	<-s.idle
 	return s.stopErr
+}
+
+// Grace is how long [State.CloseWithin] waits beyond the times of its owner: longer than closing
+// takes while a server is silent, unless the timeouts of the client are longer.
+const Grace = 20 * time.Second
+
+// ErrTimeout is the error of [State.CloseWithin] when it has not waited for the end.
+var ErrTimeout = errors.New("close: code of the application, or a connection, has not returned in time")
+
+// CloseWithin is Close that waits for own + [Grace] at most: nothing can end code of the application,
+// such as a hook of its client, that does not return. The end completes when it does.
+func (s *State) CloseWithin(own time.Duration, stop func() error) error {
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close(stop) }()
+	timer := time.NewTimer(own + Grace)
+	defer timer.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timer.C:
+		return ErrTimeout
+	}
 }

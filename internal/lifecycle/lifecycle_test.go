@@ -113,3 +113,23 @@ func TestState_MisuseIsFound(t *testing.T) {
 	require.NoError(t, closed.Close(nil))
 	require.Panics(t, func() { closed.Go(func() {}) }, "nothing waits for it")
 }
+
+// What never returns does not hold up the caller for ever, and the end completes when it returns.
+func TestState_CloseWithin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, failed := lifecycle.New(errClosed), errors.New("stop failed")
+		blocked := make(chan struct{})
+		require.NoError(t, s.Enter())
+		go func() {
+			defer s.Leave()
+			<-blocked
+		}()
+		begun := time.Now()
+		require.Equal(t, lifecycle.ErrTimeout, s.CloseWithin(time.Second, func() error { return failed }))
+		require.Equal(t, time.Second+lifecycle.Grace, time.Since(begun))
+		require.Equal(t, lifecycle.ErrTimeout, s.CloseWithin(0, nil))
+		close(blocked)
+		require.Equal(t, failed, s.CloseWithin(0, nil))
+		require.Equal(t, failed, s.Close(nil))
+	})
+}
