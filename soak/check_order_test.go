@@ -102,6 +102,20 @@ func (j *journal) pauses(p *report) {
 	}
 }
 
+// longestWait is for how long a new entry may wait while a claim scan goes through what others have.
+const longestWait = time.Second + slack
+
+// latencies: the consumer that scans many entries of another one is given new entries meanwhile.
+func (j *journal) latencies(p *report) {
+	in := j.processes[slices.IndexFunc(j.processes, func(in *incarnation) bool { return in.topic == scanned })]
+	for _, h := range j.firsts()[scanned] {
+		from := max(publishedAt(h.entry), in.live)
+		if wait := h.start - from; wait > int64(longestWait) && len(j.during(in.name, from-int64(longestPause), h.start)) == 0 {
+			p.addf("wait for a claim scan", "%s: %s was published %s before it began", in.name, h.entry, time.Duration(wait))
+		}
+	}
+}
+
 // firsts returns the first handlings of all entries, by topic.
 func (j *journal) firsts() map[string][]*handling {
 	first := map[string][]*handling{}

@@ -31,6 +31,7 @@ func (r *run) check() {
 	r.journal.order(p)
 	r.journal.soleOrder(p)
 	r.journal.pauses(p)
+	r.journal.latencies(p)
 	r.journal.owners(p)
 	r.journal.overtaken(p)
 	r.journal.taken(p)

@@ -33,12 +33,19 @@ const (
 	slowKeyed  = "slow-keyed"
 	slowStrict = "slow-strict"
 
+	// A topic in which another consumer has so many entries pending that a claim scan over a slow link
+	// takes seconds. Its consumer claims none of them.
+	scanned        = "scanned"
+	scannedMinIdle = time.Hour
+	scannedPending = 100_000
+	scannedDelay   = 20 * time.Millisecond // each way
+
 	slowChance        = 60 // one message of so many begins a slow time
 	slowTime          = 1500 * time.Millisecond
 	slowClaimInterval = 4 * time.Second // what waits for a claim scan waits for longer than a handler does
 )
 
-var topics = []string{keyed, strict, slowKeyed, slowStrict}
+var topics = []string{keyed, strict, slowKeyed, slowStrict, scanned}
 
 func perKey(topic string) bool { return topic == keyed || topic == slowKeyed }
 func isSlow(topic string) bool { return topic == slowKeyed || topic == slowStrict }
@@ -156,6 +163,8 @@ func drawTopic() string {
 		return slowKeyed
 	case n < 28:
 		return strict
+	case n < 29:
+		return scanned
 	}
 	return keyed
 }
@@ -187,6 +196,9 @@ var consumerChild = redistest.ChildMain("consumer", func() {
 	topic := os.Getenv("SOAK_TOPIC")
 	if isSlow(topic) {
 		config.Tuning.ClaimInterval = slowClaimInterval
+	}
+	if topic == scanned {
+		config.Tuning.MinIdle = scannedMinIdle
 	}
 	if perKey(topic) {
 		config.OrderingKey = func(m *message.Message) string {

@@ -48,6 +48,7 @@ type run struct {
 	publishers, consumers []*process
 	slow                  []*process // those of the consumers whose handlers are slow now and then
 	holder                *process
+	scanner               *process // of the topic scanned; only the server fails it
 }
 
 // TestSoakModel breaks what can be broken while processes publish and consume, and then asks
@@ -86,12 +87,13 @@ func TestSoakModel(t *testing.T) {
 	for _, p := range r.publishers {
 		r.end(p)
 	}
+	require.NoError(t, r.admin.XGroupDelConsumer(t.Context(), scanned, group, bystander).Err())
 	r.drain()
 	// What the holder has beyond what it began with, it releases: there must be a consumer to
 	// take it.
 	r.end(r.holder)
 	r.drain()
-	for _, p := range r.consumers {
+	for _, p := range append(r.consumers, r.scanner) {
 		r.end(p)
 	}
 	close(stop)
@@ -106,6 +108,7 @@ func (r *run) prepare() {
 	for _, topic := range topics {
 		require.NoError(r.t, r.admin.XGroupCreateMkStream(ctx, topic, group, "0").Err())
 	}
+	r.prepareScans()
 	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: r.admin}, nil)
 	require.NoError(r.t, err)
 	defer pub.Close()
@@ -140,6 +143,30 @@ func (r *run) prepare() {
 	for _, p := range append(r.consumers, r.publishers...) {
 		r.start(p)
 	}
+}
+
+// bystander is the consumer that has many entries pending in the topic scanned.
+const bystander = "bystander"
+
+// prepareScans starts the consumer of the topic scanned.
+func (r *run) prepareScans() {
+	const part = 1000 // what one pipeline has time for on a loaded machine
+	ctx := r.t.Context()
+	for from := 0; from < scannedPending; from += part {
+		pipe := r.admin.Pipeline()
+		for n := from; n < from+part; n++ {
+			r.journal.tried[messageKey{scanned, bystander, n}] = true
+			pipe.XAdd(ctx, &redis.XAddArgs{Stream: scanned, Values: []any{"payload", fmt.Sprint(bystander, " ", n)}})
+		}
+		pipe.XReadGroup(ctx, &redis.XReadGroupArgs{
+			Group: group, Consumer: bystander, Streams: []string{scanned, ">"}, Count: part, Block: -1,
+		})
+		_, err := pipe.Exec(ctx)
+		require.NoError(r.t, err)
+	}
+	r.scanner = &process{name: "scanner", main: consumerChild, topic: scanned, settings: []string{"SOAK_IN_FLIGHT=1"}}
+	r.start(r.scanner)
+	r.scanner.proxy.Delay(scannedDelay)
 }
 
 func (r *run) handled(in *incarnation) int {
@@ -334,7 +361,7 @@ func (r *run) behind(topic string, g redis.XInfoGroup) bool {
 // live are the names of the consumers of a topic that run.
 func (r *run) live(topic string) map[string]bool {
 	names := map[string]bool{}
-	for _, p := range append(r.consumers, r.holder) {
+	for _, p := range append(r.consumers, r.holder, r.scanner) {
 		if p.topic == topic && !p.ended() {
 			r.journal.mu.Lock()
 			names[p.now.consumer] = true
