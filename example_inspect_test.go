@@ -106,3 +106,41 @@ func Example_inspect() {
 	// orders billing lag: 0 pending: 0 alive: 0
 	// <nil>
 }
+
+// removeGroup deletes a group that no program uses any more, and what only this group needed.
+func removeGroup(ctx context.Context, inspector *inspect.Inspector) error {
+	removed, err := inspector.RemoveGroup(ctx, "orders", "billing", inspect.RemoveGroupOptions{})
+	if err != nil {
+		return err
+	}
+	fmt.Println("pending:", removed.Pending)
+	kept, err := inspector.Trim(ctx, "orders")
+	if err != nil {
+		return err
+	}
+	fmt.Println("left:", kept.Length, "because of:", kept.Pin)
+	return nil
+}
+
+func Example_removeGroup() {
+	client, stop := exampleServer()
+	defer stop()
+	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer subscriber.Close()
+	if err := subscriber.SubscribeInitialize("orders"); err != nil {
+		log.Fatal(err)
+	}
+	inspector, err := inspect.New(inspect.Config{Client: client}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := removeGroup(context.Background(), inspector); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// pending: 0
+	// left: 0 because of: no group
+}

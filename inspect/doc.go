@@ -9,5 +9,7 @@
 // has done stands in the audit stream of the topic. Consumers of other libraries in the group ignore all of
 // it.
 //
+// [Inspector.RemoveGroup] deletes a group for good, and [Inspector.Trim] removes what no group of a topic needs.
+//
 // [Inspector.Doctor] looks for settings and states of the Redis servers that lose messages.
 package inspect

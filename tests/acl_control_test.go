@@ -47,3 +47,26 @@ func TestACL_PauseWithoutAudit(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, stats.Paused)
 }
+
+// aclTrimmable makes a topic with consumed entries, with pending and with unread ones.
+func aclTrimmable(t *testing.T, admin *redis.Client, topic string) {
+	t.Helper()
+	ids := publish(t, admin, topic, numbered(500)...)
+	deliverTo(t, admin, topic, "c", 400, 0)
+	require.NoError(t, admin.XAck(t.Context(), topic, "g", ids[:300]...).Err())
+	require.NoError(t, admin.XGroupCreate(t.Context(), topic, "behind", ids[350]).Err())
+}
+
+// aclRemoveGroup removes a group with deferred entries.
+func aclRemoveGroup(t *testing.T, admin, client *redis.Client, topic string) error {
+	t.Helper()
+	sub := newSub(t, admin, inFlight(4))
+	messages := sub.subscribe(t, topic)
+	publish(t, admin, topic, "m")
+	later(receive(t, messages), time.Hour)
+	eventuallyDeferred(t, admin, topic, 1)
+	sub.closeSoon(t)
+	done, err := newInspector(t, client).RemoveGroup(t.Context(), topic, "g", inspect.RemoveGroupOptions{})
+	require.True(t, err != nil || done.Deferred == 1)
+	return err
+}

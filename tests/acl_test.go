@@ -123,6 +123,18 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 		defer func() { require.NoError(t, handle.Close()) }()
 		return bridge.RedisError(handle.TrimNow(t.Context(), keys.Topic{Name: topic, Base: "{" + topic + "}"}, keepNothing.String()))
 	},
+	"group-remover": aclRemoveGroup,
+	"trim-operator": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		aclTrimmable(t, admin, topic)
+		got, err := newInspector(t, client).Trim(t.Context(), topic)
+		require.True(t, err != nil || got.Removed > 0)
+		return err
+	},
+	"retention-monitor": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		aclTrimmable(t, admin, topic)
+		_, err := newInspector(t, client).Retained(t.Context(), topic)
+		return err
+	},
 	"delay-operator": aclCancel,
 	"scheduler":      aclSchedule,
 	"operator":       aclOperate,

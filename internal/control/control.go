@@ -25,10 +25,14 @@ var (
 	pauseLua string
 	//go:embed lua/resume.lua
 	resumeLua string
+	//go:embed lua/remove_group.lua
+	removeGroupLua string
 
 	lookScript   = redis.NewScript(stream.PausedLua + lookLua)
 	pauseScript  = newScript(pauseLua)
 	resumeScript = newScript(resumeLua)
+
+	removeGroupScript = newScript(removeGroupLua)
 )
 
 func newScript(text string) *redis.Script {
@@ -44,7 +48,12 @@ type Group struct {
 
 // run runs a script of this package, which the client may repeat.
 func (g Group) run(ctx context.Context, client redis.UniversalClient, script *redis.Script, args ...any) *redis.Cmd {
-	return script.Run(ctx, client, []string{g.Topic.Control(), g.Topic.Audit(), g.Topic.Name},
+	return g.runOn(ctx, client, script, nil, args...)
+}
+
+// runOn is run for a script that has more keys.
+func (g Group) runOn(ctx context.Context, client redis.UniversalClient, script *redis.Script, more []string, args ...any) *redis.Cmd {
+	return script.Run(ctx, client, append([]string{g.Topic.Control(), g.Topic.Audit(), g.Topic.Name}, more...),
 		append([]any{g.Topic.Name, g.Name, g.Actor}, args...)...)
 }
 
@@ -96,4 +105,38 @@ func (g Group) Pause(ctx context.Context, client redis.UniversalClient, until ti
 // Resume ends a pause, and reports whether there was one.
 func (g Group) Resume(ctx context.Context, client redis.UniversalClient) (bool, error) {
 	return g.run(ctx, client, resumeScript).Bool()
+}
+
+// RemovedGroup is what was removed with a group, or the consumers that prevent it.
+type RemovedGroup struct {
+	Busy                        []string // consumers at work; nothing was done
+	Pending, Returned, Deferred int64
+}
+
+// Remove removes the group with everything that waits for it, unless one of its consumers was idle for less than
+// its MinIdle, which is minIdle where none is noted.
+// (XINFO CONSUMERS, XINFO GROUPS, XLEN, ZCARD, ZRANGE, XGROUP DESTROY, DEL, HDEL)
+func (g Group) Remove(ctx context.Context, client redis.UniversalClient, minIdle time.Duration, dryRun bool) (r RemovedGroup, err error) {
+	dry := ""
+	if dryRun {
+		dry = "1"
+	}
+	keys := []string{g.Topic.Return(g.Name), g.Topic.Due(g.Name), g.Topic.Delayed()}
+	reply, err := g.runOn(ctx, client, removeGroupScript, keys, minIdle.Milliseconds(), stream.RequeueConsumer, dry).Slice()
+	if err != nil {
+		return r, err
+	}
+	if len(reply) < 4 {
+		return r, redisconn.ErrMalformed
+	}
+	for i, to := range []*int64{nil, &r.Pending, &r.Returned, &r.Deferred} {
+		if to != nil {
+			*to, _ = reply[i].(int64)
+		}
+	}
+	for _, item := range reply[4:] {
+		name, _ := item.(string)
+		r.Busy = append(r.Busy, name)
+	}
+	return r, nil
 }

@@ -87,8 +87,22 @@ type Look struct {
 // group needs. self names the caller among all processes.
 // (TYPE, TIME, HGETALL, XINFO GROUPS, XPENDING, XREVRANGE, XTRIM MINID, HSET, XLEN)
 func Trim(ctx context.Context, client redis.UniversalClient, topic keys.Topic, self, policy string) (Look, error) {
-	reply, err := trimScript.Run(ctx, client, []string{topic.Name, topic.Control()},
-		topic.Name, policy, pageEntries, self, leadsFor.Milliseconds()).Slice()
+	return look(ctx, client, []string{topic.Name, topic.Control()}, policy, pageEntries, self, leadsFor.Milliseconds())
+}
+
+// Operate is Trim by an operator, whoever trims otherwise, with a line in the audit stream if something is removed. It
+// notes no policy; one without groups and Keep counts where none is noted. (XADD)
+func Operate(ctx context.Context, client redis.UniversalClient, topic keys.Topic, actor string, without Policy) (Look, error) {
+	return look(ctx, client, []string{topic.Name, topic.Control(), topic.Audit()}, without.String(), pageEntries, "", 0, actor)
+}
+
+// LookAt is Operate without a change.
+func LookAt(ctx context.Context, client redis.UniversalClient, topic keys.Topic, without Policy) (Look, error) {
+	return look(ctx, client, []string{topic.Name, topic.Control()}, without.String(), 0, "", 0)
+}
+
+func look(ctx context.Context, client redis.UniversalClient, keys []string, args ...any) (Look, error) {
+	reply, err := trimScript.Run(ctx, client, keys, append([]any{keys[0]}, args...)...).Slice()
 	if err != nil {
 		return Look{}, err
 	}

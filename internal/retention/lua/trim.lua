@@ -1,9 +1,11 @@
 -- Removes the entries of a stream that no consumer group needs any more, one page of them.
 -- common.lua of internal/delayed and less.lua of internal/stream stand before this text.
 --
--- KEYS[1] topic, KEYS[2] control
--- ARGV[1] topic's name, ARGV[2] policy to note, or '' for the one that is noted
--- ARGV[3] most entries of a page, ARGV[4] this trimmer, ARGV[5] for how many ms one that has looked leads
+-- KEYS[1] topic, KEYS[2] control, KEYS[3] audit if an operator trims
+-- ARGV[1] topic's name, ARGV[2] policy to note, or '' for the one that is noted; of an operator the policy where none
+-- is noted
+-- ARGV[3] most entries of a page, 0 to change nothing, ARGV[4] this trimmer, '' for an operator, ARGV[5] for how many
+-- ms a trimmer that has looked leads, ARGV[6] who the operator is
 --
 -- Returns {state, entries removed, entries left, policy that was replaced or '', and what pins the stream:
 -- kind, group, for how many ms, 1 if that is too long}. The states:
@@ -17,7 +19,8 @@
 -- What a group needs begins with its oldest pending entry, or with its last delivered one, which is one more
 -- than necessary.
 
-local stream, control, topic, self = KEYS[1], KEYS[2], ARGV[1], ARGV[4]
+local stream, control, audit, topic, self = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[4]
+local operator = self == ''
 
 local other = collision(control, topic)
 if other then
@@ -39,7 +42,9 @@ end
 
 local now, record = milliseconds(), named(redis.call('HGETALL', control))
 local policy, replaced = record['trim'], ''
-if ARGV[2] ~= '' then
+if operator then
+  policy = policy or ARGV[2]
+elseif ARGV[2] ~= '' then
   replaced = policy and policy ~= ARGV[2] and policy or ''
   policy = ARGV[2]
 end
@@ -83,19 +88,26 @@ local function write() -- unpack ends at 8,000 values
   changes = {}
 end
 note('topic', topic)
-note('trim', policy)
+if not operator then
+  note('trim', policy)
+end
 
 -- Who has looked a short time ago leads.
 local looked, leader = string.match(record['trim-look'] or '', '^(%d+) (.*)$')
 local leads = leader and leader ~= self and now >= tonumber(looked) and now - looked < tonumber(ARGV[5])
+leads = leads and not operator
 if leads or kind == 'none' then
-  if kind == 'none' and record['trim-floor'] then
+  if operator then
+    changes = {}
+  elseif kind == 'none' and record['trim-floor'] then
     note('trim-floor', '0-0') -- those of a stream that is deleted
     note('trim-removed', '0')
   end
   return write() or {leads and 'other' or 'none', 0, 0, replaced, '', '', 0, 0}
 end
-note('trim-look', text(now) .. ' ' .. self)
+if not operator then
+  note('trim-look', text(now) .. ' ' .. self)
+end
 
 -- For how many ms something has lasted since a time, and whether that is too long.
 local function lasted(since)
@@ -187,6 +199,21 @@ elseif floor and less(record['trim-floor'] or '0-0', floor) then
   note('trim-floor', floor)
 end
 
+local held, long = lasted(pin[3])
+local function found(removed)
+  return {'trimmed', removed, redis.call('XLEN', stream), replaced, pin[1], pin[2], text(held), long and 1 or 0}
+end
+if ARGV[3] == '0' then
+  return found(0)
+end
+local line = {'who', ARGV[6], 'action', 'trim', 'removed'}
+if audit then
+  redis.call('XLEN', audit) -- fails where it is no stream
+  if redis.acl_check_cmd and not redis.acl_check_cmd('XADD', audit, '*', unpack(line)) then
+    return redis.call('XADD', audit, '*', unpack(line)) -- fails
+  end
+end
+
 -- The first changes nothing. Behind it a server that is out of memory refuses no write.
 local probe = redis.pcall('XTRIM', stream, 'MINID', '~', '0-0')
 if failed(probe) then
@@ -206,7 +233,9 @@ if removed > 0 then
     end
   end
   write()
+  if audit then
+    line[#line + 1] = removed
+    redis.call('XADD', audit, 'MAXLEN', '~', '10000', '*', unpack(line))
+  end
 end
-
-local held, long = lasted(pin[3])
-return {'trimmed', removed, redis.call('XLEN', stream), replaced, pin[1], pin[2], text(held), long and 1 or 0}
+return found(removed)
