@@ -147,7 +147,7 @@ func TestTrimmer_Intervals(t *testing.T) {
 	job := &trimmer{}
 	var after []time.Duration
 	for _, look := range []retention.Look{
-		{}, {Length: 100}, {Length: 30_000, Removed: 9950, More: true}, {Length: 30_000, Removed: 10}, {Length: 30_000}, {Length: 30_001}, {Other: true}, {Other: true},
+		{}, {Length: 100}, {Length: 30_000, Removed: 9950, More: true}, {Length: 30_000}, {Length: 30_000}, {Length: 30_001}, {Other: true}, {Other: true},
 	} {
 		after = append(after, job.next(look))
 	}

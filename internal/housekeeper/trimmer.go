@@ -56,6 +56,7 @@ func (t *trimmer) next(look retention.Look) time.Duration {
 	t.length = look.Length
 	switch {
 	case look.More:
+		t.length = -1 // the next page comes too soon to show whether the stream grows
 		return pageInterval
 	case look.Removed > 0 || look.Length != before:
 		return trimInterval
