@@ -26,14 +26,18 @@ import (
 	"github.com/flaminco/redischannels/schedule"
 )
 
-// keeperChild is a process with a Housekeeper of CHILD_TOPIC at CHILD_URL. It says "live".
+// keeperChild is a process with a Housekeeper of CHILD_TOPIC at CHILD_URL, which trims it with CHILD_TRIM=1. It says "live".
 var keeperChild = redistest.ChildMain("housekeeper", func() {
 	options, err := redis.ParseURL(os.Getenv("CHILD_URL"))
 	if err == nil {
-		var keeper *redischannels.Housekeeper
-		keeper, err = redischannels.NewHousekeeper(redischannels.HousekeeperConfig{
+		config := redischannels.HousekeeperConfig{
 			Client: redis.NewClient(options), Topics: []string{os.Getenv("CHILD_TOPIC")}, Interval: 200 * time.Millisecond,
-		}, nil)
+		}
+		if os.Getenv("CHILD_TRIM") != "" {
+			config.TrimConsumed = &redischannels.TrimConsumed{}
+		}
+		var keeper *redischannels.Housekeeper
+		keeper, err = redischannels.NewHousekeeper(config, nil)
 		if err == nil {
 			fmt.Println("live")
 			err = keeper.Run(context.Background())
@@ -43,10 +47,10 @@ var keeperChild = redistest.ChildMain("housekeeper", func() {
 	os.Exit(1)
 })
 
-func startKeeper(t *testing.T, server *redistest.Server, topic string) *redistest.Child {
+func startKeeper(t *testing.T, server *redistest.Server, topic string, env ...string) *redistest.Child {
 	t.Helper()
 	address := url.URL{Scheme: "redis", Host: server.Options().Addr}
-	return redistest.StartChild(t, keeperChild, "CHILD_URL="+address.String(), "CHILD_TOPIC="+topic)
+	return redistest.StartChild(t, keeperChild, append(env, "CHILD_URL="+address.String(), "CHILD_TOPIC="+topic)...)
 }
 
 // newKeeper runs a Housekeeper of the topic until the end of the test.
