@@ -10,6 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flaminco/redischannels/examples/internal/browsertest"
 	"github.com/flaminco/redischannels/internal/redistest"
 	"github.com/flaminco/redischannels/sse"
 )
@@ -73,7 +74,7 @@ func (tb *tab) ask(text string) {
 // TestAssistantPage is about answers in a real browser, on two instances over one real Redis.
 func TestAssistantPage(t *testing.T) {
 	server := redistest.Start(t)
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 	first, second := startInstance(t, server), startInstance(t, server)
 	mira, phone := newTab(t, browser), newTab(t, browser)
 	mira.signIn(first.addr, "assistant", "Mira", "")
@@ -128,7 +129,7 @@ func TestAssistantPage(t *testing.T) {
 // Bug: each tab followed the answer by a connection of its own, and four tabs of one browser had none left
 // to send by.
 func TestAssistantTabs(t *testing.T) {
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 	instance := startInstance(t, redistest.Start(t))
 	tabs := []*tab{newTab(t, browser)}
 	for range 3 {

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/examples/internal/browsertest"
 	"github.com/flaminco/redischannels/internal/redistest"
 	"github.com/flaminco/redischannels/sse"
 	"github.com/flaminco/redischannels/ws"
@@ -143,7 +144,7 @@ func TestDocsRunsInBrowser(t *testing.T) {
 	blocks := javaScript(t)
 	require.Len(t, blocks, 3)
 	server := redistest.Start(t)
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 
 	t.Run("EventSource", func(t *testing.T) {
 		p := openDocs(t, browser, server, "eventsource", blocks[0], false)

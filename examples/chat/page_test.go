@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flaminco/redischannels/examples/internal/browsertest"
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
@@ -24,7 +25,7 @@ import (
 func TestPage(t *testing.T) {
 	server := redistest.Start(t, redistest.AOF())
 	client := server.Client(t)
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 	first, second := startInstance(t, server), startInstance(t, server)
 
 	t.Run("together", func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
+	"github.com/flaminco/redischannels/examples/internal/browsertest"
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
@@ -33,7 +34,7 @@ func TestScreenshot(t *testing.T) {
 	}
 	server := redistest.Start(t)
 	client := server.Client(t)
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 	first, second := startInstance(t, server), startInstance(t, server)
 	ana, kenji, theo, mira := newTab(t, browser), newTab(t, browser), newTab(t, browser), newTab(t, browser)
 	ana.signIn(second.addr, "support", "Anna Ruiz", testAdminKey)
@@ -94,7 +95,7 @@ func TestScreenshotAnswer(t *testing.T) {
 		t.Skip("CHAT_SCREENSHOT_ANSWER names no file to write")
 	}
 	server := redistest.Start(t)
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 	instance := startInstance(t, server)
 	mira := newTab(t, browser)
 	mira.signIn(instance.addr, "lounge", "Mira Kowalska", "")
