@@ -261,7 +261,7 @@ func TestHandleBatch_PartialFailure(t *testing.T) {
 	})
 }
 
-// What cannot be decoded is no part of a batch.
+// A value that cannot be decoded is not part of a batch.
 func TestHandleBatch_Undecodable(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -446,7 +446,8 @@ func TestBatchConfig_Validate(t *testing.T) {
 	require.ErrorContains(t, BatchConfig{Size: 1000, Concurrency: 101}.Validate(), "got 1000 times 101")
 }
 
-// What does not decode is the error of the next read, so that no delivery comes with an error.
+// A value that cannot be decoded is the error of the next read, so that deliveries are returned
+// without an error.
 func TestReceiveBatch_Undecodable(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -172,7 +172,7 @@ func TestChannelConfig_Validate(t *testing.T) {
 	require.NoError(t, ChannelConfig[int]{}.Validate())
 }
 
-// What a hub has is not configured on its channels, nor what a channel has for both
+// Settings of a hub must not be set on its channels, nor settings of a channel for both
 // directions on one of them.
 func TestChannelConfig_FieldsOfTheHub(t *testing.T) {
 	t.Parallel()

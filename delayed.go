@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/delayed"
 )
 
-// cancelChunk is how many delayed messages are cancelled by one command.
+// cancelChunk is how many delayed messages are canceled by one command.
 const cancelChunk = 1000
 
 // DelayedMessagesConfig configures [NewDelayedMessages]. Only Client is required.

@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// Order is what the examples of channels send.
+// Order is the value of the examples of channels.
 type Order struct {
 	ID     int
 	Amount int
@@ -227,7 +227,7 @@ func ExampleNewStreamChannel() {
 	// Output: 5050
 }
 
-// Manual acknowledgement: a delivery is settled by its methods, or later by its ID.
+// Manual acknowledgement: a delivery is ended by its methods, or later by its ID.
 func ExampleReader_Receive() {
 	ctx, orders, stop := exampleOrders(3)
 	defer stop()
@@ -298,7 +298,7 @@ func ExampleReader_History() {
 	// order 2
 }
 
-// Notifications: over Pub/Sub everybody who reads at that moment sees a value.
+// Notifications: over Pub/Sub every current reader receives a value.
 func ExampleNewPubSubChannel() {
 	url, stop := exampleURL()
 	defer stop()
@@ -327,7 +327,7 @@ func ExampleNewPubSubChannel() {
 	// Output: the shop is open
 }
 
-// Event is what all events of ExampleEventBus have.
+// Event is the interface of all events of ExampleEventBus.
 type Event interface{ OrderID() int }
 
 // Placed and Shipped are events.

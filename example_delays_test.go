@@ -15,7 +15,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// What docs/delays.md shows stands here, where it is compiled and run; docs_test.go compares.
+// The code of docs/delays.md, which is compiled and run here; docs_test.go compares.
 
 // remind publishes a message that is appended later.
 func remind(publisher *redischannels.Publisher) error {
@@ -24,7 +24,7 @@ func remind(publisher *redischannels.Publisher) error {
 	return publisher.Publish("reminders", msg)
 }
 
-// scheduled publishes a message and returns the ID by which it can be cancelled.
+// scheduled publishes a message and returns the ID by which it can be canceled.
 func scheduled(ctx context.Context, publisher *redischannels.Publisher, msg *message.Message) (string, error) {
 	results, err := publisher.AppendResults(ctx, "reminders", msg)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// Whoever is subscribed at the moment of publishing gets the message; Redis keeps nothing.
+// Every subscriber at the moment of publishing gets the message; Redis keeps nothing.
 func ExampleNewPubSubSubscriber() {
 	client, stop := exampleServer()
 	defer stop()

@@ -15,7 +15,7 @@ import (
 	"github.com/flaminco/redischannels"
 )
 
-// What README.md shows in Go stands here, where it is compiled and run; docs_test.go compares.
+// The Go code of README.md, which is compiled and run here; docs_test.go compares.
 
 // exampleServer stands for redis.NewClient(&redis.Options{Addr: "localhost:6379"}), so that
 // the examples run anywhere.
@@ -150,8 +150,8 @@ func ExampleSubscriber_History() {
 	// order 2
 }
 
-// What a group has given up waits in a stream of its own, with the reason, until somebody
-// gives it back to that group or deletes it.
+// The dead letters of a group are in a separate stream, with their reasons, until an operator
+// requeues or deletes them.
 func ExampleDeadLetters() {
 	client, stop := exampleServer()
 	defer stop()

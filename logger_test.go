@@ -12,8 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What needs a person is written where no logger was given, and with it the line of
-// Subscribe; the rest is not.
+// Without a logger, errors and the line of Subscribe are written, and nothing else.
 func TestDefaultLogger(t *testing.T) {
 	var written bytes.Buffer
 	before, out, flags := slog.Default(), log.Writer(), log.Flags()

@@ -104,7 +104,7 @@ func TestFieldsMarshal(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, append(tc.want, pair(uuidField, "u-1"), pair(flatMetadataField, "\x81\xa1k\xa1v")), got)
 
-			// What other languages read has nothing of ours without need.
+			// Entries for other languages have no additional fields unless needed.
 			got, err = FieldsMarshaler{}.Marshal("orders", newMessage("", tc.payload))
 			if len(tc.want) == 0 {
 				require.ErrorContains(t, err, "an empty object without UUID and metadata makes no field")

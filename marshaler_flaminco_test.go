@@ -32,7 +32,7 @@ func TestFlamincoMarshalGolden(t *testing.T) {
 	}
 }
 
-// notJSON is what neither side may take for JSON, with the words that say so.
+// notJSON are texts that neither side may accept as JSON, with their errors.
 var notJSON = []struct{ name, text, reason string }{
 	{"empty", "", "is not JSON: it is empty"},
 	{"blank", " \n", "is not JSON: it is empty"},

@@ -22,9 +22,9 @@ var fuzzNames = []string{
 	"id", "amount", "", "_dead_", "\xff",
 }
 
-// fuzzEntry makes an entry of any bytes. Each field is: one byte that picks a
-// name, or, beyond the known ones, is followed by a name (one byte of length);
-// then a value (two bytes of length). What is missing at the end is left out.
+// fuzzEntry makes an entry of any bytes. Each field is: one byte that picks a name, or, beyond
+// the known ones, is followed by a name (one byte of length); then a value (two bytes of length).
+// A missing end is ignored.
 func fuzzEntry(data []byte) Entry {
 	take := func(n int) []byte {
 		n = min(n, len(data))
@@ -156,7 +156,8 @@ func FuzzWatermillUnmarshal(f *testing.F) {
 		if msg == nil || slices.ContainsFunc(entry.Fields, func(f Field) bool { return deadKey(f.Name) != "" }) {
 			return
 		}
-		// What is a message here is the same message in watermill-redisstream.
+		// An entry that decodes to a message decodes to the same message in
+		// watermill-redisstream.
 		want, err := theirs.Unmarshal(asRedisstreamReads(entry.Fields))
 		require.NoError(t, err)
 		if want.Metadata == nil { // it makes that of msgpack nil

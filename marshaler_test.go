@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// format is what all three wire formats are.
+// format is the interface of all three wire formats.
 type format interface {
 	Marshaler
 	Unmarshaler
@@ -245,7 +245,7 @@ func TestUnmarshalDeadLetter(t *testing.T) {
 			check(append(marshal("key", "value"), dead...), own...)
 			// Some may be missing, and they may stand anywhere.
 			check(append(slices.Clone(dead[:1]), marshal()...), shown[:2]...)
-			// What the message said of an earlier death gives way.
+			// Metadata of an earlier dead letter is replaced.
 			check(append(marshal("key", "value", "reason_poisoned", "old"), dead...), own...)
 			// An entry that dies in a dead-letter stream has them twice.
 			again := append(marshal(), dead...)
@@ -349,7 +349,7 @@ func TestUnmarshalHostileMetadataIsCheap(t *testing.T) {
 	}
 }
 
-// What other producers write for no metadata, or instead of a string.
+// Encodings of other producers for no metadata, or instead of a string.
 func TestUnmarshalLenientMetadata(t *testing.T) {
 	t.Parallel()
 	for raw, want := range map[string]message.Metadata{
@@ -370,7 +370,7 @@ func TestUnmarshalLenientMetadata(t *testing.T) {
 	}
 }
 
-// The hot path: what it allocates is what it may cost at 300,000 messages a second.
+// The hot path: its allocations determine the cost at 300,000 messages a second.
 func TestMarshalerAllocations(t *testing.T) {
 	if raceDetector {
 		t.Skip("allocations are counted without the race detector: go test -run TestMarshalerAllocations .")

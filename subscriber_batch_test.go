@@ -31,7 +31,7 @@ type batchKit struct {
 	ignored int
 }
 
-// batchPolicy is what a batchKit does with deliveries.
+// batchPolicy handles the deliveries of a batchKit.
 type batchPolicy batchKit
 
 func (k *batchPolicy) Delivered(int)           {}

@@ -11,7 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What a program does that uses go-redis without a library in between.
+// A program that uses go-redis without a library.
 
 // bareBlock is how long reads without a library wait for entries.
 const bareBlock = 200 * time.Millisecond

@@ -26,7 +26,7 @@ const (
 	chartBar     = 14
 )
 
-// chart is what the template needs. Places are in pixels.
+// chart is the data of the template. Places are in pixels.
 type chart struct {
 	Width, Height, Bars int
 	Headings            []chartHeading

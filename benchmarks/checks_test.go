@@ -42,7 +42,7 @@ func TestTrialRefusesDisorderOfAKey(t *testing.T) {
 	require.ErrorContains(t, err, "of its key")
 }
 
-// One message that takes long to be sent holds up those that its sender should have sent
+// One message that takes long to be sent delays those that its sender should have sent
 // meanwhile. Taken from when they are sent, they would look as quick as ever.
 func TestLatencyCountsTheWaitingOfAStall(t *testing.T) {
 	const stall = 100 * time.Millisecond

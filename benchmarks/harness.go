@@ -30,7 +30,7 @@ type harness struct {
 	trials      int
 }
 
-// result is what a row has shown.
+// result is the result of a row.
 type result struct {
 	Row         string       `json:"row"`
 	Unit        string       `json:"unit"`
@@ -53,8 +53,8 @@ type peerResult struct {
 	// ByCommand are the means of the same by command. A transaction counts MULTI, EXEC and
 	// what is in it.
 	ByCommand map[string]float64 `json:"commands_per_message_by_command,omitempty"`
-	// Ratio is that of the first peer to this one: the median of the ratios of the
-	// repetitions. What happens to the machine meanwhile happens to both.
+	// Ratio is that of the first peer to this one: the median of the ratios of the repetitions.
+	// Disturbances of the machine affect both.
 	Ratio *ratio  `json:"ratio,omitempty"`
 	Least float64 `json:"least,omitempty"`
 	// AtMost is the aim of rows where less is better.
@@ -67,7 +67,7 @@ type ratio struct {
 	Max    float64 `json:"max"`
 }
 
-// measured is what one peer has shown, one element per repetition.
+// measured is the result of one peer, one element per repetition.
 type measured struct {
 	values                            [][]float64 // by metric of the row
 	cpu, allocations, bytes, commands []float64
@@ -92,7 +92,7 @@ func (m *measured) add(t *trial) {
 }
 
 // run runs the repetitions of a row, all peers in turn in each of them. Every repetition
-// begins with another peer, so that none has always the same neighbour.
+// begins with another peer, so that none has always the same neighbor.
 func (h *harness) run(ctx context.Context, r row) ([]result, error) {
 	if r.metrics == nil {
 		r.metrics = []metric{{}}

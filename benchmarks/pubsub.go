@@ -51,8 +51,8 @@ func oursPubSub(t *trial, ctx context.Context, got func(string, int)) (<-chan er
 	return done, nil
 }
 
-// barePubSub is what a program does with go-redis alone: it takes the UUID out of the string
-// and makes no message.
+// barePubSub is a program with only go-redis: it takes the UUID out of the string and makes no
+// message.
 func barePubSub(t *trial, ctx context.Context, got func(string, int)) (<-chan error, error) {
 	sub := t.connect().Subscribe(ctx, t.topic)
 	if _, err := sub.Receive(ctx); err != nil {
@@ -78,8 +78,8 @@ func barePubSub(t *trial, ctx context.Context, got func(string, int)) (<-chan er
 	return done, nil
 }
 
-// envelopeHead is what stands before the payload in the envelope of a message without
-// metadata: version, length of the UUID, UUID, number of pairs.
+// envelopeHead is the part before the payload in the envelope of a message without metadata:
+// version, length of the UUID, UUID, number of pairs.
 const envelopeHead = 1 + 1 + len(uuidPrefix) + 12 + 1
 
 // envelope is message i as it is published.

@@ -22,7 +22,7 @@ type report struct {
 	Results     []result    `json:"results"`
 }
 
-// environment is what the figures depend on.
+// environment is the environment of the figures.
 type environment struct {
 	OS         string            `json:"os"`
 	Arch       string            `json:"arch"`

@@ -6,8 +6,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// What a program does that uses rueidis without a library in between, and without Watermill's
-// messages. The client puts the commands of concurrent callers into common pipelines.
+// A program that uses rueidis without a library and without Watermill's messages. The client
+// sends the commands of concurrent callers in common pipelines.
 
 // openRueidis returns a client. It is closed by the peer.
 func openRueidis(t *trial) (rueidis.Client, error) {

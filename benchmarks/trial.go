@@ -23,8 +23,8 @@ const (
 	uuidPrefix  = "00000000-0000-4000-8000-" // followed by the number of the message, 12 digits
 )
 
-// trial is one measured run of one peer. What it counts is checked afterwards, so that a
-// figure is never that of a run which lost or repeated a message.
+// trial is one measured run of one peer. Its counts are checked afterwards, so that a figure is
+// never that of a run which lost or repeated a message.
 type trial struct {
 	ctx    context.Context // ends when the trial takes too long
 	server *local.Redis
@@ -61,7 +61,7 @@ type trial struct {
 // deliveries is how often a message is to arrive, all messages and copies together.
 func (t *trial) deliveries() int { return len(t.seen) }
 
-// scaled is what remains of a number that is not one of messages.
+// scaled scales a number other than one of messages.
 func (t *trial) scaled(n int) int { return max(1, n/t.scale) }
 
 // uuid returns the UUID of the message with this number.
@@ -285,7 +285,7 @@ func (t *trial) append(fields func(i int) []any) error {
 	return nil
 }
 
-// fields are what the default marshaler of both libraries makes of message i.
+// fields are the fields of message i from the default marshaler of both libraries.
 func (t *trial) fields(i int) []any {
 	return []any{"_watermill_message_uuid", uuid(i), "metadata", "", "payload", t.payload}
 }

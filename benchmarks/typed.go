@@ -15,7 +15,7 @@ const (
 	batchSize    = 500 // of the row of batches
 )
 
-// document is what the rows of typed reading carry.
+// document is the value of the rows of typed reading.
 type document struct {
 	UUID     string
 	Customer string

@@ -19,7 +19,7 @@ type library struct {
 	subscriber func(t *trial, s settings) (message.Subscriber, error)
 }
 
-// settings are what rows ask of a subscriber. The zero value is one message at a time.
+// settings are the settings of a row's subscriber. The zero value is one message at a time.
 type settings struct {
 	maxInFlight int
 	keyed       bool // keep the order of keys, those of key

@@ -26,8 +26,7 @@ func constant(d time.Duration) redischannels.Backoff {
 	return redischannels.Backoff{Min: d, Max: d, Factor: 1, Jitter: redischannels.NoJitter}
 }
 
-// What a configuration with nothing but a client becomes: the defaults of
-// watermill-redisstream in our words.
+// A configuration with only a client becomes the defaults of watermill-redisstream.
 var (
 	emptyPublisher  = redischannels.PublisherConfig{Client: unused}
 	emptySubscriber = redischannels.SubscriberConfig{
@@ -45,8 +44,7 @@ type custom struct{}
 func (custom) Marshal(string, *message.Message) (map[string]any, error) { return nil, nil }
 func (custom) Unmarshal(map[string]any) (*message.Message, error)       { return nil, nil }
 
-// field is what one field of a configuration there does to ours. One without
-// any case is left out: it changes nothing.
+// field is the conversion of one field of a configuration. A field without a case is ignored.
 type field[From, To any] struct {
 	set  func(*From)
 	want func(*To)
@@ -271,7 +269,7 @@ func TestSubscriberConfigNamesAllProblems(t *testing.T) {
 	}
 }
 
-// What stands in the guide is what is compiled here.
+// The guide shows the code that is compiled here.
 func TestGuideSnippets(t *testing.T) {
 	guide, err := os.ReadFile("../docs/from-redisstream.md")
 	require.NoError(t, err)

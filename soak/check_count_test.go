@@ -55,8 +55,8 @@ func (j *journal) stopped(h *handling) (last window) {
 
 // forgotten reports whether a delivery may be missing in the count of the next one: it was the
 // first, and its process has lost the entry, by its end or by a fault; or the two overlap; or the
-// process of the next one had the entry before and lost it by a fault. What was nacked and then
-// released is counted.
+// process of the next one had the entry before and lost it by a fault. A message that was nacked
+// and then released is counted.
 func (j *journal) forgotten(h, before *handling) bool {
 	if h.start < before.over() || j.unaware(h, before) {
 		return true

@@ -32,9 +32,10 @@ func (j *journal) order(p *report) {
 	}
 }
 
-// soleOrder: the same for a topic with one consumer at a time, over all its processes. What one
-// has released, because it was closed or because it waited, comes in its order. What comes when
-// it comes: an entry that a killed process has left, and one that was requeued.
+// soleOrder: the same for a topic with one consumer at a time, over all its processes. Entries
+// that one has released, because it was closed or because they waited, are delivered in order.
+// Entries without an order are: an entry that a killed process has left, and one that was
+// requeued.
 func (j *journal) soleOrder(p *report) {
 	last, orphans := map[string]*handling{}, j.orphans()
 	for _, in := range j.processes {

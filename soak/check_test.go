@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// slack is what a loaded machine may add to any delay.
+// slack is the additional delay of a loaded machine.
 const slack = 1500 * time.Millisecond
 
 // report collects what is wrong, a few examples of each kind.
@@ -188,7 +188,7 @@ func (j *journal) undisturbed(name string, moment, span int64) int64 {
 
 // taken: an entry that another process has begun is begun only by a process that has claimed it. A
 // process that was given it earlier, and comes to it late, must have looked whether it is still its own. A process
-// that is held up between looking and beginning cannot know; his context ends with the next renewal.
+// that is blocked between looking and beginning cannot know; his context ends with the next renewal.
 func (j *journal) taken(p *report) {
 	for _, hs := range j.groups() {
 		for i, h := range hs[min(1, len(hs)):] {
@@ -205,7 +205,7 @@ func (j *journal) taken(p *report) {
 	}
 }
 
-// unaware reports whether a process was held up between looking at the lease of an entry and
+// unaware reports whether a process was blocked between looking at the lease of an entry and
 // beginning with it, while the one before began.
 func (j *journal) unaware(h, before *handling) bool {
 	return slices.ContainsFunc(j.during(h.by.name, h.start-int64(minIdle/5), h.start), func(w window) bool {
@@ -250,7 +250,7 @@ func (j *journal) again(p *report) map[string]int {
 			if before.how == "nack" || j.requeuedBetween(h, before.start, h.start) {
 				continue
 			}
-			// What comes later than the writing of the ack cannot undo it.
+			// Later events cannot undo the write of the ack.
 			until := before.over() + int64(slack)
 			if before.by.closed != 0 {
 				until = min(until, before.by.closed)
@@ -261,7 +261,7 @@ func (j *journal) again(p *report) map[string]int {
 				continue
 			}
 			if len(faults) == 0 && before.by != h.by && j.unaware(h, before) {
-				counts["held up before beginning"]++
+				counts["blocked before beginning"]++
 				continue
 			}
 			if len(faults) == 0 {

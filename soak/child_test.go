@@ -174,7 +174,7 @@ func drawTopic() string {
 //	live CONSUMER    it has subscribed, under this name in Redis
 //	start ID KEY SEQ COUNT    a handler begins
 //	ack ID, nack ID, reject ID    it ends, said before the message is ended
-//	ended ID    its context was cancelled before it has ended
+//	ended ID    its context was canceled before it has ended
 //	event KIND ID,ID,...    the library reports something
 //	deaf SINCE    it has received nothing since that moment, on purpose
 //

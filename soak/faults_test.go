@@ -116,7 +116,7 @@ var faults = []fault{
 			_ = r.admin.ClientKillByFilter(r.t.Context(), "type", "normal", "skipme", "yes").Err()
 		})
 	}},
-	// What follows breaks nothing, but leaves the name of a consumer in the group.
+	// The following faults break nothing, but leave the name of a consumer in the group.
 	{"restart slow consumer", 5, func(r *run) {
 		p := r.slow[r.random.IntN(len(r.slow))]
 		if r.random.IntN(3) == 0 {

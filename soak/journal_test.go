@@ -53,7 +53,7 @@ type window struct {
 	from, to  int64
 }
 
-// journal is what all processes have said.
+// journal has the lines of all processes.
 type journal struct {
 	mu        sync.Mutex
 	tried     map[messageKey]bool

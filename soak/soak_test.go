@@ -73,7 +73,7 @@ func TestSoakModel(t *testing.T) {
 	r.server = redistest.Start(t, redistest.Arg("appendonly", "yes"), redistest.Arg("appendfsync", "no"))
 	r.admin = r.server.Admin(t)
 	r.prepare()
-	// The proxies are in this process, and a server can be held up as well.
+	// The proxies are in this process, and a server can be blocked as well.
 	stop := make(chan struct{})
 	r.reading.Go(func() { r.watchServer(stop) })
 	r.reading.Go(func() { watchStalls(stop, func(from time.Time) { r.journal.fault("stall", "", from) }) })
@@ -89,8 +89,7 @@ func TestSoakModel(t *testing.T) {
 	}
 	require.NoError(t, r.admin.XGroupDelConsumer(t.Context(), scanned, group, bystander).Err())
 	r.drain()
-	// What the holder has beyond what it began with, it releases: there must be a consumer to
-	// take it.
+	// The holder releases its additional entries: there must be a consumer that claims them.
 	r.end(r.holder)
 	r.drain()
 	for _, p := range append(r.consumers, r.scanner) {

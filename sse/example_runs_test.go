@@ -54,7 +54,7 @@ func ExampleRuns() {
 	}
 	mux.Handle("GET /runs/{id}/ws", sockets)
 
-	// What writes the answer, in a goroutine of whichever replica got the question.
+	// The writer of the answer, a goroutine of the replica that received the question.
 	answer := func() error {
 		run, err := runs.Start(ctx, "chat-42") // sse.ErrRunning: another one is being written
 		if err != nil {

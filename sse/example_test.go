@@ -17,7 +17,7 @@ import (
 	"github.com/flaminco/redischannels/sse"
 )
 
-// ChatMessage is what the example sends.
+// ChatMessage is the value of the example.
 type ChatMessage struct {
 	From, Text string
 }

@@ -40,8 +40,8 @@ func documentedRules(t *testing.T) map[string][]string {
 	return rules
 }
 
-// features are what the users of docs/acl.md are for: each uses everything that its permissions
-// allow, and returns the first error. admin may do everything.
+// features are the features of the users of docs/acl.md: each uses everything that its
+// permissions allow, and returns the first error. admin has all permissions.
 var features = map[string]func(t *testing.T, admin, client *redis.Client, topic string) error{
 	"publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
 		return aclPublish(t, redischannels.PublisherConfig{Client: client}, topic)
@@ -365,8 +365,8 @@ func TestACL_ConformanceUnderDocumentedRules(t *testing.T) {
 	wmtests.TestPubSub(t, features, s.constructor, s.groupConstructor)
 }
 
-// What the page says of every connection: another database, a cluster, and permissions that separate
-// reading from writing.
+// The section on every connection: another database, a cluster, and separate permissions for
+// reading and writing.
 func TestACL_RulesOfEveryConnection(t *testing.T) {
 	t.Parallel()
 	rules := documentedRules(t)

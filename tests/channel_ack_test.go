@@ -44,7 +44,7 @@ func TestChannel_DeliveriesHaveNoGoroutines(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 }
 
-// What a middleware acknowledges is acknowledged then, not when the function has returned.
+// An Ack of a middleware takes effect at once, not when the function has returned.
 func TestChannel_MiddlewareAcks(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

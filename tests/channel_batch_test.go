@@ -24,7 +24,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// batchSeen is what a handler of batches has seen.
+// batchSeen records the calls of a batch handler.
 type batchSeen struct {
 	mu        sync.Mutex
 	delivered map[int]int // deliveries by value
@@ -121,7 +121,7 @@ func TestChannel_ReceiveBatch(t *testing.T) {
 	}
 }
 
-// With Ordered what is redelivered comes before what is behind it, and a failed value holds back
+// With Ordered what is redelivered comes before what is behind it, and a failed value blocks
 // the later ones of its batch.
 func TestChannel_HandleBatchOrdered(t *testing.T) {
 	t.Parallel()
@@ -279,7 +279,7 @@ func poisonWithACrash(t *testing.T, handle handleKeyed) {
 	ids := write(t, streamOf[int](t, newHub(t, client), key), consecutive(0, n)...)
 	seen := batchSeen{delivered: make(map[int]int)}
 	killInBatch(t, server, key, &seen)
-	// What is claimed later would come behind what is read until then.
+	// Entries that are claimed later would be behind entries that are read until then.
 	redistest.Eventually(t, soon, func() bool {
 		pending := pendingOf(t, client, key)
 		return len(pending) > 0 && !slices.ContainsFunc(pending, func(p redis.XPendingExt) bool { return p.Idle < testMinIdle })

@@ -33,7 +33,7 @@ func followAll(t *testing.T, channel *redischannels.Channel[labelled], from redi
 	return ids, last
 }
 
-// Complete is local: followers of other processes wait for ever. CompleteStream ends them, in every
+// Complete is local: followers of other processes wait forever. CompleteStream ends them, in every
 // format.
 func TestChannel_CompleteStream(t *testing.T) {
 	t.Parallel()

@@ -73,8 +73,8 @@ func TestChannel_DeadLetters(t *testing.T) {
 	require.Empty(t, found)
 }
 
-// What has no value is listed with its error, in its place; those of other groups are not,
-// unless they are asked for.
+// A dead letter that cannot be decoded is listed with its error, in its place. Those of other
+// groups are listed only if requested.
 func TestChannel_DeadLettersWithoutValue(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

@@ -34,7 +34,7 @@ func badEntries(t *testing.T, hub *testHub, key string) (ids []string) {
 var flaminco = redischannels.StreamChannelConfig{Format: redischannels.FlamincoMarshaler{}}
 
 // An entry that cannot be decoded is reported, becomes a dead letter,
-// is not pending for ever, and hides no other.
+// is not pending forever, and hides no other.
 func TestChannel_UndecodableInAGroup(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

@@ -21,9 +21,8 @@ type invoice struct {
 
 type customer struct{ Name string }
 
-// What the .NET library writes, made by hand from its layout: XADD key MAXLEN ~ n * data
-// json, names in PascalCase, null for what is not set, other characters than ASCII as
-// \u escapes.
+// Entries of the .NET library, written by hand in its layout: XADD key MAXLEN ~ n * data json,
+// names in PascalCase, null for unset members, characters other than ASCII as \u escapes.
 func TestChannel_ReadsDotNetEntries(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -51,8 +50,7 @@ func TestChannel_ReadsDotNetEntries(t *testing.T) {
 	}
 }
 
-// What is written for .NET is one field `data` that its serializer reads, beside two
-// that it ignores.
+// An entry for .NET has one field `data` that its serializer reads, and two that it ignores.
 func TestChannel_WritesDotNetEntries(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

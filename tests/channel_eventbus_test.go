@@ -160,7 +160,7 @@ func TestEventBus_SkipsUnknown(t *testing.T) {
 	}
 	redistest.Eventually(t, soon, func() bool { return hub.client.XLen(t.Context(), deadStream(key)).Val() == 2 }, "dead letters")
 
-	// What is skipped is nothing to read.
+	// A skipped event is not a value to read.
 	named(t, hub, key, "order.other", "{")
 	ctx, cancel := context.WithTimeout(t.Context(), quiet)
 	defer cancel()
@@ -177,7 +177,7 @@ func TestEventBus_SkipsUnknown(t *testing.T) {
 	require.Equal(t, placed{2, 2}, v)
 }
 
-// What cannot work is refused at registration or when the bus is made.
+// Invalid types are refused at registration or when the bus is created.
 func TestEventBus_RegistryMisuse(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)

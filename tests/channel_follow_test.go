@@ -209,7 +209,7 @@ func TestChannel_FollowJoinsAheadOfTheOthers(t *testing.T) {
 	second := follow(t, numbers, redischannels.Oldest)
 	require.Equal(t, 1, second.next(t))
 	require.Equal(t, 2, second.next(t))
-	require.Empty(t, first.seen, "its read is held up")
+	require.Empty(t, first.seen, "its read is blocked")
 	close(release)
 	write(t, numbers, 3)
 	for want := 1; want <= 3; want++ {
@@ -251,7 +251,7 @@ func TestChannel_SharedReadersBySettings(t *testing.T) {
 	redistest.Eventually(t, soon, func() bool { return readClients.Load() == 2 }, "a connection of its own")
 }
 
-// LastID is what Latest means, as an ID.
+// LastID is Latest as an ID.
 func TestChannel_LastID(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

@@ -113,7 +113,7 @@ func TestChannel_GroupsAndConsumersDoNotPileUp(t *testing.T) {
 }
 
 // A crashed consumer's values reach another one (the original has no claim), and a
-// value that was read with its ID is not pending for ever.
+// value that was read with its ID is not pending forever.
 func TestChannel_CrashRecovery(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

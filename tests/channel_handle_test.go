@@ -81,7 +81,7 @@ func requireDeadAtOnce(t *testing.T, client redis.UniversalClient, key string) {
 }
 
 // A value that does not decode and that no group can put aside is passed. Over gochannel, which
-// sends what is nacked at once and before all else, it came for ever and held up the others.
+// sends what is nacked at once and before all else, it came forever and blocked the others.
 func TestChannel_HandleSkipsUndecodable(t *testing.T) {
 	t.Parallel()
 	transport := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})

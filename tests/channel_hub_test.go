@@ -192,7 +192,7 @@ func TestChannel_CloseDrains(t *testing.T) {
 	}
 }
 
-// What cannot work is refused when the channel is made.
+// Invalid settings are refused when the channel is created.
 func TestChannel_ConstructionErrors(t *testing.T) {
 	t.Parallel()
 	hub := newHubOf(t)

@@ -204,8 +204,8 @@ func TestChannel_LeavingALoopKeepsTheValue(t *testing.T) {
 	}
 }
 
-// What a loop has left is released to another reader when nothing reads here any more, and when the
-// reader is closed, as if it had not been delivered.
+// A value at which a loop was left is released to another reader when nothing reads here, and
+// when the reader is closed, as if it had not been delivered.
 func TestChannel_UnreadValueReachesAnotherReader(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]bool{"after a while": true, "on close": false} {
@@ -316,7 +316,7 @@ func TestChannel_StalledReaderIsReported(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 }
 
-// What is held for longer than MinIdle stays with its reader.
+// A delivery that takes longer than MinIdle stays with its reader.
 func TestChannel_UnackedDeliveriesStayLeased(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)
@@ -385,8 +385,8 @@ func TestChannel_NackRejectDeadLetter(t *testing.T) {
 	eventuallyPending(t, hub.client, key, 0)
 }
 
-// What is postponed comes again after the delay, and the delivery does not count, however often
-// that happens.
+// A postponed value is delivered again after the delay, and the delivery does not count, however
+// often this happens.
 func TestChannel_Postpone(t *testing.T) {
 	t.Parallel()
 	for name, config := range map[string]redischannels.StreamChannelConfig{

@@ -255,7 +255,7 @@ func TestChannel_FailedPublisher(t *testing.T) {
 }
 
 // A message that was published twice, with one UUID, is two deliveries; each is acked for
-// itself and neither keeps its place for ever.
+// itself and neither keeps its place forever.
 func TestChannel_PubSubOneUUIDTwice(t *testing.T) {
 	t.Parallel()
 	hub, name := newHubOf(t), redistest.Key(t)

@@ -177,7 +177,7 @@ func TestChannel_WriteAllReportsWhatWasWritten(t *testing.T) {
 }
 
 // The lag of XINFO GROUPS is wrong after trimming, XDEL and XGROUP SETID: WaitToWrite waited for
-// a group that had read everything, for ever.
+// a group that had read everything, forever.
 func TestChannel_WaitToWriteWhereTheServersLagIsWrong(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// What a hook had made of the arguments was sent by the next attempt: with a hook that puts a prefix
-// before keys a retry went to app:app:orders, and nil was returned.
+// The next attempt sent the arguments that a hook had changed: with a hook that adds a prefix to
+// keys a retry went to app:app:orders, and nil was returned.
 func TestPublisher_HookThatChangesKeysOnARetry(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 3} {

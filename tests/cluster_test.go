@@ -60,7 +60,8 @@ func TestCluster_EveryFeature(t *testing.T) {
 						require.NoError(t, durable.Publish("{"+topic+"}:durable", pubMessages("m", n)...))
 					}
 				}
-				// What a consumer has left behind is found and comes, with the right count.
+				// The entries of a crashed consumer are claimed and delivered, with the correct
+				// count.
 				publish(t, client, topic, "left")
 				_ = masters.XGroupCreateMkStream(t.Context(), topic, "g", "0").Err()
 				unread := masters.XRange(t.Context(), topic, "("+groupOf(t, masters, topic).LastDeliveredID, "+").Val()
@@ -77,7 +78,7 @@ func TestCluster_EveryFeature(t *testing.T) {
 				require.Zero(t, stats.Lag+stats.Pending)
 				sub.events.none(t, redischannels.EventError, redischannels.EventDisconnected, redischannels.EventTrimmed)
 
-				// What its own connection leaves behind is found as well.
+				// Entries of its own lost connection are found too.
 				require.NoError(t, cluster.Admin(master).ClientKillByFilter(t.Context(), "type", "normal", "skipme", "yes").Err())
 				publish(t, masters, topic, "after")
 				require.Equal(t, []string{"after"}, receiveAcked(t, messages, 1))
@@ -235,8 +236,8 @@ func (l *clusterLoad) done(t *testing.T, client redis.UniversalClient, topic str
 	return lost
 }
 
-// A master dies under load, and its replica takes over: publishing and consuming continue. What
-// the replica did not have yet is lost, as without a cluster.
+// A master dies under load, and its replica takes over: publishing and consuming continue.
+// Entries that the replica did not have are lost, as without a cluster.
 func TestCluster_MasterDiesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)

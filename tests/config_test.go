@@ -36,7 +36,7 @@ func requireFields(t *testing.T, err error, prefix string, fields ...string) {
 // has problems.
 func TestConfig_EveryInvalidFieldIsNamed(t *testing.T) {
 	t.Parallel()
-	client := redis.NewClient(&redis.Options{}) // is not dialled
+	client := redis.NewClient(&redis.Options{}) // is not dialed
 	defer client.Close()
 
 	_, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{

@@ -26,8 +26,8 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// restartChild is what Watermill's suite runs to restart the server: it asks the test process,
-// which owns the server, and waits for the answer.
+// restartChild is the command of Watermill's suite that restarts the server: it sends a request
+// to the test process, which owns the server, and waits for the reply.
 var restartChild = redistest.ChildMain("restart", func() {
 	conn, err := net.Dial("tcp", os.Getenv("RESTART_ADDR"))
 	if err != nil {

@@ -177,7 +177,7 @@ func TestSubscriber_CloseAfterServerRestart(t *testing.T) {
 	redistest.Never(t, quiet, func() bool { return woken.Load() > 0 }, "a stranger was woken")
 }
 
-// What wakes a reader whose connection is up is CLIENT UNBLOCK: the connection stays.
+// A reader whose connection is up is unblocked by CLIENT UNBLOCK: the connection stays.
 func TestReader_WakeKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -17,7 +17,7 @@ import (
 // deadTime is the moment that the tests give their dead letters.
 var deadTime = time.Date(2024, 2, 29, 13, 4, 5, 67_000_000, time.FixedZone("", 3600))
 
-// deadMove is one pending entry of a group and the move that gives it up.
+// deadMove is one pending entry of a group and the move that dead-letters it.
 type deadMove struct {
 	stream.DeadLetterMove
 	client *redis.Client
@@ -58,7 +58,7 @@ func (d *deadMove) run(t *testing.T) (stream.DeadLetterResult, error) {
 	return moveDeadLetter(t.Context(), d.client, d.DeadLetterMove)
 }
 
-// block is what the dead letter must have after the fields of the entry.
+// block has the expected fields of the dead letter after those of the entry.
 func (d *deadMove) block() []string {
 	return []string{
 		"_dead_reason", "because", "_dead_entry_id", d.EntryID, "_dead_topic", d.Topic, "_dead_group", "g",
@@ -162,8 +162,8 @@ func newDeadTopic(t *testing.T, client *redis.Client) *deadTopic {
 	return &deadTopic{name: name, dead: "{" + name + "}:dead", client: client}
 }
 
-// die appends an entry, delivers it to the consumer "me" of the group and gives
-// it up there. An empty ID lets Redis choose one.
+// die appends an entry, delivers it to the consumer "me" of the group and dead-letters it there.
+// An empty ID lets Redis choose one.
 func (d *deadTopic) die(t *testing.T, group, id string, fields ...string) (entryID, deadID string) {
 	t.Helper()
 	entryID, err := d.client.XAdd(t.Context(), &redis.XAddArgs{Stream: d.name, ID: id, Values: fields}).Result()

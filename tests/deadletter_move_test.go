@@ -121,7 +121,7 @@ func TestDeadLetterMove_TrimsByTheServersClock(t *testing.T) {
 	}
 }
 
-// A consumer that lost its entry must not give it up under its new owner.
+// A consumer that lost its entry must not dead-letter it under its new owner.
 func TestDeadLetterMove_OtherOwner(t *testing.T) {
 	t.Parallel()
 	sizes(t, func(t *testing.T, fields []string) {
@@ -275,8 +275,8 @@ func TestDeadLetterMove_OutOfMemory(t *testing.T) {
 	}
 }
 
-// A missing right for either half leaves the entry pending and no dead
-// letter, however often the move is tried.
+// A missing permission for either half leaves the entry pending and no dead letter, however often
+// the move is tried.
 func TestDeadLetterMove_NoPermission(t *testing.T) {
 	t.Parallel()
 	rights := "+hello +client +multi +exec +eval +evalsha +xpending +xrange +xrevrange +xclaim +xadd +xdel +xack"

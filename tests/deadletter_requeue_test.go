@@ -196,8 +196,8 @@ func TestDeadLetters_RequeueWithSubscribers(t *testing.T) {
 	require.Empty(t, listIDs(t, letters, topic, redischannels.DeadLetterQuery{}))
 }
 
-// What is no entry ID in a dead letter of another producer, for example one of 30 digits, ended the
-// requeueing of all others.
+// An invalid entry ID in a dead letter of another producer, for example one of 30 digits, ended
+// the requeue of all others.
 func TestDeadLetters_RequeueBesideForeignEntryIDs(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// What a dead letter says, and the unchanged fields.
+// The data of a dead letter, and the unchanged fields.
 func TestDeadLetters_List(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -163,8 +163,8 @@ func TestDeadLetters_Arguments(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// A missing right must not leave half of a step behind: a dead letter that was
-// requeued and remains would be requeued again.
+// A missing permission must not leave a partial step: a dead letter that was requeued and remains
+// would be requeued again.
 func TestDeadLetters_NoPermission(t *testing.T) {
 	t.Parallel()
 	rights := "+hello +client +eval +evalsha +xpending +xrange +xrevrange +xinfo +xadd +xdel"

@@ -80,7 +80,7 @@ func firstLook(topic string) redistest.Match {
 	return redistest.And(redistest.Contains("zrange"), redistest.Contains(delayKeys(topic)[1]))
 }
 
-// A server that does not answer the look holds up neither Publish nor another topic's.
+// A server that does not answer the look delays neither Publish nor another topic's.
 func TestDelayed_FirstUseDelaysNothing(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = 2 * time.Second })

@@ -174,7 +174,7 @@ func moveScript(topic string) redistest.Match {
 	return redistest.And(redistest.Script(), redistest.Contains("{"+topic+"}:mover"), redistest.Contains("{"+topic+"}:dead"))
 }
 
-// What was moved is not in the store any more when the mover calls again.
+// Moved messages are no longer stored when the mover calls again.
 func TestDelayed_LostRepliesOfTheMover(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
@@ -227,7 +227,7 @@ func TestDelayed_LostReplyOfAPublish(t *testing.T) {
 	require.Equal(t, []string{"warm0", "kept-0", "kept-1", "kept-2"}, uuids)
 }
 
-// An entry that cannot be read would be read first for ever.
+// An entry that cannot be read would be read first forever.
 func TestDelayed_CorruptEntryBlocksNothing(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -267,7 +267,7 @@ func TestDelayed_CorruptEntryBlocksNothing(t *testing.T) {
 	seen.none(t, redischannels.EventError)
 }
 
-// What cannot be appended stays where it is, and is moved when it can.
+// A message that cannot be appended stays stored, and is moved when it can be.
 func TestDelayed_TargetOfAnotherType(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -105,7 +105,7 @@ func TestDelayed_SubscriptionWithoutRoom(t *testing.T) {
 	require.Equal(t, []string{"payload"}, receiveAcked(t, messages, 1))
 }
 
-// What a scan learns costs no command as long as nothing is due.
+// The data of a scan costs no command as long as nothing is due.
 func TestDelayed_IdleSubscriptionSendsNothingMore(t *testing.T) {
 	t.Parallel()
 	scripts := func(topic string) int {

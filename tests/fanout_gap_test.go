@@ -178,7 +178,7 @@ func cutBlockedRead(t *testing.T, proxy *redistest.Proxy) {
 	proxy.Cut()
 }
 
-// A stream that is deleted and starts again has smaller IDs than a subscription has seen, so
+// A stream that is deleted and restarts has smaller IDs than a subscription has seen, so
 // that nothing ever comes behind its cursor.
 func TestFanOut_ReadsARewoundStreamFromItsBeginning(t *testing.T) {
 	t.Parallel()

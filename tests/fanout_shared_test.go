@@ -64,7 +64,7 @@ func TestFanOut_SharedReaderOfOneTopic(t *testing.T) {
 }
 
 // A topic that joins has the read under way ended, so that the next one has it too. Where the
-// server was silent to that the client's retries, each with its timeout, held up who waited.
+// server was silent to that the client's retries, each with its timeout, blocked who waited.
 func TestFanOut_SharedReaderUnblocksOnce(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout, o.MaxRetries = time.Second, 20 })
@@ -116,7 +116,7 @@ func TestFanOut_SharedReaderOfManyTopics(t *testing.T) {
 	sub.events.none(t, redischannels.EventDisconnected, redischannels.EventError)
 }
 
-// A full window of one subscription holds up the others, or takes memory without end.
+// A full window of one subscription delays the others, or takes memory without end.
 func TestFanOut_SharedReaderLeavesTheSlowBehind(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -84,7 +84,7 @@ func TestHandlerErrors_AreTheReasonsOfDeadLetters(t *testing.T) {
 	}
 }
 
-// What a handler has asked for itself counts.
+// A request of the handler itself applies.
 func TestHandlerErrors_RequestsOfTheHandlerCount(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -24,7 +24,7 @@ import (
 //
 //	live                       Subscribe has returned
 //	got ID COUNT PAYLOAD       a message was received
-//	ended ID                   the context of a message that it holds is cancelled
+//	ended ID                   the context of a message that it holds is canceled
 //	event KIND ID,ID           the library reports something
 //	closed                     Close has returned
 //

@@ -50,8 +50,8 @@ func TestInput_TopicsOfAnyBytes(t *testing.T) {
 	}
 }
 
-// Sizes from nothing to the bound, on both sides. What is larger is refused by the publisher,
-// and becomes a dead letter at the subscriber without being decoded.
+// Sizes from nothing to the bound, on both sides. A larger message is refused by the publisher,
+// and dead-lettered by the subscriber without being decoded.
 func TestInput_PayloadsUpToTheBound(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -121,8 +121,8 @@ func TestInput_HostileMetadata(t *testing.T) {
 	}
 }
 
-// What a publisher takes to be within MaxPayload a subscriber with the same bound must take as
-// well, to the byte: else it becomes a dead letter, or is dropped, after it was confirmed.
+// A message that a publisher accepts within MaxPayload must be accepted by a subscriber with the
+// same bound, to the byte: otherwise it is dead-lettered, or dropped, after it was confirmed.
 func TestInput_PublisherAndSubscriberMeasurePayloadsAlike(t *testing.T) {
 	t.Parallel()
 	const bound = 1000

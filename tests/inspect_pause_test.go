@@ -436,7 +436,8 @@ func TestPause_EndsABlockedRead(t *testing.T) {
 	require.Equal(t, []string{"a"}, receiveAcked(t, messages, 1))
 }
 
-// What waits in order is not released to other consumers, as it is otherwise after a second.
+// Entries that wait in order are not released to other consumers, as they otherwise are after a
+// second.
 func TestPause_OrderStaysLeased(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -15,7 +15,7 @@ import (
 )
 
 // Neither the log nor an event nor an error nor a reason holds a password or a payload, whatever
-// goes wrong. The dead letter holds the payload, which is what it is for.
+// goes wrong. The dead letter contains the payload, which is its purpose.
 func TestLogs_NoSecrets(t *testing.T) {
 	t.Parallel()
 	const password, payload = "pa55word-of-the-user", "pay10ad-of-a-customer"

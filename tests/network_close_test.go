@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Where packets vanish each attempt of the client takes all the time that dialling may, and a
+// Where packets vanish each attempt of the client takes all the time that dialing may, and a
 // Subscribe went through all of them: also when its context had ended, to take back what it had
 // made, or when its subscriber was closed, which waited for it.
 func TestNetwork_SubscribeEndsWhilePacketsVanish(t *testing.T) {
@@ -107,7 +107,7 @@ func TestNetwork_CloseDuringAnOutage(t *testing.T) {
 				publish(t, direct, topic, numbered(5)...)
 				acked := receive(t, messages)
 				if kind == "group" {
-					receive(t, messages) // and is handled for ever
+					receive(t, messages) // and is handled forever
 				}
 				fault(proxy, true)
 				acked.Ack()
@@ -134,7 +134,7 @@ func TestNetwork_CloseDuringAnOutage(t *testing.T) {
 	}
 }
 
-// A client without a ReadTimeout waits for a silent server for ever, and so did Close.
+// A client without a ReadTimeout waits for a silent server forever, and so did Close.
 func TestNetwork_CloseWithoutAReadTimeout(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*redischannels.SubscriberConfig){"group": inFlight(3), "fan-out": fanOut} {

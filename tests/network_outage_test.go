@@ -52,7 +52,7 @@ func (o *outageTest) stopAt(t *testing.T, command string, trigger func()) {
 
 // After an outage a consumer looks alive and takes nothing, forgets what it had in hand, or
 // gets what it has acknowledged again. The server is stopped for 1 and for 15 seconds in every
-// state of a subscription, and started again with what it had on disk.
+// state of a subscription, and restarted with what it had on disk.
 func TestNetwork_OutageInEveryState(t *testing.T) {
 	t.Parallel()
 	// Each state returns the payloads that must come afterwards.
@@ -146,7 +146,7 @@ func TestNetwork_ServerThatLoads(t *testing.T) {
 	if redistest.IsRedis7(t, redistest.Shared(t).Client(t)) {
 		options = append(options, redistest.Arg("loading-process-events-interval-bytes", "1024"))
 	} else {
-		options, size = append(options, redistest.Arg("rdbcompression", "no")), 8000 // it answers every 2 MiB
+		options, size = append(options, redistest.Arg("rdbcompression", "no")), 8000 // it replies every 2 MiB
 	}
 	server := redistest.Start(t, options...)
 	client, topic := server.Client(t), redistest.Key(t)

@@ -19,7 +19,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// A peer fails silently: a read without a deadline is deaf for ever, and the server
+// A peer fails silently: a read without a deadline is deaf forever, and the server
 // hands the next message to the dead connection.
 func TestNetwork_HalfOpenConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
@@ -88,7 +88,7 @@ func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 		}
 	})
 	messages := sub.subscribe(t, topic)
-	// The reply is held back until the reader has given the connection up and reads by another.
+	// The reply is blocked until the reader has given the connection up and reads by another.
 	delayed := func(times int) {
 		rule := proxy.BeforeReply(times, redistest.And(redistest.Command("XREADGROUP"), redistest.Contains("BLOCK")), func() {
 			before := dials.n.Load()
@@ -106,7 +106,7 @@ func TestNetwork_ReadTimeoutIsAnEmptyRead(t *testing.T) {
 	publish(t, direct, topic, "b")
 	require.Equal(t, []string{"b"}, receiveAcked(t, messages, 1))
 
-	// Of five consumers one gets each message, and the others have nothing to tell.
+	// Of five consumers one gets each message, and the others have nothing to report.
 	var subs []*testSub
 	got := make(chan string, 100)
 	for range 5 {
@@ -332,8 +332,8 @@ func TestNetwork_BackgroundDutyFailsOnce(t *testing.T) {
 	require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 }
 
-// What a lost reply had brought is found again and handled, and leaves no room for another read:
-// the outage must not stay open for as long as the handler takes.
+// Entries of a lost reply are found again and handled, and leave no room for another read: the
+// outage must not stay open for as long as the handler takes.
 func TestNetwork_OutageEndsWhileAHandlerRuns(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)

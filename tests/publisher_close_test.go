@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Close must not wait for ever for a connection that is dead, nor leave a
+// Close must not wait forever for a connection that is dead, nor leave a
 // goroutine with it.
 func TestPublisher_CloseWithADeadConnection(t *testing.T) {
 	t.Parallel()

@@ -395,7 +395,7 @@ func TestPublisher_PanicInAHookIsAnError(t *testing.T) {
 	}
 }
 
-// One dead connection must not hold up the messages of other callers, whether its
+// One dead connection must not delay the messages of other callers, whether its
 // own caller has given up or is still waiting.
 func TestPublisher_DeadConnectionDelaysNoOtherCaller(t *testing.T) {
 	t.Parallel()

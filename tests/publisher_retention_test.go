@@ -25,7 +25,7 @@ func TestPublisher_NothingIsTrimmedByDefault(t *testing.T) {
 	require.EqualValues(t, 1501, client.XLen(t.Context(), topic).Val())
 }
 
-// Acknowledging does not delete, so a stream without retention grows for ever.
+// Acknowledging does not delete, so a stream without retention grows forever.
 // `~` keeps more than the number says; only `=` is exact.
 // XDEL leaves the memory in use; retention must trim.
 func TestPublisher_RetentionBoundsTheStream(t *testing.T) {
@@ -131,7 +131,7 @@ func TestPublisher_TopicsAndSizes(t *testing.T) {
 	require.EqualValues(t, 1, client.XLen(ctx, topic).Val())
 }
 
-// A group without a consumer keeps a trimmer that waits for it from trimming for ever.
+// A group without a consumer keeps a trimmer that waits for it from trimming forever.
 // Retention does not wait, and the group gets a report when it comes back.
 func TestPublisher_AbandonedGroupDoesNotStopTrimming(t *testing.T) {
 	t.Parallel()

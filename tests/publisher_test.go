@@ -91,7 +91,7 @@ func pubError(t testing.TB, err error) *redischannels.PublishError {
 	return pe
 }
 
-// Messages were marshalled inside of the loop that sent them, so that those
+// Messages were marshaled inside of the loop that sent them, so that those
 // before an invalid one were already in the stream when Publish failed.
 func TestPublisher_InvalidMessageSendsNothing(t *testing.T) {
 	t.Parallel()

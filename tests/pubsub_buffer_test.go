@@ -46,7 +46,7 @@ func TestPubSub_DropsFollowThePolicyAndAreCounted(t *testing.T) {
 				require.Equal(t, []string{fmt.Sprint(n)}, receiveAcked(t, others, 1), "no other subscription waits")
 			}
 			redistest.Eventually(t, soon, func() bool { return sub.events.sum(redischannels.EventDropped) == 994 },
-				"the counts of the events are what was dropped")
+				"the counts of the events are the number of dropped messages")
 			first.Ack()
 			require.Equal(t, c.left, receiveAcked(t, messages, 5))
 			dropped := sub.events.of(redischannels.EventDropped)
@@ -127,7 +127,7 @@ func TestPubSub_SocketIsAlwaysRead(t *testing.T) {
 	sub.events.none(t, redischannels.EventDisconnected, redischannels.EventInterrupted)
 }
 
-// Ack and Nack pretend: nothing is stored. What they do is done in this process.
+// Ack and Nack store nothing. Their effects are within this process.
 func TestPubSub_NackRedeliversInThisProcess(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -14,7 +14,7 @@ import (
 // has problems.
 func TestPubSub_EveryInvalidFieldIsNamed(t *testing.T) {
 	t.Parallel()
-	client := redis.NewClient(&redis.Options{}) // is not dialled
+	client := redis.NewClient(&redis.Options{}) // is not dialed
 	defer client.Close()
 
 	_, err := redischannels.NewPubSubSubscriber(redischannels.PubSubSubscriberConfig{

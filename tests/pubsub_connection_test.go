@@ -86,7 +86,7 @@ func TestPubSub_LeastPrivilege(t *testing.T) {
 	}
 }
 
-// A panic in OnEvent, or one that takes its time, holds up neither messages nor the end of
+// A panic in OnEvent, or one that takes its time, delays neither messages nor the end of
 // other events.
 func TestPubSub_SlowOnEvent(t *testing.T) {
 	t.Parallel()

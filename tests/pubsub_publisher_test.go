@@ -58,7 +58,7 @@ func TestPubSub_LostPublishReplyIsNoDuplicate(t *testing.T) {
 	}
 }
 
-// One message that cannot be marshalled prevents all of its call.
+// One message that cannot be marshaled prevents all of its call.
 func TestPubSub_InvalidMessagePublishesNothing(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -158,7 +158,7 @@ func TestPubSub_TimeoutAndCancelEndPublish(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 	})
 
-	// What waits for a connection of the pool is withdrawn: it must not arrive later.
+	// Messages that wait for a connection of the pool are withdrawn: they must not arrive later.
 	t.Run("withdrawn", func(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t)

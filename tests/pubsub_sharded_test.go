@@ -112,8 +112,8 @@ func TestPubSub_ShardedSubscriptionsFollowTheirSlots(t *testing.T) {
 		receiveAcked(t, late, 1)
 	})
 
-	// What is published between the end at one node and the confirmation of the next is lost,
-	// and nothing else; subscribing and unsubscribing continue meanwhile.
+	// Only messages published between the end at one node and the confirmation of the next are
+	// lost; subscribing and unsubscribing continue meanwhile.
 	t.Run("moves under load", func(t *testing.T) {
 		sub := newPubSub(t, client, shardedSub, buffer(100_000, redischannels.DropOldest))
 		base := redistest.Key(t)

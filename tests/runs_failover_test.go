@@ -113,7 +113,7 @@ func TestRuns_FailoverLosesPieces(t *testing.T) {
 	require.Equal(t, anew.Epoch(), resumed.begins().Epoch)
 }
 
-// The replica that is promoted has nothing of a run: its viewers see the one that is started again, or
+// The replica that is promoted has nothing of a run: its viewers see the one that is restarted, or
 // that there is none.
 func TestRuns_FailoverLosesRun(t *testing.T) {
 	t.Parallel()

@@ -94,7 +94,8 @@ func TestRuns_ManyLostReplies(t *testing.T) {
 	}
 }
 
-// Established connections go silent and new ones work: a writer is not lost, and viewers go on.
+// Established connections go silent and new ones work: a writer is not lost, and viewers
+// continue.
 func TestRuns_SilentConnections(t *testing.T) {
 	t.Parallel()
 	r, proxy := runsVia(t, redistest.Shared(t), func(c *sse.RunsConfig) {
@@ -208,8 +209,8 @@ func TestRuns_WrongType(t *testing.T) {
 	}
 }
 
-// What Redis has lost, by an eviction or a failover, ends the writer, and viewers begin again with
-// what there is.
+// A loss in Redis, by an eviction or a failover, ends the writer, and viewers restart with the
+// remaining pieces.
 func TestRuns_RedisLosesARun(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{":run:", ":events:"} {

@@ -53,7 +53,7 @@ type viewedStreams struct {
 	close func()
 }
 
-// viewersCost is what viewers need, with their streams.
+// viewersCost is the cost of viewers with their streams.
 type viewersCost struct {
 	Heap, Stacks int64 // bytes per viewer
 	Goroutines   int

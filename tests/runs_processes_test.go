@@ -137,7 +137,7 @@ type replica struct {
 	frozen bool
 }
 
-// epochReport is what the writer of an epoch has said.
+// epochReport is the report of the writer of an epoch.
 type epochReport struct {
 	by      *replica
 	flushed int

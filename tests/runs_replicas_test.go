@@ -104,8 +104,8 @@ func (r *runsUnderFaults) count() {
 	}
 }
 
-// kill kills a process and starts another one, and returns when viewers have seen the ends of what it
-// was writing. What it had not yet started is written by others.
+// kill kills a process and starts another one, and returns when viewers have seen the ends of
+// what it was writing. Runs that it had not started are written by others.
 func (r *runsUnderFaults) kill(i int) {
 	p := r.live[i]
 	r.mu.Lock()
@@ -230,8 +230,8 @@ func (r *runsUnderFaults) recorded(id string) (epochs []*recorded) {
 	return epochs
 }
 
-// check says that each viewer has seen each piece of an epoch once and in order, and then its one end:
-// what Redis has, which is what was flushed at least; and that epochs end as their writers have.
+// check says that each viewer has seen each piece of an epoch once and in order, and then its one
+// end: the pieces in Redis, at least the flushed ones; and that epochs end as their writers have.
 func (r *runsUnderFaults) check(seen [][][]sseEvent) {
 	t := r.t
 	lost, within, seenWithin := 0, time.Duration(0), time.Duration(0)

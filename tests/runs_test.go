@@ -85,7 +85,7 @@ func TestRuns_EndStatus(t *testing.T) {
 }
 
 // One writer at a time; a run that has ended, and one whose writer is lost, is restarted with a
-// higher epoch, and its viewers begin again.
+// higher epoch, and its viewers restart.
 func TestRuns_Restart(t *testing.T) {
 	t.Parallel()
 	r := sharedRuns(t)
@@ -113,7 +113,7 @@ func TestRuns_Restart(t *testing.T) {
 	require.Equal(t, anew.Epoch(), r.view("a", after(s.lastID)).begins().Epoch)
 }
 
-// What a writer of an older epoch sends is refused.
+// A write of an older epoch is refused.
 func TestRuns_SupersededWriterWritesNothing(t *testing.T) {
 	t.Parallel()
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())

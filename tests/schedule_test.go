@@ -365,7 +365,7 @@ func TestSchedule_LostReplies(t *testing.T) {
 	require.Zero(t, direct.Exists(t.Context(), append(delayKeys(topic), schedulesKey(topic))...).Val())
 }
 
-// What cannot be read blocks no other schedule, and is reported.
+// A schedule that cannot be decoded blocks no other schedule, and is reported.
 func TestSchedule_CorruptBlocksNothing(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

@@ -183,7 +183,7 @@ func TestSentinel_DurabilityAndTheElection(t *testing.T) {
 			require.NoError(t, err, "all replicas are there")
 			require.NoError(t, master.Client(t).Wait(t.Context(), 2, time.Second).Err())
 
-			// What is sent to a frozen process waits in its socket, so that is cut as well.
+			// Data for a stopped process waits in its socket, so the connection is cut too.
 			lagging.Pause()
 			admin := master.Admin(t)
 			require.NoError(t, admin.ClientKillByFilter(t.Context(), "type", "replica").Err())

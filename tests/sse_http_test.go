@@ -288,7 +288,7 @@ func (w wrapped) Write(p []byte) (int, error) { return w.w.Write(p) }
 func (w wrapped) WriteHeader(status int)      { w.w.WriteHeader(status) }
 func (w wrapped) Unwrap() http.ResponseWriter { return w.w }
 
-// A ResponseWriter that cannot flush would hold events back for ever.
+// A ResponseWriter that cannot flush would hold events back forever.
 func TestSSE_WithoutFlush(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

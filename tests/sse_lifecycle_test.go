@@ -64,7 +64,7 @@ func TestSSE_SlowClient(t *testing.T) {
 			padding := " " + strings.Repeat("x", size)
 			for i := range n {
 				write(t, channel, strconv.Itoa(i)+padding)
-				require.Equal(t, i, number(quick.data(1)[0]), "the other is not held up")
+				require.Equal(t, i, number(quick.data(1)[0]), "the other is not blocked")
 			}
 			if name == "write timeout" {
 				redistest.Eventually(t, soon, func() bool { return handler.Clients() == 1 }, "it is closed")
@@ -216,7 +216,7 @@ func TestSSE_RedisRestarts(t *testing.T) {
 	require.EqualValues(t, 1, reported.Load(), "each attempt failed, the first is reported")
 }
 
-// A Redis that does not answer holds up neither heartbeats nor the end.
+// A Redis that does not answer delays neither heartbeats nor the end.
 func TestSSE_RedisFreezes(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

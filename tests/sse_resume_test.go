@@ -273,7 +273,7 @@ func TestSSE_StartsWithoutAGap(t *testing.T) {
 	require.Equal(t, "4", first)
 }
 
-// A stream that is deleted starts again, also for a client that has an ID of the old one.
+// A stream that is deleted restarts, also for a client that has an ID of the old one.
 func TestSSE_StreamIsRecreated(t *testing.T) {
 	t.Parallel()
 	hub, key := newHubOf(t), redistest.Key(t)

@@ -306,8 +306,8 @@ func TestSubscriber_EveryDeliveryHasItsOwnContext(t *testing.T) {
 	})
 
 	for name, end := range map[string]func(cancel context.CancelFunc, sub *testSub){
-		"subscription cancelled": func(cancel context.CancelFunc, _ *testSub) { cancel() },
-		"subscriber closed":      func(_ context.CancelFunc, sub *testSub) { go sub.Close() },
+		"subscription canceled": func(cancel context.CancelFunc, _ *testSub) { cancel() },
+		"subscriber closed":     func(_ context.CancelFunc, sub *testSub) { go sub.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -168,8 +168,8 @@ func suspects(t *testing.T, server *redistest.Server, topic string) {
 // isSuspect reports whether a message of suspects was delivered twice.
 func isSuspect(payload string) bool { return strings.HasSuffix(payload, "nack1") }
 
-// What was delivered twice and left by a crashed process may have killed it: nothing else is
-// handled at the same time. What was delivered once is handled as always.
+// An entry that was delivered twice and left by a crashed process may have killed it: nothing
+// else is handled at the same time. An entry that was delivered once is handled as usual.
 func TestSubscriber_WhatACrashedProcessLeavesIsDeliveredAlone(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)

@@ -197,7 +197,7 @@ func TestSubscriber_SubscribeBatchConfig(t *testing.T) {
 }
 
 // A batch is read and acknowledged with few commands, however many messages it has: what is acknowledged
-// while a command is under way is written by the next one. So each is held back until all that the
+// while a command is under way is written by the next one. So each is blocked until all that the
 // application has is acknowledged.
 func TestSubscriber_CommandsPerBatch(t *testing.T) {
 	t.Parallel()

@@ -147,8 +147,8 @@ func newEntriesBesideAScan(t *testing.T, name string, consumers, n int) []time.D
 	return waits
 }
 
-// What a crashed consumer has left is found behind all that others hold, also when messages come
-// all the time, and nothing is taken from consumers that are alive.
+// The entries of a crashed consumer are found behind those of all other consumers, even while
+// messages arrive continuously, and nothing is claimed from active consumers.
 func TestClaimScan_ReachesTheEndOfALongList(t *testing.T) {
 	t.Parallel()
 	for name, consume := range groupConsumers {

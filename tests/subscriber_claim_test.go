@@ -143,7 +143,7 @@ func TestSubscriber_UnclaimableEntriesDoNotStopReading(t *testing.T) {
 	eventuallyPending(t, client, topic, 1000)
 }
 
-// Pending messages wait for ever, or a minute, after a crash, or only one batch of them is
+// Pending messages wait forever, or a minute, after a crash, or only one batch of them is
 // recovered; some libraries have no recovery at all.
 func TestSubscriber_ClaimsFromACrashedConsumer(t *testing.T) {
 	t.Parallel()
@@ -262,12 +262,12 @@ func TestSubscriber_CrashDuringRecovery(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// A pending entry that was trimmed is dropped in silence, or claimed for ever.
+// A pending entry that was trimmed is dropped in silence, or claimed forever.
 func TestSubscriber_TrimmedPendingEntriesAreReported(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
 
-	t.Run("of a dead consumer", func(t *testing.T) {
+	t.Run("of a crashed consumer", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		publish(t, client, topic, "a", "b", "c")
@@ -445,9 +445,9 @@ func TestSubscriber_RejectOfATrimmedMessage(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// What a dead consumer has left was fetched by one command whatever its size. Where the network
-// needs longer for the reply than the client waits, that was tried again for ever, and since the
-// entries were kept no other consumer got them either.
+// The entries of a crashed consumer were fetched by one command whatever their size. If the
+// network needs longer for the reply than the client waits, this was retried forever, and because
+// the entries stayed leased no other consumer received them either.
 func TestSubscriber_ClaimsLargeEntriesOverASlowNetwork(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = 400 * time.Millisecond })

@@ -21,7 +21,7 @@ func maxDeliveries(n int) func(*redischannels.SubscriberConfig) {
 }
 
 // crashed lets a journalChild handle the topic up to the messages that it holds, waits until it
-// has buffered more, and kills it. What it has left can be claimed when crashed returns.
+// has buffered more, and kills it. Its entries can be claimed when crashed returns.
 func crashed(t *testing.T, server *redistest.Server, topic string, held []int, settings ...string) *journal {
 	t.Helper()
 	var numbers []string
@@ -156,8 +156,8 @@ func TestSubscriber_SeveralDeliveriesAreCountedExactlyAfterACrash(t *testing.T) 
 	requireTrueDeadLetters(t, client, topic, before)
 }
 
-// What a living process releases is counted exactly, also a single delivery: it was nacked once,
-// or it only waited, and its consumer has said so.
+// The releases of a running process are counted exactly, even a single delivery: the entry was
+// nacked once, or it only waited, and its consumer has recorded that.
 func TestSubscriber_ReleasesKeepASingleDelivery(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)

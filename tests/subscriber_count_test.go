@@ -27,7 +27,7 @@ func TestSubscriber_ReleasesDoNotCount(t *testing.T) {
 		eventuallyPending(t, client, topic, len(ids))
 		sub.closeSoon(t)
 		for _, p := range pendingOf(t, client, topic) {
-			require.Zero(t, p.RetryCount, "%s was handed to no handler", p.ID)
+			require.Zero(t, p.RetryCount, "%s was delivered to no handler", p.ID)
 			require.GreaterOrEqual(t, p.Idle, time.Minute, "%s cannot be claimed at once", p.ID)
 		}
 	}
@@ -41,7 +41,7 @@ func TestSubscriber_ReleasesDoNotCount(t *testing.T) {
 	eventuallyPending(t, client, topic, 0)
 }
 
-// The count that a handler sees, and by which a message is given up, depends on the way that
+// The count that a handler sees, and by which a message is dead-lettered, depends on the way that
 // the message took to it.
 func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 	t.Parallel()
@@ -130,7 +130,7 @@ func TestSubscriber_DeliveryCountIsThatOfDeliveries(t *testing.T) {
 }
 
 // A message that kills its process takes the blame for all that was in flight or prefetched
-// with it: neighbours end as dead letters, or the killer is delivered for ever.
+// with it: neighbors end as dead letters, or the killer is delivered forever.
 func TestSubscriber_PoisonThatKillsItsProcess(t *testing.T) {
 	t.Parallel()
 	for _, way := range []string{"kill", "exit"} {

@@ -130,7 +130,7 @@ func TestReturn_NothingThatWasAcknowledgedComesAgain(t *testing.T) {
 	require.Equal(t, 2*(n+2), h.len(), "each twice")
 }
 
-// A thousand requeued letters that still fail do not hold up a strict topic.
+// A thousand requeued letters that still fail do not delay a strict topic.
 func TestReturn_FailingLettersHoldUpNothing(t *testing.T) {
 	t.Parallel()
 	const n = 1000

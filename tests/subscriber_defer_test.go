@@ -94,7 +94,7 @@ func TestDefer_Postpone(t *testing.T) {
 	sub.closeSoon(t)
 }
 
-// What is not asked for, or not for long, waits in memory.
+// A delay that was not requested, or is short, is in memory.
 func TestDefer_ShortRetriesStay(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -187,7 +187,7 @@ func TestDefer_ManyOverRestarts(t *testing.T) {
 	}
 }
 
-// What is left of a long delay survives the end of its process, whether asked for or a back-off.
+// The rest of a long delay survives the end of its process, whether requested or a back-off.
 func TestDefer_AtClose(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -216,7 +216,7 @@ func TestDefer_AtClose(t *testing.T) {
 	sub.closeSoon(t)
 }
 
-// A returned entry has lost its place in the order: one that keeps failing does not hold up a strict topic.
+// A returned entry has lost its place in the order: one that keeps failing does not delay a strict topic.
 func TestDefer_ReturnedEntriesHoldUpNothing(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -251,7 +251,7 @@ func TestSubscriber_LeasesEndWithTheConnection(t *testing.T) {
 	ids := publish(t, first, topic, "m")
 	msg := receive(t, messages)
 
-	// What a failover leaves behind: the same stream, where another consumer has the entry.
+	// The state after a failover: the same stream, in which another consumer has the entry.
 	require.NoError(t, second.XAdd(t.Context(), &redis.XAddArgs{Stream: topic, ID: ids[0], Values: []any{
 		"_watermill_message_uuid", "u", "metadata", "\x80", "payload", "m"}}).Err())
 	require.Equal(t, ids, deliverTo(t, second, topic, "other", 1, 0))

@@ -27,7 +27,7 @@ var malformed = map[string][]string{
 }
 
 // One malformed entry ends every subscription of the group, one after another
-// (3 of 3); or it stays pending for ever; or it is acknowledged and gone.
+// (3 of 3); or it stays pending forever; or it is acknowledged and gone.
 func TestSubscriber_MalformedEntriesBecomeDeadLetters(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -185,7 +185,7 @@ func TestSubscriber_RemovedEntries(t *testing.T) {
 		require.Equal(t, []string{"a", "c"}, got)
 	})
 
-	t.Run("pending for a dead consumer", func(t *testing.T) {
+	t.Run("pending for a crashed consumer", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		ids := publish(t, client, topic, "a", "b", "c")

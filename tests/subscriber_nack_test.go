@@ -31,7 +31,7 @@ func fieldsOf(t *testing.T, client redis.UniversalClient, key string) []map[stri
 	return all
 }
 
-// poisonRun is what a pool of handlers has done, by payload.
+// poisonRun records the calls of a pool of handlers, by payload.
 type poisonRun struct {
 	mu     sync.Mutex
 	acked  map[string]int

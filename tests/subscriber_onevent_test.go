@@ -73,7 +73,7 @@ func (h *blockedOnEvent) resumes(t *testing.T, client redis.UniversalClient, top
 	h.closeSoon(t)
 }
 
-// An OnEvent that took its time held up the goroutine that had something to report, and with it
+// An OnEvent that took its time blocked the goroutine that had something to report, and with it
 // the renewals or the acks of its subscription: others took the messages over.
 func TestSubscriber_SlowOnEventDelaysNeitherLeasesNorAcks(t *testing.T) {
 	t.Parallel()

@@ -57,7 +57,7 @@ func othersDelivered(t *testing.T, got func() []delivered, first, last int) {
 	t.Helper()
 	redistest.Eventually(t, soon/2, func() bool {
 		return len(missing(last+1, got(), numberSet(0, first))) == 0
-	}, "the other keys wait for one that is held up")
+	}, "the other keys wait for one that is blocked")
 }
 
 // readEverything reports whether the group "g" was given every entry of the topic.
@@ -69,7 +69,7 @@ func readEverything(t *testing.T, client redis.UniversalClient, topic string) bo
 }
 
 // finished waits until the group "g" has read everything and nothing is pending. It asks for
-// numbers only: a list of 1,500 entries every 5 ms would hold up what it looks at.
+// numbers only: a list of 1,500 entries every 5 ms would delay what it looks at.
 func finished(t *testing.T, scene *orderScene) {
 	t.Helper()
 	redistest.Eventually(t, 2*soon, func() bool {
@@ -139,7 +139,8 @@ func TestSubscriber_AKeyThatIsHeldUpStopsNoOther(t *testing.T) {
 		scene := begin(t)
 		child, j := startJournal(t, scene.server, scene.topic, append(perKey.settings(), "HOLD=0")...)
 		othersDelivered(t, func() []delivered { return j.all(t) }, backlog, len(payloads)-1)
-		// What was delivered and is not acknowledged yet would come again, and be taken for an inversion.
+		// Messages that were delivered and are not acknowledged yet would be delivered again, and
+		// count as an inversion.
 		redistest.Eventually(t, soon, func() bool { return len(pendingOf(t, scene.client, scene.topic)) <= backlog }, "acknowledgements")
 		child.Kill()
 		waitIdle(t, scene.client, scene.topic, testMinIdle)
@@ -159,7 +160,7 @@ func TestSubscriber_AKeyThatIsHeldUpStopsNoOther(t *testing.T) {
 		}
 		publish(t, scene.client, scene.topic, payloads[backlog:]...)
 		h := handle(newSub(t, scene.client, scene.config).subscribe(t, scene.topic), perKey.inFlight, head.handle)
-		redistest.Eventually(t, soon/2, func() bool { return h.len() == 1+others }, "the other keys wait for one that is held up")
+		redistest.Eventually(t, soon/2, func() bool { return h.len() == 1+others }, "the other keys wait for one that is blocked")
 		head.release()
 		finished(t, scene)
 		require.Empty(t, firstOf(perKey.inversions(h.all(), nil)), "the order is lost")
@@ -167,8 +168,8 @@ func TestSubscriber_AKeyThatIsHeldUpStopsNoOther(t *testing.T) {
 	})
 }
 
-// What waits for a key that is held up waits for longer than a second: another consumer that has
-// nothing to do gets some of it. The order of each of the two is right, also when entries come back.
+// Entries of a blocked key wait for longer than a second: an idle consumer receives some of them.
+// The order of each of the two is correct, even when entries return.
 func TestSubscriber_AnIdleConsumerSharesTheEntriesOfOneKey(t *testing.T) {
 	t.Parallel()
 	const waiting, share = 426, 100
@@ -184,12 +185,12 @@ func TestSubscriber_AnIdleConsumerSharesTheEntriesOfOneKey(t *testing.T) {
 				require.Less(t, n, 10*waiting, "the first consumer does not read everything")
 				publish(t, scene.client, scene.topic, keyedPayload(1+n%7, n))
 			}
-			require.Equal(t, 1, len(ofKey(first.all(), "k0")), "the head is held up")
+			require.Equal(t, 1, len(ofKey(first.all(), "k0")), "the head is blocked")
 
 			second := handle(newSub(t, scene.server.Client(t), scene.config).subscribe(t, scene.topic), perKey.inFlight, work(0))
 			redistest.Eventually(t, soon/2, func() bool { return len(ofKey(second.all(), "k0")) >= share },
 				"the second consumer has a share of %d entries that wait", waiting)
-			require.Equal(t, 1, len(ofKey(first.all(), "k0")), "the head is held up still")
+			require.Equal(t, 1, len(ofKey(first.all(), "k0")), "the head is blocked still")
 			head.release()
 			finished(t, scene)
 			require.Empty(t, firstOf(perKey.inversions(first.all(), nil)), "the order of the first is lost")

@@ -21,7 +21,8 @@ const (
 	orderBacklog = 200
 	// orderKeys is how many keys the messages of the order tests have.
 	orderKeys = 8
-	// slowWork is what a handler takes now and then: longer than entries wait before they are released.
+	// slowWork is the time of an occasional slow handler: longer than entries wait before they
+	// are released.
 	slowWork = 1500 * time.Millisecond
 	// longestPause is for how long nothing may be delivered although entries wait and the handlers are free.
 	longestPause = 2 * time.Second
@@ -52,7 +53,7 @@ func (o orderMode) slow(number int) bool {
 }
 
 // inversions lists the deliveries that begin after a later one of the same subscription or key.
-// What is excused has come back, and comes when it does.
+// Excused deliveries have returned, and have no order.
 func (o orderMode) inversions(got []delivered, excused map[int]bool) []string {
 	last := make(map[string]delivered)
 	var wrong []string
@@ -105,7 +106,7 @@ func (i *idleTime) end() {
 	}
 }
 
-// past is what has happened to a group before a subscription begins.
+// past is the history of a group before a subscription begins.
 type past struct {
 	name string
 	// make brings it about on a topic with the messages 0 to 199, and returns what was delivered

@@ -28,7 +28,7 @@ func numbered(n int) []string {
 }
 
 // A nacked message arrives after newer ones. With one message in flight the order of the
-// stream is kept: the nacked one holds back those behind it.
+// stream is kept: the nacked one blocks those behind it.
 func TestSubscriber_StrictOrderWithNacks(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

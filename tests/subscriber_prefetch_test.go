@@ -152,7 +152,7 @@ func heapPeak(fn func(sample func())) (growth uint64) {
 	return max(peak, before) - before
 }
 
-// maxGrowth is what a subscription may hold of a backlog.
+// maxGrowth is the maximum memory of a subscription with a backlog.
 const maxGrowth = 64 << 20
 
 // A slow handler and a backlog of a million entries: the process runs out of memory.

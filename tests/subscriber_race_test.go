@@ -17,7 +17,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// Subscribe, Close, acking and cancelling race with each other: WaitGroup misuse, a send on
+// Subscribe, Close, acking and canceling race with each other: WaitGroup misuse, a send on
 // a closed channel.
 func TestSubscriber_ConcurrentUse(t *testing.T) {
 	t.Parallel()
@@ -97,7 +97,7 @@ func TestSubscriber_ConcurrentUse(t *testing.T) {
 }
 
 // A subscription that is opened while its subscriber closes belongs to no owner: Close has not seen it,
-// and waits for it for ever.
+// and waits for it forever.
 func TestSubscriber_CloseDuringSubscribe(t *testing.T) {
 	t.Parallel()
 	for command, call := range map[string]func(t *testing.T, sub *testSub, topic string) error{

@@ -142,7 +142,7 @@ func TestSubscriber_MessagesArriveAtOnce(t *testing.T) {
 	}
 }
 
-// BLOCK 0 waits for ever, and 5000 without a unit is 5 microseconds.
+// BLOCK 0 waits forever, and 5000 without a unit is 5 microseconds.
 func TestSubscriber_BlockTime(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -193,7 +193,7 @@ func TestSubscriber_BlockTime(t *testing.T) {
 }
 
 // A stream that was deleted may continue with lower IDs, where the clock was set back or the IDs
-// are the publisher's own: a group that is re-created behind the old ones waits for ever.
+// are the publisher's own: a group that is re-created behind the old ones waits forever.
 func TestSubscriber_StreamThatIsRecreated(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

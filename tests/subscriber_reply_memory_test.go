@@ -13,7 +13,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
-// heapInUse is what the heap holds when everything unreachable is collected, pools included.
+// heapInUse is the size of the heap after collecting all unreachable memory, including pools.
 func heapInUse() int64 {
 	runtime.GC()
 	runtime.GC()

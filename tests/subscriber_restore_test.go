@@ -38,7 +38,7 @@ var losses = []struct {
 	}},
 }
 
-// The group or the stream is deleted, and every read answers NOGROUP for ever; Redis has another
+// The group or the stream is deleted, and every read answers NOGROUP forever; Redis has another
 // text for each way, and for a reader that is blocked at that moment.
 func TestSubscriber_LostGroupIsRecreated(t *testing.T) {
 	t.Parallel()
@@ -212,7 +212,7 @@ func TestSubscriber_RecreatedGroupResumesWhereItWas(t *testing.T) {
 	require.ElementsMatch(t, payloads[:10], seen)
 }
 
-// In strict order a nacked message holds back all others, so nothing is read; when the group
+// In strict order a nacked message blocks all others, so nothing is read; when the group
 // is deleted meanwhile nothing notices it, and the message can never be delivered.
 func TestSubscriber_GroupLostDuringBackoff(t *testing.T) {
 	t.Parallel()

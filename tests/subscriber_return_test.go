@@ -26,8 +26,8 @@ func eventuallyReturned(t *testing.T, client redis.UniversalClient, topic string
 	redistest.Eventually(t, soon, func() bool { return client.XLen(t.Context(), returnStream(topic, "g")).Val() == n }, "%d entries are outstanding", n)
 }
 
-// What returns to a group is delivered under the ID of its original, with the deliveries that were
-// counted before, to that group only, and is deleted when it is acknowledged.
+// A returned entry is delivered under the ID of its original, with the deliveries that were
+// counted before, to its group only, and is deleted when it is acknowledged.
 func TestReturn_DeliversTheOriginal(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
@@ -145,7 +145,8 @@ func TestReturn_LostGroup(t *testing.T) {
 	sub.events.none(t, redischannels.EventTrimmed, redischannels.EventLeaseLost)
 }
 
-// What a crashed consumer has left in a group that is lost is in no other consumer's memory: it is read again.
+// The entries of a crashed consumer in a lost group are in no other consumer's memory: they are
+// read again.
 func TestReturn_LostGroupWithEntriesOfACrashedConsumer(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

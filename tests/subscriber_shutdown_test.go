@@ -249,7 +249,7 @@ func TestSubscriber_CloseWhileIdle(t *testing.T) {
 	client := server.Client(t)
 	for _, change := range []func(*redischannels.SubscriberConfig){inFlight(1), fanOut} {
 		quickest := time.Hour
-		for range 10 { // the machine may hold up some of them
+		for range 10 { // the machine may delay some of them
 			sub := newSub(t, client, change, minIdle(time.Minute), tuned(func(c *redischannels.Tuning) { c.BlockTime = 10 * time.Second }))
 			sub.subscribe(t, redistest.Key(t))
 			redistest.Eventually(t, soon, func() bool { return redistest.BlockedClients(t, client) == 1 }, "a blocked read")
@@ -352,7 +352,7 @@ func TestSubscriber_CloseReleasesWhatAClaimScanTakesOver(t *testing.T) {
 	require.Zero(t, pending[0].RetryCount, "it was delivered to no handler")
 }
 
-// A subscription that was cancelled takes messages that are published afterwards with it.
+// A subscription that was canceled takes messages that are published afterwards with it.
 func TestSubscriber_CancelThenPublish(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

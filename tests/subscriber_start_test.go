@@ -222,7 +222,7 @@ func TestSubscriber_EveryReadIsBounded(t *testing.T) {
 }
 
 // Replay skips 1-1 because it adds one to the wrong half of the ID, or reads an entry
-// that cannot be decoded for ever.
+// that cannot be decoded forever.
 func TestSubscriber_ReplayIsExact(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)

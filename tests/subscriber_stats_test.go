@@ -93,7 +93,7 @@ func streamField(t *testing.T, client *redis.Client, topic, field string) any {
 	return nil
 }
 
-// What happens to a subscription from outside is counted as well.
+// Changes of a subscription from outside are counted too.
 func TestStats_Faults(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.AOF())
@@ -137,8 +137,8 @@ func TestStats_Faults(t *testing.T) {
 	<-closed
 }
 
-// What waits for its key, and what waits for Redis, is neither in flight nor backing off. What
-// was taken over from a dead consumer is counted by the entry, not by the event.
+// An entry that waits for its key, or for Redis, is neither in flight nor backing off. Entries
+// claimed from a crashed consumer are counted by the entry, not by the event.
 func TestStats_WaitingMessages(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -160,7 +160,7 @@ func TestStats_WaitingMessages(t *testing.T) {
 	}))
 	a := receive(t, messages)
 	stats := statsOf(t, sub, func(s redischannels.SubscriptionStats) bool { return s.Buffered == 2 && s.Redelivered == 1 },
-		"two wait for their key, and the dead consumer had the first before")
+		"two wait for their key, and the crashed consumer had the first before")
 	require.Equal(t, 1, stats.InFlight)
 	require.EqualValues(t, 3, stats.Recovered)
 	a.Ack()

@@ -48,7 +48,7 @@ func TestSubscriber_HandlerTimeoutRunsFromDelivery(t *testing.T) {
 	}
 }
 
-// A handler that hangs holds its message and its slot for ever. HandlerTimeout counts as a
+// A handler that hangs holds its message and its slot forever. HandlerTimeout counts as a
 // nack; in strict order the next attempt waits for the old handler, otherwise it does not.
 func TestSubscriber_HandlerTimeout(t *testing.T) {
 	t.Parallel()

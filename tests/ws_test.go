@@ -130,7 +130,7 @@ func TestWS_Run(t *testing.T) {
 	require.EqualValues(t, ws.CloseNothing, openWS(t, url+"?id=a&lastEventId="+end.ID).closed())
 }
 
-// A client that takes nothing is closed, and holds up no other.
+// A client that takes nothing is closed, and delays no other.
 func TestWS_SlowClient(t *testing.T) {
 	t.Parallel()
 	channel := streamOf[string](t, newHubOf(t), redistest.Key(t))

@@ -20,7 +20,7 @@ type kind struct {
 	open    func(addr string, clients int) (*opened, error)
 }
 
-// opened is what clients can be served by.
+// opened is a handler for clients.
 type opened struct {
 	handler http.Handler
 	write   func(context.Context, message) error // to all streams; nil: nothing is written
@@ -41,7 +41,7 @@ var kinds = []kind{
 	{"sse.RunsHandler, 100 runs", many, openRuns},
 }
 
-// openBaseline is what Go's HTTP server needs for a stream on which nothing is sent.
+// openBaseline measures the cost of Go's HTTP server for a stream without events.
 func openBaseline(string, int) (*opened, error) {
 	ended := make(chan struct{})
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -155,7 +155,7 @@ func openRuns(addr string, _ int) (*opened, error) {
 	}}, nil
 }
 
-// openNaive is what one writes first: each client reads the stream by itself.
+// openNaive is the simplest implementation: each client reads the stream by itself.
 func openNaive(addr string, clients int) (*opened, error) {
 	channels, err := openChannels(addr, 1)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
-// load is what is measured.
+// load is the measured load.
 type load struct {
 	clients  int
 	rate     float64 // messages per second, each to all clients

@@ -19,7 +19,7 @@ import (
 	"github.com/flaminco/redischannels/benchmarks/internal/local"
 )
 
-// result is what one kind of handler has done.
+// result is the result of one kind of handler.
 type result struct {
 	outcome
 	name        string
@@ -153,7 +153,7 @@ func readers(ctx context.Context, server *local.Redis) (n int, err error) {
 	return n, err
 }
 
-// redisTime is what Redis has used of the processors.
+// redisTime is the processor time that Redis has used.
 func redisTime(ctx context.Context, server *local.Redis) (d time.Duration) {
 	info, err := server.Info(ctx, "cpu")
 	if err != nil {

@@ -30,8 +30,8 @@ type order struct {
 	Expected int64  `json:"expected"` // published messages; then it reports, and leaves with the next order
 }
 
-// outcome is what the swarm answers: a line on its standard output when all are connected,
-// and one when all messages have arrived, or none comes any more.
+// outcome is the report of the swarm: a line on its standard output when all are connected, and
+// one when all messages have arrived, or none comes any more.
 type outcome struct {
 	Connected int           `json:"connected"`
 	Received  int64         `json:"received"`
@@ -142,7 +142,7 @@ func open(ctx context.Context, addr, path string) (net.Conn, *bufio.Reader, erro
 		return nil, nil, err
 	}
 	if want := "HTTP/1.1 " + strconv.Itoa(http.StatusOK); len(status) < len(want) || status[:len(want)] != want {
-		return nil, nil, fmt.Errorf("the server answers %q", status)
+		return nil, nil, fmt.Errorf("the server replies %q", status)
 	}
 	for live := false; ; {
 		line, err := lines.ReadSlice('\n')
@@ -187,8 +187,8 @@ func (s *swarm) read(lines *bufio.Reader) {
 	}
 }
 
-// message is what is published: 256 bytes or more of JSON. It begins with its numbers, so
-// that clients need not decode all of it.
+// message is a published message: 256 bytes or more of JSON. It begins with its numbers, so that
+// clients need not decode all of it.
 type message struct {
 	Number int64  `json:"n"`
 	Sent   int64  `json:"t"` // nanoseconds since 1970, by the clock that all processes share

@@ -20,7 +20,7 @@ import (
 	"github.com/flaminco/redischannels/examples/internal/redisserver"
 )
 
-// Order is what the programs send.
+// Order is the value that the programs send.
 type Order struct {
 	ID     int
 	Amount int

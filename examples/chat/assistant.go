@@ -16,7 +16,7 @@ import (
 // assistantUser is the author of answers.
 var assistantUser = User{ID: "assistant", Name: "Assistant", Role: "assistant"}
 
-// answerPrefix is what the key of an answer has before that of its question.
+// answerPrefix precedes the key of the question in the key of an answer.
 const answerPrefix = "answer-"
 
 // assistant answers questions word by word, as runs: one at a time in each room, whose name is the

@@ -34,7 +34,7 @@ var chatChild = redistest.ChildMain("chat", func() {
 
 const testAdminKey = "the key of the tests"
 
-// instance is a process of the chat that can be killed and started again at the same address.
+// instance is a process of the chat that can be killed and restarted at the same address.
 type instance struct {
 	t     *testing.T
 	addr  string

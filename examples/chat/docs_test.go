@@ -44,7 +44,7 @@ func javaScript(t *testing.T) (blocks []string) {
 
 const docsToken = "Bearer of the docs"
 
-// countCleared counts in a page how often the text was removed, so that it begins again.
+// countCleared counts in a page how often the text was removed, so that it restarts.
 const countCleared = `
 	window.cleared = 0;
 	new MutationObserver((records) => (cleared += records.filter((r) => r.removedNodes.length > 0).length))
@@ -131,7 +131,7 @@ func (p *docsPage) resumes(arguments string) (text string) {
 	p.link.Cut()
 	add(strings.Repeat("five ", 20_000)) // comes in several chunks
 	p.shows(text)
-	require.Zero(p.t, eval[int](p.tab, "cleared"), "it resumed, and did not begin again")
+	require.Zero(p.t, eval[int](p.tab, "cleared"), "it resumed, and did not restart")
 	p.do(chromedp.Reload())
 	p.view("a", arguments)
 	add("six")

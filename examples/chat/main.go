@@ -8,7 +8,7 @@
 //
 // It needs no Redis: an embedded server lives as long as the program. With REDIS_URL, such as
 // redis://localhost:6379/0, it uses a real one, and then any number of instances serve the same
-// rooms, each at its own -addr. They, and Redis, may be killed and started again at any moment.
+// rooms, each at its own -addr. They, and Redis, may be killed and restarted at any moment.
 //
 // A user that signs in with the admin key, which is printed at the start, is an admin: admins have a
 // badge and can make announcements. All others are customers.

@@ -28,8 +28,7 @@ type User struct {
 	Role string `json:"role"` // customer or admin; the assistant has one of its own
 }
 
-// Message is what a room's stream consists of. When it was written stands in the ID of its
-// entry.
+// Message is a message in a room's stream. The ID of its entry has the time of writing.
 type Message struct {
 	// Key is made by the page. A message that is sent again, because the answer got lost, has
 	// the same one, so pages show it once.
@@ -40,8 +39,8 @@ type Message struct {
 	Question     bool   `json:"question,omitempty"`     // to the assistant
 }
 
-// Live is what goes over a room's Pub/Sub channel: either who is there, published by each instance for
-// its own people every few seconds, or who is typing.
+// Live is a message on a room's Pub/Sub channel: either the people in the room, published by each
+// instance for its own people every few seconds, or a person who is typing.
 type Live struct {
 	Instance string `json:"instance,omitempty"`
 	People   []User `json:"people,omitempty"`

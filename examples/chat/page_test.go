@@ -303,7 +303,7 @@ func testFaults(t *testing.T, server *redistest.Server, browser context.Context,
 			tb.requireNothingRan()
 		}
 	}
-	// What one person has written is in the order in which it was written.
+	// The messages of one person are in the order in which they were written.
 	for _, tb := range []*tab{mira, theo} {
 		texts := eval[[]string](tb, "[...document.querySelectorAll('#log .own .text')].map((e) => e.textContent)")
 		require.True(t, slices.IsSortedFunc(texts, func(a, b string) int {
@@ -316,7 +316,7 @@ func testFaults(t *testing.T, server *redistest.Server, browser context.Context,
 }
 
 // requireAsStored says that the page shows so many messages: those of the stream, in its order,
-// each once. What was written twice, under the same key, counts where it is first.
+// each once. A message that was written twice, under the same key, counts at its first place.
 func requireAsStored(t *testing.T, client *redis.Client, room string, tb *tab, count int) {
 	t.Helper()
 	entries := stored(t, client, room)
@@ -334,7 +334,7 @@ func requireAsStored(t *testing.T, client *redis.Client, room string, tb *tab, c
 		got[i].State = ""
 	}
 	require.Equal(t, want, got)
-	// What has come through the stream may lag behind an answer by a moment.
+	// The messages of the stream may arrive shortly after a reply.
 	tb.await("window.received.length >= %d", len(ids))
 	require.Equal(t, ids, eval[[]string](tb, "window.received"), "a gap or a repeat in the event stream")
 }

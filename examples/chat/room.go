@@ -14,7 +14,7 @@ import (
 	"github.com/flaminco/redischannels/sse"
 )
 
-// room is what this instance needs of a room while a user of this instance is in it.
+// room is the state of a room while a user of this instance is in it.
 type room struct {
 	name     string
 	instance string // of this process, in Live
@@ -152,8 +152,8 @@ func (r *room) here() []User {
 // maxShown is how many people of one instance are shown by name.
 const maxShown = 50
 
-// announce publishes who is here, when a user comes and from time to time, until ctx ends. What it
-// cannot publish is of no interest later.
+// announce publishes who is here, when a user comes and from time to time, until ctx ends. A
+// failed announcement is not retried.
 func (r *room) announce(ctx context.Context, every time.Duration) {
 	defer close(r.done)
 	ticker := time.NewTicker(every)

@@ -90,7 +90,7 @@ func TestMessages(t *testing.T) {
 	response, _ := mira.do(form, nil)
 	require.Equal(t, 415, response.StatusCode)
 
-	// Who says what, and with what permission, is what the server knows, not what the page says.
+	// The server determines the author and the permissions of a message, not the page.
 	events, stop := mira.follow("rooms/lounge/events", "")
 	defer stop()
 	from := fmt.Sprintf(`"from":{"id":"%s","name":"Mira","role":"customer"}`, mira.as)
@@ -136,7 +136,7 @@ func TestRates(t *testing.T) {
 	}
 	require.Greater(t, refused, 5)
 
-	// What is remembered has a bound, and the ones that are active stay.
+	// The number of entries is bounded, and active ones stay.
 	l, err := newLimiter(0.001, 1, 100)
 	require.NoError(t, err)
 	for i := range 1000 {

@@ -28,7 +28,7 @@ var web embed.FS
 // maxBody is the greatest request, in bytes: a text of maxText characters, all escaped.
 const maxBody = 16 << 10
 
-// config is what tests change.
+// config has the settings that tests change.
 type config struct {
 	log          *log.Logger
 	hosts        []string      // names at which the chat is reached, besides localhost and IP addresses

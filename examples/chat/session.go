@@ -42,7 +42,7 @@ type sessions struct {
 	adminKey string
 }
 
-// session is what a cookie says.
+// session is the content of a cookie.
 type session struct {
 	User  User  `json:"u"`
 	Since int64 `json:"t"` // Unix seconds

@@ -82,7 +82,7 @@ func onBoth(t *testing.T, test func(t *testing.T, tr transport)) {
 	}
 }
 
-// running is what routers and what is made of them have in common.
+// running is the common interface of routers and components with a router.
 type running interface {
 	Run(ctx context.Context) error
 	Close() error
@@ -347,7 +347,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// What was put aside comes back to where it belongs.
+// A message that was put aside returns to its topic.
 func TestRequeuer(t *testing.T) {
 	onBoth(t, func(t *testing.T, tr transport) {
 		aside, target := redistest.Key(t, "aside"), redistest.Key(t, "target")

@@ -273,7 +273,7 @@ func testRetriesWithFaults(t *testing.T, messages int) {
 	require.Greater(t, lost, 5)
 }
 
-// What moves is killed, and the reply lost of what was moved.
+// The mover is killed, and the reply to a move is lost.
 func TestDelayed_PoisonQueueAndRequeuerWithFaults(t *testing.T) {
 	t.Parallel()
 	testRetriesWithFaults(t, 150)

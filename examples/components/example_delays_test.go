@@ -18,7 +18,7 @@ import (
 
 var logger = watermill.NopLogger{}
 
-// What docs/delays.md shows of Watermill's middleware stands here, where it is compiled and run.
+// The code of docs/delays.md with Watermill's middleware, which is compiled and run here.
 
 // retrying returns a router whose handler gets a message that has failed again after the first delay,
 // then after twice that, and so on, and others meanwhile.

@@ -22,10 +22,9 @@ func newNames(prefix, id string) names {
 	return names{topic: topic, handled: topic + ":handled", totals: topic + ":totals"}
 }
 
-// books are what the handling of an order has for an effect. A message may be delivered more
-// than once: after a crash between the effect and the acknowledgement it comes again. So the
-// effect and the note that it took place are written in one step, and the second time nothing
-// is added.
+// books are the effect of handling an order. A message may be delivered more than once: after a
+// crash between the effect and the acknowledgement it comes again. So the effect and the note
+// that it took place are written in one step, and the second time nothing is added.
 type books struct {
 	client *redis.Client
 	names  names
@@ -61,7 +60,7 @@ func (b books) count(ctx context.Context) (int, error) {
 	return int(n), err
 }
 
-// total is what was entered in one currency.
+// total is the sum of one currency.
 type total struct{ orders, amount int64 }
 
 func (b books) totals(ctx context.Context) (map[string]total, error) {

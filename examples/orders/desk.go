@@ -104,7 +104,7 @@ func (d *desk) counting(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// handle is what this program is about: one row, one order.
+// handle handles one order: one row.
 func (d *desk) handle(msg *message.Message) error {
 	d.attempts.Add(1)
 	ctx := msg.Context()

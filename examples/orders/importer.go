@@ -105,7 +105,7 @@ func (imp *importer) watch(ctx context.Context, desk *desk, published, routed ch
 			imp.out.printf("Redis does not answer, waiting: %v", err)
 			continue
 		case time.Since(failing) > patience:
-			return fmt.Errorf("Redis has not answered for %v: %w", patience, err)
+			return fmt.Errorf("Redis has not replied for %v: %w", patience, err)
 		default:
 			continue
 		}
@@ -220,7 +220,7 @@ func (imp *importer) publishAfter(ctx context.Context, publisher *redischannels.
 // lineKey is the metadata with the line of the file.
 const lineKey = "line"
 
-// message makes a message of a row. Its UUID names the row for ever.
+// message makes a message of a row. Its UUID names the row forever.
 func (imp *importer) message(r row) *message.Message {
 	line := strconv.Itoa(r.line)
 	msg := message.NewMessage(imp.in.id+"-"+line, []byte(r.text))

@@ -9,7 +9,7 @@
 //
 // It needs no Redis: an embedded server lives as long as the program. With REDIS_URL, such as
 // redis://localhost:6379/0, it uses a real one, and then it can be killed at any moment and
-// started again with the same arguments: it resumes where it was, and the summary is the same.
+// restarted with the same arguments: it resumes where it was, and the summary is the same.
 package main
 
 import (

@@ -58,7 +58,7 @@ func summary(t *testing.T, output string) string {
 	return before + verdict
 }
 
-// sampleSummary is what every import of the sample ends with.
+// sampleSummary is the last line of every import of the sample.
 const sampleSummary = `  rows read           363
   handled             348
   dead-lettered        15
@@ -208,7 +208,8 @@ func TestInterruptIsGraceful(t *testing.T) {
 	require.Contains(t, stdout, "0 duplicates")
 }
 
-// What was handled and not acknowledged, and what was published twice, comes again.
+// Orders that were handled and not acknowledged, and orders that were published twice, are
+// delivered again.
 func TestRepeatsChangeNothing(t *testing.T) {
 	t.Parallel()
 	redisURL, client := server(t)

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// output is what the service prints.
+// output is the output of the service.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer

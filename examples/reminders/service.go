@@ -19,7 +19,7 @@ import (
 // topic is the stream of reminders whose time has come.
 const topic = "examples:reminders"
 
-// Reminder is what is sent.
+// Reminder is a message of the service.
 type Reminder struct {
 	Text string `json:"text"`
 }

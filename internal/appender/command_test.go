@@ -86,7 +86,7 @@ func TestCommand_Outcomes(t *testing.T) {
 }
 
 // A command that its caller has given up must not be written any more, and one
-// that is being written cannot be held back.
+// that is being written cannot be blocked.
 func TestCommand_Gate(t *testing.T) {
 	t.Parallel()
 	var gate redisconn.Gate

@@ -31,7 +31,7 @@ func TestBackoff_Grows(t *testing.T) {
 }
 
 // A client that can write to Redis can set a delivery count. One step of a loop for each delivery
-// took a core for ever, and a shift by that many bits is no delay.
+// took a core forever, and a shift by that many bits is no delay.
 func TestBackoff_AfterManyAttempts(t *testing.T) {
 	t.Parallel()
 	constant := Backoff{Min: time.Second, Max: time.Hour, Factor: 1, Jitter: -1}

@@ -62,8 +62,8 @@ func TestNextBatch_FullWhileWaiting(t *testing.T) {
 	})
 }
 
-// Bytes bounds the whole batch, whenever its attempts have come. The first may exceed it. What does not
-// fit ends the batch at once, and is the next caller's.
+// Bytes bounds the whole batch, whenever its attempts have come. The first may exceed it. An
+// attempt that does not fit ends the batch at once, and is for the next caller.
 func TestNextBatch_Bytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(nil)
@@ -260,8 +260,8 @@ func TestNextBatch_Wants(t *testing.T) {
 	})
 }
 
-// What joins a batch later is prepared as well where there is an order: a batch took its whole Wait although
-// all that it could have was there.
+// With an order, items that join a batch later are prepared too: a batch waited for its full Wait
+// although it could be complete.
 func TestNextBatch_WantsInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(func(w *window.Config, _ *source.Origin, _ *Config) { w.LeaseTime, w.Ordered = time.Hour, true })

@@ -141,8 +141,8 @@ func TestEnded_Offer(t *testing.T) {
 	})
 }
 
-// A batch is offered, and recalled, as a whole: an application that does not receive kept all but its
-// last message from other consumers. What was trimmed meanwhile is in memory only, and stays.
+// A batch is offered, and recalled, as a whole: an application that does not receive kept all but
+// its last message from other consumers. A trimmed entry is only in memory, and stays.
 func TestEnded_OfferOfABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(nil)
@@ -196,7 +196,7 @@ func TestEnded_Timeout(t *testing.T) {
 	})
 }
 
-// What the handler has asked for its nack holds for the timeout too.
+// The request of the handler for its nack applies to the timeout too.
 func TestEnded_TimeoutAsRequested(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(func(_ *window.Config, o *source.Origin, _ *Config) { o.Timeout = time.Second })

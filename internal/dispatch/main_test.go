@@ -27,7 +27,7 @@ type kit struct {
 	log
 }
 
-// log is what was reported to a policy.
+// log is the reports to a policy.
 type log struct {
 	delivered []int // counts
 	acked     []string

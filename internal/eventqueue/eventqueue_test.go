@@ -92,9 +92,9 @@ func TestQueue_IsBounded(t *testing.T) {
 	})
 }
 
-// What Pub/Sub had to report waited without bound for an OnEvent that did not return: its
-// connection must not wait. Now each subject has one event at most beyond the limit, which
-// stands for all, where the latest of them stands.
+// Events of Pub/Sub waited without a bound for an OnEvent that did not return: its connection
+// must not wait. Now each subject has at most one event beyond the limit, merged from all, in the
+// place of the latest.
 func TestQueue_Merges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const limit, topics, outages = 10, 3, 1000
@@ -222,7 +222,7 @@ func TestQueue_CloseReportsTheLastCall(t *testing.T) {
 	})
 }
 
-// A goroutine that waits for room with its event would hold up the end of what it belongs to.
+// A goroutine that waits for room with its event would delay the end of what it belongs to.
 func TestQueue_EndLetsPostGoOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRecorder(1, false)

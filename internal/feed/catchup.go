@@ -48,7 +48,7 @@ func (c *Client) attach() (uint64, error) {
 				if exists = !last.Less(c.At); exists {
 					continue // another process was faster than this one
 				}
-				// The stream has started again.
+				// The stream has restarted.
 				if err := c.sendAll([]*Event{c.feed.gap(c.At.String(), "")}); err != nil {
 					return 0, err
 				}
@@ -85,7 +85,7 @@ func (c *Client) attach() (uint64, error) {
 	}
 }
 
-// lastID asks Redis until it answers.
+// lastID asks Redis until it replies.
 func (c *Client) lastID() (stream.ID, error) {
 	for failed := 1; ; failed++ {
 		var last stream.ID

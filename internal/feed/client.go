@@ -42,7 +42,7 @@ type Client struct {
 	Known     bool                 // At is set
 
 	// At is up to where it was sent everything. With Config.Epochs its milliseconds are the epoch of
-	// this client, which has an end, and an ID is that of the same event for ever.
+	// this client, which has an end, and an ID is that of the same event forever.
 	At stream.ID
 
 	feed      *Feed

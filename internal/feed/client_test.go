@@ -20,7 +20,7 @@ func (s *sent) Place(at stream.ID) error { s.places = append(s.places, at); retu
 func (s *sent) Beat() error              { return nil }
 func (s *sent) Flush() (bool, error)     { return false, nil }
 
-// In a stream of epochs an ID is that of the same event for ever: whatever a failover has lost and a writer
+// In a stream of epochs an ID is that of the same event forever: whatever a failover has lost and a writer
 // sends again, a client gets it once. An event of a later epoch says that the end of the client's was lost.
 func TestClient_SendsAnIDOfAnEpochOnce(t *testing.T) {
 	t.Parallel()

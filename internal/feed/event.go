@@ -19,7 +19,7 @@ type Event struct {
 
 	once  sync.Once
 	frame []byte
-	life  int // of the stream, which may be deleted and start again
+	life  int // of the stream, which may be deleted and restart
 }
 
 func (e *Event) size() int { return eventSize + len(e.Wire) }

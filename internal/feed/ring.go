@@ -15,7 +15,7 @@ type ring struct {
 	first  uint64 // number of events[0]
 	bytes  int
 
-	life    int       // how often the stream has started again
+	life    int       // how often the stream has restarted
 	floor   stream.ID // everything after it, up to end, is in events from number floorAt on
 	floorAt uint64
 	end     stream.ID
@@ -46,7 +46,7 @@ func (r *ring) add(e *Event) {
 	}
 }
 
-// renew forgets the IDs: the stream has started again.
+// renew forgets the IDs: the stream has restarted.
 func (r *ring) renew() {
 	r.life++
 	r.floor, r.floorAt, r.end, r.ended = stream.ID{}, r.next(), stream.ID{}, false

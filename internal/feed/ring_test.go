@@ -33,7 +33,7 @@ func TestRing(t *testing.T) {
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
 			case 0:
 				e.Gap = true
-			case 1: // the stream starts again
+			case 1: // the stream restarts
 				e.ID = stream.ID{Ms: 1 + uint64(rapid.IntRange(0, int(b.ring.end.Ms)).Draw(t, "id"))}
 			default:
 				e.ID = stream.ID{Ms: b.ring.end.Ms + uint64(rapid.IntRange(1, 3).Draw(t, "distance"))}
@@ -89,8 +89,8 @@ func TestRing(t *testing.T) {
 	})
 }
 
-// What is sent to many is encoded once, and large events are kept from pushing out all
-// others but the last.
+// An event for many clients is encoded once, and large events must not push out all others but
+// the last.
 func TestRingIsBounded(t *testing.T) {
 	t.Parallel()
 	r := ring{maxEvents: 3, maxBytes: 1000}

@@ -272,7 +272,7 @@ func TestSource_RefusesWhatTheTransportCannotDo(t *testing.T) {
 		end(t, a, source.Outcome{Kind: source.Ack})
 		require.True(t, acked(msgs[0]))
 
-		// What cannot be decoded would come for ever.
+		// A message that cannot be decoded would be redelivered forever.
 		end(t, batch(t, s, source.Limits{Max: 1})[0], source.Outcome{Kind: source.Undecodable})
 		require.True(t, acked(msgs[1]))
 		require.Equal(t, []string{"b"}, tr.skipped)

@@ -123,7 +123,7 @@ func TestDuty_WhenToLookAgain(t *testing.T) {
 	}
 }
 
-// What is learnt while a look is under way must not be forgotten at its end.
+// News that arrive during a check must not be lost at its end.
 func TestDuty_EndsOnlyWhenNothingWasLearnt(t *testing.T) {
 	t.Parallel()
 	k := &keeper{duties: make(map[dutyKey]*duty)}

@@ -35,7 +35,7 @@ func TestLookout_IsBounded(t *testing.T) {
 	require.NoError(t, h.Close())
 }
 
-// What cannot be looked at must not end the goroutine that looks at others, and is not tried again.
+// A failed check must not end the goroutine that checks other topics, and is not retried.
 func TestLookout_ContinuesBehindATargetThatFails(t *testing.T) {
 	t.Parallel()
 	h := Open(away(t), newObserver())

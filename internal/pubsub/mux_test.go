@@ -110,7 +110,7 @@ func TestALiveNameThatHasMoved(t *testing.T) {
 	require.NoError(t, <-keep.done)
 	d.confirm("x")
 	require.NoError(t, <-w.done)
-	d.link.subscribe(x) // once more, as after a confirmation that was not recognised
+	d.link.subscribe(x) // once more, as after a confirmation that was not recognized
 	d.moved("x")
 	require.Nil(t, x.link)
 	d.end("x")

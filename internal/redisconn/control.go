@@ -38,7 +38,7 @@ type Control struct {
 	closed bool
 }
 
-// NewControl returns a Control for the server that owns key in base. The timeouts for dialling,
+// NewControl returns a Control for the server that owns key in base. The timeouts for dialing,
 // reading, writing, and for waiting for one of its connections are those of base, and at most
 // timeout. onClient, if not nil, receives each client that is opened, before its first use; hooks
 // of base are not copied. Nothing is opened before the first use.

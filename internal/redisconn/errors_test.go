@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Recovery that does not recognise an error waits for ever or gives up. The texts are those of
+// Recovery that does not recognise an error waits forever or gives up. The texts are those of
 // Redis 6.2 to 8 and of Valkey.
 func TestClassify(t *testing.T) {
 	for text, want := range map[string]Kind{

@@ -13,8 +13,8 @@ func TestAppendCommand(t *testing.T) {
 	require.Equal(t, "x*2\r\n$9\r\nSUBSCRIBE\r\n$5\r\na\r\nb \r\n", string(AppendCommand([]byte("x"), "SUBSCRIBE", "a\r\nb ")))
 }
 
-// What one reader takes for a whole value and another one for a part of it would shift all
-// that follows on the connection.
+// If two readers disagree about the end of a value, everything after it on the connection is
+// shifted.
 func TestReadersAgree(t *testing.T) {
 	values := []string{
 		"+OK\r\n", "-ERR x\r\n", ":1\r\n", "_\r\n", ",1.5\r\n", "#t\r\n", "(12345678901234567890\r\n",

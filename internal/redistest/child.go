@@ -63,10 +63,9 @@ type Child struct {
 // childLines is how many unread lines are kept before a child's next line blocks it.
 const childLines = 1 << 16
 
-// StartChild runs the function that [ChildMain] registered under name in a new process of
-// this test binary, with further "NAME=value" of the environment. The child is killed at the
-// end of the test, and on Linux also when the test process dies. What it writes to its
-// standard error is logged by the test.
+// StartChild runs the function that [ChildMain] registered under name in a new process of this
+// test binary, with further "NAME=value" of the environment. The child is killed at the end of
+// the test, and on Linux also when the test process dies. The test logs its standard error.
 func StartChild(tb testing.TB, name string, env ...string) *Child {
 	tb.Helper()
 	if _, ok := childMains[name]; !ok {

@@ -21,7 +21,7 @@ type link struct {
 	robbed bool
 
 	mu       sync.Mutex
-	server   net.Conn // nil until the server is dialled
+	server   net.Conn // nil until the server is dialed
 	closed   bool
 	raw      bool          // the bytes are not, or no longer, looked at
 	resp3    bool          // the client has asked for RESP3
@@ -30,7 +30,7 @@ type link struct {
 	answered chan struct{} // has a token when waiting became empty
 }
 
-// exchange is what one reply answers.
+// exchange is a command with its reply.
 type exchange struct {
 	// requests is the command; for the reply of EXEC the commands of the whole transaction,
 	// for a reply inside of MULTI none, because nothing is executed by then.

@@ -10,8 +10,8 @@ import (
 // Option changes how [Start] runs a server.
 type Option func(*config)
 
-// config is what a server is started with. It is not changed after the first start, so a
-// restart runs the same server again.
+// config is the configuration of a server. It is not changed after the first start, so a restart
+// runs the same server again.
 type config struct {
 	binary   string
 	password string

@@ -57,7 +57,7 @@ type process struct {
 	done chan struct{} // closed when cmd has ended
 }
 
-// launch starts a server on a port of its own and waits until it answers.
+// launch starts a server on a port of its own and waits until it replies.
 func launch(conf config) (_ *process, err error) {
 	binary, err := findBinary(conf.binary)
 	if err != nil {
@@ -127,7 +127,7 @@ func (p *process) addr() string { return net.JoinHostPort("127.0.0.1", strconv.I
 
 func (p *process) logFile() string { return filepath.Join(p.dir, "server.log") }
 
-// start runs the server and returns when it answers. It is an error when it already runs.
+// start runs the server and returns when it replies. It is an error when it already runs.
 func (p *process) start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

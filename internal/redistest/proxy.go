@@ -29,7 +29,7 @@ type Proxy struct {
 	accepted int
 }
 
-// faults are what a proxy does to all bytes.
+// faults are the faults of a proxy for all bytes.
 type faults struct {
 	blackhole, byteWise bool
 	delay, latency      time.Duration
@@ -96,7 +96,7 @@ func (p *Proxy) cutLocked() {
 }
 
 // Refuse true closes all connections and answers new ones as a port does on which no
-// process listens, so that dialling fails; false accepts again.
+// process listens, so that dialing fails; false accepts again.
 func (p *Proxy) Refuse(refuse bool) {
 	p.tb.Helper()
 	if !refuse {
@@ -144,7 +144,7 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.now.delay = d
 }
 
-// Latency is Delay without a bound of the bandwidth: while a chunk is held back others arrive, so
+// Latency is Delay without a bound of the bandwidth: while a chunk is blocked others arrive, so
 // that a long pipeline takes hardly longer than one request. Zero ends it for what comes then.
 func (p *Proxy) Latency(d time.Duration) {
 	p.mu.Lock()

@@ -309,8 +309,7 @@ func TestDelayIsPerDirection(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(start), 60*time.Millisecond)
 }
 
-// What a delay of each chunk takes as long as they are many: with a latency they are under way
-// together.
+// A delay of each chunk adds up; with a latency the chunks are delayed together.
 func TestLatencyDoesNotBoundTheBandwidth(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -328,7 +327,7 @@ func TestLatencyDoesNotBoundTheBandwidth(t *testing.T) {
 	require.NoError(t, through.Set(ctx, key, "after", 0).Err())
 	require.Equal(t, "after", direct.Get(ctx, key).Val())
 	p.Latency(time.Minute)
-	p.Cut() // what is held back does not keep the proxy from its end
+	p.Cut() // what is blocked does not keep the proxy from its end
 }
 
 func TestSetTargetMovesNewConnections(t *testing.T) {

@@ -61,7 +61,7 @@ func unavailable(tb testing.TB, err error) {
 // Addr is the server's "host:port".
 func (s *Server) Addr() string { return s.opts.Addr }
 
-// Options are what a client of the default user needs: address, password, TLS and database.
+// Options are the options of a client of the default user: address, password, TLS and database.
 // The caller may change them, they are a copy.
 func (s *Server) Options() *redis.Options {
 	opts := s.opts
@@ -137,8 +137,8 @@ func (s *Server) Kill() {
 }
 
 // Restart runs the server again on the same port, in the same directory and with the same
-// configuration; a server that still runs is killed before. It returns when the server
-// answers. The data is what persistence ([AOF]) has kept, otherwise nothing.
+// configuration; a server that still runs is killed before. It returns when the server replies.
+// The data is that of persistence ([AOF]), otherwise none.
 func (s *Server) Restart() {
 	s.tb.Helper()
 	p := s.owned()

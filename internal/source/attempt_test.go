@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// owner is what an owner of one attempt sees.
+// owner records the calls of one attempt.
 type owner struct {
 	calls  []string
 	ends   []Outcome
@@ -97,7 +97,7 @@ func TestAttempt_Refused(t *testing.T) {
 	require.Equal(t, []Outcome{{Kind: Release}}, w.ends)
 }
 
-// What ends after the timeout is late. The timeout runs from the start, of the context too.
+// An end after the timeout is late. The timeout runs from the start, of the context too.
 func TestAttempt_Timeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w owner

@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model is what an attempt must be.
+// model is the expected state of an attempt.
 type model struct {
 	a     *Attempt
 	w     owner
@@ -87,7 +87,7 @@ func (m *model) step(t *testing.T, random *rand.Rand) {
 	}
 }
 
-// end is what End must do.
+// end is the expected effect of End.
 func (m *model) end(o Outcome) error {
 	before := m.state
 	call := "ended"

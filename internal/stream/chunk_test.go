@@ -75,7 +75,7 @@ func TestChunkFitsWhatAReadAsksFor(t *testing.T) {
 	require.Equal(t, 1, Fitting(chunkSize))
 }
 
-// What is kept of a small reply is no more than the reply, and of an error nothing.
+// The memory kept for a small reply is no more than the reply, and for an error none.
 func TestChunkOfSmallReplies(t *testing.T) {
 	server := []byte(resp("*1", "*2", "key", "*1", "*2", "1-0", "*2", "name", strings.Repeat("x", chunkSize/8)))
 	failure := []byte("-ERR " + strings.Repeat("x", chunkSize/2) + "\r\n")
@@ -107,7 +107,7 @@ func TestChunkBehindALargePush(t *testing.T) {
 }
 
 // A push that fills the chunk to its last byte leaves no room to read into. Reading into none
-// is no end: the reader went round for ever.
+// is no end: the reader went round forever.
 func TestAPushThatFillsTheChunk(t *testing.T) {
 	push := ">2\r\n" + resp(strings.Repeat("x", chunkSize-1000))
 	push += resp(strings.Repeat("y", chunkSize-len(push)-len("$999\r\n\r\n")))

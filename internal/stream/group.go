@@ -143,7 +143,7 @@ func (g *Group) Probe(ctx context.Context, deadKey string, more func(context.Con
 	// A missing permission is found before the wrong argument, without which the reply has
 	// whole entries.
 	pipe.Do(ctx, "XINFO", "STREAM", g.Key, "probe")
-	// Redis refuses the ID 0-0 before it looks at the key, and a missing right
+	// Redis refuses the ID 0-0 before it looks at the key, and a missing permission
 	// before that. Whatever else is wrong with the dead-letter stream can be mended.
 	pipe.Do(ctx, "XADD", deadKey, "NOMKSTREAM", "0-0", "probe", "")
 	pipe.XRevRangeN(ctx, deadKey, probeID, probeID, 1)

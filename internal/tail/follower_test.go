@@ -38,7 +38,7 @@ func TestFollower_AheadOfTheSharedReader(t *testing.T) {
 }
 
 // Entries that the shared reader has delivered are deleted. A follower that comes later cannot reach that
-// place by reading, and read the stream for ever without joining.
+// place by reading, and read the stream forever without joining.
 func TestFollower_JoinsBehindDeletedEntries(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, redistest.Shared(t))

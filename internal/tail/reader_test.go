@@ -142,8 +142,8 @@ func receive(t *testing.T, pages <-chan Page) Page {
 	}
 }
 
-// What no entry shows to a blocked read is found by looking at the stream from time to time: a
-// stream that went back, and one of which all was trimmed before it was read.
+// Periodic checks find changes that no entry shows to a blocked read: a stream that went back,
+// and one whose entries were all trimmed before they were read.
 func TestReader_LooksFromTimeToTime(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

@@ -52,7 +52,7 @@ type Rewind struct {
 
 // Observer receives the events of one follower, from the goroutine that reads for it.
 type Observer interface {
-	// Read is called after each read that Redis has answered, with entries or without. It
+	// Read is called after each read that Redis has replied, with entries or without. It
 	// must not block.
 	Read()
 	// Disconnected is called once per outage.

@@ -137,7 +137,7 @@ func TestBatch_NotTwice(t *testing.T) {
 	}
 }
 
-// What may kill the process is delivered alone, also where a batch has room.
+// An entry that may kill the process is delivered alone, even if a batch has room.
 func TestBatch_Alone(t *testing.T) {
 	w := New(counted(10))
 	all := items(1, 4)

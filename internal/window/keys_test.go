@@ -138,7 +138,7 @@ func TestKeys_RedeliveryWaitsForBatch(t *testing.T) {
 	})
 }
 
-// A nacked item holds back the later ones of its key, and no others of its batch.
+// A nacked item blocks the later ones of its key, and no others of its batch.
 func TestKeys_OutOfOrderByKey(t *testing.T) {
 	w := New(byKey(10))
 	w.Admit([]Item{keyed(1, "a"), keyed(2, "b"), keyed(3, "b"), keyed(4, "a")}, time.Now())
@@ -186,7 +186,7 @@ func TestKeys_UnpreparedIsNotDelivered(t *testing.T) {
 	claimed[0].Counted = false
 	w.Admit(claimed, time.Now())
 	w.Admit(several("b", 13), time.Now())
-	batch = append(batch, join(t, w, limits, &b, 13)...) // it holds up no other key
+	batch = append(batch, join(t, w, limits, &b, 13)...) // it delays no other key
 	ack(t, w, batch[1])
 	ack(t, w, batch[0])
 	take(t, w, limits)
@@ -300,7 +300,8 @@ func TestKeys_BoundShedsTheLast(t *testing.T) {
 	})
 }
 
-// What a key gave up behind the place that a pass had reached was forgotten with the end of the pass.
+// Items of a key that were left out behind the position of a pass were forgotten at the end of
+// the pass.
 func TestKeys_BoundDuringPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(byKey(10))
@@ -383,8 +384,8 @@ func TestKeys_BoundKeepsWhatComesBefore(t *testing.T) {
 	})
 }
 
-// A key of which one is in flight for long is bounded like one of which one backs off. What waited
-// behind what it gives up is ready.
+// A key of which one is in flight for long is bounded like one of which one backs off. Items
+// behind the released ones are ready.
 func TestKeys_BlockLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(byKey(10))
@@ -411,8 +412,8 @@ func TestKeys_BlockLong(t *testing.T) {
 	})
 }
 
-// What is left of a back-off that began in another consumer holds back what comes behind its entry, and
-// bounds its key. What comes before the entry, and its dead letter, do not wait for it.
+// The rest of a back-off that began in another consumer blocks the entries behind its entry, and
+// bounds its key. Entries before it, and its dead letter, do not wait for it.
 func TestKeys_ResumedBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(byKey(10))

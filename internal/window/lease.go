@@ -95,7 +95,7 @@ func (l *Leases) Prepared(sent time.Time, items ...*Item) {
 
 // NextCount is the count that Redis must have before the next delivery of an item. Of one that may
 // have been delivered once already it is 2 then: else each process that it kills would leave it with
-// a count of 1, for ever.
+// a count of 1, forever.
 func (it *Item) NextCount() int {
 	if it.Suspect && it.Delivered == 0 {
 		return 2

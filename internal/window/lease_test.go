@@ -312,7 +312,7 @@ func TestLeases_Counts(t *testing.T) {
 	require.Equal(t, 2, count(first))
 }
 
-// What is held is distinguished from what is being written or was deleted.
+// Items in the window are distinguished from those whose end is being written and deleted ones.
 func TestLeases_Held(t *testing.T) {
 	w := New(config(4))
 	w.Admit(items(1, 5), time.Now())
@@ -332,8 +332,8 @@ func TestLeases_Held(t *testing.T) {
 	require.Zero(t, removed.leased)
 }
 
-// What a crashed process had buffered was counted as delivered, without a delivery: it was next and
-// so was counted, then an earlier entry was claimed, came first, and ended the process.
+// A buffered entry of a crashed process counted as delivered, without a delivery: it was next and
+// so was counted, then an earlier entry was claimed, was delivered first, and ended the process.
 func TestLeases_Overtaken(t *testing.T) {
 	for name, claim := range map[string]func(*Item){
 		"never delivered":  func(it *Item) { it.Suspect = true },

@@ -25,7 +25,7 @@ const (
 	moving
 )
 
-// entry is what the model knows of an entry of which something is left.
+// entry is the state in the model of an entry that has not ended.
 type entry struct {
 	id            Identity
 	key           string
@@ -280,7 +280,7 @@ func (m *model) held(e *entry) bool {
 	})) > 0
 }
 
-// released is what becomes of an entry that the window has given away.
+// released is the fate of an entry that left the window.
 func (m *model) released(it *Item, claimed bool) {
 	e := m.entries[it.Identity()]
 	e.place, e.item, e.away, e.count = unseen, nil, true, it.Delivered
@@ -313,7 +313,7 @@ func (m *model) lose(t require.TestingT, random *rand.Rand) {
 	}
 }
 
-// trim takes an entry out of its stream. What is held lives on.
+// trim takes an entry out of its stream. An item in the window stays.
 func (m *model) trim(t require.TestingT, random *rand.Rand) {
 	if random.IntN(8) != 0 {
 		return

@@ -196,7 +196,7 @@ func (m *model) mayBeside(t require.TestingT, c *caller, e, other *entry) {
 		require.True(t, !m.ordered() || together, "beside another batch")
 		require.True(t, !m.cfg.Keyed || other.key != e.key || together, "two batches of one key")
 	}
-	require.False(t, m.ordered() && other.place == backing, "one that backs off holds back all others")
+	require.False(t, m.ordered() && other.place == backing, "one that backs off blocks all others")
 	// Entries that were read are delivered in order. Those that were claimed come when they come, and
 	// one that was trimmed does not leave the window, whatever is released.
 	if e.id.Stream != other.id.Stream || e.key != other.key || e.trimmed || e.id.ID.Ms <= firstRead {

@@ -11,8 +11,8 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// What is buffered for too long is released, but not what is offered until it is older than that, nor
-// what exists in memory only. Nothing is read until the application receives again.
+// Items that are buffered for too long are released; offered ones only when they are older, and
+// items that exist only in memory never. Nothing is read until the application receives again.
 func TestRoom_TakeStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(config(4))
@@ -53,7 +53,7 @@ func TestRoom_TakeStale(t *testing.T) {
 	})
 }
 
-// What was taken to be released, or withdrawn, is ours in Redis until Released.
+// Items that were taken for a release, or withdrawn, are ours in Redis until Released.
 func TestRoom_LeavingUntilReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(config(4))
@@ -107,8 +107,8 @@ func TestRoom_PauseEnds(t *testing.T) {
 	})
 }
 
-// Where there is an order all that is not in flight is released as soon as one item is stale: a later
-// one must not overtake it. What waits for its key alone is not stale.
+// Where there is an order all that is not in flight is released as soon as one item is stale: a
+// later one must not overtake it. An item that only waits for its key is not stale.
 func TestRoom_TakeStaleInOrder(t *testing.T) {
 	for _, c := range []Config{config(1), byKey(2)} {
 		synctest.Test(t, func(t *testing.T) {
@@ -181,7 +181,8 @@ func TestRoom_ReleaseAndRead(t *testing.T) {
 	}
 }
 
-// What is released while pending entries are read again lies behind the place that the pass has reached.
+// Items that are released while pending entries are read again are behind the position of the
+// pass.
 func TestRoom_ReleaseDuringPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(config(1))

@@ -10,7 +10,8 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// What is buffered is at most what the handlers finish in 100 ms: nothing with slow ones.
+// The window buffers at most the number of items that the handlers finish in 100 ms: none with
+// slow handlers.
 func TestRoom_AdaptivePrefetch(t *testing.T) {
 	for _, c := range []struct {
 		takes time.Duration
@@ -165,7 +166,7 @@ func TestRoom_OnDemand(t *testing.T) {
 	require.Equal(t, 1, w.Room.BeginRead(1))
 }
 
-// The room that a blocked read has reserved does not hold up recovery, and no second read begins
+// The room that a blocked read has reserved does not delay recovery, and no second read begins
 // beside it.
 func TestRoom_ClaimBesideRead(t *testing.T) {
 	w := New(config(64))

@@ -12,7 +12,7 @@ import (
 	"github.com/flaminco/redischannels/internal/source"
 )
 
-// In strict order a nacked item holds back those behind it until its back-off is over.
+// In strict order a nacked item blocks those behind it until its back-off is over.
 func TestWindow_OrderedBackoffHoldsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(config(1))
@@ -39,7 +39,7 @@ func TestWindow_OrderedBackoffHoldsBack(t *testing.T) {
 	})
 }
 
-// Otherwise it holds back nothing and takes no slot.
+// Otherwise it blocks nothing and takes no slot.
 func TestWindow_BackoffTakesNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config(2)
@@ -106,7 +106,7 @@ func TestWindow_Close(t *testing.T) {
 	})
 }
 
-// What ends while the window drains is written still.
+// Ends while the window drains are written.
 func TestWindow_CloseLeavesAcks(t *testing.T) {
 	w := New(config(4))
 	w.Admit(items(1, 3), time.Now())
@@ -257,7 +257,7 @@ func TestWindow_InFlight(t *testing.T) {
 	require.Equal(t, []*source.Attempt{second}, w.Attempts())
 }
 
-// What is held for long has memory of its own: it would keep the whole reply that it came in.
+// An item that stays for long gets its own memory: it would keep its complete reply.
 func TestWindow_Detach(t *testing.T) {
 	w := New(counted(3))
 	w.Admit(items(1, 4), time.Now())

@@ -39,7 +39,7 @@ type Redis struct {
 	ended   chan struct{}
 }
 
-// StartRedis starts a server and waits until it answers.
+// StartRedis starts a server and waits until it replies.
 func StartRedis(ctx context.Context) (*Redis, error) {
 	binary, err := serverBinary()
 	if err != nil {

@@ -22,7 +22,7 @@
 --   {'large', name, value...}  'copy' only: too many fields for one call in Lua; the claim was
 --                              renewed, the fields are returned for a transaction (dead_guard.lua)
 --   an error reply             of the command that failed; nothing was acknowledged, and what was
---                              appended was taken back (XDEL). Where the right to XACK is missing
+--                              appended was taken back (XDEL). Where the permission for XACK is missing
 --                              nothing is appended in the first place, from Redis 7 on: the right
 --                              to XDEL may be missing too, and every attempt would leave one more
 

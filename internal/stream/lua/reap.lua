@@ -18,7 +18,7 @@
 -- the group has read. The first number counts while the group stands before the first
 -- entry that is left: 0 otherwise, -1 when its counter is not valid. The second counts
 -- when it has read everything: -1 otherwise. Servers differ in whether entries that were
--- lost stay in these numbers for ever; only their growth means something.
+-- lost stay in these numbers forever; only their growth means something.
 --
 -- What was removed because no group needed it (trim.lua of internal/retention) is not lost.
 local key, control, group, self, idle, alive = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -1,5 +1,5 @@
 -- Creates a lost consumer group again where it stood, and puts entries that are
--- still held back into it.
+-- still blocked into it.
 -- less.lua and behind.lua stand before this text.
 -- KEYS[1] stream
 -- ARGV[1] group, ARGV[2] consumer

@@ -11,7 +11,7 @@
 --   metadata as the writer has given it
 --   previous the epoch before, whose entries are kept for viewers that have not read them all
 -- KEYS[2] its entries, a stream: pieces, whose IDs are EPOCH-NUMBER, and the end of each epoch, which
--- has the greatest ID that may follow. So an ID stands for the same entry for ever, also where a
+-- has the greatest ID that may follow. So an ID stands for the same entry forever, also where a
 -- failover has lost the entry and it is written again.
 -- KEYS[3] the index of its bucket, a sorted set: runs by the ms at which their keys expire
 --
