@@ -10,14 +10,14 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// Settings are those that all subscriptions of a group must share.
+// Settings are the settings that all subscriptions of a group must share.
 type Settings struct {
 	MinIdle, ConsumerTimeout time.Duration // to the millisecond
 }
 
-// Join notes the settings of a subscription in the control record of its topic, and returns those that
-// another one has noted, zero for none, and whether the group is paused. It fails where the side keys belong
-// to another topic.
+// Join records the settings of a subscription in the control hash of its topic, and returns those
+// of another subscription, zero for none, and whether the group is paused. It fails if the side
+// keys belong to another topic.
 func Join(ctx context.Context, client redis.UniversalClient, target Target, s Settings) (before Settings, paused bool, err error) {
 	words, err := joinScript.Run(ctx, client, []string{target.Topic.Control()}, target.Topic.Name, target.Group,
 		s.MinIdle.Milliseconds(), s.ConsumerTimeout.Milliseconds()).StringSlice()

@@ -11,7 +11,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Retry is a pending entry whose retry is to be deferred.
+// Retry is a pending entry whose retry will be deferred.
 type Retry struct {
 	ID      string // in its stream
 	EntryID string // of its original in the topic
@@ -21,10 +21,10 @@ type Retry struct {
 	Size    int // bytes of all names and values
 }
 
-// DeferOutcome is what became of a retry.
+// DeferOutcome is the outcome of a retry.
 type DeferOutcome string
 
-// The outcomes; defer.lua says what each means.
+// The outcomes, which defer.lua documents.
 const (
 	Deferred      DeferOutcome = "deferred"
 	DeferOwner    DeferOutcome = "owner"
@@ -34,12 +34,12 @@ const (
 	DeferGone     DeferOutcome = "gone"
 )
 
-// Defer stores entries that are pending for a consumer in a stream (the topic, or the return stream of
-// the target's group) until their delays are over, and acknowledges them, a page of them in one step.
-// At most `most` may be deferred in the group. It returns the outcomes of the first retries, all of them
-// without an error, and the time until the first entry of the due set is due. After an error reply the
-// others are unchanged; after a lost reply that is not known, and a further call finds what was deferred.
-// The client does not repeat it.
+// Defer stores entries that are pending for a consumer in a stream (the topic, or the return
+// stream of the target's group) until their delays are over, and acknowledges them, a page of
+// them in one step. At most `most` may be deferred in the group. It returns the outcomes of the
+// first retries, all of them without an error, and the time until the first entry of the due set
+// is due. After an error reply the others are unchanged. After a lost reply they may or may not
+// be deferred; a further call finds those that are. The client does not retry it.
 func Defer(ctx context.Context, client redis.UniversalClient, target Target, key, consumer string, most int, retries []Retry) (outcomes []DeferOutcome, next time.Duration, err error) {
 	t := target.Topic
 	next = -1
@@ -68,8 +68,8 @@ func Defer(ctx context.Context, client redis.UniversalClient, target Target, key
 	return outcomes, next, nil
 }
 
-// ProbeDefer adds commands to a pipeline that change nothing, and of which one is refused where a
-// permission is missing that Defer needs, but for those of a consumer, TIME and the scripts.
+// ProbeDefer adds commands to a pipeline that change nothing, and of which one is refused if a
+// permission for Defer is missing, except those of a consumer, TIME and the scripts.
 func ProbeDefer(ctx context.Context, pipe redis.Pipeliner, target Target) {
 	t, due := target.Topic, target.Due()
 	pipe.ZCard(ctx, due)
@@ -81,7 +81,7 @@ func ProbeDefer(ctx context.Context, pipe redis.Pipeliner, target Target) {
 	}
 }
 
-// pageOf returns how many of the retries one call of the script takes.
+// pageOf returns the number of retries for one call of the script.
 func pageOf(retries []Retry) int {
 	size := 0
 	for i, r := range retries[:min(len(retries), pageEntries)] {

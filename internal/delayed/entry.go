@@ -8,10 +8,9 @@ import (
 )
 
 const (
-	// MaxBytes is the size of the largest entry that is stored: it blocks the server while it is
-	// copied.
+	// MaxBytes is the maximum size of a stored entry: it blocks the server while it is copied.
 	MaxBytes = 1 << 20
-	// MaxFields is the greatest number of fields of a stored entry: a script passes each name and
+	// MaxFields is the maximum number of fields of a stored entry: a script passes each name and
 	// value to XADD, which Lua limits.
 	MaxFields = 3950
 
@@ -19,8 +18,8 @@ const (
 	lengthSize   = 4
 )
 
-// Due is when an entry is due: the zero value at once, else at a time or after a delay. Both are
-// by the clock of the server, and a fraction of a millisecond counts as a whole one.
+// Due is the due time of an entry: the zero value at once, otherwise a time or a delay. Both are
+// by the clock of the server, rounded up to milliseconds.
 type Due struct {
 	at    int64 // ms since the epoch
 	after int64 // ms
@@ -38,7 +37,7 @@ func At(t time.Time) Due {
 // After returns the Due of a delay.
 func After(d time.Duration) Due { return Due{after: milliseconds(d)} }
 
-// milliseconds returns a delay in whole milliseconds, at least as long, and 0 for one that is over.
+// milliseconds returns a delay rounded up to milliseconds, and 0 for a negative one.
 func milliseconds(d time.Duration) int64 {
 	ms := d.Milliseconds()
 	if d%time.Millisecond > 0 {
@@ -50,7 +49,7 @@ func milliseconds(d time.Duration) int64 {
 // IsZero reports whether the entry is due at once.
 func (d Due) IsZero() bool { return d == Due{} }
 
-// String returns it as the script takes it.
+// String returns it in the form of the script.
 func (d Due) String() string {
 	switch {
 	case d.after > 0:
@@ -74,8 +73,8 @@ func AppendField(entry []byte, name string, value []byte) []byte {
 	return append(entry, value...)
 }
 
-// Unpack returns the names and values of a packed entry in turn. It accepts what the scripts
-// accept.
+// Unpack returns the names and values of a packed entry in turn. It accepts the same entries as
+// the scripts.
 func Unpack(entry string) ([]string, error) {
 	if entry == "" || entry[0] != entryVersion {
 		return nil, fmt.Errorf("delayed: the version of a stored entry of %d bytes is not known", len(entry))

@@ -16,8 +16,8 @@ type Waiting struct {
 	Entry string    // packed; empty if it is missing
 }
 
-// List returns a page of what waits for the target, in the order in which it is due, behind the
-// last entry of the page before; nil begins with the first. An empty page is the end.
+// List returns a page of the waiting entries of the target, in the order in which they are due,
+// after the last entry of the previous page; nil begins with the first. An empty page is the end.
 func List(ctx context.Context, client redis.UniversalClient, target Target, last *Waiting) ([]Waiting, error) {
 	score, after := "", ""
 	if last != nil {
@@ -38,15 +38,14 @@ func List(ctx context.Context, client redis.UniversalClient, target Target, last
 	return page, nil
 }
 
-// Waits reports whether something waits for the target.
+// Waits reports whether an entry waits for the target.
 func Waits(ctx context.Context, client redis.UniversalClient, target Target) (bool, error) {
 	first, err := client.ZRange(ctx, target.Due(), 0, 0).Result()
 	return len(first) > 0, err
 }
 
-// Cancel takes entries out of the store and reports for each whether it was still there. An error reply
-// means that nothing was taken out; after a lost reply that is not known. The client does not
-// repeat it.
+// Cancel deletes stored entries and reports for each whether it was still stored. After an error
+// reply none is deleted; after a lost reply they may or may not be. The client does not retry it.
 func Cancel(ctx context.Context, client redis.UniversalClient, target Target, ids []string) ([]bool, error) {
 	args := make([]any, len(ids))
 	for i, id := range ids {

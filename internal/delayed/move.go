@@ -13,19 +13,19 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Bounds of what one call of Move appends: a page blocks the server while it is copied.
+// Limits of one call of Move: a page blocks the server while it is copied.
 const (
 	pageEntries = 100
 	pageBytes   = 256 << 10
 )
 
-// LeadsFor is how near the next entry must be for a mover to stay the leader.
+// LeadsFor is the maximum time until the next entry for a mover to stay the leader.
 const LeadsFor = time.Second
 
 // leaderTTL is how long a mover leads without a further call.
 const leaderTTL = time.Second
 
-// Target is where entries of a due set go: to the topic, or to the return stream of a group.
+// Target is the stream for the entries of a due set: the topic, or the return stream of a group.
 type Target struct {
 	Topic keys.Topic
 	Group string // empty for the topic
@@ -41,7 +41,7 @@ func (t Target) stream() string {
 	return t.Topic.Return(t.Group)
 }
 
-// Page is what one call of Move has done.
+// Page is the result of one call of Move.
 type Page struct {
 	Leads   bool          // this mover is the leader; otherwise nothing was moved
 	Other   bool          // another one leads
@@ -56,10 +56,9 @@ type Letter struct {
 	Reason string
 }
 
-// Move appends one page of what is due to the target, in one step with taking it out of the
-// store. An error reply means that nothing was moved, or what it says. After a lost reply Move
-// is simply called again: what was moved is not in the store any more. mover names the caller
-// among all processes. The client does not repeat it.
+// Move appends one page of due entries to the target, and deletes them from the store in the same
+// step. After an error reply nothing was moved. After a lost reply call Move again: moved entries
+// are no longer stored. mover is a unique name of the caller. The client does not retry it.
 func Move(ctx context.Context, client redis.UniversalClient, target Target, mover string) (Page, error) {
 	t := target.Topic
 	reply, err := moveScript.once(ctx, client,
@@ -71,9 +70,8 @@ func Move(ctx context.Context, client redis.UniversalClient, target Target, move
 	return parsePage(reply)
 }
 
-// ProbeMove adds commands to a pipeline that change nothing, and of which one is refused where a
-// permission is missing that Move to the target needs, but for TIME, XADD, XINFO GROUPS and the
-// scripts.
+// ProbeMove adds commands to a pipeline that change nothing, and of which one is refused if a
+// permission for Move to the target is missing, except TIME, XADD, XINFO GROUPS and the scripts.
 func ProbeMove(ctx context.Context, pipe redis.Pipeliner, target Target) {
 	t, due, mover := target.Topic, target.Due(), target.Topic.Mover(target.Group)
 	pipe.Type(ctx, target.stream())

@@ -11,7 +11,7 @@ import (
 	"github.com/flaminco/redischannels/internal/keys"
 )
 
-// scheduleScanCount is about how many schedules a page has.
+// scheduleScanCount is the approximate number of schedules in a page.
 const scheduleScanCount = 100
 
 // NoTick is the time of a tick that is not stored, and KeepTick leaves the stored one.
@@ -20,12 +20,12 @@ const (
 	KeepTick int64 = -2
 )
 
-// Schedule is how a schedule stands. Its stored tick is an entry of the due set like others, which
-// any mover appends. The last two words of its state are for the mover: the stored tick, and by how many ms
-// it may be late and is not skipped, or `-`.
+// Schedule is the stored state of a schedule. Its stored tick is an entry of the due set, which
+// any mover appends. The last two words of its state are for the mover: the stored tick, and the
+// number of ms by which it may be late without being skipped, or `-`.
 type Schedule struct {
 	ID         string
-	State      string // of the caller, but for its last two words; empty if there is no such schedule
+	State      string // of the caller, except for its last two words; empty if there is no such schedule
 	Tick       int64  // ms of the server's clock; NoTick if none is stored
 	Definition string // of the caller
 	Runs       []Run  // the last 20, oldest first
@@ -33,7 +33,7 @@ type Schedule struct {
 	score string // Tick as Redis has it
 }
 
-// Run is a tick that is over.
+// Run is a past tick.
 type Run struct {
 	Tick    int64
 	Outcome string // entry ID, RunSkipped or RunDead
@@ -51,7 +51,7 @@ type RunEntry struct {
 	Entry []byte
 }
 
-// Change is what becomes of a schedule.
+// Change is the change of a schedule.
 type Change struct {
 	State      string // empty deletes it; otherwise one that it never had
 	Definition string // empty leaves it
@@ -60,9 +60,9 @@ type Change struct {
 	Runs       []RunEntry
 }
 
-// ChangeReply is what a change has done.
+// ChangeReply is the result of a change.
 type ChangeReply struct {
-	Done     bool  // otherwise the schedule stood otherwise than expected
+	Done     bool  // false if the schedule had another state
 	Now      int64 // ms
 	Led      bool  // a mover leads
 	Outcomes []string
@@ -70,8 +70,8 @@ type ChangeReply struct {
 
 var errScheduleReply = errors.New("delayed: unexpected reply of a script on schedules")
 
-// ScanSchedules returns a page of schedules without definition and runs, and the next cursor, "0" at
-// the end. One that is changed meanwhile may come twice.
+// ScanSchedules returns a page of schedules without definition and runs, and the next cursor, "0"
+// at the end. A schedule that is changed meanwhile may be returned twice.
 func ScanSchedules(ctx context.Context, client redis.UniversalClient, t keys.Topic, cursor string) (now int64, page []Schedule, next string, err error) {
 	words, err := scheduleScanScript.Run(ctx, client, []string{t.Due(""), t.Schedules()}, cursor, scheduleScanCount).StringSlice()
 	if err != nil {
@@ -89,7 +89,7 @@ func ScanSchedules(ctx context.Context, client redis.UniversalClient, t keys.Top
 	return now, page, words[1], nil
 }
 
-// GetSchedule returns how a schedule stands.
+// GetSchedule returns the state of a schedule.
 func GetSchedule(ctx context.Context, client redis.UniversalClient, t keys.Topic, id string) (now int64, s Schedule, err error) {
 	words, err := scheduleGetScript.Run(ctx, client, []string{t.Due(""), t.Schedules()}, id).StringSlice()
 	if err != nil {
@@ -102,8 +102,9 @@ func GetSchedule(ctx context.Context, client redis.UniversalClient, t keys.Topic
 	return now, Schedule{ID: id, State: words[1], Tick: parseTick(words[2]), score: words[2], Definition: words[3], Runs: parseRuns(words[4])}, err
 }
 
-// ChangeSchedule changes a schedule that stands as it did before. An error reply means that nothing was
-// changed. After a lost reply it may be called again, since it finds another state if it was.
+// ChangeSchedule changes a schedule if it still has the state before. After an error reply
+// nothing was changed. After a lost reply it may be called again: if the change was made, it
+// finds another state.
 func ChangeSchedule(ctx context.Context, client redis.UniversalClient, t keys.Topic, before Schedule, c Change) (r ChangeReply, err error) {
 	args := []any{t.Name, before.ID, before.State, before.score, c.State, c.Definition, tickText(c.Tick), c.Entry}
 	for _, run := range c.Runs {
@@ -137,7 +138,8 @@ func tickText(tick int64) string {
 	return strconv.FormatInt(tick, 10)
 }
 
-// parseTick reads the score of a due set. One that is no whole number was written by others, and is due.
+// parseTick parses the score of a due set. A score that is not an integer was written by another
+// program, and is due.
 func parseTick(score string) int64 {
 	if score == "" {
 		return NoTick

@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	// CommonLua stands before the scripts of this package, and before others on the control record.
+	// CommonLua precedes the scripts of this package, and others on the control hash.
 	//
 	//go:embed lua/common.lua
 	CommonLua string
@@ -47,12 +47,12 @@ var (
 	scheduleChangeScript = newScript(scheduleChangeLua)
 )
 
-// StoreCommand returns the words of a command that stores entries of a topic: EVALSHA, or EVAL for
-// a server that does not know the script. Behind them stand `*`, the topic's name, [Retention],
-// and for each entry its [Due] and the packed entry. The text of the reply is for [ParseStored].
+// StoreCommand returns the words of a command that stores entries of a topic: EVALSHA, or EVAL
+// for a server without the script. `*`, the topic's name, [Retention], and for each entry its
+// [Due] and the packed entry must follow. The text of the reply is for [ParseStored].
 //
-// The command appends and stores all or nothing. An error reply means nothing. After a lost
-// reply it is unknown which, and a repetition would store everything twice.
+// The command appends and stores all entries or none. After an error reply it is none. After a
+// lost reply it may be either, and a repetition could store every entry twice.
 func StoreCommand(topic keys.Topic, whole bool) (words []any) {
 	words = []any{"evalsha", storeScript.Hash()}
 	if whole {
@@ -61,7 +61,7 @@ func StoreCommand(topic keys.Topic, whole bool) (words []any) {
 	return append(words, 5, topic.Name, topic.Control(), topic.Delayed(), topic.Due(""), topic.Mover(""))
 }
 
-// Retention returns the retention as the scripts take it.
+// Retention returns the retention in the form of the scripts.
 func Retention(trim stream.Trim) string {
 	switch {
 	case trim.MaxLen > 0:
@@ -72,7 +72,7 @@ func Retention(trim stream.Trim) string {
 	return ""
 }
 
-// Stored is what was done with an entry: one of the IDs is set.
+// Stored is the result for an entry: one of the IDs is set.
 type Stored struct {
 	EntryID   string // it was appended
 	DelayedID string // it waits
@@ -82,7 +82,7 @@ type Stored struct {
 type StoreReply struct {
 	Entries []Stored
 	Next    time.Duration // until the first entry of the due set is due; negative if it is empty
-	Led     bool          // a mover leads: it looks at the due set more often than once a second
+	Led     bool          // a mover leads: it checks the due set more often than once a second
 }
 
 // ParseStored reads the reply to a [StoreCommand] for a number of entries.
@@ -112,8 +112,8 @@ func ParseStored(reply string, entries int) (r StoreReply, err error) {
 // none is the time until nothing.
 const none time.Duration = -1
 
-// untilDue returns the time from now to due, both in ms. It is 0 for what is due, and negative for
-// a due time of -1.
+// untilDue returns the time from now to due, both in ms. It is 0 for a due entry, and negative
+// for a due time of -1.
 func untilDue(now, due string) (time.Duration, error) {
 	from, err := strconv.ParseInt(now, 10, 64)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package dispatch delivers what a window holds: it gives attempts to callers and returns
-// each to the window by how it ends. What an end means beyond that (an acknowledgement in Redis,
-// a dead letter, a skip) is the Policy of the subscription.
+// Package dispatch delivers the items of a window: it returns attempts to callers, and reports
+// each outcome to the window. Further effects of an outcome (an acknowledgement in Redis, a dead
+// letter, a skip) belong to the Policy of the subscription.
 package dispatch
 
 import (
@@ -15,21 +15,21 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// Policy is what a kind of subscription does with deliveries. Its methods do not wait.
+// Policy handles the deliveries of a kind of subscription. Its methods do not wait.
 type Policy interface {
-	// Delivered is called when the application has an item; count is that of the delivery.
+	// Delivered is called when the application has received an item; count is its delivery count.
 	Delivered(count int)
-	// Acked ends an item that was acknowledged, and reports whether that came too late.
+	// Acked ends an item that was acknowledged, and reports whether the ack was too late.
 	Acked(it *window.Item) (late bool)
-	// GiveUp ends an item that is not to be delivered again.
+	// GiveUp ends an item that will not be delivered again.
 	GiveUp(it *window.Item, o source.Outcome)
-	// Defer ends an item that is to be delivered again after a delay, and reports whether it does.
-	// asked says that the application has asked for that delay.
+	// Defer ends an item that will be delivered again after a delay, and reports whether it does.
+	// asked means that the application has requested the delay.
 	Defer(it *window.Item, o source.Outcome, delay time.Duration, asked bool) bool
-	// Recalled is called with the items of a batch that was offered for too long. They are not held any
-	// more.
+	// Recalled is called with the items of a batch that was offered for too long. They are no
+	// longer in the window.
 	Recalled(items []*window.Item)
-	// AckIgnored reports an end that came too late, because of err.
+	// AckIgnored reports an end that was too late, because of err.
 	AckIgnored(id string, err error)
 	// TimedOut reports a handler that took longer than its timeout.
 	TimedOut(id string)
@@ -44,17 +44,17 @@ type Config struct {
 	Before        func() error // an error that is returned before the next attempt; may be nil
 }
 
-// Dispatcher gives out attempts until Stop. It is safe for concurrent use. It has no goroutine.
+// Dispatcher returns attempts until Stop. It is safe for concurrent use. It has no goroutine.
 type Dispatcher struct {
 	cfg     Config
 	win     *window.Window
 	recall  chan struct{}
-	stop    chan struct{} // closed: nothing is delivered any more
+	stop    chan struct{} // closed: nothing is delivered
 	idle    chan struct{} // running may be 0
-	drained chan struct{} // closed: no caller waits for the end of an attempt any more
+	drained chan struct{} // closed: no caller waits for the end of an attempt
 
 	running atomic.Int64 // attempts that were taken and not ended by their callers
-	closed  atomic.Bool  // late ends are not reported any more
+	closed  atomic.Bool  // late ends are no longer reported
 }
 
 // errLate is the cause of ignoring an acknowledgement.
@@ -116,12 +116,12 @@ func (d *Dispatcher) take(dst []*source.Attempt, first int, limits source.Limits
 	return dst
 }
 
-// wait is NextBatch where there is not enough yet.
+// wait is NextBatch while there are not enough attempts.
 func (d *Dispatcher) wait(ctx context.Context, dst []*source.Attempt, first int, limits source.Limits, b *window.Batch) ([]*source.Attempt, error) {
 	d.win.Want(b, limits.Max-(len(dst)-first))
 	defer func() {
 		d.win.Want(b, 0)
-		d.win.Pass() // a caller that was woken and leaves something, or has not looked, wakes the next
+		d.win.Pass() // a caller that was woken and leaves attempts, or has not checked, wakes the next
 	}()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -161,7 +161,7 @@ func (d *Dispatcher) ended(dst []*source.Attempt, n int, err error) ([]*source.A
 	return dst, err
 }
 
-// pause is how long to wait: until something is due, or a batch ends.
+// pause is how long to wait: until an item is due, or a batch ends.
 func pause(due time.Duration, until time.Time) time.Duration {
 	if due == 0 {
 		due = time.Hour
@@ -172,10 +172,10 @@ func pause(due time.Duration, until time.Time) time.Duration {
 	return due
 }
 
-// Recall has a token when the caller that has an offer should look at Recalled.
+// Recall receives a value when the sender of an offer should check Recalled.
 func (d *Dispatcher) Recall() <-chan struct{} { return d.recall }
 
-// Ask puts a token there.
+// Ask sends to Recall.
 func (d *Dispatcher) Ask() {
 	select {
 	case d.recall <- struct{}{}:
@@ -183,7 +183,7 @@ func (d *Dispatcher) Ask() {
 	}
 }
 
-// Recalled reports whether an offer is to be withdrawn.
+// Recalled reports whether an offer must be withdrawn.
 func (d *Dispatcher) Recalled(a *source.Attempt) bool {
 	return d.stopped() || d.win.Recalled(itemOf(a))
 }
@@ -267,7 +267,7 @@ func (d *Dispatcher) nacked(it *window.Item, o source.Outcome) {
 	}
 }
 
-// retry has an item delivered again.
+// retry delivers an item again.
 func (d *Dispatcher) retry(it *window.Item, o source.Outcome) {
 	delay, asked := o.Delay, true
 	if delay < 0 {
@@ -311,7 +311,7 @@ func (d *Dispatcher) leave(n int) {
 	}
 }
 
-// Drained is closed when no caller waits for the end of an attempt any more.
+// Drained is closed when no caller waits for the end of an attempt.
 func (d *Dispatcher) Drained() <-chan struct{} { return d.drained }
 
 // Drain waits, after Stop, until all attempts have ended, for at most timeout. Then it abandons

@@ -2,13 +2,13 @@ package window
 
 import "time"
 
-// Acks are the items that have ended and whose end is to be written to Redis. All of it is
-// guarded by the lock of the window.
+// Acks are the items that have ended and whose end must be written to Redis. The lock of the
+// window guards them.
 type Acks struct {
 	w *Window
 
 	Flush chan struct{} // there are items to acknowledge
-	Moves chan struct{} // there are items to move to the dead letters, or to defer
+	Moves chan struct{} // there are items to dead-letter or to defer
 
 	acks  list
 	moves list
@@ -16,9 +16,9 @@ type Acks struct {
 
 func (a *Acks) has(it *Item) bool { return it.in == &a.acks || it.in == &a.moves }
 
-// Ack ends an item in flight that was acknowledged: one that is still in Redis and ours waits
-// for its acknowledgement to be written, any other is removed. It reports whether the item
-// belongs to another consumer, or was abandoned.
+// Ack ends an item in flight that was acknowledged. If it is still in Redis and ours it waits for
+// the write of its acknowledgement, otherwise it is removed. It reports whether the item belongs
+// to another consumer, or was abandoned.
 func (a *Acks) Ack(it *Item) (lost bool) {
 	w := a.w
 	now := w.now()
@@ -41,7 +41,7 @@ func (a *Acks) Ack(it *Item) (lost bool) {
 	return false
 }
 
-// Move ends an item, in flight or buffered, that is to become a dead letter for a reason.
+// Move ends an item, in flight or buffered, that is dead-lettered with a reason.
 func (a *Acks) Move(it *Item, reason string) {
 	w := a.w
 	now := w.now()
@@ -58,8 +58,8 @@ func (a *Acks) Move(it *Item, reason string) {
 	signal(a.Moves)
 }
 
-// Defer ends an item in flight whose retry after a delay is to be deferred. A delivery that does not
-// count is taken back.
+// Defer ends an item in flight whose retry after a delay is deferred. With counts false its
+// delivery is subtracted.
 func (a *Acks) Defer(it *Item, delay time.Duration, counts bool, reason string) {
 	w := a.w
 	now := w.now()
@@ -78,15 +78,15 @@ func (a *Acks) Defer(it *Item, delay time.Duration, counts bool, reason string) 
 }
 
 func (a *Acks) postpone(it *Item, due instant) {
-	it.detach() // it may stay for long
+	it.detach() // it may stay for a long time
 	it.due = due
 	it.Deferred = true
 	a.push(it, &a.moves)
 	signal(a.Moves)
 }
 
-// Keep has an item wait for its retry in the window, because it cannot be deferred. One that was lost
-// meanwhile is removed.
+// Keep makes an item wait for its retry in the window, because it cannot be deferred. An item
+// that was lost meanwhile is removed.
 func (a *Acks) Keep(it *Item) {
 	w := a.w
 	now := w.now()
@@ -110,7 +110,7 @@ func (a *Acks) Keep(it *Item) {
 	w.changed()
 }
 
-// Left returns how long the retries of items are off.
+// Left returns the remaining delays of the retries of items.
 func (a *Acks) Left(items []*Item) []time.Duration {
 	w := a.w
 	now := w.now()
@@ -153,14 +153,14 @@ func (a *Acks) list(l *list, buf []*Item) []*Item {
 	return buf
 }
 
-// Standing is the owner of the entry of an item, as far as is known.
+// Standing is the last known state of the entry of an item.
 type Standing uint8
 
 // The standings.
 const (
 	Leased  Standing = iota // no other consumer can own it
 	Unknown                 // its lease is over
-	Trimmed                 // the stream has it no more
+	Trimmed                 // the stream no longer has it
 	Lost                    // another consumer owns it, or none
 )
 

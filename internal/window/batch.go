@@ -2,9 +2,9 @@ package window
 
 import "github.com/flaminco/redischannels/internal/source"
 
-// Batch is what one caller has taken for one batch, by one call of Take or several.
+// Batch is the batch of one caller, taken by one call of Take or several.
 type Batch struct {
-	Full bool // what is next cannot join it
+	Full bool // the next item cannot join it
 
 	number int
 	wanted int // more that its caller waits for
@@ -14,7 +14,7 @@ type Batch struct {
 }
 
 // Take appends attempts at the items that may be delivered now in a batch, in stream order, until
-// the batch has reached the limits. It appends none where the next one must be prepared first (see
+// the batch has reached the limits. It appends none if the next one must be prepared first (see
 // Leases.Wanted).
 func (w *Window) Take(dst []*source.Attempt, limits source.Limits, b *Batch) []*source.Attempt {
 	now := w.now()
@@ -23,7 +23,7 @@ func (w *Window) Take(dst []*source.Attempt, limits source.Limits, b *Batch) []*
 	if w.closed || w.resting(now) {
 		return dst
 	}
-	w.rest = 0 // here and nowhere else: until a caller has looked, Due says so
+	w.rest = 0 // only here: until a caller has checked, Due returns it
 	w.wake(now)
 	if w.blocked(b.n) {
 		return dst
@@ -58,12 +58,12 @@ func (w *Window) Take(dst []*source.Attempt, limits source.Limits, b *Batch) []*
 	return dst
 }
 
-// blocked reports whether the order lets nothing be delivered in a batch that has begun with n items.
+// blocked reports whether the order prevents deliveries in a batch that has begun with n items.
 func (w *Window) blocked(n int) bool {
 	return w.cfg.Ordered && (w.active.n > n || w.backoff.n > 0)
 }
 
-// next returns the item that is delivered next, which stays where it is, or nil.
+// next returns the next item to deliver, without removing it, or nil.
 func (w *Window) next(b *Batch, bytes int, now instant) *Item {
 	if w.active.n >= w.cfg.MaxInFlight || w.alone {
 		b.Full = b.n >= w.cfg.MaxInFlight
@@ -92,15 +92,16 @@ func (w *Window) next(b *Batch, bytes int, now instant) *Item {
 	return nil
 }
 
-// waitsForKey reports whether an item cannot be delivered before others of its key have ended. One
-// that is not prepared waits for those of this batch: callers without any of the key continue.
+// waitsForKey reports whether an item cannot be delivered before others of its key have ended. An
+// item that is not prepared waits for those of this batch: callers without items of the key
+// continue.
 func (w *Window) waitsForKey(it *Item, b *Batch, now instant) bool {
 	return !w.keys.may(it, b.number) || w.keys.contended(it) && w.earlier(it) ||
 		w.keys.busy(it) && !w.Leases.prepared(it, now)
 }
 
-// splitOf returns the sub-batch that an item belongs to. One that is delivered for the last time
-// has one of its own: the others of its batch shall not make it a dead letter.
+// splitOf returns the sub-batch of an item. An item that is delivered for the last time is alone:
+// it must not be dead-lettered because of others.
 func (w *Window) splitOf(it *Item) int {
 	if it.Alone || w.cfg.MaxDeliveries > 1 && it.Deliveries()+1 >= w.cfg.MaxDeliveries {
 		return source.Single
@@ -108,8 +109,8 @@ func (w *Window) splitOf(it *Item) int {
 	return it.split
 }
 
-// fits reports whether an item of a sub-batch may join the batch. One that has left it, because its
-// timeout ran out before the batch was complete, may not.
+// fits reports whether an item of a sub-batch may join the batch. An item that has left it,
+// because its timeout expired before the batch was complete, may not.
 func (b *Batch) fits(it *Item, split, bytes int) bool {
 	return b.n == 0 || it.batch != b.number && split == b.split && (bytes == 0 || b.bytes+it.Size <= bytes)
 }
@@ -136,7 +137,7 @@ func (w *Window) deliver(it *Item, b *Batch, offer bool, now instant) *source.At
 		From: w.cfg.From, Topic: w.cfg.From.Topic, ID: entry.Text, Count: it.Deliveries() + 1, Split: b.split, Held: it,
 		Entry: entry.Share(), Message: it.Message,
 	}
-	it.Message = nil // each attempt has a message of its own
+	it.Message = nil // each attempt has its own message
 	it.attempt = a
 	if offer {
 		w.offer(it)
@@ -148,8 +149,8 @@ func (w *Window) deliver(it *Item, b *Batch, offer bool, now instant) *source.At
 	return a
 }
 
-// OutOfOrder reports whether an item in flight must not be acknowledged, because one of its batch
-// that comes before it in its order is to be redelivered.
+// OutOfOrder reports whether an item in flight must not be acknowledged, because an earlier one
+// of its batch and order will be redelivered.
 func (w *Window) OutOfOrder(it *Item) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -161,17 +162,16 @@ func (w *Window) OutOfOrder(it *Item) bool {
 	})
 }
 
-// earlier reports whether an item of the same key that comes before this one, and has been
-// delivered or is next, is to be delivered.
+// earlier reports whether an earlier item of the same key, which was delivered or is next, will
+// be delivered.
 func (w *Window) earlier(it *Item) bool {
 	return w.anyBuffered(it, func(other *Item) bool {
 		return other.ownsKey && other.before(it) && other.Key == it.Key
 	})
 }
 
-// anyBuffered reports whether one of the items that are buffered or back off, and come before
-// this one or in the order of their due times, is such. Of the queues it looks at that of its key,
-// and in strict order at all.
+// anyBuffered reports whether such holds for one of the buffered items before this one, or of the
+// items that back off. It checks the queue of its key, and in strict order all queues.
 func (w *Window) anyBuffered(it *Item, such func(*Item) bool) bool {
 	for other := w.backoff.head; other != nil; other = other.next {
 		if such(other) {

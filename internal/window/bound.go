@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// resumeBackoff makes an item wait for the rest of a back-off that began elsewhere.
+// resumeBackoff makes an item wait for the rest of a back-off that began in another consumer.
 func (w *Window) resumeBackoff(it *Item, now instant) {
 	if w.cfg.Keyed {
 		w.keys.own(it)
@@ -34,7 +34,7 @@ func (w *Window) advance(next *Item) {
 	}
 }
 
-// block bounds what the key of an item holds that does not get on: its last items leave.
+// block bounds the items of a key whose first item is blocked: its last items leave the window.
 func (w *Window) block(it *Item) {
 	if !w.cfg.Keyed || !it.ownsKey || !w.keys.block(it) {
 		return
@@ -42,15 +42,15 @@ func (w *Window) block(it *Item) {
 	for _, last := range w.sheddable(it.Key) {
 		w.forget(last)
 		w.remove(last)
-		signal(w.Ready) // what is left may have waited behind it
+		signal(w.Ready) // the remaining items may have waited behind it
 		if !w.keys.block(it) {
 			return
 		}
 	}
 }
 
-// sheddable returns the items of a key that may leave the window, the last ones first. They come
-// behind all that own the key, and are not in memory only.
+// sheddable returns the items of a key that may leave the window, the last ones first. They are
+// behind all owners of the key, and not only in memory.
 func (w *Window) sheddable(key string) []*Item {
 	var owner *Item // the last one
 	var items []*Item
@@ -73,7 +73,7 @@ func (w *Window) sheddable(key string) []*Item {
 	return items
 }
 
-// BlockLong bounds what is held of keys whose item has been in flight for longer than long.
+// BlockLong bounds the items of keys whose item has been in flight for longer than long.
 func (w *Window) BlockLong(long time.Duration) {
 	if !w.cfg.Keyed {
 		return
@@ -88,8 +88,8 @@ func (w *Window) BlockLong(long time.Duration) {
 	}
 }
 
-// DetachLong gives items memory of their own that have been in flight for longer than long: a small
-// one would keep its whole reply.
+// DetachLong gives items that have been in flight for longer than long their own memory: a small
+// one would keep its complete reply.
 func (w *Window) DetachLong(long time.Duration) {
 	now := w.now()
 	w.mu.Lock()
@@ -107,7 +107,7 @@ func (w *Window) leaveOut(it *Item) {
 	it.Release()
 }
 
-// forget remembers of an item that was delivered that its count is exact: Redis counts 1 also for an entry
+// forget records that the count of a delivered item is exact: Redis counts 1 even for an entry
 // that was only read.
 func (w *Window) forget(it *Item) {
 	if it.Delivered > 0 && !it.Alone {
@@ -130,36 +130,37 @@ func (w *Window) LeftOut() bool {
 	return w.keys.leftOut
 }
 
-// Share says that what was left out is about to be released to other consumers.
+// Share records that the entries that were left out are about to be released to other consumers.
 func (w *Window) Share() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.keys.leftOut = false
 }
 
-// Drained reports whether pending entries that were left out are to be read again.
+// Drained reports whether pending entries that were left out must be read again.
 func (w *Window) Drained() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return !w.closed && (w.behind || w.keys.drained())
 }
 
-// Behind reports whether pending entries of an order were left out that come before all others.
+// Behind reports whether pending entries of an order were left out that are before all others.
 func (w *Window) Behind() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.behind
 }
 
-// Leaving reports whether items of TakeStale or Withdrawn may still be ours in Redis, so that pending
-// entries that are not held are not to be taken for unseen ones. Room.Changed is signalled when that is over.
+// Leaving reports whether items of TakeStale or Withdrawn may still be ours in Redis, so that
+// pending entries without an item must not count as those of a lost reply. Room.Changed is
+// signaled when this is over.
 func (w *Window) Leaving() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.leaving > 0
 }
 
-// Released says that n items of TakeStale or Withdrawn were released, as far as that was possible.
+// Released records that n items of TakeStale or Withdrawn were released, if possible.
 func (w *Window) Released(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -167,8 +168,8 @@ func (w *Window) Released(n int) {
 	signal(w.Room.Changed)
 }
 
-// BeginPass says that the pending entries that are not held will be offered to Admit in stream
-// order, until EndPass.
+// BeginPass begins a pass: until EndPass, the pending entries without an item are passed to Admit
+// in stream order.
 func (w *Window) BeginPass() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -177,13 +178,13 @@ func (w *Window) BeginPass() {
 	w.passing, w.behind = w.behind, false
 }
 
-// EndPass ends BeginPass. complete says that all of them were offered.
+// EndPass ends a pass. complete means that all of them were passed.
 func (w *Window) EndPass(complete bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.keys.end(complete)
 	w.behind = w.behind || w.passing && !complete
-	if complete { // what was left out before, and not again, belongs to others
+	if complete { // entries that were left out before, and not again, belong to other consumers
 		maps.DeleteFunc(w.exact, func(_ Identity, pass int) bool { return pass < w.passes })
 	}
 }

@@ -2,7 +2,7 @@ package window
 
 import "time"
 
-// land takes an item out of those in flight.
+// land removes an item from those in flight.
 func (w *Window) land(it *Item) {
 	it.leave()
 	it.attempt = nil
@@ -40,8 +40,8 @@ func (w *Window) Backoff(it *Item, delay time.Duration, split int) {
 	w.postpone(it, now.after(delay))
 }
 
-// Uncount is Backoff for a delivery that is not counted, here and in Redis, whose count
-// includes the next one again.
+// Uncount is Backoff for a delivery that does not count, here and in Redis, whose count then
+// already includes the next one.
 func (w *Window) Uncount(it *Item, delay time.Duration) {
 	now := w.now()
 	w.mu.Lock()
@@ -55,7 +55,7 @@ func (w *Window) Uncount(it *Item, delay time.Duration) {
 }
 
 func (w *Window) postpone(it *Item, due instant) {
-	it.detach() // it may outlive the rest of its reply by far
+	it.detach() // it may outlive the rest of its reply
 	w.land(it)
 	it.due = due
 	w.backoff.insertByDue(it)
@@ -73,7 +73,7 @@ func (w *Window) Finish(it *Item) {
 	w.changed()
 }
 
-// Remove forgets items.
+// Remove removes items.
 func (w *Window) Remove(items ...*Item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -100,7 +100,7 @@ func (w *Window) remove(it *Item) {
 	}
 }
 
-// completed notes that a delivery has ended.
+// completed records that a delivery has ended.
 func (w *Window) completed(now instant) {
 	w.moved = now
 	w.Room.completed(now)

@@ -6,11 +6,11 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// resting reports whether nothing is delivered for the time being.
+// resting reports whether deliveries are suspended.
 func (w *Window) resting(now instant) bool { return now < w.rest }
 
-// Due returns the time after which Ready is to be signalled, because a back-off or a rest is
-// over, or 0.
+// Due returns the time after which Ready must be signaled, because a back-off or a rest is over,
+// or 0.
 func (w *Window) Due() time.Duration {
 	now := w.now()
 	w.mu.Lock()
@@ -25,12 +25,12 @@ func (w *Window) Due() time.Duration {
 	return time.Duration(max(1, due-now))
 }
 
-// Bar delivers nothing behind an entry until Unbar.
+// Bar prevents deliveries behind an entry until Unbar.
 func (w *Window) Bar(after stream.ID) {
 	w.mu.Lock()
 	w.barred, w.bar = true, after
 	w.mu.Unlock()
-	signal(w.Ready) // it may have been at an earlier entry
+	signal(w.Ready) // the last Bar may have been at an earlier entry
 }
 
 // Unbar ends Bar.
@@ -52,7 +52,8 @@ func (w *Window) atBar() bool {
 	return w.barred && (w.waiting.n == 0 || w.bar.Less(w.waiting.head.ID)) && !w.keys.queuedBefore(w.bar)
 }
 
-// Want says how many more attempts the caller of a batch waits for. Take counts down what it appends.
+// Want sets how many more attempts the caller of a batch waits for. Take reduces it by the
+// attempts that it appends.
 func (w *Window) Want(b *Batch, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -62,7 +63,7 @@ func (w *Window) Want(b *Batch, n int) {
 	}
 }
 
-// want is Want, and remembers a batch that has begun as long as others may join it.
+// want is Want, and records a batch that has begun as long as items may join it.
 func (w *Window) want(b *Batch, n int) {
 	w.wanted += n - b.wanted
 	b.wanted = n
@@ -74,7 +75,7 @@ func (w *Window) want(b *Batch, n int) {
 	}
 }
 
-// Tried says that a caller has found nothing and does not wait: it may come again soon.
+// Tried records that a caller has found no attempt and does not wait: it may call again soon.
 func (w *Window) Tried() {
 	w.mu.Lock()
 	w.tried = w.now()
@@ -85,8 +86,8 @@ func (w *Window) Tried() {
 	}
 }
 
-// Adjust lets at least maxInFlight items be in flight, and from now on delivers in order if
-// ordered says so: see Config.
+// Adjust allows at least maxInFlight items in flight, and with ordered delivers in order from now
+// on: see Config.
 func (w *Window) Adjust(maxInFlight int, ordered bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,17 +96,17 @@ func (w *Window) Adjust(maxInFlight int, ordered bool) {
 	w.changed()
 }
 
-// Ordered reports whether nothing is delivered while something is in flight or backing off.
+// Ordered reports whether nothing is delivered while an item is in flight or backing off.
 func (w *Window) Ordered() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.cfg.Ordered
 }
 
-// Pass lets the next caller look.
+// Pass wakes the next caller.
 func (w *Window) Pass() { signal(w.Ready) }
 
-// Rest delivers nothing for d.
+// Rest suspends deliveries for d.
 func (w *Window) Rest(d time.Duration) {
 	w.mu.Lock()
 	w.rest = w.now().after(d)
@@ -113,9 +114,9 @@ func (w *Window) Rest(d time.Duration) {
 	signal(w.Ready)
 }
 
-// RestRecalled delivers nothing for a while, so that other consumers can have an entry whose offer
-// the application did not take: for a second, then twice as long each time as long as the
-// application receives nothing, up to most.
+// RestRecalled suspends deliveries, so that other consumers can claim an entry that the
+// application did not receive: for a second, then twice as long each time while the application
+// receives nothing, up to most.
 func (w *Window) RestRecalled(most time.Duration) {
 	w.mu.Lock()
 	d := min(time.Second<<min(w.recalls, 20), most)

@@ -9,8 +9,8 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Item is one entry in the window. Exported fields are set before Admit. Those that are said to
-// be set by a method are guarded by the lock of the window.
+// Item is one entry in the window. Exported fields are set before Admit. Fields that are set by
+// methods are guarded by the lock of the window.
 type Item struct {
 	stream.Entry
 	Stream    int     // which stream of the subscription it is from
@@ -18,26 +18,26 @@ type Item struct {
 	Origin    *Origin // of an entry of a return stream
 	Key       string  // ordering key
 	Message   *message.Message
-	Counted   bool          // the count in Redis includes the next delivery already; set by methods
+	Counted   bool          // the count in Redis already includes the next delivery; set by methods
 	Suspect   bool          // claimed with a count of 1: it may have been delivered once, which does not count
-	Backoff   time.Duration // what is left of its back-off when it is admitted
+	Backoff   time.Duration // the rest of its back-off when it is admitted
 	Alone     bool          // delivered while nothing else is in flight: it may kill the process
 
 	// For the goroutine that writes the end of the item.
 	Reason   string // of its dead letter; empty for an ack
 	Attempts int
 	Retry    time.Time
-	Sent     bool // an acknowledgement was, whose reply was lost
-	Deferred bool // it is to be stored until its retry is due, for the Reason; set by methods
+	Sent     bool // an acknowledgement was sent and its reply lost
+	Deferred bool // it must be stored until its retry is due, for the Reason; set by methods
 
 	owner    owner
 	offered  bool // and not started
 	recalled bool
 	ownsKey  bool
 	detached bool
-	probe    bool // read although the window was full of what backs off
+	probe    bool // read although back-offs filled the window
 	batch    int  // of its last delivery
-	split    int  // sub-batch that it belongs to, 0 for none
+	split    int  // its sub-batch, 0 for none
 	attempt  *source.Attempt
 	leased   instant // when the command that obtained or renewed the lease was sent
 	admitted instant
@@ -56,7 +56,7 @@ type Origin struct {
 	Delivered int // deliveries that were counted before
 }
 
-// Deliveries returns how many deliveries count, of this entry and of its original.
+// Deliveries returns the delivery count of this entry and its original.
 func (it *Item) Deliveries() int {
 	if it.Origin != nil {
 		return it.Origin.Delivered + it.Delivered
@@ -72,7 +72,7 @@ func (it *Item) EntryID() string {
 	return it.Text
 }
 
-// Original returns the entry as it is in the topic. It is not a share.
+// Original returns the entry of the topic. It is not a share.
 func (it *Item) Original() stream.Entry {
 	e := it.Entry
 	if it.Origin != nil {
@@ -90,16 +90,16 @@ type Identity struct {
 // Identity returns that of the item.
 func (it *Item) Identity() Identity { return Identity{it.Stream, it.ID} }
 
-// owner is what is known about who owns the entry of an item.
+// owner is the last known owner of the entry of an item.
 type owner uint8
 
 const (
-	ownerSelf    owner = iota // as far as the lease is valid
+	ownerSelf    owner = iota // if the lease is valid
 	ownerOther                // another consumer, or none
-	ownerTrimmed              // the stream has it no more
+	ownerTrimmed              // the stream no longer has it
 )
 
-// detach gives an item memory of its own.
+// detach gives an item its own memory.
 func (it *Item) detach() {
 	if !it.detached {
 		it.detached = true
@@ -107,5 +107,5 @@ func (it *Item) detach() {
 	}
 }
 
-// Delay returns what was left of the back-off of an item when Close has returned it.
+// Delay returns the rest of the back-off of an item that Close has returned.
 func (it *Item) Delay() time.Duration { return it.delay }

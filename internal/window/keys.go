@@ -5,12 +5,12 @@ import "github.com/flaminco/redischannels/internal/stream"
 // keyring keeps the order of each ordering key: one item of a key is in flight or backing off,
 // or several that one batch has taken together; the later ones wait in a queue.
 //
-// A blocked key (its item backs off, or is handled for long) may hold at most bound items: it
-// would else fill the window, and hoard what other consumers could have. What exceeds the bound
-// leaves the window and stays pending in Redis, where other consumers can claim it, and so does
-// everything that comes later of the key: the key overflows. When it has nothing left the
-// pending entries are read again in stream order (a pass). The overflow ends with a pass that
-// has admitted all of the key.
+// A blocked key (its item backs off, or is handled for long) may have at most bound items:
+// otherwise it would fill the window, and keep entries that other consumers could handle. Items
+// beyond the bound, and all later ones of the key, leave the window and stay pending in Redis,
+// where other consumers can claim them: the key overflows. When it has no items left the pending
+// entries are read again in stream order (a pass). The overflow ends with a pass that has
+// admitted all entries of the key.
 type keyring struct {
 	bound   int
 	bytes   int // the same in bytes
@@ -21,9 +21,9 @@ type keyring struct {
 }
 
 type keyState struct {
-	held     int // items in the window, but for those whose acknowledgement is being written
+	held     int // items in the window, except those whose acknowledgement is being written
 	bytes    int // of these
-	active   int // items that own it: in flight or backing off, or the one that comes next
+	active   int // items that own it: in flight or backing off, or the next one
 	flying   int // those in flight
 	batch    int // call of Take that has taken the active ones
 	blocked  bool
@@ -32,7 +32,7 @@ type keyState struct {
 	left     bool // by the pass
 }
 
-// minKeyBound is how many items of a blocked key may be held at least.
+// minKeyBound is the minimum bound of the items of a blocked key.
 const minKeyBound = 16
 
 func (r *keyring) init(cfg Config) {
@@ -71,7 +71,7 @@ func (r *keyring) admit(it *Item) bool {
 }
 
 // exit ends the count of an item, which must not own its key. It reports whether the pending
-// entries are to be read again.
+// entries must be read again.
 func (r *keyring) exit(it *Item) (drained bool) {
 	k := r.states[it.Key]
 	k.held--
@@ -82,14 +82,14 @@ func (r *keyring) exit(it *Item) (drained bool) {
 	return k.held == 0 && k.overflow
 }
 
-// may reports whether an item can be delivered in a batch as far as those of its key go that are in
-// flight: there is none, or only in this batch, and none waits that comes before this one.
+// may reports whether its key allows an item to be delivered in a batch: no item of the key is in
+// flight, or only in this batch, and none that waits is before this one.
 func (r *keyring) may(it *Item, batch int) bool {
 	k := r.states[it.Key]
 	return k.flying == 0 || k.batch == batch && (k.queue.n == 0 || it.before(k.queue.head))
 }
 
-// own makes an item one of those that the others of its key wait for.
+// own makes an item an owner of its key, for which the others of the key wait.
 func (r *keyring) own(it *Item) {
 	if !it.ownsKey {
 		it.ownsKey = true
@@ -116,7 +116,7 @@ func (r *keyring) grounded(it *Item) bool {
 // busy reports whether an item of the key of one is in flight.
 func (r *keyring) busy(it *Item) bool { return r.states[it.Key].flying > 0 }
 
-// fly says that an item is in flight, as one of its batch.
+// fly records that an item is in flight in its batch.
 func (r *keyring) fly(it *Item) {
 	r.own(it)
 	k := r.states[it.Key]
@@ -124,8 +124,8 @@ func (r *keyring) fly(it *Item) {
 	k.batch = it.batch
 }
 
-// follow takes the item that comes next of its key, and behind this one, out of the queue: it may
-// join the batch of this one. It owns the key from now on: if it does not join, it is the next.
+// follow removes the next item of the key behind this one from the queue: it may join the batch
+// of this one. It owns the key from now on: if it does not join, it is the next.
 func (r *keyring) follow(it *Item) *Item {
 	if next := r.states[it.Key].queue.head; next != nil && it.before(next) {
 		return r.pull(next)
@@ -133,15 +133,15 @@ func (r *keyring) follow(it *Item) *Item {
 	return nil
 }
 
-// land says that an item is in flight no more, and returns the one that is next of its key.
+// land records that an item is no longer in flight, and returns the next one of its key.
 func (r *keyring) land(it *Item) *Item {
 	k := r.states[it.Key]
 	k.flying--
 	return r.promote(k)
 }
 
-// promote takes the next item of a key of which none is in flight out of its queue. It owns the key
-// from now on, so that nothing admitted meanwhile overtakes it.
+// promote removes the next item of a key without items in flight from its queue. It owns the key
+// from now on, so that no item admitted meanwhile overtakes it.
 func (r *keyring) promote(k *keyState) *Item {
 	if k.flying > 0 {
 		return nil
@@ -149,7 +149,7 @@ func (r *keyring) promote(k *keyState) *Item {
 	return r.pull(k.queue.head)
 }
 
-// pull takes an item, or nil, out of a queue, and makes it own its key.
+// pull removes an item, or nil, from a queue, and makes it own its key.
 func (r *keyring) pull(it *Item) *Item {
 	if it != nil {
 		r.leave(it)
@@ -164,7 +164,7 @@ func (r *keyring) wait(it *Item) {
 	r.queued++
 }
 
-// leave takes an item out of the list that it is in, which may be the queue of its key.
+// leave removes an item from its list, which may be the queue of its key.
 func (r *keyring) leave(it *Item) {
 	if k := r.states[it.Key]; k != nil && it.in == &k.queue {
 		r.queued--
@@ -172,7 +172,7 @@ func (r *keyring) leave(it *Item) {
 	it.leave()
 }
 
-// free ends the ownership of an item, and returns the one that is next of its key.
+// free ends the ownership of an item, and returns the next one of its key.
 func (r *keyring) free(it *Item) *Item {
 	k := r.states[it.Key]
 	it.ownsKey = false
@@ -182,8 +182,7 @@ func (r *keyring) free(it *Item) *Item {
 	return r.promote(k)
 }
 
-// block says that the key of an item does not get on, and reports whether it holds more than the
-// bounds allow.
+// block marks the key of an item as blocked, and reports whether it exceeds the bounds.
 func (r *keyring) block(it *Item) (excess bool) {
 	k := r.states[it.Key]
 	k.blocked = true
@@ -194,10 +193,10 @@ func (r *keyring) block(it *Item) (excess bool) {
 	return false
 }
 
-// overflow leaves entries of a key out. (A pass may have been past them.)
+// overflow leaves out entries of a key. (A pass may have passed them.)
 func (r *keyring) overflow(k *keyState) { k.overflow, k.left, r.leftOut = true, true, true }
 
-// drained reports whether the pending entries are to be read again.
+// drained reports whether the pending entries must be read again.
 func (r *keyring) drained() bool {
 	for _, k := range r.states {
 		if k.overflow && k.held == 0 {
@@ -225,7 +224,7 @@ func (r *keyring) begin() {
 	}
 }
 
-// end ends a pass. complete says that it has passed all of them.
+// end ends a pass. complete means that it has passed all of them.
 func (r *keyring) end(complete bool) {
 	r.pass = false
 	if !complete {

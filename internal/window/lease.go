@@ -7,12 +7,12 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Leases are what is known about who owns the held entries. All of it is guarded by the lock
-// of the window.
+// Leases is the ownership state of the items in the window. All of it is guarded by the lock of
+// the window.
 type Leases struct {
 	w *Window
 
-	// Prepare has a token when there may be Wanted items.
+	// Prepare receives a value when there may be Wanted items.
 	Prepare chan struct{}
 
 	voided instant
@@ -29,18 +29,18 @@ func (l *Leases) unexpired(it *Item, now instant) bool {
 	return l.w.cfg.LeaseTime == 0 || now-it.leased < instant(l.w.cfg.LeaseTime)
 }
 
-// prepared reports whether an item can be delivered: Redis has counted the delivery and the
-// lease is valid, or the stream has it no more.
+// prepared reports whether an item can be delivered: Redis has counted the delivery and the lease
+// is valid, or the stream no longer has it.
 func (l *Leases) prepared(it *Item, now instant) bool {
 	return l.w.cfg.LeaseTime == 0 || it.owner == ownerTrimmed || it.Counted && l.valid(it, now)
 }
 
-// triedFor is for how long a caller that did not wait counts as waiting.
+// triedFor is how long a caller that did not wait counts as waiting.
 const triedFor = time.Second
 
-// Wanted returns those of the items that are next, as many as callers wait for, that cannot be delivered
-// before Prepared. What comes behind them is not counted in advance: a process that one of them ends has
-// not delivered it.
+// Wanted returns the next items, as many as callers wait for, that cannot be delivered before
+// Prepared. Items behind them are not counted in advance: if one of the next items ends the
+// process, the process has not delivered them.
 func (l *Leases) Wanted() []*Item {
 	w := l.w
 	now := w.now()
@@ -70,9 +70,9 @@ func (l *Leases) Wanted() []*Item {
 	return items
 }
 
-// Overtaken returns the items behind others of which Redis counts the next delivery, beyond what a
-// read counts in advance: an earlier entry that was claimed since comes first, and may end the
-// process. They are not prepared any more, and that is to be taken back in Redis.
+// Overtaken returns the items whose next delivery Redis counts in advance, beyond the count of a
+// read, and that are behind an earlier entry claimed since: that one is delivered first, and may
+// end the process. They are no longer prepared, and their counts must be reduced in Redis.
 func (l *Leases) Overtaken(by []*Item) (items []*Item) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -87,15 +87,15 @@ func (l *Leases) Overtaken(by []*Item) (items []*Item) {
 	return items
 }
 
-// Prepared says that a command sent then has renewed the leases of items and counted their next
-// deliveries.
+// Prepared records that a command sent at sent has renewed the leases of items and counted their
+// next deliveries.
 func (l *Leases) Prepared(sent time.Time, items ...*Item) {
 	l.renew(sent, items, func(it *Item) { it.Counted = true })
 }
 
-// NextCount is the count that Redis must have before the next delivery of an item. Of one that may
-// have been delivered once already it is 2 then: else each process that it kills would leave it with
-// a count of 1, forever.
+// NextCount is the count that Redis must have before the next delivery of an item. For an item
+// that may have been delivered once it is 2: otherwise each process that it kills would leave it
+// with a count of 1.
 func (it *Item) NextCount() int {
 	if it.Suspect && it.Delivered == 0 {
 		return 2
@@ -103,8 +103,9 @@ func (it *Item) NextCount() int {
 	return it.Delivered + 1
 }
 
-// Renewed says that a command sent then has renewed the leases of items. One that was delivered
-// gets memory of its own: its handler may take long, and a small entry would keep its whole reply.
+// Renewed records that a command sent at sent has renewed the leases of items. A delivered item
+// gets its own memory: its handler may take long, and a small entry would keep its complete
+// reply.
 func (l *Leases) Renewed(sent time.Time, items ...*Item) {
 	l.renew(sent, items, func(it *Item) {
 		if it.in == &l.w.active {
@@ -128,7 +129,7 @@ func (l *Leases) renew(sent time.Time, items []*Item, also func(*Item)) {
 	}
 }
 
-// Void ends all leases: what a server knew before a reconnect may be lost.
+// Void ends all leases: after a reconnect the server may have lost them.
 func (l *Leases) Void() {
 	now := l.w.now()
 	l.w.mu.Lock()
@@ -136,8 +137,8 @@ func (l *Leases) Void() {
 	l.w.mu.Unlock()
 }
 
-// Expiring returns the items whose lease is older than age or void. Those that are trimmed or
-// lost have none.
+// Expiring returns the items whose lease is older than age or void. Trimmed and lost items have
+// no lease.
 func (l *Leases) Expiring(age time.Duration) []*Item {
 	w := l.w
 	before := w.now() - instant(age)
@@ -152,7 +153,7 @@ func (l *Leases) Expiring(age time.Duration) []*Item {
 	return items
 }
 
-// Held returns those of the items that are held and whose end is not being written.
+// Held returns those of the items that are in the window and whose end is not being written.
 func (l *Leases) Held(items []*Item) []*Item {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -182,7 +183,7 @@ func (l *Leases) Unexpired(items []*Item) (yes, no []*Item) {
 	return yes, no
 }
 
-// Counts returns the delivery counts that Redis should have of items.
+// Counts returns the delivery counts that items should have in Redis.
 func (l *Leases) Counts(items []*Item) []stream.Pending {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -201,7 +202,7 @@ func (it *Item) pending() stream.Pending {
 	return stream.Pending{ID: it.ID, Text: it.Text, Count: count}
 }
 
-// Owned returns the held items of a stream that Redis has and that are ours.
+// Owned returns the items of a stream that are in Redis and ours.
 func (l *Leases) Owned(of int) []*Item {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -214,7 +215,7 @@ func (l *Leases) Owned(of int) []*Item {
 	return items
 }
 
-// IDs returns the identities of all held items that Redis has.
+// IDs returns the identities of all items that are in Redis.
 func (l *Leases) IDs() map[Identity]struct{} {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -227,7 +228,7 @@ func (l *Leases) IDs() map[Identity]struct{} {
 	return ids
 }
 
-// Find returns the held items among these entries of a stream, and the IDs of which none is held.
+// Find returns the items of these entries of a stream, and the IDs without an item.
 func (l *Leases) Find(of int, ids []string) (items []*Item, rest []string) {
 	if len(ids) == 0 {
 		return nil, nil
@@ -250,9 +251,9 @@ func (l *Leases) Find(of int, ids []string) (items []*Item, rest []string) {
 	return items, rest
 }
 
-// Lose says, once, that an item belongs to another consumer, or to none: one that is not in
-// flight is removed. For one that is it returns the attempt. vanished says that it belongs to
-// none: of an item whose end is being written that is what its acknowledgement looks like.
+// Lose records, once, that an item belongs to another consumer, or to none. An item that is not
+// in flight is removed; otherwise Lose returns its attempt. vanished means that it belongs to
+// none: for an item whose end is being written this is the state after its acknowledgement.
 func (l *Leases) Lose(it *Item, vanished bool) (a *source.Attempt, first bool) {
 	w := l.w
 	w.mu.Lock()
@@ -271,7 +272,8 @@ func (l *Leases) Lose(it *Item, vanished bool) (a *source.Attempt, first bool) {
 	return nil, true
 }
 
-// Trim says, once, that the stream has the entry of an item no more. It lives on in memory.
+// Trim records, once, that the stream no longer has the entry of an item. The item stays in
+// memory.
 func (l *Leases) Trim(it *Item) (first bool) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -284,7 +286,7 @@ func (l *Leases) Trim(it *Item) (first bool) {
 // Lost reports whether an item belongs to another consumer.
 func (l *Leases) Lost(it *Item) bool { return l.is(it, ownerOther) }
 
-// Trimmed reports whether the stream has the entry of an item no more.
+// Trimmed reports whether the stream no longer has the entry of an item.
 func (l *Leases) Trimmed(it *Item) bool { return l.is(it, ownerTrimmed) }
 
 func (l *Leases) is(it *Item, who owner) bool {

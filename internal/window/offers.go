@@ -2,7 +2,7 @@ package window
 
 import "time"
 
-// offer says that an item in flight is offered: the application does not have it yet.
+// offer records that an item in flight is offered: the application has not received it yet.
 func (w *Window) offer(it *Item) {
 	it.offered, it.recalled = true, false
 	w.offers++
@@ -27,8 +27,8 @@ func (w *Window) eachOffer(f func(*Item)) {
 	}
 }
 
-// recallOlder recalls the offered items if one of them was admitted longer ago than age, and reports that.
-// One that was trimmed is in memory only, and is not recalled.
+// recallOlder recalls the offered items if one of them was admitted longer ago than age, and
+// reports that. A trimmed item is only in memory, and is not recalled.
 func (w *Window) recallOlder(now, age instant) (recalled bool) {
 	w.eachOffer(func(it *Item) {
 		recalled = recalled || it.owner != ownerTrimmed && now-it.admitted > age
@@ -39,9 +39,8 @@ func (w *Window) recallOlder(now, age instant) (recalled bool) {
 	return recalled
 }
 
-// Recalled reports whether an offered item is to be withdrawn, because it was recalled or lost, or the
-// group is paused. One
-// that was trimmed since is in memory only, and stays.
+// Recalled reports whether an offered item must be withdrawn, because it was recalled or lost, or
+// the group is paused. An item that was trimmed since is only in memory, and stays.
 func (w *Window) Recalled(it *Item) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -55,14 +54,14 @@ func (w *Window) Withdraw(it *Item) {
 	if it.in != &w.active {
 		return
 	}
-	w.rest = w.now().after(time.Second) // until RestRecalled says how long: nothing overtakes it
+	w.rest = w.now().after(time.Second) // until RestRecalled sets the time: nothing overtakes it
 	w.remove(it)
 	w.recall = append(w.recall, it)
 	w.leaving++
 }
 
-// Withdrawn returns what Withdraw has removed, all of a batch together: nothing as long as something
-// is still offered.
+// Withdrawn returns the items that Withdraw has removed, all of a batch together: none as long as
+// an item is still offered.
 func (w *Window) Withdrawn() []*Item {
 	w.mu.Lock()
 	defer w.mu.Unlock()

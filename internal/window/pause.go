@@ -3,27 +3,27 @@ package window
 import "time"
 
 const (
-	// lookEvery is how old the last look may be before another one is asked for, while something is
+	// lookEvery is the age of the last check at which another one is requested, while items are
 	// delivered or offered.
 	lookEvery = time.Second
-	// lookValid is for how long attempts may start after a look was sent.
+	// lookValid is how long attempts may start after a check was sent.
 	lookValid = 2 * time.Second
 )
 
-// Pause is what is known about whether the group is paused. Then nothing is read, claimed or delivered. All
-// of it is guarded by the lock of the window.
+// Pause is the last known pause state of the group. While it is paused nothing is read, claimed
+// or delivered. The lock of the window guards it.
 type Pause struct {
 	w *Window
 
-	// Look has a token when a look may be due: see Due.
+	// Look receives a value when a check may be due: see Due.
 	Look chan struct{}
 
 	paused  bool
-	looked  instant // when the last look was sent that was answered
+	looked  instant // when the last check with a reply was sent
 	next    instant // when the next one is due, if any
-	blind   bool    // one was not answered: what is known holds
-	asked   bool    // something is to be delivered, and the last look is old
-	watched bool    // Due will be asked again, within lookEvery of the last look
+	blind   bool    // a check had no reply: the last known state stays
+	asked   bool    // an item is ready for delivery, and the last check is old
+	watched bool    // Due will be called again, within lookEvery of the last check
 }
 
 // running reports whether an attempt may start.
@@ -38,8 +38,8 @@ func (p *Pause) running(now instant) bool {
 	return p.blind || now-p.looked <= instant(lookValid)
 }
 
-// watch sees to it that looks continue while something is offered: the application may receive it at
-// any time.
+// watch makes checks continue while an item is offered: the application may receive it at any
+// time.
 func (p *Pause) watch() {
 	if p.w.cfg.Pausable && !p.watched {
 		p.watched = true
@@ -47,8 +47,9 @@ func (p *Pause) watch() {
 	}
 }
 
-// Due returns the time until a look is due, and whether one is: while the group is paused, and as long as
-// something is delivered or offered. The caller comes again then, or after a token in Look.
+// Due returns the time until a check is due, and whether one is: while the group is paused, and
+// as long as items are delivered or offered. The caller calls again then, or when Look receives a
+// value.
 func (p *Pause) Due() (wait time.Duration, ok bool) {
 	w := p.w
 	now := w.now()
@@ -61,7 +62,8 @@ func (p *Pause) Due() (wait time.Duration, ok bool) {
 	return max(0, time.Duration(p.next-now)), true
 }
 
-// Looked says whether the group was paused when a command was sent, and reports whether that is news.
+// Looked records whether the group was paused when a command was sent, and reports whether this
+// is a change.
 func (p *Pause) Looked(sent time.Time, paused bool) (news bool) {
 	w := p.w
 	at := w.instant(sent)
@@ -80,7 +82,7 @@ func (p *Pause) Looked(sent time.Time, paused bool) (news bool) {
 	return news
 }
 
-// Blind says that a look has no answer: until there is one, what is known holds.
+// Blind records that a check has no reply: until there is one, the last known state stays.
 func (p *Pause) Blind() {
 	w := p.w
 	now := w.now()
@@ -95,15 +97,15 @@ func (p *Pause) wake() {
 	signal(p.w.Room.Changed)
 }
 
-// Paused reports whether the group is paused, as far as that is known.
+// Paused reports whether the group is paused, by the last known state.
 func (p *Pause) Paused() bool {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	return p.paused
 }
 
-// TakeBuffered removes and returns, while the group is paused, the items that are buffered and not in
-// memory only, unless there is an order. Window.Released follows.
+// TakeBuffered removes and returns, while the group is paused, the buffered items that are not
+// only in memory, unless there is an order. Window.Released must follow.
 func (p *Pause) TakeBuffered() []*Item {
 	w := p.w
 	now := w.now()

@@ -2,23 +2,23 @@ package window
 
 import "time"
 
-// probeInterval is the least time between two probes.
+// probeInterval is the minimum time between two probes.
 const probeInterval = time.Second
 
-// stuck reports whether back-offs fill the window, so that nothing is read. That protects a backlog while
-// all of it fails. But it must not let some messages that fail stop all others.
+// stuck reports whether back-offs fill the window, so that nothing is read. This protects a
+// backlog while every message fails, but some failing messages must not block all others.
 func (w *Window) stuck() bool {
 	return w.cfg.Deferrable && !w.cfg.Ordered && w.full() && w.backoff.n > w.Room.limit()/2
 }
 
-// full reports whether no more may be held.
+// full reports whether the window is full.
 func (w *Window) full() bool {
 	return w.held() >= w.Room.limit() || w.Room.bytes >= w.cfg.PrefetchBytes
 }
 
-// Probe lets one new entry be read, once per second, where back-offs fill the window. If it succeeds, not
-// everything fails: the back-offs beyond half of the window are deferred. If it fails it is deferred
-// itself.
+// Probe allows reading one new entry per second while back-offs fill the window. If it succeeds,
+// not every message fails: the back-offs beyond half of the window are deferred. If it fails it
+// is deferred.
 func (w *Window) Probe() {
 	now := w.now()
 	w.mu.Lock()
@@ -44,7 +44,7 @@ func (w *Window) Probing(it *Item) bool {
 	return it.probe
 }
 
-// shed defers the back-offs beyond half of the window, those that are off longest first.
+// shed defers the back-offs beyond half of the window, the longest delays first.
 func (w *Window) shed() {
 	for it := w.backoff.tail; it != nil && w.backoff.n > w.Room.limit()/2; {
 		last := it

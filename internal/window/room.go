@@ -9,37 +9,37 @@ import (
 )
 
 const (
-	// ahead is for how long the buffered items should keep the handlers busy.
+	// ahead is how long the buffered items should keep the handlers busy.
 	ahead = 100 * time.Millisecond
-	// firstClaim is how many entries are claimed while their size is not known.
+	// firstClaim is the number of entries that are claimed while their size is unknown.
 	firstClaim = 8
 )
 
-// Room decides how much may be read. All of it is guarded by the lock of the window.
+// Room limits reading. The lock of the window guards it.
 type Room struct {
 	w *Window
 
-	// Changed has a token when more may be read, or pending entries again (see keyring).
+	// Changed receives a value when more may be read, or pending entries again (see keyring).
 	Changed chan struct{}
 
-	bytes    int     // of all held items
+	bytes    int     // of all items
 	reserved int     // by the read in progress
 	paused   bool    // reading waits until the application receives
 	probe    bool    // one entry may be read although the window is full
-	released instant // when TakeStale has taken what was in order: what was asked for before overtakes it
+	released instant // when TakeStale has taken items in order: entries of earlier reads would overtake them
 
-	// What the adaptive prefetch knows.
+	// The measurements of the adaptive prefetch.
 	lastRead int           // entries of the last read
 	largest  int           // size of the largest recent entry
 	interval time.Duration // moving average of the time between two completions
-	mark     instant       // last completion, or when work arrived after a lull
+	mark     instant       // last completion, or when items arrived after a pause
 	finished int           // completions so far, counted up to Prefetch
 }
 
 func (r *Room) limit() int { return r.w.cfg.Prefetch + r.w.cfg.MaxInFlight }
 
-// target is how many items should be buffered now: those that free handlers can take at
-// once, and what is finished within `ahead`.
+// target is the number of items to buffer now: those that free handlers can take at once, and
+// those that are finished within `ahead`.
 func (r *Room) target() int {
 	w := r.w
 	free := w.cfg.MaxInFlight - w.active.n
@@ -56,13 +56,13 @@ func (r *Room) prefetch() int {
 	if r.interval <= 0 {
 		return 0 // nothing was finished yet
 	}
-	// A few quick completions say little: the first must not fill the window.
+	// A few quick completions are not significant: the first must not fill the window.
 	return min(r.w.cfg.Prefetch, int(ahead/r.interval), 2*r.finished)
 }
 
-// BeginRead returns how many entries may be read now of each of so many streams, and reserves room
-// for them until EndRead. Zero means that none may: wait for Changed. (With room for fewer than
-// there are streams it is exceeded.)
+// BeginRead returns the number of entries that may be read now of each of the streams, and
+// reserves room for them until EndRead. If it is zero, wait for Changed. (With room for fewer
+// entries than streams the room is exceeded.)
 func (r *Room) BeginRead(streams int) int {
 	w := r.w
 	w.mu.Lock()
@@ -76,8 +76,8 @@ func (r *Room) BeginRead(streams int) int {
 		r.reserved = 1
 		return 1
 	}
-	// Few large reads instead of many small ones: wait until half is used up. That
-	// much may never become free while nacked items fill the window.
+	// A few large reads instead of many small ones: wait until half is used up. That may never
+	// happen while nacked items fill the window.
 	if room <= 0 || room < r.prefetch()/2 && w.waiting.n+w.Acks.acks.n > 0 {
 		return 0
 	}
@@ -89,7 +89,7 @@ func (r *Room) BeginRead(streams int) int {
 	return room
 }
 
-// room is how many entries the window can take now, whatever their size.
+// room is the number of entries that the window can take now, without regard to their size.
 func (r *Room) room() int {
 	w := r.w
 	if w.closed || w.Pause.paused || r.paused || r.bytes >= w.cfg.PrefetchBytes {
@@ -98,11 +98,11 @@ func (r *Room) room() int {
 	return min(r.target()-w.waiting.n, r.limit()-w.held())
 }
 
-// fitting is how many entries of the usual size fit into PrefetchBytes.
+// fitting is the number of entries of the usual size that fit into PrefetchBytes.
 func (r *Room) fitting() int { return max(1, (r.w.cfg.PrefetchBytes-r.bytes)/r.largest) }
 
-// Spare returns how many entries, and how many bytes of them, the window can hold beyond
-// those that it has, whatever the handlers finish.
+// Spare returns the number of entries, and their bytes, for which the window has room, without
+// regard to the speed of the handlers.
 func (r *Room) Spare() (entries, bytes int) {
 	w := r.w
 	w.mu.Lock()
@@ -113,7 +113,8 @@ func (r *Room) Spare() (entries, bytes int) {
 	return max(0, r.limit()-w.held()), max(0, w.cfg.PrefetchBytes-r.bytes)
 }
 
-// EndRead ends the reservation. n is how many entries were read, of the stream that had most.
+// EndRead ends the reservation. n is the number of entries that were read, of the stream that had
+// most.
 func (r *Room) EndRead(n int) {
 	r.w.mu.Lock()
 	defer r.w.mu.Unlock()
@@ -124,7 +125,7 @@ func (r *Room) EndRead(n int) {
 	}
 }
 
-// Claim returns how many entries may be claimed now. The reservation of a blocked read
+// Claim returns the number of entries that may be claimed now. The reservation of a blocked read
 // does not count: recovery must not wait for it.
 func (r *Room) Claim() int {
 	r.w.mu.Lock()
@@ -146,13 +147,13 @@ func (r *Room) resume() {
 	}
 }
 
-// guess is a cheap guess whether BeginRead would grant something.
+// guess is a cheap estimate of whether BeginRead would return more than 0.
 func (r *Room) guess() bool {
 	return r.reserved == 0 && r.target()-r.w.waiting.n > r.prefetch()/2
 }
 
-// completed feeds the average that the adaptive prefetch rests on: the time between two
-// completions while there was work.
+// completed updates the average for the adaptive prefetch: the time between two completions while
+// there were items.
 func (r *Room) completed(now instant) {
 	d := time.Duration(max(1, now-r.mark))
 	r.mark = now
@@ -167,7 +168,7 @@ func (r *Room) completed(now instant) {
 	}
 }
 
-// Oldest returns for how long the item that is buffered longest has been so, 0 without one.
+// Oldest returns how long the oldest buffered item has been buffered, 0 without one.
 func (r *Room) Oldest() time.Duration {
 	w := r.w
 	w.mu.Lock()
@@ -185,10 +186,11 @@ func (r *Room) Oldest() time.Duration {
 }
 
 // TakeStale removes and returns the items that were buffered for longer than stale, and stops
-// reading until the application receives again. Where an offered item was admitted longer ago than
-// recall, all that are offered are recalled: they are one batch. Where there is an order, all later ones are taken as well: they must not overtake
-// those that are released. Nor must what a command in progress brings, which Admit leaves out, or
-// what is read before the pending entries were read again (see Window.Drained). Released follows.
+// reading until the application receives again. If an offered item was admitted longer ago than
+// recall, all offered ones are recalled: they are one batch. With an order, all later items are
+// taken too: they must not overtake released ones. Nor must the entries of a running command,
+// which Admit leaves out, or entries that are read before the pending entries were read again
+// (see Window.Drained). Released must follow.
 func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled bool) {
 	w := r.w
 	w.mu.Lock()
@@ -214,13 +216,13 @@ func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled b
 		w.remove(it)
 	}
 	w.leaving += len(items)
-	signal(w.Ready) // those that are left may have waited behind one that was not prepared
+	signal(w.Ready) // the remaining items may have waited behind one that was not prepared
 	return items, recalled
 }
 
-// releasable returns the items that are buffered and can be released: those that are not in memory
-// only, and, where there is an order, come behind all of it that are in flight or back off. (One
-// that does not is to be redelivered before these.)
+// releasable returns the buffered items that can be released: those that are not only in memory
+// and, with an order, are behind all of the order that are in flight or back off. (An item before
+// these must be redelivered first.)
 func (w *Window) releasable() []*Item {
 	type order struct {
 		stream int
@@ -259,20 +261,20 @@ func (r *Room) Paused() bool {
 	return r.paused
 }
 
-// Stalled describes why callers wait although there is work: nothing has started or ended for a
-// time, and what is held is unacknowledged or backing off.
+// Stalled describes why callers wait although there are items: no item has started or ended for a
+// time, and the items are unacknowledged or backing off.
 type Stalled struct {
 	InFlight, BackingOff int
 	Alone                bool // an entry is delivered alone
 }
 
 var (
-	errUnacknowledged = errors.New("the handlers have not acknowledged what they have, and no more may be in flight")
-	errBackingOff     = errors.New("all that may be held is waiting for its retry or unacknowledged")
+	errUnacknowledged = errors.New("the handlers have not acknowledged their messages, and no more may be in flight")
+	errBackingOff     = errors.New("the window is full of messages that wait for their retry or are unacknowledged")
 	errAlone          = errors.New("an entry of a crashed consumer is delivered alone and is not acknowledged yet")
 )
 
-// Reason says why in words.
+// Reason returns the reason as an error.
 func (s Stalled) Reason() error {
 	switch {
 	case s.Alone:
@@ -283,9 +285,9 @@ func (s Stalled) Reason() error {
 	return errUnacknowledged
 }
 
-// Stalled reports, once, whether callers have waited for d without anything starting or ending, while
-// something is in flight or backing off and no more may be delivered; or for how long back-offs have
-// filled the window, whatever its probes.
+// Stalled reports, once, whether callers have waited for d without a start or an end of an item,
+// while items are in flight or backing off and no more may be delivered; or how long back-offs
+// have filled the window, even with probes.
 func (w *Window) Stalled(d time.Duration) (s Stalled, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,12 +1,12 @@
-// Package window holds the entries that one subscription has read and not yet ended: it
-// decides what is delivered next, how much may be read, and whose lease is valid. It knows
-// nothing of Redis and of channels.
+// Package window contains the entries that one subscription has read and not yet ended. It
+// selects the next delivery, limits reading, and determines which leases are valid. It is
+// independent of Redis and of channels.
 //
 // An item is buffered by Admit, in flight from Take on, and then ended: removed, waiting for its
 // acknowledgement to be written (Acks), or backing off and buffered again.
 //
-// One lock guards all of it. Room, Leases, Acks and Pause are parts of a Window with a state of their
-// own under that lock.
+// One lock guards the window. Room, Leases, Acks and Pause are parts of a Window with their own
+// state under that lock.
 package window
 
 import (
@@ -22,14 +22,14 @@ import (
 type Config struct {
 	From          *source.Origin // of the attempts
 	MaxInFlight   int
-	Ordered       bool // nothing is delivered while something is in flight or backing off
+	Ordered       bool // nothing is delivered while an item is in flight or backing off
 	Keyed         bool // the same for each Item.Key, instead of Ordered
 	Prefetch      int  // items that may be buffered beyond those in flight
 	PrefetchBytes int
-	OnDemand      bool          // free slots alone are no reason to read more than one entry
+	OnDemand      bool          // free slots are not a reason to read more than one entry
 	LeaseTime     time.Duration // how long a lease is valid; 0: items need no lease and no count
 	MaxDeliveries int           // the last delivery of an item is alone in its batch; 0 for no last one
-	Deferrable    bool          // what backs off can be deferred: see Window.Probe
+	Deferrable    bool          // items that back off can be deferred: see Window.Probe
 	Pausable      bool          // it must be known whether the group is paused: see Window.Looked
 }
 
@@ -40,8 +40,8 @@ type Window struct {
 	Acks   Acks
 	Pause  Pause
 
-	// Ready has a token when Take may have something. Who takes the token and leaves
-	// something calls Pass.
+	// Ready receives a value when Take may have attempts. A receiver that leaves attempts calls
+	// Pass.
 	Ready chan struct{}
 
 	cfg  Config
@@ -53,22 +53,22 @@ type Window struct {
 	active  list // in flight
 	keys    keyring
 	wanted  int     // attempts that callers wait for
-	begun   int     // items of the batch that waits for more, where there is an order
+	begun   int     // items of the batch that waits for more, with an order
 	tried   instant // last time that a caller went without one
 	alone   bool
 	batches int     // number of the last batch
 	rest    instant // nothing is delivered before
 	offers  int     // items that are offered
 	recall  []*Item // recalled and withdrawn, until Withdrawn returns them
-	leaving int     // items that were removed in order to be released, and may not be yet
-	moved   instant // last time that something started or ended
-	behind  bool    // nothing is read before the next pass: what was released comes first
+	leaving int     // items that were removed for a release that may not be done yet
+	moved   instant // last start or end of an item
+	behind  bool    // nothing is read before the next pass: released entries come first
 	passing bool    // the same, before the pass that is under way (see BeginPass)
 	passes  int
 	exact   map[Identity]int // left out with a count that is exact: the pass in which they were
-	recalls int              // of offers since something was received
+	recalls int              // of offers since an item was received
 	probed  instant          // last time that Probe has let an entry be read
-	stuckAt instant          // since when Probe has found the window stuck, 0 when it is not
+	stuckAt instant          // since when Probe has found the window stuck, 0 if it is not
 	barred  bool
 	bar     stream.ID // nothing behind it is delivered while barred
 	closed  bool
@@ -93,7 +93,7 @@ func (w *Window) now() instant { return instant(time.Since(w.made)) + 1 }
 
 func (w *Window) instant(t time.Time) instant { return max(1, instant(t.Sub(w.made))+1) }
 
-// after is d later, or as late as there is.
+// after is d later, or the maximum.
 func (i instant) after(d time.Duration) instant { return i + min(instant(d), math.MaxInt64-i) }
 
 func signal(c chan struct{}) {
@@ -107,10 +107,10 @@ func (w *Window) held() int {
 	return w.waiting.n + w.keys.queued + w.backoff.n + w.active.n + w.Acks.acks.n + w.Acks.moves.n
 }
 
-// Admit buffers items whose lease runs from leased. None of them may be held already. One with a
-// Reason waits to be moved to the dead letters. Left out are those whose ordering key has as many as
-// it may (see keyring), and those that would overtake what was released (see Room.TakeStale): until
-// the pending entries are read again (see Drained).
+// Admit buffers items whose lease runs from leased. None of them may be in the window. An item
+// with a Reason waits for its move to the dead-letter stream. Admit leaves out items whose
+// ordering key is full (see keyring), and items that would overtake released ones (see
+// Room.TakeStale), until the pending entries are read again (see Drained).
 func (w *Window) Admit(items []Item, leased time.Time) {
 	if len(items) == 0 {
 		return
@@ -155,7 +155,7 @@ func (w *Window) Admit(items []Item, leased time.Time) {
 	signal(w.Ready)
 }
 
-// Start says that the application has an item that was offered.
+// Start records that the application has received an offered item.
 func (w *Window) Start(it *Item) {
 	now := w.now()
 	w.mu.Lock()
@@ -176,8 +176,8 @@ func (w *Window) start(it *Item, now instant) {
 	w.moved = now
 }
 
-// wake moves what is due from back-off to waiting, and reports whether it has. A caller that does that and
-// takes nothing signals Ready: a caller that asks Due after that learns of nothing.
+// wake moves due items from back-off to waiting, and reports whether there were any. A caller
+// that then takes none signals Ready, because Due no longer returns them.
 func (w *Window) wake(now instant) (moved bool) {
 	for it := w.backoff.head; it != nil && it.due <= now; it = w.backoff.head {
 		it.leave()
@@ -189,7 +189,7 @@ func (w *Window) wake(now instant) (moved bool) {
 	return moved
 }
 
-// each calls f with every held item.
+// each calls f with every item.
 func (w *Window) each(f func(*Item)) {
 	walk := func(l *list) {
 		for it := l.head; it != nil; {
@@ -208,8 +208,7 @@ func (w *Window) each(f func(*Item)) {
 	}
 }
 
-// Close ends reading and delivering, and returns the items that are not in flight, which are
-// no longer held.
+// Close ends reading and delivering, and removes and returns the items that are not in flight.
 func (w *Window) Close() []*Item {
 	now := w.now()
 	w.mu.Lock()
@@ -238,8 +237,8 @@ func (w *Window) undelivered() []*Item {
 	return items
 }
 
-// Abandon removes and returns the items in flight, whose end will not be reported. Their
-// Delay is that given. An end that comes all the same finds nothing in flight, and does nothing.
+// Abandon removes and returns the items in flight, whose end will not be reported. Their Delay is
+// that given. A later end has no effect.
 func (w *Window) Abandon(delay time.Duration) []*Item {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -274,7 +273,7 @@ func (w *Window) Attempts() []*source.Attempt {
 	return attempts
 }
 
-// Sizes are the numbers of held items, and their bytes.
+// Sizes are the numbers of items, and their size.
 type Sizes struct {
 	Buffered, BackingOff, InFlight, Acking, Bytes int
 }
