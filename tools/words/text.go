@@ -18,6 +18,11 @@ type text struct {
 // start says that a line begins at a place in the words of a text.
 type start struct{ at, line int }
 
+// isTest reports whether the text belongs to a test or to the test kit.
+func (t text) isTest() bool {
+	return strings.HasSuffix(t.file, "_test.go") || strings.HasPrefix(t.file, "internal/redistest/")
+}
+
 // line returns the number of the line of a place in t.words.
 func (t text) line(at int) int {
 	i := sort.Search(len(t.starts), func(i int) bool { return t.starts[i].at > at })
