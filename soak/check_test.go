@@ -286,7 +286,7 @@ func since(was, moment int64) string {
 }
 
 // harmless are faults after which nothing need be handled twice: who gets entries later than their
-// lease looks whether they are still his.
+// lease checks whether they are still his.
 func harmless(w window) bool { return w.kind == "late reply" || w.kind == "scripts forgotten" }
 
 // leftOver: nothing is pending, and no consumer is left, those of killed processes included.

@@ -124,7 +124,7 @@ func TestHub_SharedUntilTheLastChannel(t *testing.T) {
 		redistest.Eventually(t, soon, func() bool {
 			left = left[:0]
 			for line := range strings.Lines(admin.ClientList(t.Context()).Val()) {
-				// One that is not blocked is of the pool, and was used for a look at the stream.
+				// One that is not blocked is of the pool, and was used for a check at the stream.
 				if strings.Contains(line, "flags=b ") && strings.Contains(line, "cmd=xread") || strings.Contains(line, "sub=1") {
 					left = append(left, line)
 				}

@@ -36,7 +36,7 @@ func TestChannel_WriterNeverReads(t *testing.T) {
 	}
 	write(t, numbers, consecutive(20, 10)...)
 	for name := range redistest.CommandStats(t, admin) {
-		// ZRANGE looks whether a crashed process has left delayed messages.
+		// ZRANGE checks whether a crashed process has left delayed messages.
 		require.Contains(t, []string{"xadd", "zrange", "multi", "exec", "hello", "client|setinfo", "client|maint_notifications", "client", "info", "config|resetstat", "config", "ping"}, name)
 	}
 	groups, err := admin.XInfoGroups(t.Context(), "numbers").Result()

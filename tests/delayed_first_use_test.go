@@ -80,7 +80,7 @@ func firstLook(topic string) redistest.Match {
 	return redistest.And(redistest.Contains("zrange"), redistest.Contains(delayKeys(topic)[1]))
 }
 
-// A server that does not answer the look delays neither Publish nor another topic's.
+// A server that does not answer the check delays neither Publish nor another topic's.
 func TestDelayed_FirstUseDelaysNothing(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t, func(o *redis.Options) { o.ReadTimeout = 2 * time.Second })
@@ -99,16 +99,16 @@ func TestDelayed_FirstUseDelaysNothing(t *testing.T) {
 		}
 		return p.Publish(other, pubMessages("c", 1)...)
 	}))
-	require.NoError(t, within(t, p.Close), "the connection that waits for the look is closed")
+	require.NoError(t, within(t, p.Close), "the connection that waits for the check is closed")
 }
 
-// A look whose request or reply is lost is made again.
+// A check whose request or reply is lost is made again.
 func TestDelayed_FirstUseWhileTheConnectionIsCut(t *testing.T) {
 	t.Parallel()
 	proxy, client, direct := pubProxy(t)
 	topic := redistest.Key(t)
 	storeAndClose(t, direct, topic, 100*time.Millisecond)
-	looks, moves := proxy.DropRequest(5, firstLook(topic)), proxy.DropReply(2, moveScript(topic)) // the client repeats a look three times
+	looks, moves := proxy.DropRequest(5, firstLook(topic)), proxy.DropReply(2, moveScript(topic)) // the client repeats a check three times
 	require.NoError(t, newTestPublisher(t, client).Publish(topic, pubMessages("a", 1)...))
 	looks.Wait(t, soon)
 	moves.Wait(t, soon)
@@ -116,7 +116,7 @@ func TestDelayed_FirstUseWhileTheConnectionIsCut(t *testing.T) {
 	require.EqualValues(t, 2, direct.XLen(t.Context(), topic).Val())
 }
 
-// The permissions of publishing and of reading without a group do not suffice for the look, and need not.
+// The permissions of publishing and of reading without a group do not suffice for the check, and need not.
 func TestDelayed_FirstUseWithoutThePermission(t *testing.T) {
 	t.Parallel()
 	rules := documentedRules(t)
@@ -160,7 +160,7 @@ func TestDelayed_FirstUseWithoutThePermission(t *testing.T) {
 				}
 				return n
 			}
-			redistest.Eventually(t, soon, func() bool { return refused() == 1 }, "a look")
+			redistest.Eventually(t, soon, func() bool { return refused() == 1 }, "a check")
 			<-time.After(quiet)
 			require.EqualValues(t, 1, refused(), "it is not tried again")
 			require.NoError(t, end())

@@ -396,7 +396,7 @@ func TestDelayed_IdleCostsNothing(t *testing.T) {
 	require.NoError(t, p.Publish(topic, append(delayedFor(time.Hour, pubMessages("later", 1)...), delayedFor(30*time.Millisecond, pubMessages("m", 1)...)...)...))
 	redistest.Eventually(t, soon, func() bool { return client.XLen(t.Context(), topic).Val() == 1 }, "what is due is moved")
 	scripts := func() int { return hook.Count("evalsha") + hook.Count("eval") }
-	<-time.After(quiet) // the last look of this page
+	<-time.After(quiet) // the last check of this page
 	before := scripts()
 	<-time.After(3 * quiet)
 	require.Equal(t, before, scripts(), "nothing is due for an hour")

@@ -57,7 +57,7 @@ func TestFanOut_GapBetweenReadsIsReported(t *testing.T) {
 		require.Equal(t, []string{"on"}, receiveAcked(t, messages, 1))
 		oneGap(t, sub, redischannels.GapError{Topic: topic, After: first[0], FirstAvailable: ids[47]})
 	})
-	t.Run("a blocked read and the look behind it", func(t *testing.T) {
+	t.Run("a blocked read and the check behind it", func(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		client, proxy := through(t)
@@ -258,7 +258,7 @@ func TestFanOut_SinceAheadOfTheStream(t *testing.T) {
 	require.NoError(t, err)
 	before := looks.Count("evalsha")
 	cutBlockedRead(t, proxy)
-	redistest.Eventually(t, soon, func() bool { return looks.Count("evalsha") > before }, "a look")
+	redistest.Eventually(t, soon, func() bool { return looks.Count("evalsha") > before }, "a check")
 	redistest.Eventually(t, soon, func() bool {
 		publish(t, direct, topic, "too early, or not")
 		select {

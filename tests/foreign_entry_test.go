@@ -39,7 +39,7 @@ func slowScripts(t *testing.T, client *redis.Client) (n int) {
 }
 
 // XINFO STREAM returns the first and the last entry whole. One of 300,000 fields stopped Redis for
-// 200 ms with every look at the stream: in a group with every look for idle consumers.
+// 200 ms with every check at the stream: in a group with every check for idle consumers.
 func TestForeignEntry_LooksAtItsStreamAreCheap(t *testing.T) {
 	t.Parallel()
 	for _, read := range []bool{false, true} {
@@ -71,7 +71,7 @@ func TestForeignEntry_LooksAtItsStreamAreCheap(t *testing.T) {
 			before := redistest.CommandStats(t, client)["xinfo|consumers"]
 			redistest.Eventually(t, soon, func() bool {
 				return redistest.CommandStats(t, client)["xinfo|consumers"] > before+5
-			}, "the group is looked at")
+			}, "the group is checked")
 			publish(t, client, topic, "m")
 			require.Equal(t, []string{"m"}, receiveAcked(t, messages, 1))
 			require.NoError(t, sub.Close())
@@ -80,7 +80,7 @@ func TestForeignEntry_LooksAtItsStreamAreCheap(t *testing.T) {
 	}
 }
 
-// The same without a group: each subscription, each page of a history, and each look behind a page
+// The same without a group: each subscription, each page of a history, and each check behind a page
 // asked for XINFO STREAM. The large entry is the first or the last of the stream.
 func TestForeignEntry_LooksWithoutAGroupAreCheap(t *testing.T) {
 	t.Parallel()

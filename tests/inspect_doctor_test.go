@@ -90,7 +90,7 @@ func TestDoctor_Permissions(t *testing.T) {
 	require.Equal(t, inspect.SeverityCritical, diagnosis(t, as("mute"))["scripting"].Severity)
 }
 
-// In a cluster every master is looked at, and the most urgent findings come first.
+// In a cluster every master is checked, and the most urgent findings come first.
 func TestDoctor_Cluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)

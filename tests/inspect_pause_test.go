@@ -157,7 +157,7 @@ func TestPause_FirstMessageAfterLong(t *testing.T) {
 	require.NoError(t, control.Pause(t.Context(), topic, "g", inspect.PauseOptions{}))
 	redistest.Eventually(t, soon, func() bool {
 		looked := sub.Stats()[0].State == redischannels.StatePaused
-		if !looked { // each is acknowledged, until the last look is too old
+		if !looked { // each is acknowledged, until the last check is too old
 			publish(t, client, topic, "b")
 			select {
 			case msg := <-messages:

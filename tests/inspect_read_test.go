@@ -228,7 +228,7 @@ func TestInspect_LagHasABound(t *testing.T) {
 	require.Equal(t, "9984", g.Lag.String())
 }
 
-// Rates are those between two looks, and none where they cannot be known.
+// Rates are those between two checks, and none where they cannot be known.
 func TestInspect_Rates(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

@@ -53,7 +53,7 @@ func pubLooked(t *testing.T, client, direct *redis.Client) {
 	redistest.Eventually(t, 10*time.Second, func() bool {
 		pool := client.PoolStats()
 		return redistest.CommandStats(t, direct)["zrange"] > 0 && pool.IdleConns == pool.TotalConns
-	}, "the look for delayed messages is over")
+	}, "the check for delayed messages is over")
 }
 
 // pubOneConnection leaves a client one connection for everything.

@@ -12,7 +12,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// A look at a stream without its entries and one by XINFO STREAM, which a user that may only read is
+// A check at a stream without its entries and one by XINFO STREAM, which a user that may only read is
 // left with, say the same to a cursor, whatever was added, trimmed and deleted, and wherever it is.
 func TestStream_LooksWithAndWithoutEntriesAgree(t *testing.T) {
 	t.Parallel()

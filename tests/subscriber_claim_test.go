@@ -50,7 +50,7 @@ func TestSubscriber_LongHandlerKeepsItsLease(t *testing.T) {
 	var mu sync.Mutex
 	active, parallel, total := 0, 0, 0
 	for range 3 {
-		// Clients of their own, so that each looks for entries by itself.
+		// Clients of their own, so that each checks for entries by itself.
 		messages := newSub(t, server.Client(t), inFlight(2), minIdle(shortIdle)).subscribe(t, topic)
 		handle(messages, 2, func(delivered, *message.Message) bool {
 			mu.Lock()
@@ -363,7 +363,7 @@ func TestSubscriber_ClaimScanAndOwnPendingReadDoNotMeet(t *testing.T) {
 	noMessage(t, messages)
 }
 
-// Of several subscriptions of one process only one looks for entries per interval. If that is
+// Of several subscriptions of one process only one checks for entries per interval. If that is
 // always the one that has no room, the idle one never gets what the busy one releases.
 func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 	t.Parallel()
@@ -391,7 +391,7 @@ func TestSubscriber_BusySiblingDoesNotTakeTheClaimScan(t *testing.T) {
 }
 
 // After an outage that was longer than MinIdle a scan claims what this process has leased itself. An
-// entry that is acknowledged between its reading and the look at what is held was taken for a
+// entry that is acknowledged between its reading and the check at what is held was taken for a
 // new one, put back into the group and handled again.
 func TestSubscriber_AckDuringAClaimOfItsOwnEntry(t *testing.T) {
 	t.Parallel()

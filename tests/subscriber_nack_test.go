@@ -170,7 +170,7 @@ func TestSubscriber_DeliveryCountSurvivesACrash(t *testing.T) {
 		t.Parallel()
 		topic := redistest.Key(t)
 		publish(t, client, topic, "m")
-		// Renewing, and the looks of another consumer for what it can claim, count nothing.
+		// Renewing, and the checks of another consumer for what it can claim, count nothing.
 		messages := newSub(t, client).subscribe(t, topic)
 		other := newSub(t, client).subscribe(t, topic)
 		var msg *message.Message

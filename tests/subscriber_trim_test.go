@@ -171,7 +171,7 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 			if n == "9" {
 				before := looks.Count("evalsha")
 				cutBlockedRead(t, proxy) // makes it look for a gap
-				redistest.Eventually(t, soon, func() bool { return looks.Count("evalsha") > before }, "a look")
+				redistest.Eventually(t, soon, func() bool { return looks.Count("evalsha") > before }, "a check")
 			}
 		}
 		sub.events.none(t, redischannels.EventGap)
@@ -265,7 +265,7 @@ func TestFanOut_GapAtTheStartIsReported(t *testing.T) {
 }
 
 // An entry that was trimmed leaves the pending entries list by the command that renews or releases
-// it. Where no handler had it, the reply to that command was not looked at, and
+// it. Where no handler had it, the reply to that command was not checked, and
 // the entry was lost without a report. Before Redis 7 it stays in the list, and a claim reports it.
 func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 	t.Parallel()
@@ -334,7 +334,7 @@ func TestSubscriber_TrimmedBufferedEntriesAreReported(t *testing.T) {
 			look.Wait(t, soon)
 			if ends {
 				trimmed(t, direct, sub, topic, ids)
-			} else { // the look reads the entries, on every server
+			} else { // the check reads the entries, on every server
 				require.Equal(t, ids, sub.events.wait(t, redischannels.EventTrimmed).EntryIDs)
 				require.Len(t, sub.events.of(redischannels.EventTrimmed), 1)
 

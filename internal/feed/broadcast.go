@@ -7,8 +7,8 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// broadcast follows the source for all clients of a feed, from the first that comes until the
-// last has left. It has one goroutine; clients read the ring in theirs.
+// broadcast follows the source for all clients of a feed, from the first one until the last one
+// has left. It has one goroutine; clients read the ring in their own.
 type broadcast struct {
 	feed    *Feed
 	ctx     context.Context // ends with the broadcast
@@ -74,12 +74,12 @@ func (b *broadcast) add(e *Event) {
 	defer b.mu.Unlock()
 	switch {
 	case e.Gap:
-		// Its place is before the entries that are left, and behind the end: a client that
-		// has come to the end is to see it.
+		// Its place is before the remaining entries, and behind the end: a client at the end must
+		// receive it.
 		e.ID = b.ring.end.Next()
 	case e.ID.IsZero():
 	case !b.ring.end.Less(e.ID) && b.feed.config.Epochs:
-		return // it is known, and is read again because Redis has lost what was behind it
+		return // it is known, and is read again because Redis has lost later entries
 	case !b.ring.end.Less(e.ID):
 		old := b.ring.end
 		b.ring.renew()
@@ -90,7 +90,7 @@ func (b *broadcast) add(e *Event) {
 	b.changed = make(chan struct{})
 }
 
-// take returns events from a number on, or, if there are none yet, what is closed when
+// take returns events from a number on, or, if there are none yet, a channel that is closed when
 // there are. It reports false when they are no longer in the ring.
 func (b *broadcast) take(number uint64, into []*Event) (n int, changed <-chan struct{}, ok bool) {
 	b.mu.RLock()
@@ -108,7 +108,7 @@ func (b *broadcast) locate(id stream.ID) (number uint64, where place, life int) 
 	return number, where, b.ring.life
 }
 
-// edge is where the ring begins and ends.
+// edge is the begin and the end of the ring.
 type edge struct {
 	floor stream.ID // it has everything after it
 	end   stream.ID // up to here

@@ -15,13 +15,12 @@ const (
 	pageBytes  = 256 << 10
 )
 
-// attach brings a client from where it begins into the ring and returns the number of the
-// event that comes next.
+// attach reads the history of a client up to the ring and returns the number of its next event.
 //
-// What the ring has is never read from Redis. Behind that a client reads pages of the
-// stream until one ends at the stream's end. The floor of the ring was noted before that
-// page was read, and everything up to it existed then, so the client has it now; what is
-// behind it is in the ring, unless the ring was faster: then it reads on.
+// Events in the ring are not read from Redis. Before the ring a client reads pages of the stream
+// until one ends at the stream's end. The floor of the ring was recorded before that page was
+// read, and all entries up to it existed then, so the client has them; later ones are in the
+// ring, unless the ring was faster: then the client continues to read.
 func (c *Client) attach() (uint64, error) {
 	if !c.Known && c.Start == Latest {
 		c.At, c.owes = c.edge.end, true
@@ -38,7 +37,7 @@ func (c *Client) attach() (uint64, error) {
 			case where == inside:
 				return number, nil
 			case where == ahead && (exists || c.feed.config.Epochs):
-				c.skip, c.life = c.At, life // what comes up to there is known
+				c.skip, c.life = c.At, life // events up to there are known
 				return number, nil
 			case where == ahead:
 				last, err := c.lastID()
@@ -48,12 +47,12 @@ func (c *Client) attach() (uint64, error) {
 				if exists = !last.Less(c.At); exists {
 					continue // another process was faster than this one
 				}
-				// The stream has restarted.
+				// The stream was re-created.
 				if err := c.sendAll([]*Event{c.feed.gap(c.At.String(), "")}); err != nil {
 					return 0, err
 				}
 				if now := c.broadcast.edge(); last.Less(now.end) && now.life == edge.life {
-					c.At, c.owes = now.end, true // the ring will find that out, and then has all of it
+					c.At, c.owes = now.end, true // the ring will detect it, and then has the complete stream
 					return now.next, nil
 				}
 				c.At, c.Known, from = stream.ID{}, false, Oldest
@@ -85,7 +84,7 @@ func (c *Client) attach() (uint64, error) {
 	}
 }
 
-// lastID asks Redis until it replies.
+// lastID reads the last ID and retries until Redis replies.
 func (c *Client) lastID() (stream.ID, error) {
 	for failed := 1; ; failed++ {
 		var last stream.ID
@@ -109,7 +108,7 @@ type page struct {
 	err    error // behind events
 }
 
-// read reads what comes after a position.
+// read reads the entries after a position.
 func (c *Client) read(from Position) (*page, error) {
 	p := new(page)
 	err := c.apart(func() { *p = c.feed.page(c.ctx, from) })
@@ -144,8 +143,8 @@ func (c *Client) sendPage(p *page) error {
 	return c.sendAll(p.events)
 }
 
-// apart lets f, which talks to Redis, run in a goroutine of its own while heartbeats are
-// sent; few do so at once. After an error f may still run.
+// apart runs f, which uses Redis, in a separate goroutine while heartbeats are sent; only a few
+// run at once. After an error f may still run.
 func (c *Client) apart(f func()) error {
 	if err := c.wait(nil, c.feed.config.Slots); err != nil {
 		return err
@@ -159,7 +158,7 @@ func (c *Client) apart(f func()) error {
 	return c.wait(done, nil)
 }
 
-// rest waits before Redis is asked again, and reports the first error of a row.
+// rest waits before a retry, and reports the first of consecutive errors.
 func (c *Client) rest(failed int, err error) error {
 	if c.feed.config.Source.IsClosed(err) {
 		return ErrEnded

@@ -10,25 +10,25 @@ import (
 )
 
 const (
-	// openWait is how long the answer to a client waits for Redis. Then it begins without
-	// being live, so that clients of a Redis that is down stay connected.
+	// openWait is how long the response to a client waits for Redis. Then it begins without being
+	// live, so that clients stay connected while Redis is down.
 	openWait = time.Second
 	// batchSize is how many events are taken from the ring at once.
 	batchSize = 16
 )
 
-// Output is how one client is written to. Its methods are called by one goroutine. What the
-// client does not take in time is an error that wraps ErrSlow.
+// Output writes to one client. Its methods are called by one goroutine. A write that the client
+// does not read in time is an error that wraps ErrSlow.
 type Output interface {
 	// Open begins the response.
 	Open() error
 	// Write writes one event.
 	Write(event *Event) error
-	// Place sends the client the ID up to which it has been sent everything, without an event.
+	// Place sends the client the ID up to which it has received all events, without an event.
 	Place(at stream.ID) error
 	// Beat writes a heartbeat.
 	Beat() error
-	// Flush sends what was written, and reports whether there was something.
+	// Flush sends the written data, and reports whether there was any.
 	Flush() (sent bool, err error)
 }
 
@@ -41,8 +41,9 @@ type Client struct {
 	Start     Position             // where it begins, unless Known
 	Known     bool                 // At is set
 
-	// At is up to where it was sent everything. With Config.Epochs its milliseconds are the epoch of
-	// this client, which has an end, and an ID is that of the same event forever.
+	// At is the ID up to which it has received all events. With Config.Epochs its milliseconds
+	// are the epoch of this client, which has an end, and an ID is that of the same event
+	// forever.
 	At stream.ID
 
 	feed      *Feed
@@ -76,7 +77,7 @@ func (c *Client) serve() error {
 	return err
 }
 
-// open answers the request, when events can come, or when that takes too long.
+// open begins the response when the client is live, or when that takes too long.
 func (c *Client) open() error {
 	wait := time.NewTimer(openWait)
 	defer wait.Stop()
@@ -104,12 +105,13 @@ func (c *Client) open() error {
 	return nil
 }
 
-// completed reports whether the stream has ended, and the client has seen that or begins behind it.
+// completed reports whether the stream has ended, and the client has received the end or begins
+// behind it.
 func (c *Client) completed() bool {
 	return !c.feed.config.Epochs && c.edge.ended && (c.Known && c.At == c.edge.end || !c.Known && c.Start == Latest)
 }
 
-// look notes where the ring ends, once.
+// look records the end of the ring, once.
 func (c *Client) look() {
 	if c.edge == nil {
 		edge := c.broadcast.edge()
@@ -160,7 +162,7 @@ func (c *Client) sendAll(events []*Event) error {
 	return c.flush()
 }
 
-// send writes an event unless the client has it, which it reports, or the filter is against it.
+// send writes an event unless the client has it, which it reports, or the filter rejects it.
 func (c *Client) send(e *Event) (is bool, err error) {
 	if e.Gap {
 		return true, c.Output.Write(e)
@@ -180,7 +182,7 @@ func (c *Client) send(e *Event) (is bool, err error) {
 	return true, c.Output.Write(e)
 }
 
-// place sends the client the ID that it has come to, if it does not know it.
+// place sends the client the ID of its position, if the client does not have it.
 func (c *Client) place() error {
 	if !c.owes || !c.feed.config.Source.Keeps() {
 		return nil
@@ -192,8 +194,8 @@ func (c *Client) place() error {
 	return c.flush()
 }
 
-// wait returns when wake is closed or a slot is taken, or an error when the stream is to
-// end. Meanwhile it sends heartbeats.
+// wait returns when wake is closed or a slot is taken, or an error when the stream must end.
+// Meanwhile it sends heartbeats.
 func (c *Client) wait(wake <-chan struct{}, slots chan<- struct{}) error {
 	for {
 		select {
@@ -213,7 +215,7 @@ func (c *Client) wait(wake <-chan struct{}, slots chan<- struct{}) error {
 	}
 }
 
-// flush sends what was written.
+// flush sends the written data.
 func (c *Client) flush() error {
 	sent, err := c.Output.Flush()
 	if sent && c.beat != nil {

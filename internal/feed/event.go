@@ -6,15 +6,15 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// eventSize is what an event costs beside its bytes on the wire, about.
+// eventSize is the approximate memory of an event without its bytes on the wire.
 const eventSize = 256
 
-// Event is what clients are sent, encoded once for all of them.
+// Event is an event for clients, encoded once for all of them.
 type Event struct {
 	ID    stream.ID // of its entry; zero where the transport has none
 	Gap   bool      // entries before it are missing: ID is only its place among others
 	Last  bool      // the stream of a client ends with it
-	Value any       // what filters are asked about; nil is always sent
+	Value any       // the value for filters; nil is always sent
 	Wire  []byte
 
 	once  sync.Once
@@ -24,8 +24,8 @@ type Event struct {
 
 func (e *Event) size() int { return eventSize + len(e.Wire) }
 
-// Frame returns the event as another transport sends it: what frame makes of its bytes, once for all
-// clients.
+// Frame returns the event in the form of another transport: the result of frame for its bytes,
+// computed once for all clients.
 func (e *Event) Frame(frame func(wire []byte) []byte) []byte {
 	e.once.Do(func() { e.frame = frame(e.Wire) })
 	return e.frame

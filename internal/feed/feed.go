@@ -1,12 +1,13 @@
 // Package feed sends one stream of events to any number of clients. It is the core of package
-// sse: what a client is sent, and how, belongs to its users.
+// sse; its users define the events and the transport.
 //
 // A [Feed] follows its [Source] while it has clients. One goroutine, the broadcast, keeps the
 // latest events in a ring; a [Client] is the goroutine of its request, with a place in the ring.
-// Who is behind the ring reads pages of history, a few clients at a time, until it is inside.
+// A client that is behind the ring reads pages of history, a few clients at a time, until it is
+// inside.
 //
-// Locks: those of a Feed and of its broadcast are never taken under each other, nor held while
-// anything waits.
+// Locks: those of a Feed and of its broadcast are never taken under each other, nor held during
+// waits.
 package feed
 
 import (
@@ -19,14 +20,14 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// CatchUps is how many clients of a handler read from Redis at once. Each holds a page.
+// CatchUps is the number of clients of a handler that read from Redis at once. Each keeps a page.
 const CatchUps = 8
 
 var (
-	// ErrSlow means that a client took nothing in time, or that the ring has left it behind.
+	// ErrSlow means that a client did not read in time, or fell behind the ring.
 	ErrSlow = errors.New("client is too slow")
-	// ErrCompleted means that the stream has ended, and that the client has seen that or has not asked
-	// for what was before. Nothing was written to it.
+	// ErrCompleted means that the stream has ended, and that the client has received the end or
+	// begins behind it. Nothing was written to it.
 	ErrCompleted = errors.New("the stream is completed")
 	// ErrLast means that a client was sent the last event of the stream.
 	ErrLast = errors.New("the stream is complete")
@@ -50,10 +51,10 @@ func After(id stream.ID) Position { return Position("after:" + id.String()) }
 type Source interface {
 	// Keeps reports whether events have IDs and a history.
 	Keeps() bool
-	// Follow yields what is written from now on. It calls live once, before the first event; start
-	// is the ID after which it begins. An error after which it cannot continue is its last pair.
+	// Follow yields new events. It calls live once, before the first event; start is the ID after
+	// which it begins. An error after which it cannot continue is its last pair.
 	Follow(ctx context.Context, live func(start stream.ID)) iter.Seq2[*Event, error]
-	// History yields what there is after a position. An error is its last pair.
+	// History yields the existing events after a position. An error is its last pair.
 	History(ctx context.Context, from Position) iter.Seq2[*Event, error]
 	// LastID returns the greatest ID that the stream has had.
 	LastID(ctx context.Context) (stream.ID, error)
@@ -82,10 +83,10 @@ type Feed struct {
 	current *broadcast // nil without clients
 }
 
-// New returns a feed. It starts nothing; the first client does.
+// New returns a feed. It starts no goroutine; the first client does.
 func New(config Config) *Feed { return &Feed{config: config} }
 
-// Disconnect ends what all clients are sent now, with ErrEnded. They may come back.
+// Disconnect ends the streams of all clients with ErrEnded. They may reconnect.
 func (f *Feed) Disconnect() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -94,17 +95,17 @@ func (f *Feed) Disconnect() {
 	}
 }
 
-// Clients returns how many clients there are now.
+// Clients returns the number of clients.
 func (f *Feed) Clients() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.clients
 }
 
-// Serve sends events to a client until ctx ends, it cannot follow, or the stream ends. The error says
-// why. The caller ends ctx when Serve has returned: what was read for this client ends by that. It is
-// used within a call of Config.Life. The last client of a feed ends what was started for it and waits
-// for that.
+// Serve sends events to a client until ctx ends, the client is too slow, or the stream ends, and
+// returns the reason. The caller ends ctx when Serve has returned, which ends the reads for this
+// client. It is called within a call of Config.Life. The last client of a feed ends the broadcast
+// and waits for it.
 func (f *Feed) Serve(ctx context.Context, c *Client) error {
 	b := f.join()
 	defer f.leave(b)

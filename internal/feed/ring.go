@@ -6,8 +6,8 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// ring has the latest events of a stream. Events are numbered from 0 as they come. By
-// their IDs they can be found as far as the IDs grow: since the stream last began.
+// ring has the latest events of a stream. Events are numbered from 0 in the order of arrival.
+// They can be found by their IDs as long as the IDs grow: since the stream was last created.
 type ring struct {
 	maxEvents, maxBytes int
 
@@ -15,7 +15,7 @@ type ring struct {
 	first  uint64 // number of events[0]
 	bytes  int
 
-	life    int       // how often the stream has restarted
+	life    int       // number of times that the stream was re-created
 	floor   stream.ID // everything after it, up to end, is in events from number floorAt on
 	floorAt uint64
 	end     stream.ID
@@ -46,19 +46,19 @@ func (r *ring) add(e *Event) {
 	}
 }
 
-// renew forgets the IDs: the stream has restarted.
+// renew drops the IDs: the stream was re-created.
 func (r *ring) renew() {
 	r.life++
 	r.floor, r.floorAt, r.end, r.ended = stream.ID{}, r.next(), stream.ID{}, false
 }
 
-// place returns where an ID is in relation to what the ring has.
+// place is the place of an ID relative to the ring.
 type place int
 
 const (
 	behind place = iota // entries after it may be missing
 	inside
-	ahead // of what was read so far
+	ahead // of all events so far
 )
 
 // locate returns the number of the first event after an ID.

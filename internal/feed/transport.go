@@ -8,17 +8,17 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Transport is how one client is served. It replaces the response of Server-Sent Events where the
-// context of a request has one.
+// Transport serves one client. It replaces the response of Server-Sent Events if the context of a
+// request has one.
 type Transport interface {
 	Output
-	// None answers that there is nothing to see, in place of Open.
+	// None replies that there is no stream, instead of Open.
 	None()
-	// End ends what Open has begun, because of an error of [Feed.Serve].
+	// End ends the response that Open has begun, because of an error of [Feed.Serve].
 	End(err error)
 }
 
-// Request is what a Transport serves.
+// Request is the request of a Transport.
 type Request struct {
 	Writer       http.ResponseWriter
 	HTTP         *http.Request

@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// pageInterval is the least time between two pages of a target.
+	// pageInterval is the minimum time between two pages of a target.
 	pageInterval = 20 * time.Millisecond
-	// leadInterval is how often a leader looks while the next entry is due within a second: another
-	// process may have stored an earlier one.
+	// leadInterval is the time between two checks of a leader while the next entry is due within
+	// a second: another process may have stored an earlier one.
 	leadInterval = 40 * time.Millisecond
-	// followInterval is how soon a mover looks again that is not the leader.
+	// followInterval is the time between two checks of a mover that is not the leader.
 	followInterval = time.Second
 
 	retryMin = 50 * time.Millisecond
@@ -43,7 +43,7 @@ type job interface {
 	look(ctx context.Context) (result, error)
 }
 
-// result is what a look has brought.
+// result is what a check has brought.
 type result struct {
 	more   bool // otherwise the duty is done
 	after  time.Duration
@@ -57,8 +57,8 @@ type duty struct {
 	job  job
 	wake chan struct{} // next was moved forward
 
-	// Guarded by keeper.mu. next is when to look; the zero time means that a look is under way and
-	// nothing was learnt since it began.
+	// Guarded by keeper.mu. next is the time of the next check; the zero time means that a check
+	// is running and next was not moved since it began.
 	next, notBefore time.Time
 	handles         map[*Handle]struct{}
 
@@ -89,7 +89,7 @@ func (d *duty) run() {
 	}
 }
 
-// wait returns true when it is time to look, and false at the end.
+// wait returns true when it is time to check, and false at the end.
 func (d *duty) wait() bool {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -113,7 +113,7 @@ func (d *duty) wait() bool {
 	}
 }
 
-// failed reports the first failure, or of an outage that it lasts, and returns the back-off.
+// failed reports the first failure of an outage, or that it continues, and returns the back-off.
 func (d *duty) failed(err error) time.Duration {
 	if d.failures == 0 {
 		d.failedSince, d.reported = time.Now(), false
@@ -148,8 +148,8 @@ func (d *duty) report(call func(Observer)) {
 	}
 }
 
-// ends removes the duty if it is done and nothing was learnt since the look began; otherwise it sets
-// when to look again.
+// ends removes the duty if it is done and next was not moved since the check began; otherwise it
+// sets the time of the next check.
 func (d *duty) ends(after time.Duration, more bool) bool {
 	d.keeper.mu.Lock()
 	defer d.keeper.mu.Unlock()
@@ -168,7 +168,7 @@ func (d *duty) ends(after time.Duration, more bool) bool {
 	return false
 }
 
-// forward moves the next look forward. The caller holds keeper.mu.
+// forward moves the next check forward. The caller holds keeper.mu.
 func (d *duty) forward(at time.Time) {
 	if at.Before(d.notBefore) {
 		at = d.notBefore

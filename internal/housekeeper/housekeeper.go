@@ -18,10 +18,10 @@ import (
 	"github.com/flaminco/redischannels/internal/retention"
 )
 
-// closeGrace is how long the last Close waits for a connection that is silent.
+// closeGrace is how long the last Close waits for a silent connection.
 const closeGrace = 5 * time.Second
 
-// commandTimeout bounds a command where the client itself has no timeout, or a longer one.
+// commandTimeout bounds a command if the client itself has no timeout, or a longer one.
 const commandTimeout = 5 * time.Second
 
 // all are the housekeepers of the process by their client.
@@ -44,8 +44,8 @@ type keeper struct {
 	lookout lookout
 }
 
-// Observer receives what the duties of a topic report, one at a time for each topic. Its methods
-// are called by the goroutine of a duty, which waits for them.
+// Observer receives the reports of the duties of a topic, one at a time for each topic. Its
+// methods are called by the goroutine of a duty, which waits for them.
 type Observer interface {
 	// DeadLetters reports stored entries that became dead letters.
 	DeadLetters(target delayed.Target, letters []delayed.Letter)
@@ -68,7 +68,7 @@ type Handle struct {
 
 var errClosed = errors.New("housekeeper: closed")
 
-// Open returns a handle of the housekeeper of a client. It starts nothing.
+// Open returns a handle of the housekeeper of a client. It starts no goroutine.
 func Open(client redis.UniversalClient, observer Observer) *Handle {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -98,9 +98,9 @@ func bounded(client redis.UniversalClient, timeout time.Duration) redis.Universa
 	return c.WithTimeout(timeout)
 }
 
-// Due makes the housekeeper look at a due set after a time, and go on for as long as something is
-// in it. A negative time is that of an empty due set and does nothing. The observer of this
-// handle receives what happens to the target until the handle is closed.
+// Due makes the housekeeper check a due set after a time, and continue until it is empty. A
+// negative time is that of an empty due set and has no effect. The observer of this handle
+// receives the reports of the target until the handle is closed.
 func (h *Handle) Due(target delayed.Target, after time.Duration) {
 	if h.life.Enter() != nil {
 		return
@@ -109,8 +109,8 @@ func (h *Handle) Due(target delayed.Target, after time.Duration) {
 	h.keeper.due(h, target, after)
 }
 
-// Stored is Due after a reply of the script that stores. While a mover leads it looks in time, and
-// this housekeeper, which may be that one, only a second later for the case that it dies.
+// Stored is Due after a reply of the script that stores. While a mover leads it checks in time,
+// and this housekeeper, which may be the leader, only a second later in case the leader crashes.
 func (h *Handle) Stored(target delayed.Target, reply delayed.StoreReply) {
 	after := reply.Next
 	if after >= 0 && reply.Led {
@@ -119,7 +119,7 @@ func (h *Handle) Stored(target delayed.Target, reply delayed.StoreReply) {
 	h.Due(target, after)
 }
 
-// Look runs one page of a duty now and returns its error, or makes the housekeeper go on.
+// Look runs one page of a duty now and returns its error, or makes the housekeeper continue.
 func (h *Handle) Look(ctx context.Context, target delayed.Target) error {
 	if err := h.life.Enter(); err != nil {
 		return err
@@ -138,7 +138,7 @@ func (k *keeper) look(ctx context.Context, client redis.UniversalClient, h *Hand
 	return nil
 }
 
-// report calls the observer, unless the handle is closed. A panic in it is of no consequence.
+// report calls the observer, unless the handle is closed. A panic in it is recovered.
 func (h *Handle) report(call func(Observer)) {
 	if h.life.Enter() != nil {
 		return
@@ -188,14 +188,14 @@ func (k *keeper) stop() error {
 	}
 }
 
-// due makes a duty that moves, or moves its next look forward. A negative time does nothing.
+// due makes a duty that moves, or moves its next check forward. A negative time does nothing.
 func (k *keeper) due(h *Handle, target delayed.Target, after time.Duration) {
 	if after >= 0 {
 		k.begin(h, dutyKey{Moving, target}, after, func(d *duty) { d.job = mover{k, target} })
 	}
 }
 
-// begin makes a duty, or moves the next look of the one that there is forward. set gives it its job; the
+// begin makes a duty, or moves the next check of the one that there is forward. set gives it its job; the
 // lock is held.
 func (k *keeper) begin(h *Handle, key dutyKey, after time.Duration, set func(*duty)) {
 	if k.life.Enter() != nil {
@@ -215,7 +215,7 @@ func (k *keeper) begin(h *Handle, key dutyKey, after time.Duration, set func(*du
 	d.forward(time.Now().Add(after))
 }
 
-// forget takes the handle off all duties.
+// forget removes the handle from all duties.
 func (k *keeper) forget(h *Handle) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

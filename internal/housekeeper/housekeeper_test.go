@@ -136,12 +136,12 @@ func TestDuty_EndsOnlyWhenNothingWasLearnt(t *testing.T) {
 	d.forward(time.Now())
 	require.LessOrEqual(t, time.Until(d.next), pageInterval)
 	require.Greater(t, time.Until(d.next), time.Duration(0), "not sooner than the least time between pages")
-	d.next = time.Time{} // the look begins
+	d.next = time.Time{} // the check begins
 	require.True(t, d.ends(0, false))
 	require.Empty(t, k.duties)
 }
 
-// A topic is looked at often only while something is removed of it.
+// A topic is checked often only while something is removed of it.
 func TestTrimmer_Intervals(t *testing.T) {
 	t.Parallel()
 	job := &trimmer{}

@@ -11,22 +11,22 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// maxUsed is how many topics of a client are remembered, since there may be one for each user, or each
-// request. Others are not looked at when they are used for the first time.
+// maxUsed is the number of topics of a client that are recorded, because there may be one for
+// each user or request. Further topics are not checked when they are used for the first time.
 const maxUsed = 10_000
 
-// lookTimeout is how long Close may wait for a silent connection in a program that delays nothing, where the
-// client has no timeout of its own.
+// lookTimeout is how long Close may wait for a silent connection in a program without delayed
+// messages, if the client has no timeout.
 const lookTimeout = time.Second
 
-// lookout is the queue of topics that are looked at once, since they are used for the first time. One
-// goroutine looks at one after the other, for as long as there are any.
+// lookout is the queue of topics that are checked once, because they are used for the first time.
+// One goroutine checks them one after the other.
 type lookout struct {
 	client redis.UniversalClient
 
 	mu      sync.RWMutex
 	used    map[string]struct{}
-	waiting []firstLook // what the goroutine has not begun; it runs while looking is set
+	waiting []firstLook // those that the goroutine has not begun; it runs while looking is set
 	looking bool
 }
 
@@ -35,8 +35,8 @@ type firstLook struct {
 	target func() (delayed.Target, error)
 }
 
-// FirstUse reports whether this is the first use of a topic by the client in this process. Look once at
-// it then, by [Handle.LookSoon]. It costs no allocation for a topic that was used before.
+// FirstUse reports whether this is the first use of a topic by the client in this process; check
+// it then by [Handle.LookSoon]. For a topic that was used before it does not allocate.
 func (h *Handle) FirstUse(topic string) bool {
 	l := &h.keeper.lookout
 	l.mu.RLock()
@@ -55,9 +55,9 @@ func (h *Handle) FirstUse(topic string) bool {
 	return true
 }
 
-// LookSoon looks at a due set once, where Redis is away later, and goes on as [Handle.Due] does if something
-// is in it. It does not wait. Nothing happens where that is impossible: target returns an error or panics,
-// or a permission is missing.
+// LookSoon checks a due set once, after an outage if Redis cannot be reached, and continues like
+// [Handle.Due] if it is not empty. It does not wait. It has no effect if target returns an error
+// or panics, or a permission is missing.
 func (h *Handle) LookSoon(target func() (delayed.Target, error)) {
 	k, l := h.keeper, &h.keeper.lookout
 	if k.life.Enter() != nil {
@@ -93,7 +93,7 @@ func (k *keeper) lookAtAll() {
 	}
 }
 
-// lookAt returns why Redis did not answer.
+// lookAt returns the error of a check without a reply.
 func (k *keeper) lookAt(look firstLook) error {
 	var target delayed.Target
 	err := redisconn.Guard(func() (err error) {
@@ -114,7 +114,7 @@ func (k *keeper) lookAt(look firstLook) error {
 	return k.look(ctx, k.lookout.client, look.handle, target)
 }
 
-// next returns what to look at. Without anything the goroutine ends.
+// next returns the next topic to check. Without one the goroutine ends.
 func (l *lookout) next() (look firstLook, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,7 +127,7 @@ func (l *lookout) next() (look firstLook, ok bool) {
 	return look, true
 }
 
-// again puts a look behind the others.
+// again adds a check behind the others.
 func (l *lookout) again(look firstLook) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -51,7 +51,7 @@ func TestLookout_ContinuesBehindATargetThatFails(t *testing.T) {
 	h.LookSoon(func() (delayed.Target, error) { panic("it is closed") })
 }
 
-// The last Close waits for a look under way, and begins none of those that wait.
+// The last Close waits for a check under way, and begins none of those that wait.
 func TestLookout_CloseWaits(t *testing.T) {
 	t.Parallel()
 	h := Open(away(t), newObserver())

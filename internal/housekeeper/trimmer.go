@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// trimInterval is when a topic is looked at again of which something was removed, or which has grown.
+	// trimInterval is when a topic is checked again of which something was removed, or which has grown.
 	trimInterval = 5 * time.Second
-	// restInterval is when one is looked at again that is as it was, or which another process trims.
+	// restInterval is when one is checked again that is as it was, or which another process trims.
 	restInterval = time.Minute
 )
 
@@ -23,7 +23,7 @@ type trimmer struct {
 	topic  keys.Topic
 	duty   *duty
 
-	length int64 // of the stream at the look before; of the goroutine of the duty
+	length int64 // of the stream at the check before; of the goroutine of the duty
 
 	// Guarded by keeper.mu.
 	policy string        // to be noted, empty if that is done

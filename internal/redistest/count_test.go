@@ -42,7 +42,7 @@ func TestCountersOfTheServer(t *testing.T) {
 func TestGoroutinesAreCountedByTheirStack(t *testing.T) {
 	t.Parallel()
 	count := Goroutines(t, "redistest.TestGoroutinesAreCountedByTheirStack")
-	require.Zero(t, count.Now(), "lines of the kit are not looked at")
+	require.Zero(t, count.Now(), "lines of the kit are not checked")
 
 	var wg sync.WaitGroup
 	wg.Add(1)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// pollInterval is how often the kit looks whether something has happened.
+// pollInterval is how often the kit checks whether something has happened.
 const pollInterval = 5 * time.Millisecond
 
 // Eventually returns as soon as condition is true, which it asks for every 5 ms, and fails

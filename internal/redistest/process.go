@@ -78,7 +78,7 @@ func launch(conf config) (_ *process, err error) {
 			return nil, err
 		}
 	}
-	// The port is free when it is looked at, and may be taken a moment later by another test
+	// The port is free when it is checked, and may be taken a moment later by another test
 	// binary; the server says so and another port is tried.
 	for range 20 {
 		if p.port, err = freePort(); err != nil {

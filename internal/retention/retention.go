@@ -73,7 +73,7 @@ type Pin struct {
 	Stale bool // for longer than Policy.StaleAfter
 }
 
-// Look is what one look at a stream has found and done.
+// Look is what one check at a stream has found and done.
 type Look struct {
 	Other    bool // another trimmer leads; nothing was done but to note the policy
 	Removed  int64

@@ -136,7 +136,7 @@ func TestAttempt_EndStopsTimeout(t *testing.T) {
 	})
 }
 
-// The deadline of what was offered runs from the first look at it, which is made when the
+// The deadline of what was offered runs from the first check at it, which is made when the
 // application has the message.
 func TestAttempt_DeadlineOfOffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

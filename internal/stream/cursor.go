@@ -4,25 +4,25 @@ package stream
 // up to it.
 const unknown = -1
 
-// Cursor is how far a stream was read. It notices a stream that went back, and, from Redis 7
-// on, which counts the entries that were ever added, entries that were removed from the head
-// of the stream before they were read.
+// Cursor is the position up to which a stream was read. It detects a stream that went back, and,
+// from Redis 7 on, which counts the entries that were ever added, entries that were removed from
+// the head of the stream before they were read.
 type Cursor struct {
 	ID       ID    // of the last entry that was read
 	reached  ID    // the greatest ID that the stream is known to have had
 	position int64 // number of entries that were ever added up to ID
-	length   int64 // of the stream, when it was looked at last
+	length   int64 // of the stream, at the last check
 }
 
-// Start is where reading begins.
+// Start is the position at which reading begins.
 type Start struct {
 	After ID   // the ID of an entry, 0-0 for the oldest
 	Ahead bool // the stream need not have had After
 	End   bool // behind the last entry that there is when reading begins, instead of After
 }
 
-// Look is a question about the stream before reading begins. What was removed before the oldest
-// entry is not missed.
+// Look is the query of the stream before reading begins. Entries removed before the oldest entry
+// are not a gap.
 func (s Start) Look(key string) Look {
 	if s.End || s.After.IsZero() {
 		return Look{Key: key, After: MaxID}
@@ -74,7 +74,7 @@ func (c *Cursor) Doubtful(entries []Entry, limit int) bool {
 	return len(entries) == limit || int64(len(entries)) >= c.length
 }
 
-// Look is the question about the stream whose answer goes to Check with the same entries.
+// Look is the query of the stream whose result Check gets, with the same entries.
 func (c *Cursor) Look(key string, entries []Entry) Look {
 	look := Look{Key: key, After: c.ID}
 	if len(entries) > 0 {
@@ -102,7 +102,7 @@ func (c *Cursor) Check(entries []Entry, info Info) (gap, rewound bool) {
 	trimmed := info.removed() > 0 && c.ID.Less(info.Last) && (info.First.IsZero() || c.ID.Less(info.First))
 	switch {
 	case !trimmed:
-	case c.position == unknown && c.ID.IsZero(): // what was trimmed before the oldest is not wanted
+	case c.position == unknown && c.ID.IsZero(): // entries trimmed before the oldest are not a gap
 	case len(entries) == 0:
 		if gap = c.position == unknown || info.removed() > c.position; gap {
 			c.ID, before = info.Last, info.removed()
@@ -112,7 +112,7 @@ func (c *Cursor) Check(entries []Entry, info Info) (gap, rewound bool) {
 		}
 	case before != unknown:
 		gap = c.position == unknown || before > c.position
-	default: // all of them were trimmed since; what was missed may be behind them as well
+	default: // all of them were trimmed since; the missed entries may be behind them too
 		gap = c.position == unknown || info.removed() > c.position+int64(len(entries))
 	}
 	if before != unknown {

@@ -32,7 +32,7 @@ func (s *trimmed) info() Info {
 	return info
 }
 
-// Whatever is added and trimmed before and between a read and the look after it: entries
+// Whatever is added and trimmed before and between a read and the check after it: entries
 // that were missed are reported before those behind them, and nothing else is. Only where all
 // that was read was removed when it looks, it may report too early.
 func TestCursorReportsWhatIsMissed(t *testing.T) {
@@ -82,7 +82,7 @@ func TestCursorReportsWhatIsMissed(t *testing.T) {
 	})
 }
 
-// A look is spared only where nothing can be missing, in a stream of which every publisher
+// A check is spared only where nothing can be missing, in a stream of which every publisher
 // keeps the same length.
 func TestCursorDoubtful(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -108,7 +108,7 @@ func TestCursorDoubtful(t *testing.T) {
 	})
 }
 
-// A stream that is long is not looked at for a few entries, however long it was once.
+// A stream that is long is not checked for a few entries, however long it was once.
 func TestCursorDoubtfulOnce(t *testing.T) {
 	s := &trimmed{}
 	c := NewCursor(ID{}, ID{}, s.info())

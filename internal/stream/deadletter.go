@@ -21,9 +21,9 @@ const (
 	DeadReasonField   = "_dead_reason"   // why, at most MaxDeadReason bytes
 	DeadEntryIDField  = "_dead_entry_id" // ID of the entry in its stream
 	DeadTopicField    = "_dead_topic"    // key of that stream
-	DeadGroupField    = "_dead_group"    // consumer group that gave the entry up
+	DeadGroupField    = "_dead_group"    // consumer group that dead-lettered the entry
 	DeadConsumerField = "_dead_consumer" // consumer that moved it
-	DeadCountField    = "_dead_count"    // how often it was handed to a handler
+	DeadCountField    = "_dead_count"    // number of deliveries to a handler
 	DeadTimeField     = "_dead_time"     // when, as DeadTimeLayout in UTC, by the mover's clock
 )
 
@@ -78,7 +78,7 @@ type DeadLetterMove struct {
 	Fields []string
 }
 
-// DeadLetterOutcome is what became of a move.
+// DeadLetterOutcome is the outcome of a move.
 type DeadLetterOutcome uint8
 
 // The outcomes of MoveToDeadLetter.

@@ -12,10 +12,11 @@ import (
 )
 
 const (
-	// RequeueConsumer holds released entries until a consumer claims them. It is never alive, and the delivery counts of what it holds are exact.
+	// RequeueConsumer has the released entries until a consumer claims them. It is never active,
+	// and the delivery counts of its entries are exact.
 	RequeueConsumer = "requeue"
 
-	// requeueBatch bounds how long one script keeps Redis from other work.
+	// requeueBatch bounds how long one script blocks Redis.
 	requeueBatch = 32
 	// deleteBatch bounds one XDEL.
 	deleteBatch = 512
@@ -40,8 +41,7 @@ var errDeadReply = errors.New("dead letters: unexpected reply of redis")
 type DeadEntry struct {
 	RangeEntry // Values are those of the original entry, Size is that of both
 
-	// What the block says. All are zero for an entry that MoveToDeadLetter has
-	// not written.
+	// The values of the block. All are zero for an entry that MoveToDeadLetter has not written.
 	Topic, Group, Consumer, EntryID, Reason string
 	Count                                   int
 	Time                                    time.Time
@@ -85,17 +85,16 @@ func (e *DeadEntry) takeBlock() {
 		}
 	}
 	e.Reason, e.EntryID, e.Topic, e.Group, e.Consumer = block[1], block[3], block[5], block[7], block[9]
-	// A count or a time that another program has written in another form is left
-	// at zero: the rest is still of use.
+	// An invalid count or time of another program is zero; the other values are used.
 	e.Count, _ = strconv.Atoi(block[11])
 	e.Time, _ = time.Parse(DeadTimeLayout, block[13])
 	e.Values = e.Values[:n:n]
 }
 
-// RequeueOutcome is what became of one dead letter.
+// RequeueOutcome is the outcome of one dead letter.
 type RequeueOutcome uint8
 
-// The outcomes: dead_requeue.lua and dead_reappend.lua say what each means.
+// The outcomes, which dead_requeue.lua and dead_reappend.lua document.
 const (
 	Requeued RequeueOutcome = iota
 	Reappended
@@ -121,7 +120,7 @@ var requeueOutcomes = map[string]RequeueOutcome{
 	"too large":     RequeueTooLarge,
 }
 
-// RequeueAnswer is what became of one dead letter.
+// RequeueAnswer is the result of one dead letter.
 type RequeueAnswer struct {
 	Outcome        RequeueOutcome
 	EntryID, Group string
@@ -129,9 +128,9 @@ type RequeueAnswer struct {
 }
 
 // RequeueDeadLetters appends dead letters to the return streams of their groups, whose key `back`
-// returns, and deletes them. Each is one atomic step. The answers are in the order of the IDs; after
-// an error they are those of the IDs that were done before. The scripts can be sent twice: what the
-// first run has requeued is not found by the second.
+// returns, and deletes them. Each is one atomic step. The answers are in the order of the IDs;
+// after an error they are those of the IDs that were done before. The scripts can be sent twice:
+// the second run does not find dead letters that the first has requeued.
 func RequeueDeadLetters(ctx context.Context, client redis.UniversalClient, topic, dead string, back func(group string) string, ids []string) ([]RequeueAnswer, error) {
 	answers := make([]RequeueAnswer, 0, len(ids))
 	for batch := range slices.Chunk(ids, requeueBatch) {
@@ -197,9 +196,8 @@ func requeueScriptOn(ctx context.Context, client redis.UniversalClient, script *
 // deletes the dead letters, each in one atomic step. Answers and errors are those
 // of RequeueDeadLetters.
 func ReappendDeadLetters(ctx context.Context, client redis.UniversalClient, topic, dead string, ids []string) ([]RequeueAnswer, error) {
-	// A right to delete that is missing must show before the first append. The
-	// script cannot look for it, since nothing may be written before its XADD.
-	// No entry has the ID 0-0.
+	// A missing permission to delete must be detected before the first append. The script cannot
+	// look for it, since nothing may be written before its XADD. No entry has the ID 0-0.
 	if err := client.XDel(ctx, dead, "0-0").Err(); err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ var releaseSource string
 //go:embed lua/scan.lua
 var scanSource string
 
-// PausedLua stands before the scripts that ask whether a group is paused.
+// PausedLua precedes the scripts that check whether a group is paused.
 //
 //go:embed lua/paused.lua
 var PausedLua string
@@ -68,7 +68,7 @@ var (
 	restoreScript = redis.NewScript(LessLua + behindSource + restoreSource)
 )
 
-// State is what a script found out about an entry of a consumer.
+// State is the state of an entry of a consumer, as found by a script.
 type State int64
 
 // The states of an entry.
@@ -77,10 +77,10 @@ const (
 	Owned State = 1
 	// OtherOwner: the entry is pending for another consumer.
 	OtherOwner State = 0
-	// NotPending: the entry is not pending in the group (any more).
+	// NotPending: the entry is not, or no longer, pending in the group.
 	NotPending State = -1
-	// Trimmed: the entry was pending here and is not in the stream any more; it is
-	// not pending any more.
+	// Trimmed: the entry was pending here and is no longer in the stream; it is no longer
+	// pending.
 	Trimmed State = -2
 	// Late: the deadline of the command was over, so nothing was done.
 	Late State = -3
@@ -89,17 +89,17 @@ const (
 // KeepCount leaves the delivery count as it is.
 const KeepCount = -1
 
-// Group is one consumer of one group of one stream. It is safe for concurrent use.
-// Every command is bounded by the client's own timeouts. The client retries those that say
-// nothing of it here: they may be executed twice without harm.
+// Group is one consumer of one group of one stream. It is safe for concurrent use. Every command
+// is bounded by the client's own timeouts. The client retries commands unless noted: they may be
+// executed twice without harm.
 type Group struct {
 	Client   redis.UniversalClient
 	Key      string
 	Name     string
 	Consumer string
 
-	// Returns says that the stream is the group's return stream: it holds what is outstanding only,
-	// so what is acknowledged is deleted.
+	// Returns says that the stream is the group's return stream: it contains only outstanding
+	// entries, so acknowledged ones are deleted.
 	Returns bool
 }
 
@@ -116,9 +116,9 @@ func (g *Group) Ensure(ctx context.Context, start string) (existed bool, err err
 // probeID is an ID that no entry has in practice; commands on it do nothing.
 const probeID = "0-1"
 
-// Probe fails where one of the commands that a consumer needs would be refused,
-// that of appending to the stream deadKey of its dead letters included. more adds others, which
-// may be refused for anything but a missing permission. It may be nil.
+// Probe fails if one of the commands of a consumer would be refused, including appending to the
+// stream deadKey of its dead letters. more adds others, of which only a missing permission is an
+// error. It may be nil.
 func (g *Group) Probe(ctx context.Context, deadKey string, more func(context.Context, redis.Pipeliner)) error {
 	probe := []Pending{{Text: probeID, Count: KeepCount}}
 	if _, err := g.Hold(ctx, probe); err != nil {
@@ -140,8 +140,8 @@ func (g *Group) Probe(ctx context.Context, deadKey string, more func(context.Con
 		pipe.XDel(ctx, g.Key, probeID)
 	}
 	own := pipe.Len()
-	// A missing permission is found before the wrong argument, without which the reply has
-	// whole entries.
+	// A missing permission is found before the wrong argument, without which the reply would have
+	// complete entries.
 	pipe.Do(ctx, "XINFO", "STREAM", g.Key, "probe")
 	// Redis refuses the ID 0-0 before it looks at the key, and a missing permission
 	// before that. Whatever else is wrong with the dead-letter stream can be mended.
@@ -162,10 +162,9 @@ func (g *Group) Probe(ctx context.Context, deadKey string, more func(context.Con
 	return nil
 }
 
-// Ack acknowledges entries without asking who owns them and returns how many were
-// pending. ids point at entry IDs. The client does not repeat it: a second one would find
-// nothing pending where the reply to the first was lost. sent says, beside an error, whether
-// it may have been executed. (XACK)
+// Ack acknowledges entries without checking the owner and returns how many were pending. ids
+// point at entry IDs. The client does not retry it: after a lost reply a second one would find no
+// pending entries. With an error, sent reports whether it may have been executed. (XACK)
 func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err error) {
 	name := &redisconn.TrackedArg{Text: g.Name}
 	args := make([]any, 3, 3+len(ids))
@@ -178,9 +177,9 @@ func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err
 	return cmd.Val(), name.Sent(), err
 }
 
-// AckOwned acknowledges the entries that this consumer still owns. (XACK, after XPENDING; of a return
-// stream XDEL as well.) lost says, also beside an
-// error, that a reply did not come: that command may have acknowledged what is not pending.
+// AckOwned acknowledges the entries that this consumer still owns. (XACK, after XPENDING; of a
+// return stream XDEL as well.) lost means, even with an error, that a reply was lost: that
+// command may have acknowledged the entries that are not pending.
 func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost bool, err error) {
 	args := append(make([]any, 0, 1+len(ids)), "")
 	if g.Returns {
@@ -194,9 +193,9 @@ func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost
 	return found, lost, err
 }
 
-// run runs a script with the stream and then the side keys as its keys, and with the group and the
-// consumer as its first arguments, up to so many times while the connection fails. The client
-// does not repeat it unseen: lost says that a reply did not come.
+// run runs a script with the stream and then the side keys as its keys, and with the group and
+// the consumer as its first arguments, up to so many times while the connection fails. The client
+// does not retry it: lost means that a reply was lost.
 func (g *Group) run(ctx context.Context, times int, script *redis.Script, source string, side []string, args ...any) (cmd *redis.Cmd, lost bool) {
 	sent := false
 	send := func(command, text string) {
@@ -223,12 +222,12 @@ func (g *Group) run(ctx context.Context, times int, script *redis.Script, source
 	return cmd, lost
 }
 
-// scriptBatch is how many entries one script renews or releases.
+// scriptBatch is the number of entries that one script renews or releases.
 const scriptBatch = 200
 
 // Hold renews the claims of entries that are still owned, and sets the delivery count of each
-// unless it is KeepCount. It sends one pipeline, however many they are. The count is never
-// raised by it. (XCLAIM ... RETRYCOUNT n JUSTID, after XPENDING)
+// unless it is KeepCount. It sends one pipeline for any number of entries. It never raises the
+// count. (XCLAIM ... RETRYCOUNT n JUSTID, after XPENDING)
 func (g *Group) Hold(ctx context.Context, entries []Pending) ([]State, error) {
 	return g.each(ctx, holdScript, len(entries), func(i int, args []any) []any {
 		return append(args, entries[i].Text, entries[i].Count)
@@ -238,7 +237,7 @@ func (g *Group) Hold(ctx context.Context, entries []Pending) ([]State, error) {
 // Released is an entry to release.
 type Released struct {
 	Pending
-	Idle time.Duration // from which its idle time is to count
+	Idle time.Duration // its idle time at the release
 }
 
 // Release returns entries that are still owned to the group, and sets their delivery counts and
@@ -307,14 +306,14 @@ func (g *Group) Own(ctx context.Context, after ID, limit int) ([]Pending, error)
 	return pending, nil
 }
 
-// Fetched is an entry that was read again.
+// Fetched is an entry that was read by its ID.
 type Fetched struct {
 	State State
 	Count int // delivery count in Redis
 	Entry Entry
 }
 
-// fetchBytes is about how large the entries of one reply are together.
+// fetchBytes is the approximate size of the entries of one reply.
 const fetchBytes = chunkSize
 
 // Fetch reads the first of some owned entries again without counting it as a delivery:
@@ -357,32 +356,32 @@ func (g *Group) Fetch(ctx context.Context, ids []string) ([]Fetched, error) {
 	return out, nil
 }
 
-// Scanned is what one step of a claim scan has found.
+// Scanned is the result of one step of a claim scan.
 type Scanned struct {
 	Of       int      // stream that was scanned: 0 the group's own, or one of those behind it
 	Next     ID       // where to continue in it, zero at its end
 	IDs      []string // that were claimed
 	Released []string // those of them that were released by a consumer, not left by one
 	Trimmed  []string // that were trimmed from the stream and have left the group
-	Lost     bool     // beside an error: the reply was lost, and with it what it named
+	Lost     bool     // with an error: the reply was lost, and the IDs in it
 	Pause    Pause
 
 	// Due is the time until the first entry of each due set is due, negative for an empty one. It
-	// is empty where the sets could not be looked at.
+	// is empty if the sets could not be read.
 	Due []time.Duration
 }
 
-// Pause is what the control record of a topic says about a group.
+// Pause is the pause state of a group in the control hash of a topic.
 type Pause uint8
 
 // The states of a group.
 const (
-	PauseUnknown Pause = iota // it could not be looked at
+	PauseUnknown Pause = iota // it could not be read
 	Running
 	Paused
 )
 
-// Beside are other keys of a topic that a claim scan looks at.
+// Beside are other keys of a topic that a claim scan reads.
 type Beside struct {
 	Streams []string // that come behind the group's own
 	Due     []string // sorted sets of when delayed messages are due
@@ -432,7 +431,7 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 	return found, nil
 }
 
-// toPause reads for how many milliseconds a group is paused, which may be missing.
+// toPause parses the number of milliseconds for which a group is paused, which may be missing.
 func toPause(reply any) Pause {
 	switch words, _ := reply.([]any); {
 	case len(words) == 0:
@@ -443,15 +442,15 @@ func toPause(reply any) Pause {
 	return Paused
 }
 
-// Reclaimed are released entries that were taken over.
+// Reclaimed are released entries that were claimed.
 type Reclaimed struct {
 	IDs     []string
 	Idle    []time.Duration // of each: its back-off is over when it is idle for as long as others must wait
 	Trimmed []string        // that were trimmed from the stream and have left the group
 }
 
-// Reclaim takes over up to limit released entries, the oldest first. After an error it is as with
-// Scan. (XPENDING, XCLAIM ... JUSTID)
+// Reclaim claims up to limit released entries, the oldest first. Errors are as with Scan.
+// (XPENDING, XCLAIM ... JUSTID)
 func (g *Group) Reclaim(ctx context.Context, limit int) (Reclaimed, error) {
 	cmd, _ := g.run(ctx, 1, reclaimScript, reclaimSource, nil, RequeueConsumer, limit)
 	reply, err := cmd.Slice()

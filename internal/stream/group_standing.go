@@ -7,7 +7,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// Standing is where a group stands, and how much it has lost.
+// Standing is the position of a group, and the entries that it has lost.
 type Standing struct {
 	LastDelivered ID        // of the group
 	Oldest        ID        // pending entry, zero without one
@@ -35,7 +35,7 @@ const (
 	CountAll  Counting = "all"
 )
 
-// ReapOptions says which consumers to remove, and what to look for.
+// ReapOptions selects the consumers to remove, and the checks.
 type ReapOptions struct {
 	Timeout time.Duration // after which idle consumers without pending entries are removed
 	Alive   time.Duration // consumers that were idle for less are listed
@@ -44,10 +44,9 @@ type ReapOptions struct {
 	Control string        // key of the topic's control record
 }
 
-// Reap removes idle consumers that have nothing pending, here and in other streams of the group, and
-// returns where the group stands here.
-// (XINFO CONSUMERS, XINFO GROUPS, XPENDING, XGROUP CREATE, XGROUP DESTROY, XGROUP DELCONSUMER, HGET;
-// XINFO STREAM of an empty stream)
+// Reap removes idle consumers that have nothing pending, here and in other streams of the group,
+// and returns the standing of the group here. (XINFO CONSUMERS, XINFO GROUPS, XPENDING, XGROUP
+// CREATE, XGROUP DESTROY, XGROUP DELCONSUMER, HGET; XINFO STREAM of an empty stream)
 func (g *Group) Reap(ctx context.Context, opts ReapOptions, others ...string) (Standing, error) {
 	standing := Standing{Sent: time.Now()}
 	base := ""
@@ -82,15 +81,15 @@ func (g *Group) Leave(ctx context.Context) error {
 	return runScript(ctx, g.Client, leaveScript, []string{g.Key}, g.Name, g.Consumer).Err()
 }
 
-// Restored is what Restore has done.
+// Restored is the result of Restore.
 type Restored struct {
 	Created bool     // false if another call was faster
 	Lost    bool     // a reply did not come, also beside an error: that command may have done it
-	Start   string   // where the group stands
-	Entries []string // that were put back
+	Start   string   // position of the group
+	Entries []string // that were restored
 }
 
-// Span is what was delivered of a stream.
+// Span is the delivered part of a stream.
 type Span struct {
 	First ID    // entry that was delivered here first, zero before
 	Last  ID    // the greatest ID that is known to be delivered to the group

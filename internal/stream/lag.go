@@ -17,10 +17,10 @@ var lagSource string
 
 var lagScript = redis.NewScript(behindSource + lagSource)
 
-// lagPage is how many entries one script counts: Redis reads them whole.
+// lagPage is the number of entries that one script counts: Redis reads them completely.
 const lagPage = 200
 
-// Lag is what a group has before it.
+// Lag is the number of entries that a group has not read.
 type Lag struct {
 	Lag, Pending, Consumers int64
 	LastDelivered           string

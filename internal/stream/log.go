@@ -21,19 +21,19 @@ var (
 	rangeScript = redis.NewScript(rangeSource)
 )
 
-// Look is a question about a stream, for a reader of it. The answer says which entry is the first
-// where that matters to the reader: Info.First is After if an entry at or before that is left, and
-// zero if no entry is left, nothing was added behind After, or nothing was read and nothing removed.
+// Look is a query of the state of a stream, for a reader of it. The result has the first entry if
+// it matters to the reader: Info.First is After if an entry at or before that is left, and zero
+// if no entry is left, nothing was added behind After, or nothing was read and nothing removed.
 type Look struct {
 	Key   string
 	After ID // the reader reads after this ID
 	Read  ID // of the first entry that it has read there, zero if it has read none
 }
 
-// Info is where a stream begins and ends.
+// Info has the begin and the end of a stream.
 type Info struct {
 	Last   ID    // the greatest ID that the stream ever had
-	First  ID    // of the first entry that is left, see Look
+	First  ID    // of the first remaining entry, see Look
 	Added  int64 // number of entries that were ever added, -1 before Redis 7
 	Length int64 // number of entries
 }
@@ -56,7 +56,7 @@ func Last(ctx context.Context, client redis.UniversalClient, key string) (ID, er
 	return info.Last, err
 }
 
-// statKeys is how many streams one script looks at: Redis does nothing else meanwhile.
+// statKeys is the number of streams in one script, which blocks Redis.
 const statKeys = 16
 
 // StatAll is Stat for several streams, in Redis Cluster of one hash slot, by one round trip.

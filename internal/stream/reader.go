@@ -15,7 +15,7 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
-// readGrace is what a blocking read may take beyond its BLOCK time.
+// readGrace is the time that a blocking read may take beyond its BLOCK time.
 const readGrace = time.Second
 
 // Reader makes blocking reads of streams on one connection of its own, which can be
@@ -54,7 +54,7 @@ func (r *Reader) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Nothing is sent again: a read that is repeated loses what the first one took.
+	// Nothing is sent again: a retried read loses the entries of the first one.
 	r.set(redisconn.Open(*node.Options(), redisconn.Config{
 		ReadTimeout: r.block + readGrace,
 		Waker:       node,
@@ -233,7 +233,7 @@ func (r *Reader) read(ctx context.Context, args ...any) ([]Page, error) {
 		}
 		return err
 	})
-	r.chunk.release() // what of it is needed is in the entries
+	r.chunk.release() // the entries have copies
 	r.reply, r.chunk = nil, nil
 	return pages, err
 }
@@ -244,7 +244,7 @@ func (r *Reader) failed(err error) {
 	_, cluster := r.base.(*redis.ClusterClient)
 	switch kind := redisconn.Classify(err); {
 	case errors.Is(err, redisconn.ErrPanic):
-		r.reset() // in what state it has left the connection is unknown
+		r.reset() // the state of the connection is unknown
 	case kind == redisconn.KindUnavailable, errors.Is(err, redisconn.ErrMalformed):
 		r.reset()
 		redisconn.Relocate(r.base)

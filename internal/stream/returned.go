@@ -11,7 +11,7 @@ import (
 // The fields that an entry of a return stream has behind those of the original, in this order.
 const (
 	ReturnEntryIDField = "_return_entry_id" // ID of the original in the topic
-	ReturnReasonField  = "_return_reason"   // why it came back, at most MaxDeadReason bytes
+	ReturnReasonField  = "_return_reason"   // why it returned, at most MaxDeadReason bytes
 	ReturnCountField   = "_return_count"    // deliveries that were counted before
 )
 
@@ -21,10 +21,10 @@ const (
 //go:embed lua/original.lua
 var OriginalLua string
 
-// returnValues is how many names and values these are.
+// returnValues is the number of these names and values.
 const returnValues = 6
 
-// Return is what an entry of a return stream says of its original.
+// Return is the data of the original in an entry of a return stream.
 type Return struct {
 	ID     ID
 	Text   string // the ID as Redis wrote it

@@ -52,10 +52,10 @@ type RunID struct {
 
 func (r RunID) keys() []string { return []string{r.Record, r.Entries, r.Index} }
 
-// RunOutcome is what became of a call about a run.
+// RunOutcome is the outcome of a call about a run.
 type RunOutcome uint8
 
-// The outcomes: the scripts say what each means.
+// The outcomes, which the scripts document.
 const (
 	RunStarted RunOutcome = iota + 1
 	RunRunning
@@ -70,7 +70,7 @@ var runOutcomes = map[string]RunOutcome{
 	"ended": RunEnded, "superseded": RunSuperseded, "missing": RunMissing,
 }
 
-// RunAnswer is the answer to a call about a run.
+// RunAnswer is the result of a call about a run.
 type RunAnswer struct {
 	Outcome RunOutcome
 	// Text is the epoch that was started, or how the run has ended.
@@ -122,7 +122,7 @@ func (r RunID) run(ctx context.Context, client redis.UniversalClient, script *re
 	return a, nil
 }
 
-// RunState is how a run stands.
+// RunState is the state of a run.
 type RunState struct {
 	Epoch       uint64 // 0: there is no such run
 	State, Text string
@@ -133,7 +133,7 @@ type RunState struct {
 	Previous    uint64 // the epoch before this one, whose entries are kept; or 0
 }
 
-// LookRun returns how a run stands, and ends it if its writer is lost.
+// LookRun returns the state of a run, and ends it if its writer is lost.
 func (r RunID) LookRun(ctx context.Context, client redis.UniversalClient, ttl time.Duration) (RunState, error) {
 	return runState(runOnce(ctx, client, runLookScript, r.keys(), []any{r.ID, ttl.Milliseconds()}))
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// Sink takes what the shared reader has read for a follower. Its methods are called by the
-// goroutine of that reader, one after the other, and must not block for long: all who share
+// Sink receives the pages of the shared reader for a follower. Its methods are called by the
+// goroutine of that reader, one after the other, and must not block for long: all followers of
 // the reader wait.
 type Sink interface {
-	// Room returns how many of the entries, from the first on, the sink can take.
+	// Room returns how many of the entries, from the first on, the sink accepts.
 	Room(entries []stream.Entry) int
 	// Put takes a page. Its entries are those of the reader, which recycles them: the sink
 	// keeps copies made by [stream.Entry.Share].
@@ -34,8 +34,7 @@ type Follower struct {
 	unshared error         // why, if it cannot read; guarded by the lock of Readers
 }
 
-// Follow returns a follower of a stream, which nothing is read for before Open. Close must
-// follow.
+// Follow returns a follower of a stream, which reads nothing before Open. Close must follow.
 func (a *Readers) Follow(topic string, sink Sink, observer Observer) *Follower {
 	return &Follower{
 		readers:  a,
@@ -50,13 +49,13 @@ func (a *Readers) Follow(topic string, sink Sink, observer Observer) *Follower {
 	}
 }
 
-// Close returns when nothing is given to the sink any more. The last follower that is closed
-// ends the shared reader.
+// Close returns when the sink receives no more pages. The last follower that is closed ends the
+// shared reader.
 func (f *Follower) Close() { f.readers.detach(f) }
 
-// Open finds the place at which reading begins, and fails where reading would fail, such as
-// for a permission that is missing. The page has no entries; it has the gap or the rewind
-// that there is at the beginning.
+// Open resolves the position at which reading begins, and fails if reading would fail, for
+// example without a permission. The page has no entries; it has the gap or the rewind at the
+// beginning, if any.
 func (f *Follower) Open(ctx context.Context, start stream.Start) (Page, error) {
 	var info stream.Info
 	err := f.topic.reader.link.Do(ctx, func(client redis.UniversalClient) (err error) {
@@ -79,9 +78,9 @@ func (f *Follower) Open(ctx context.Context, start stream.Start) (Page, error) {
 // for the current reader.
 func (f *Follower) At() stream.ID { return f.cursor.ID }
 
-// Read reads up to count entries behind the place, without waiting for any. After an error
-// it waits for a while, and what there is to read is read by the next call. end reports that
-// Join comes next, when the page was dealt with.
+// Read reads up to count entries behind the place, without waiting for any. After an error it
+// waits, and the next call reads the entries. end means that Join is next, after the page was
+// processed.
 func (f *Follower) Read(ctx context.Context, count int) (page Page, end bool, err error) {
 	// A short page reaches beyond what the shared reader has delivered before.
 	shared := f.readers.delivered(f.topic)
@@ -102,7 +101,7 @@ func (f *Follower) Read(ctx context.Context, count int) (page Page, end bool, er
 	return page, true, nil
 }
 
-// readAfter reads up to count entries behind the cursor, and then looks at the stream.
+// readAfter reads up to count entries behind the cursor, and then checks the stream.
 func (f *Follower) readAfter(ctx context.Context, count int) (entries []stream.Entry, info stream.Info, err error) {
 	err = f.topic.reader.link.Do(ctx, func(client redis.UniversalClient) (err error) {
 		if entries, err = stream.ReadAfter(ctx, client, f.topic.name, f.cursor.ID, count); err != nil {
@@ -114,7 +113,7 @@ func (f *Follower) readAfter(ctx context.Context, count int) (entries []stream.E
 	return entries, info, err
 }
 
-// failed decides how reading continues after an error.
+// failed handles an error of a read.
 func (f *Follower) failed(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
@@ -127,8 +126,8 @@ func (f *Follower) failed(ctx context.Context, err error) {
 	backoff.Wait(ctx.Done(), backoff.Redis.After(attempt))
 }
 
-// Join has the shared reader put into the sink what comes behind the place, until Expelled
-// receives. It returns false if there is something to read before that.
+// Join makes the shared reader put the entries behind the position into the sink, until Expelled
+// receives. It returns false if there are entries to read before that.
 func (f *Follower) Join() bool { return f.readers.join(f) }
 
 // Expelled receives when the shared reader continues without this follower, which has joined.
@@ -148,8 +147,8 @@ func (f *Follower) Resume() {
 // Down reports whether there is an outage now. It is safe for concurrent use.
 func (f *Follower) Down() bool { return f.outage.Open() }
 
-// deliver puts what the shared reader has read into the sink, as far as there is room, and
-// reports whether that was all. info is of after the read, nil where nothing is missing.
+// deliver puts the entries of the shared reader into the sink, as far as there is room, and
+// reports whether these were all. info is of after the read, nil if no entry is missing.
 func (f *Follower) deliver(entries []stream.Entry, info *stream.Info) bool {
 	for len(entries) > 0 && !f.cursor.ID.Less(entries[0].ID) {
 		entries = entries[1:]

@@ -14,8 +14,8 @@ const (
 	historyBytes = 4 << 20
 )
 
-// History reads a part of a stream whose end is fixed. It needs nothing but the caller's
-// client, and keeps nothing that would have to be closed.
+// History reads a part of a stream whose end is fixed. It uses the caller's client and needs no
+// Close.
 type History struct {
 	client redis.UniversalClient
 	key    string
@@ -39,7 +39,7 @@ func OpenHistory(ctx context.Context, client redis.UniversalClient, key string, 
 // More reports whether another page may come.
 func (h *History) More() bool { return h.cursor.ID.Less(h.last) }
 
-// Next returns the next page. It ends the history where the stream went back.
+// Next returns the next page. It ends the history if the stream went back.
 func (h *History) Next(ctx context.Context) (Page, error) {
 	entries, err := stream.Range(ctx, h.client, h.key, h.cursor.ID, h.last, h.size.n)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// ownBytes is about how many bytes a page has that a pager reads by itself.
+// ownBytes is the approximate size of a page that a pager reads by itself.
 const ownBytes = 512 << 10
 
 // ErrClosed is the error of a Pager, and of Open, after Close.
@@ -24,17 +24,17 @@ type PagerObserver interface {
 	Rewound(Rewind)
 }
 
-// Pager reads a stream page by page, for one goroutine that calls Next. It needs no goroutine
-// of its own: what the shared reader delivers waits in a bounded buffer, and what does not
-// fit is read again when there is room.
+// Pager reads a stream page by page, for one goroutine that calls Next. It needs no goroutine:
+// pages of the shared reader wait in a bounded buffer, and entries that do not fit are read again
+// when there is room.
 type Pager struct {
 	follower *Follower
 	observer PagerObserver
 	life     *lifecycle.State
 	detach   func() bool   // from the life of Readers
-	ready    chan struct{} // there is something in pages
+	ready    chan struct{} // pages is not empty
 
-	// Of the goroutine that calls Next.
+	// These belong to the goroutine that calls Next.
 	joined bool
 	size   pageSize
 
@@ -84,7 +84,7 @@ func (a *Readers) Open(ctx context.Context, topic string, start stream.Start,
 // At returns the ID behind which the next page begins. It is for before the first Next.
 func (p *Pager) At() stream.ID { return p.follower.At() }
 
-// Next returns the next page, which is not empty, and waits for it through all outages. The
+// Next waits for the next page, which is not empty, and returns it; it resumes after outages. The
 // error is that of ctx or ErrClosed.
 func (p *Pager) Next(ctx context.Context) (Page, error) {
 	if err := p.life.Enter(); err != nil {
@@ -128,7 +128,7 @@ func (p *Pager) next(ctx context.Context) (Page, error) {
 }
 
 // read reads a page by itself, and joins the shared reader when that was the last one. An empty
-// page stands for nothing new, or for an error.
+// page means no new entries, or an error.
 func (p *Pager) read(ctx context.Context) Page {
 	ctx, cancel := both(ctx, p.life.Context())
 	defer cancel()
@@ -138,7 +138,7 @@ func (p *Pager) read(ctx context.Context) Page {
 	}
 	p.size.read(page.Entries)
 	if end {
-		// What comes from now on waits in the buffer, behind this page.
+		// Later entries wait in the buffer, behind this page.
 		p.joined = p.follower.Join()
 	}
 	return page
@@ -154,8 +154,8 @@ func both(ctx, other context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// Close ends reading and returns when nothing of the pager is left, but for what a caller of
-// Next does with its page. It may be called at any time, from any goroutine, and often.
+// Close ends reading and returns when the pager has ended, except for a page that a caller of
+// Next still uses. It may be called at any time, from any goroutine, and several times.
 func (p *Pager) Close() {
 	_ = p.life.Close(func() error { // always nil
 		<-p.life.Idle()

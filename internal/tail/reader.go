@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	// sharedCount is how many entries of each stream a shared read returns at most. It is
-	// more than are usually published at once: behind a full page the stream is looked at.
+	// sharedCount is the maximum number of entries of each stream in a shared read. It is more
+	// than are usually published at once: after a full page the stream is checked.
 	sharedCount = 256
-	// rewindCheck is how often a reader looks whether a stream went back.
+	// rewindCheck is the time between two checks of whether a stream went back.
 	rewindCheck = 30 * time.Second
-	// wakeInterval is the time between two attempts at waking a blocked read. Its connection
-	// is closed instead at endLimit, when the reader ends, and at interruptLimit otherwise:
-	// longer, because then all members read by themselves.
+	// wakeInterval is the time between two attempts at waking a blocked read. Its connection is
+	// closed instead at endLimit, when the reader ends, and at interruptLimit otherwise: later,
+	// because then all members read by themselves.
 	wakeInterval   = 5 * time.Millisecond
 	endLimit       = 100 * time.Millisecond
 	interruptLimit = 500 * time.Millisecond
-	// ownTimeout bounds the commands of followers on connections of the library's own, beside the
-	// timeouts of the caller's client.
+	// ownTimeout bounds the commands of followers on the library's own connections, in addition
+	// to the timeouts of the caller's client.
 	ownTimeout = 5 * time.Second
 )
 
@@ -49,7 +49,7 @@ type reader struct {
 
 	waking sync.WaitGroup // goroutines of interrupt
 
-	// The goroutine's own.
+	// These belong to the goroutine.
 	largest  int // size of the largest recent entry
 	failures int // of reads in a row
 }
@@ -88,7 +88,7 @@ func (r *reader) wake(ctx context.Context, done <-chan struct{}, limit time.Dura
 	dropping.Go(func() {
 		defer cancel() // Wake may wait for a connection of the pool
 		for backoff.Wait(done, limit) {
-			r.link.Suspect() // what the caller's pool has may be as silent
+			r.link.Suspect() // the connections of the caller's pool may be silent too
 			r.stream.Drop()
 		}
 	})
@@ -143,8 +143,8 @@ func (r *reader) run() {
 	}
 }
 
-// begin waits until there is something to read and returns the topics, or nil when the
-// reader is not needed any more.
+// begin waits until there are topics to read and returns them, or nil when the reader is no
+// longer needed.
 func (r *reader) begin() map[string]asked {
 	a := r.all
 	a.mu.Lock()
@@ -166,10 +166,9 @@ func (r *reader) begin() map[string]asked {
 	return nil
 }
 
-// finish marks the end of a read. After an error the members read by themselves: each finds
-// out what is wrong with its stream, reports it, and joins again when that has passed. If
-// that does not help it is the connection: then they report its error, and when it can read
-// again.
+// finish marks the end of a read. After an error the members read by themselves: each detects and
+// reports the error of its stream, and joins again when it is over. If the error persists it is
+// the connection: then they report its error, and the end of the outage.
 func (r *reader) finish(topics map[string]asked, err error) {
 	closed := errors.Is(err, net.ErrClosed) // by interrupt
 	if err != nil && !closed {
@@ -199,7 +198,7 @@ func (r *reader) finish(topics map[string]asked, err error) {
 			t.topic.expel(nil)
 		}
 		if t.topic.cursor.ID == t.cursor.ID {
-			t.topic.cursor = t.cursor // what was seen of the stream
+			t.topic.cursor = t.cursor // includes the state of the stream
 		}
 		for f := range t.members {
 			f.observer.Read()
@@ -215,8 +214,7 @@ func (r *reader) count(topics int) int {
 	return min(sharedCount, stream.Fitting(r.largest), max(1, r.all.cfg.PageBytes/r.largest/topics))
 }
 
-// readTopics looks at the streams that are to be looked at and waits for new entries in
-// all of them.
+// readTopics checks the streams with check set and waits for new entries in all of them.
 func (r *reader) readTopics(topics map[string]asked, count int) (pages []stream.Page, err error) {
 	r.checkTopics(topics)
 	keys := make([]string, 0, len(topics))
@@ -231,8 +229,8 @@ func (r *reader) readTopics(topics map[string]asked, count int) (pages []stream.
 	return r.stream.Read(r.ctx, keys, cursors, count)
 }
 
-// checkTopics looks at the streams that are to be looked at, all of them together: there may
-// be thousands in a process. Those with a problem are taken from the topics.
+// checkTopics checks the streams with check set, all of them together: there may be thousands in
+// a process. Those with a problem are removed from the topics.
 func (r *reader) checkTopics(topics map[string]asked) {
 	var looks []stream.Look
 	for name, t := range topics {
@@ -256,8 +254,9 @@ func (r *reader) checkTopics(topics map[string]asked) {
 	}
 }
 
-// stat looks at streams over the connection of the reader, which is idle between two reads: the
-// client's pool may have connections of before an outage, each of which takes its ReadTimeout.
+// stat reads the state of streams over the connection of the reader, which is idle between two
+// reads: the client's pool may have connections from before an outage, each of which costs its
+// ReadTimeout.
 func (r *reader) stat(looks ...stream.Look) (infos []stream.Info, err error) {
 	err = r.stream.Do(r.ctx, func(client *redis.Client) (err error) {
 		infos, err = stream.StatAll(r.ctx, client, looks)
@@ -266,7 +265,7 @@ func (r *reader) stat(looks ...stream.Look) (infos []stream.Info, err error) {
 	return infos, err
 }
 
-// look looks at a stream after a read of it. It returns nil where there is a problem.
+// look checks a stream after a read of it. It returns nil if there is a problem.
 func (r *reader) look(t *asked, entries []stream.Entry) *stream.Info {
 	infos, err := r.stat(t.cursor.Look(t.name, entries))
 	if err == nil && t.fits(entries, infos[0]) {
@@ -276,21 +275,21 @@ func (r *reader) look(t *asked, entries []stream.Entry) *stream.Info {
 	return nil
 }
 
-// fits moves the cursor behind the entries and reports false where the stream went back, and
-// at a gap without entries.
+// fits moves the cursor behind the entries and returns false if the stream went back, and at a
+// gap without entries.
 func (t *asked) fits(entries []stream.Entry, info stream.Info) bool {
 	gap, rewound := t.cursor.Check(entries, info)
 	return !rewound && (!gap || len(entries) > 0)
 }
 
-// expel makes the members of a topic find out by themselves what is wrong with it.
+// expel makes the members of a topic read by themselves and detect its problem.
 func (r *reader) expel(t asked) {
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
 	t.topic.expel(nil)
 }
 
-// deliver hands a page to the members of its topic.
+// deliver passes a page to the members of its topic.
 func (r *reader) deliver(page *stream.Page, t asked, count int) {
 	if len(page.Entries) == 0 {
 		return
@@ -300,7 +299,7 @@ func (r *reader) deliver(page *stream.Page, t asked, count int) {
 		r.largest = max(r.largest, page.Entries[i].Size)
 	}
 	sent := t.cursor.ID
-	var info *stream.Info // nil where nothing can be missing
+	var info *stream.Info // nil if no entry can be missing
 	if !t.cursor.Doubtful(page.Entries, count) {
 		t.cursor.Move(page.Entries)
 	} else if info = r.look(&t, page.Entries); info == nil {
@@ -333,7 +332,7 @@ func (r *reader) deliver(page *stream.Page, t asked, count int) {
 	a.changed.Broadcast()
 }
 
-// checkAll has every stream looked at before the next read.
+// checkAll makes every stream be checked before the next read.
 func (r *reader) checkAll() {
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()

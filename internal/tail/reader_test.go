@@ -193,7 +193,7 @@ func TestReader_LooksFromTimeToTime(t *testing.T) {
 	}
 }
 
-// The looks were one script per stream, one after the other: with 10,000 topics hundreds of
+// The checks were one script per stream, one after the other: with 10,000 topics hundreds of
 // commands per second, and a reader that reads nothing meanwhile.
 func TestReader_LooksAtManyTogether(t *testing.T) {
 	t.Parallel()

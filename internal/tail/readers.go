@@ -10,18 +10,17 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// maxTopics is how many streams one blocked read covers at most.
+// maxTopics is the maximum number of streams of one blocked read.
 const maxTopics = 256
 
-// Readers are the blocked reads that followers share. A follower joins when it has read up to
-// the end of its stream, and is expelled when its sink is full or when something is wrong;
-// then it reads by itself again. So a slow one delays no other and needs no more memory than
-// others.
+// Readers are the blocked reads that followers share. A follower joins when it has read up to the
+// end of its stream, and is expelled when its sink is full or on an error; then it reads by
+// itself again. A slow one therefore does not delay others and needs no more memory.
 type Readers struct {
 	cfg Config
 
 	mu      sync.Mutex
-	changed sync.Cond // a reader may have something to do, or has delivered a page
+	changed sync.Cond // a reader may have work, or has delivered a page
 	topics  map[string]*topic
 	readers map[*reader]struct{}
 
@@ -36,12 +35,12 @@ type topic struct {
 	cursor     stream.Cursor // up to which it was delivered to the members
 	members    map[*Follower]struct{}
 	delivering bool // without the lock; no member joins or leaves meanwhile
-	check      bool // it is to be looked at before the next read
-	failures   int  // of reads in a row
+	check      bool // it must be checked before the next read
+	failures   int  // consecutive failed reads
 }
 
-// NewReaders returns readers without a goroutine or a connection: the first follower has
-// them started, and the last one ends them.
+// NewReaders returns readers without a goroutine or a connection: the first follower starts them,
+// and the last one ends them.
 func NewReaders(cfg Config) *Readers {
 	a := &Readers{
 		cfg:     cfg,
@@ -84,7 +83,7 @@ func (a *Readers) readerFor(topic string) *reader {
 	return r
 }
 
-// settle waits until nothing of the topic is being delivered. The lock is held.
+// settle waits until no page of the topic is being delivered. The lock is held.
 func (a *Readers) settle(t *topic) {
 	for t.delivering {
 		a.changed.Wait()
@@ -103,8 +102,8 @@ func (a *Readers) delivered(t *topic) stream.ID {
 	return t.cursor.ID
 }
 
-// join makes the reader deliver what is behind the follower's cursor, until detach
-// or a signal on behind. It reports false if the reader is ahead of the cursor.
+// join makes the reader deliver the entries behind the follower's cursor, until detach or a
+// signal on behind. It reports false if the reader is ahead of the cursor.
 func (a *Readers) join(f *Follower) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -124,8 +123,8 @@ func (a *Readers) join(f *Follower) bool {
 	return true
 }
 
-// detach ends what attach and join have begun. Nothing is delivered to the
-// follower any more when it returns; the last one waits for the reader's end.
+// detach undoes attach and join. Nothing is delivered to the follower after it returns; the last
+// one waits for the reader's end.
 func (a *Readers) detach(f *Follower) {
 	a.mu.Lock()
 	t := f.topic
@@ -166,6 +165,6 @@ func (a *Readers) failure(f *Follower) error {
 	return err
 }
 
-// Close closes all pagers, and returns when nothing of them is left. Open returns ErrClosed
-// from then on. Followers have an end of their own.
+// Close closes all pagers, and returns when they have ended. Open returns ErrClosed from then on.
+// Followers are closed separately.
 func (a *Readers) Close() { _ = a.life.Close(nil) } // always nil

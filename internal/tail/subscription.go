@@ -12,11 +12,11 @@ import (
 	"github.com/flaminco/redischannels/internal/window"
 )
 
-// admitBlock is how many items have their memory together: few enough for one of them not to
-// keep many others.
+// admitBlock is the number of items in one allocation: few enough that one item does not keep
+// many others in memory.
 const admitBlock = 16
 
-// lookEvery is how often a subscription looks for deliveries that take long.
+// lookEvery is the time between two checks for deliveries that take long.
 const lookEvery = time.Second
 
 // SubscriptionObserver is notified of the events of a subscription.
@@ -84,7 +84,7 @@ func NewSubscription(readers *Readers, cfg SubscriptionConfig) *Subscription {
 	return s
 }
 
-// Open makes the subscription live, or fails for what the caller can mend.
+// Open makes the subscription live, or returns an error that the caller can fix.
 func (s *Subscription) Open(ctx context.Context, start stream.Start) error {
 	page, err := s.follower.Open(ctx, start)
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *Subscription) Abort() {
 	close(s.done)
 }
 
-// run works until stop and then ends everything in order.
+// run works until stop and then ends the subscription in order.
 func (s *Subscription) run() {
 	defer close(s.done)
 	var reading sync.WaitGroup
@@ -132,9 +132,9 @@ func (s *Subscription) run() {
 	s.win.Close()
 }
 
-// read reads the stream into the window until stop: up to its end by reads of its own, from
-// there on through the reader that followers share. The place is all that it needs: what a
-// lost reply had is read again.
+// read reads the stream into the window until stop: up to its end by reads of its own, from there
+// on through the reader that followers share. It needs only the position: entries of a lost reply
+// are read again.
 func (s *Subscription) read() {
 	for s.reading.Err() == nil {
 		count := s.win.Room.BeginRead(1)
@@ -246,7 +246,7 @@ func (s *Subscription) Close(ctx context.Context) error {
 func (s *Subscription) Stop()                 { s.stop() }
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// Sizes are those of the window; Down and Closing say how it stands besides.
+// Sizes are those of the window; Down and Closing are the other state.
 func (s *Subscription) Sizes() window.Sizes { return s.win.Sizes() }
 func (s *Subscription) Down() bool          { return s.follower.Down() }
 func (s *Subscription) Paused() bool        { return false }
@@ -255,7 +255,7 @@ func (s *Subscription) Closing() bool       { return s.reading.Err() != nil }
 // ConsumerName returns the empty name: there is no consumer in Redis.
 func (s *Subscription) ConsumerName() string { return "" }
 
-// policy is what a fan-out subscription does with deliveries. It implements dispatch.Policy.
+// policy handles the deliveries of a fan-out subscription. It implements dispatch.Policy.
 type policy Subscription
 
 func (p *policy) Delivered(count int) { p.cfg.Observer.Delivered(count) }

@@ -86,7 +86,7 @@ func TestBatch_SplitOfAllTakes(t *testing.T) {
 	a := w.Take(nil, limits, &b)
 	require.Len(t, a, 1)
 	require.Equal(t, source.Single, a[0].Split)
-	require.True(t, b.Full, "at once, without a look at what is next")
+	require.True(t, b.Full, "at once, without a check at what is next")
 	w.Remove(all[4])
 	w.Admit(items(6, 6), time.Now())
 	join(t, w, limits, &b)

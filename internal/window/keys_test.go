@@ -467,7 +467,7 @@ func TestKeys_LeftOutKeepsItsCount(t *testing.T) {
 	require.True(t, w.Exact(released.Identity()), "it was left out again")
 	w.BeginPass()
 	w.EndPass(false)
-	require.True(t, w.Exact(released.Identity()), "not all was looked at")
+	require.True(t, w.Exact(released.Identity()), "not all was checked")
 	w.BeginPass()
 	w.EndPass(true)
 	require.False(t, w.Exact(released.Identity()), "another consumer has it")

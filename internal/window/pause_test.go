@@ -16,7 +16,7 @@ func pausable(maxInFlight int) Config {
 	return c
 }
 
-// No attempt starts later than 2 s after the last look was sent; a look is asked for when one is a second
+// No attempt starts later than 2 s after the last check was sent; a check is asked for when one is a second
 // old, and never while nothing is to be delivered.
 func TestPause_LookIsFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
