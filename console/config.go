@@ -16,7 +16,7 @@ type Access struct {
 	Act bool
 	// Payloads shows payloads and metadata, which may be personal data.
 	Payloads bool
-	// Name is who acts, as it stands in the audit stream. Defaults to Config.Inspect.Actor.
+	// Name is the actor in the audit stream. Defaults to Config.Inspect.Actor.
 	Name string
 }
 

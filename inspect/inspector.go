@@ -30,7 +30,7 @@ type Config struct {
 	// DeadLetterTopic is that of redischannels.DeadLettersConfig, and must be the same.
 	DeadLetterTopic func(topic string) string
 
-	// Actor is who acts, as it stands in the audit stream: a person, a service. At most 256 bytes.
+	// Actor is the name in the audit stream: of a person or a service. At most 256 bytes.
 	// Defaults to the host name.
 	Actor string
 }

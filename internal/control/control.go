@@ -39,7 +39,7 @@ func newScript(text string) *redis.Script {
 	return redis.NewScript(delayed.CommonLua + stream.PausedLua + commonLua + text)
 }
 
-// Group is a consumer group of a topic, and who acts on it.
+// Group is a consumer group of a topic, and the actor.
 type Group struct {
 	Topic keys.Topic
 	Name  string
