@@ -60,7 +60,7 @@ func TestSoakRetention_TrimmersAreKilled(t *testing.T) {
 	for i := range keepers {
 		keepers[i] = startKeeper(t, server, topic, "CHILD_TRIM=1")
 	}
-	published, longest, kills, deleted := 0, int64(0), 0, 0
+	published, kills, deleted := 0, 0, 0
 	of := keys.Topic{Name: topic, Base: "{" + topic + "}"}
 	for end := time.Now().Add(soak); time.Now().Before(end); {
 		for range 20 {
@@ -84,12 +84,12 @@ func TestSoakRetention_TrimmersAreKilled(t *testing.T) {
 		for _, group := range groups {
 			redistest.Eventually(t, 2*soon, func() bool { return group.len() == published }, "all %d are received", published)
 		}
-		_, err := retention.Operate(t.Context(), client, of, "soak", keepNothing)
-		require.NoError(t, err)
-		longest = max(longest, client.XLen(t.Context(), topic).Val())
+		redistest.Eventually(t, soon, func() bool { // a group may be missing still, and acknowledgements on their way
+			_, err := retention.Operate(t.Context(), client, of, "soak", keepNothing)
+			return err == nil && client.XLen(t.Context(), topic).Val() <= 300
+		}, "what all have acknowledged is removed")
 	}
-	t.Logf("%d messages, %d kills, %d groups deleted, at most %d entries left", published, kills, deleted, longest)
-	require.LessOrEqual(t, longest, int64(2500))
+	t.Logf("%d messages, %d kills, %d groups deleted", published, kills, deleted)
 	for _, sub := range subs {
 		sub.closeSoon(t)
 		sub.events.none(t, redischannels.EventTrimmed)
