@@ -144,3 +144,34 @@ func Example_removeGroup() {
 	// pending: 0
 	// left: 0 because of: no group
 }
+
+// requeueTimeouts requeues what its dry run has listed.
+func requeueTimeouts(ctx context.Context, inspector *inspect.Inspector) error {
+	selection := inspect.DeadLetterSelection{Group: "billing", Reason: "timeout", DryRun: true}
+	plan, err := inspector.Requeue(ctx, "orders", selection)
+	if err != nil {
+		return err
+	}
+	fmt.Println("would requeue:", len(plan.IDs))
+	selection.IDs, selection.DryRun, selection.PerSecond = plan.IDs, false, 50
+	change, err := inspector.Requeue(ctx, "orders", selection)
+	if err != nil {
+		return err
+	}
+	fmt.Println("requeued:", change.Changed)
+	return nil
+}
+
+func Example_requeue() {
+	client, stop := exampleServer()
+	defer stop()
+	inspector, err := inspect.New(inspect.Config{Client: client, Actor: "on-call"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(requeueTimeouts(context.Background(), inspector))
+	// Output:
+	// would requeue: 0
+	// requeued: 0
+	// <nil>
+}

@@ -190,14 +190,18 @@ func (i *Inspector) Consumers(ctx context.Context, topic, group string) ([]Consu
 	return consumersOf(members), nil
 }
 
-func consumersOf(members survey.Members) []Consumer {
-	minIdle := members.MinIdle
-	if minIdle == 0 {
-		minIdle = redischannels.DefaultMinIdle
+// minIdleOf returns for how long an idle consumer of the group is alive.
+func minIdleOf(members survey.Members) time.Duration {
+	if members.MinIdle == 0 {
+		return redischannels.DefaultMinIdle
 	}
+	return members.MinIdle
+}
+
+func consumersOf(members survey.Members) []Consumer {
 	consumers := make([]Consumer, 0, len(members.Consumers))
 	for _, c := range members.Consumers {
-		consumers = append(consumers, Consumer{c.Name, c.Pending, c.Idle, c.Name != stream.RequeueConsumer && c.Idle < minIdle})
+		consumers = append(consumers, Consumer{c.Name, c.Pending, c.Idle, c.Name != stream.RequeueConsumer && c.Idle < minIdleOf(members)})
 	}
 	return consumers
 }

@@ -142,6 +142,7 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 	"viewer":         aclInspect,
 	"waiting-writer": aclWaitToWrite,
 	"follower":       aclFollow,
+	"repairer":       aclRepair,
 	"channel-publisher": func(t *testing.T, _, client *redis.Client, topic string) error {
 		return aclPubSubPublish(t, client, topic)
 	},

@@ -57,7 +57,7 @@ func TestInspect_Topics(t *testing.T) {
 	for _, key := range []string{"{orders}:dead", "{orders}:audit", "{orders}:return:g", "{runs:7}:events:chat-1"} {
 		publish(t, client, key, "a")
 	}
-	// What only looks like one of these.
+	// Keys that only look like one of these.
 	for _, key := range []string{"orders:dead", "{x}:dead:letters", "{runs}:events:chat-1", "{a}:b"} {
 		want = append(want, key)
 		publish(t, client, key, "a")
@@ -110,7 +110,7 @@ func TestInspect_TopicsOfACluster(t *testing.T) {
 	}
 }
 
-// What a topic has, beside it too.
+// A topic with all that lies beside it.
 func TestInspect_Topic(t *testing.T) {
 	t.Parallel()
 	client := redistest.Shared(t).Client(t)
@@ -376,7 +376,7 @@ func TestInspect_Messages(t *testing.T) {
 	require.Equal(t, payloadsUpTo(11, 12), list(inspect.MessagesQuery{After: ids[9], Limit: 2}))
 	require.Equal(t, []string{"19", "18"}, list(inspect.MessagesQuery{Before: ids[19], Newest: true, Limit: 2}))
 
-	// What is appended meanwhile is not waited for.
+	// The loop does not wait for entries that are appended meanwhile.
 	n := 0
 	for _, err := range inspector.Messages(t.Context(), topic, inspect.MessagesQuery{}) {
 		require.NoError(t, err)
@@ -473,7 +473,7 @@ func (d *deadTopic) dieOf(t *testing.T, group, reason string, at time.Time) (dea
 	return res.ID
 }
 
-// What waits: delayed messages, deferred retries, schedules.
+// All that waits: delayed messages, deferred retries, schedules.
 func TestInspect_WhatWaits(t *testing.T) {
 	t.Parallel()
 	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)

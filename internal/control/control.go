@@ -28,11 +28,22 @@ var (
 	//go:embed lua/remove_group.lua
 	removeGroupLua string
 
+	//go:embed lua/note.lua
+	noteLua string
+	//go:embed lua/skip.lua
+	skipLua string
+	//go:embed lua/remove_consumer.lua
+	removeConsumerLua string
+
 	lookScript   = redis.NewScript(stream.PausedLua + lookLua)
 	pauseScript  = newScript(pauseLua)
 	resumeScript = newScript(resumeLua)
 
 	removeGroupScript = newScript(removeGroupLua)
+	noteScript        = newScript(noteLua)
+	skipScript        = newScript(stream.OriginalLua + stream.DeadCommonLua + skipLua)
+
+	removeConsumerScript = newScript(removeConsumerLua)
 )
 
 func newScript(text string) *redis.Script {
@@ -55,6 +66,93 @@ func (g Group) run(ctx context.Context, client redis.UniversalClient, script *re
 func (g Group) runOn(ctx context.Context, client redis.UniversalClient, script *redis.Script, more []string, args ...any) *redis.Cmd {
 	return script.Run(ctx, client, append([]string{g.Topic.Control(), g.Topic.Audit(), g.Topic.Name}, more...),
 		append([]any{g.Topic.Name, g.Name, g.Actor}, args...)...)
+}
+
+// Note adds a line to the audit stream of the topic, with names and values of details.
+func (g Group) Note(ctx context.Context, client redis.UniversalClient, action string, details ...any) error {
+	return g.run(ctx, client, noteScript, append([]any{action}, details...)...).Err()
+}
+
+// Skip is a pending entry to be ended.
+type Skip struct {
+	Key       string // where it is pending: the topic, or the return stream of the group
+	DeadTopic string // in the same hash slot
+	ID        string
+	Drop      bool          // no dead letter is made of it
+	Reason    string        // of the dead letter, and in the audit stream
+	MinIdle   time.Duration // for a group of which none is known
+}
+
+// Skipped is what became of it.
+type Skipped struct {
+	Outcome    string // see lua/skip.lua
+	Consumer   string
+	Count      int64
+	EntryID    string // of the original in the topic
+	DeadLetter string
+	Wait       time.Duration // until no lease on the entry is valid
+}
+
+// SkipStep is a step of Skip: see lua/skip.lua.
+type SkipStep string
+
+// The steps.
+const (
+	SkipLook SkipStep = "look"
+	SkipTake SkipStep = "take"
+	SkipKeep SkipStep = "keep"
+	SkipEnd  SkipStep = "end"
+)
+
+// Skip does a step of the end of a pending entry. (XPENDING, XRANGE, HGET, XCLAIM, XADD, XACK, XDEL, XGROUP DELCONSUMER)
+func (g Group) Skip(ctx context.Context, client redis.UniversalClient, s Skip, step SkipStep) (done Skipped, err error) {
+	mode := "dead"
+	if s.Drop {
+		mode = "drop"
+	}
+	reply, err := g.runOn(ctx, client, skipScript, []string{s.Key, s.DeadTopic}, s.ID, mode, stream.CapReason(s.Reason),
+		stream.DeadTime(time.Now()), s.MinIdle.Milliseconds(), string(step)).Slice()
+	if err != nil {
+		return done, err
+	}
+	if len(reply) != 6 {
+		return done, redisconn.ErrMalformed
+	}
+	for i, to := range map[int]*string{0: &done.Outcome, 1: &done.Consumer, 3: &done.EntryID, 4: &done.DeadLetter} {
+		*to, _ = reply[i].(string)
+	}
+	done.Count, _ = reply[2].(int64)
+	wait, _ := reply[5].(int64)
+	done.Wait = time.Duration(wait) * time.Millisecond
+	return done, nil
+}
+
+// Removed is what became of a consumer that was to be removed.
+type Removed struct {
+	Outcome string // see lua/remove_consumer.lua
+	Pending int64
+	Idle    time.Duration
+}
+
+// RemoveConsumer removes a consumer without pending entries that was idle for at least `alive`.
+// (XINFO CONSUMERS, XGROUP DELCONSUMER)
+func (g Group) RemoveConsumer(ctx context.Context, client redis.UniversalClient, consumer string, alive time.Duration, released int, dryRun bool) (r Removed, err error) {
+	dry := ""
+	if dryRun {
+		dry = "1"
+	}
+	reply, err := g.runOn(ctx, client, removeConsumerScript, []string{g.Topic.Return(g.Name)}, consumer, alive.Milliseconds(), released, dry).Slice()
+	if err != nil {
+		return r, err
+	}
+	if len(reply) != 3 {
+		return r, redisconn.ErrMalformed
+	}
+	r.Outcome, _ = reply[0].(string)
+	r.Pending, _ = reply[1].(int64)
+	idle, _ := reply[2].(int64)
+	r.Idle = time.Duration(idle) * time.Millisecond
+	return r, nil
 }
 
 // Paused says how a group is paused.

@@ -40,14 +40,16 @@ const (
 )
 
 var (
+	// DeadCommonLua stands before the scripts on dead letters.
+	//
 	//go:embed lua/dead_common.lua
-	deadCommonLua string
+	DeadCommonLua string
 	//go:embed lua/dead_letter.lua
 	deadLetterLua string
 	//go:embed lua/dead_guard.lua
 	deadGuardLua string
 
-	deadLetterScript = redis.NewScript(OriginalLua + deadCommonLua + deadLetterLua)
+	deadLetterScript = redis.NewScript(OriginalLua + DeadCommonLua + deadLetterLua)
 )
 
 // DeadLetterMove describes one move to the dead-letter stream.
@@ -156,7 +158,7 @@ func (m *DeadLetterMove) finish(ctx context.Context, client redis.UniversalClien
 // scriptArgs are the arguments of dead_letter.lua.
 func (m *DeadLetterMove) scriptArgs() []any {
 	args := make([]any, 0, 13+len(m.Fields))
-	args = append(args, m.Group, m.Consumer, m.ID, m.Reason, m.Count, deadTime(m.Time))
+	args = append(args, m.Group, m.Consumer, m.ID, m.Reason, m.Count, DeadTime(m.Time))
 	switch {
 	case m.Trim.MaxLen > 0:
 		args = append(args, "maxlen", m.Trim.Operator(), m.Trim.MaxLen)
@@ -190,7 +192,7 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 	values = append(values,
 		DeadReasonField, m.Reason, DeadEntryIDField, m.EntryID, DeadTopicField, m.Topic,
 		DeadGroupField, m.Group, DeadConsumerField, m.Consumer,
-		DeadCountField, strconv.Itoa(m.Count), DeadTimeField, deadTime(m.Time))
+		DeadCountField, strconv.Itoa(m.Count), DeadTimeField, DeadTime(m.Time))
 
 	add := []any{"xadd", m.DeadTopic}
 	switch {
@@ -205,7 +207,7 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 	}
 	tx := client.TxPipeline()
 	added := tx.Do(ctx, append(append(add, "*"), values...)...)
-	guard := tx.Eval(ctx, deadCommonLua+deadGuardLua, []string{m.Stream, m.DeadTopic}, m.Group, m.Consumer, m.ID, mode, m.Topic, m.EntryID)
+	guard := tx.Eval(ctx, DeadCommonLua+deadGuardLua, []string{m.Stream, m.DeadTopic}, m.Group, m.Consumer, m.ID, mode, m.Topic, m.EntryID)
 	err := redisconn.Guard(func() error { _, err := tx.Exec(ctx); return err })
 	if added.Err() != nil {
 		return DeadLetterResult{}, added.Err()
@@ -238,7 +240,8 @@ func deadLetterResult(reply []string) (DeadLetterResult, error) {
 	}
 }
 
-func deadTime(t time.Time) string { return t.UTC().Format(DeadTimeLayout) }
+// DeadTime returns the text of the time of a dead letter.
+func DeadTime(t time.Time) string { return t.UTC().Format(DeadTimeLayout) }
 
 // CapReason makes valid UTF-8 of at most MaxDeadReason bytes, cut between runes.
 func CapReason(s string) string {

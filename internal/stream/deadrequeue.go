@@ -30,9 +30,9 @@ var (
 	//go:embed lua/dead_reappend.lua
 	deadReappendLua string
 
-	deadGroupScript    = redis.NewScript(deadCommonLua + deadGroupLua)
-	deadRequeueScript  = redis.NewScript(deadCommonLua + LessLua + deadRequeueLua)
-	deadReappendScript = redis.NewScript(deadCommonLua + deadReappendLua)
+	deadGroupScript    = redis.NewScript(DeadCommonLua + deadGroupLua)
+	deadRequeueScript  = redis.NewScript(DeadCommonLua + LessLua + deadRequeueLua)
+	deadReappendScript = redis.NewScript(DeadCommonLua + deadReappendLua)
 )
 
 var errDeadReply = errors.New("dead letters: unexpected reply of redis")
