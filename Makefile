@@ -2,10 +2,15 @@
 # also needs a Chromium, for which scripts/chromium.sh does the same.
 
 # Every module of the repository. tools/ has the tools of lint.
-MODULES := . examples benchmarks tools
+MODULES := . examples benchmarks tools cmd/redch
 
-# Each module is built by its own go.mod, as its users do; go.work is for editors.
+# Each module is built by its own go.mod, as its users do. A module of WORKSPACE is built by go.work: it
+# requires the library without a replace directive, and no version of that has been released yet.
+WORKSPACE := cmd/redch
 export GOWORK := off
+
+# Sets GOWORK for the module of the variable $$module.
+IN_WORKSPACE := case " $(WORKSPACE) " in *" $$module "*) export GOWORK="$(CURDIR)/go.work";; esac
 
 RACE        ?= -race
 TESTTIMEOUT ?= 15m
@@ -29,7 +34,7 @@ test: ## run the tests of all modules with the race detector (RACE= without, TES
 	@$(REDIS) && $(BROWSER) && export REQUIRE_REDIS=1 REQUIRE_CHROMIUM=1 && failed= && \
 	for module in $(MODULES); do \
 		echo "go test $(RACE) ./... ($$module)"; \
-		(cd $$module && go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) ./...) || failed="$$failed $$module"; \
+		(cd $$module && $(IN_WORKSPACE) && go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) ./...) || failed="$$failed $$module"; \
 	done && \
 	echo "go test -run Allocations (the race detector makes allocations of its own)" && \
 	{ go test -count=1 -timeout $(TESTTIMEOUT) -run Allocations . ./tests || failed="$$failed allocations"; } && \
@@ -44,10 +49,11 @@ test-servers: ## run the tests of the library with each of SERVERS="path ..." (R
 lint: ## check the format, go vet and staticcheck of all modules, and the words of the prose
 	@unformatted="$$(gofmt -l .)" && \
 	if [ -n "$$unformatted" ]; then echo "not in the form of gofmt:"; echo "$$unformatted"; exit 1; fi
-	@root="$$PWD" && failed= && \
+	@failed= && \
+	staticcheck="$$(cd tools && go tool -n staticcheck)" && \
 	for module in $(MODULES); do \
 		echo "go vet, staticcheck ($$module)"; \
-		(cd $$module && go vet ./... && go tool -modfile="$$root/tools/go.mod" staticcheck ./...) || failed="$$failed $$module"; \
+		(cd $$module && $(IN_WORKSPACE) && go vet ./... && "$$staticcheck" ./...) || failed="$$failed $$module"; \
 	done && \
 	echo "words" && \
 	{ (cd tools && go run ./words ..) || failed="$$failed words"; } && \
@@ -64,7 +70,7 @@ soak: ## run the soak tests for SOAK=60s (SOAK_SEED=n repeats the faults of a ru
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME=30s
 	@for module in $(MODULES); do \
-		cd "$(CURDIR)/$$module" || exit 1; \
+		cd "$(CURDIR)/$$module" && $(IN_WORKSPACE) || exit 1; \
 		for package in $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do \
 			names="$$(go test -list '^Fuzz' "$$package")" || { echo "$$names"; exit 1; }; \
 			for name in $$(echo "$$names" | grep '^Fuzz'); do \
