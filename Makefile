@@ -46,14 +46,16 @@ test-servers: ## run the tests of the library with each of SERVERS="path ..." (R
 	@REQUIRE_REDIS=1 scripts/servers.sh run go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) $(SUITES)
 
 .PHONY: lint
-lint: ## check the format, go vet and staticcheck of all modules, and the words of the prose
+lint: ## check the workflows, the format, go vet, staticcheck, tools/lint and the words of the prose
+	@root="$$PWD" && cd tools && go tool actionlint "$$root"/.github/workflows/*.yml
 	@unformatted="$$(gofmt -l .)" && \
 	if [ -n "$$unformatted" ]; then echo "not in the form of gofmt:"; echo "$$unformatted"; exit 1; fi
-	@failed= && \
+	@mkdir -p .cache && cd tools && go build -o ../.cache/lint ./lint
+	@root="$$PWD" && failed= && \
 	staticcheck="$$(cd tools && go tool -n staticcheck)" && \
 	for module in $(MODULES); do \
-		echo "go vet, staticcheck ($$module)"; \
-		(cd $$module && $(IN_WORKSPACE) && go vet ./... && "$$staticcheck" ./...) || failed="$$failed $$module"; \
+		echo "go vet, staticcheck, tools/lint ($$module)"; \
+		(cd $$module && $(IN_WORKSPACE) && go vet ./... && go vet -vettool="$$root/.cache/lint" ./... && "$$staticcheck" ./...) || failed="$$failed $$module"; \
 	done && \
 	echo "words" && \
 	{ (cd tools && go run ./words ..) || failed="$$failed words"; } && \

@@ -167,11 +167,10 @@ func (r *Reader[T]) decodeBatch(attempts []*source.Attempt) (batch []Delivery[T]
 	batch = make([]Delivery[T], 0, len(attempts))
 	for _, a := range attempts {
 		value, metadata, err := r.decode(a)
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			batch = append(batch, r.delivery(a, value, metadata))
-		case errSkip:
-		default:
+		case !isSkip(err):
 			failures = append(failures, err)
 		}
 	}

@@ -58,7 +58,7 @@ func (d *ChannelDeadLetters[T]) List(ctx context.Context, query DeadLetterQuery)
 			if err == nil {
 				found.Value, found.Metadata, err = d.value(letter)
 			}
-			if err != errSkip && !yield(found, err) {
+			if !isSkip(err) && !yield(found, err) {
 				return
 			}
 		}

@@ -178,7 +178,7 @@ func (c coder[T]) message(v *T, metadata message.Metadata) (msg *message.Message
 // value decodes the value of a message. The error is a *DecodeError, or errSkip.
 func (c coder[T]) value(msg *message.Message) (T, error) {
 	v, err := c.of(msg.Payload, msg.Metadata)
-	if err == nil || err == errSkip {
+	if err == nil || isSkip(err) {
 		return v, err
 	}
 	failure := decodeError[T](err)

@@ -104,13 +104,19 @@ func unmarshalSafely(entry Entry, unmarshal func(Entry) error) (err error) {
 	switch {
 	case err == nil:
 		return nil
-	case err == errNoMessage:
+	case errors.Is(err, errNoMessage):
 		return failure("the unmarshaler "+errNoMessage.Error(), nil)
-	}
-	if _, ok := err.(*DecodeError); !ok {
-		err = failure("the unmarshaler failed", err)
+	case !isDecodeError(err):
+		return failure("the unmarshaler failed", err)
 	}
 	return err
+}
+
+// isDecodeError reports whether an error is a *DecodeError itself: the text of one that wraps it
+// may quote the payload.
+func isDecodeError(err error) bool {
+	_, ok := err.(*DecodeError) //nolint:errorlint // see above
+	return ok
 }
 
 func tooLarge(size, limit int) string {

@@ -111,7 +111,7 @@ func TestDocumentationLinks(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
-	for _, page := range append(pages, "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {
+	for _, page := range append(pages, "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "RELEASING.md") {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		// Code has brackets of its own.

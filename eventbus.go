@@ -212,6 +212,10 @@ func (r *Registry[E]) add(name string, written reflect.Type, kind eventKind[E]) 
 // errSkip makes the reader acknowledge a message and read the next one.
 var errSkip = errors.New("skip this event")
 
+// isSkip reports whether an error is errSkip, which is never wrapped. errors.Is would call the
+// methods of a codec's errors, which can panic.
+func isSkip(err error) bool { return err == errSkip } //nolint:errorlint // see above
+
 // coder returns a copy of the registry as a coder.
 func (r *Registry[E]) coder(codec Codec) (coder[E], error) {
 	r.mu.Lock()

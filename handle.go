@@ -170,7 +170,7 @@ func (h *handling[T]) work(ctx context.Context, w *worker) {
 func (h *handling[T]) handle(ctx context.Context, w *worker, a *source.Attempt) {
 	value, _, err := h.reader.decode(a)
 	if err != nil {
-		if err != errSkip {
+		if !isSkip(err) {
 			h.failed(a, err)
 		}
 		return

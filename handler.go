@@ -19,7 +19,7 @@ import (
 func untyped[T any](code coder[T], fn func(context.Context, T) ([]*message.Message, error)) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		value, err := code.value(msg)
-		if err == errSkip {
+		if isSkip(err) {
 			return nil, nil
 		}
 		if err != nil {

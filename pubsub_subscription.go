@@ -94,7 +94,7 @@ func (s *PubSubSubscriber) message(a *source.Attempt) (msg *message.Message, err
 	msg, err = s.cfg.Unmarshaler.Unmarshal(a.Topic, a.Payload)
 	switch {
 	case err != nil:
-		if _, ok := err.(*DecodeError); !ok {
+		if !isDecodeError(err) {
 			err = fail("the unmarshaler failed", err)
 		}
 		return nil, err

@@ -52,7 +52,7 @@ func (r *Reader[T]) Receive(ctx context.Context) (Delivery[T], error) {
 		if err != nil {
 			return Delivery[T]{}, err
 		}
-		if d, err := r.received(got[0]); err != errSkip {
+		if d, err := r.received(got[0]); !isSkip(err) {
 			return d, err
 		}
 	}
@@ -67,7 +67,7 @@ func (r *Reader[T]) TryReceive() (d Delivery[T], ok bool, err error) {
 		if err != nil || len(got) == 0 {
 			return Delivery[T]{}, false, err
 		}
-		if d, err := r.received(got[0]); err != errSkip {
+		if d, err := r.received(got[0]); !isSkip(err) {
 			return d, err == nil, err
 		}
 	}
@@ -105,7 +105,7 @@ func (r *Reader[T]) Read(ctx context.Context) (T, error) {
 		if err == nil {
 			_ = got[0].End(source.Outcome{Kind: source.Ack}) // a lost lease is reported by an event
 		}
-		if err != errSkip {
+		if !isSkip(err) {
 			return value, err
 		}
 	}
@@ -210,7 +210,7 @@ func (r *Reader[T]) value(a *source.Attempt) (value T, metadata message.Metadata
 // refuse ends an attempt that cannot be decoded, or that must be skipped, and returns the error
 // of decode.
 func (r *Reader[T]) refuse(a *source.Attempt, err error) error {
-	if err == errSkip {
+	if isSkip(err) {
 		_ = a.End(source.Outcome{Kind: source.Ack})
 		return err
 	}

@@ -27,7 +27,7 @@ func (r *Reader[T]) All(ctx context.Context) iter.Seq2[T, error] {
 			got, err := r.source.next(ctx, buf, one)
 			var value T
 			if err == nil {
-				if value, _, err = r.decode(got[0]); err == errSkip {
+				if value, _, err = r.decode(got[0]); isSkip(err) {
 					continue
 				}
 			}
@@ -228,7 +228,7 @@ func (r *Reader[T]) LastID(ctx context.Context) (string, error) {
 func (r *Reader[T]) show(ctx context.Context, a *source.Attempt, end endFunc[T], yield func(Delivery[T], error) bool) bool {
 	value, metadata, err := r.value(a)
 	switch {
-	case err == errSkip:
+	case isSkip(err):
 		completed := completion(a, metadata)
 		return completed == nil || end == nil || end(completed, yield)
 	case err != nil:

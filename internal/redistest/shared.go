@@ -3,6 +3,7 @@ package redistest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -69,7 +70,7 @@ func startShared() (*process, redis.Options, error) {
 
 // withoutURL takes the URL out of the error, since it may hold a password.
 func withoutURL(err error) error {
-	if u, ok := err.(*url.Error); ok {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -38,7 +39,7 @@ func readAll(conn net.Conn, size int) (string, error) {
 		n, err := conn.Read(p)
 		all.Write(p[:n])
 		clear(p)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all.String(), nil
 		}
 		if err != nil {

@@ -2,6 +2,7 @@ package tail
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ func TestPager_Life(t *testing.T) {
 				defer p.Close()
 				ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
 				defer cancel()
-				if _, err = p.Next(ctx); err == context.DeadlineExceeded {
+				if _, err = p.Next(ctx); errors.Is(err, context.DeadlineExceeded) {
 					return nil
 				}
 				return err
@@ -49,7 +50,7 @@ func TestPager_Life(t *testing.T) {
 				ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
 				defer cancel()
 				_, err := p.Next(ctx)
-				if err == context.DeadlineExceeded {
+				if errors.Is(err, context.DeadlineExceeded) {
 					return nil
 				}
 				return err

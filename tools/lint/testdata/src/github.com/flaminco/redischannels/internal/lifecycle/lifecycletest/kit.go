@@ -1,0 +1,3 @@
+package lifecycletest
+
+import _ "github.com/stretchr/testify/require"
