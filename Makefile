@@ -57,9 +57,15 @@ lint: ## check the workflows, the format, go vet, staticcheck, tools/lint and th
 		echo "go vet, staticcheck, tools/lint ($$module)"; \
 		(cd $$module && $(IN_WORKSPACE) && go vet ./... && go vet -vettool="$$root/.cache/lint" ./... && "$$staticcheck" ./...) || failed="$$failed $$module"; \
 	done && \
+	echo "docs/configuration.md" && \
+	{ (cd tools && go run ./configs -check ..) || failed="$$failed docs/configuration.md"; } && \
 	echo "words" && \
 	{ (cd tools && go run ./words ..) || failed="$$failed words"; } && \
 	if [ -n "$$failed" ]; then echo "lint failed in:$$failed"; exit 1; fi
+
+.PHONY: docs
+docs: ## write docs/configuration.md from the comments of the code
+	@cd tools && go run ./configs ..
 
 .PHONY: bench
 bench: ## measure against watermill-redisstream, go-redis and rueidis (BENCHFLAGS=-h)

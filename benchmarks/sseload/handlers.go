@@ -177,7 +177,7 @@ func openNaive(addr string, clients int) (*opened, error) {
 		_, _ = fmt.Fprint(w, ": ready\n\n")
 		for out.Flush() == nil && r.Context().Err() == nil && ctx.Err() == nil {
 			read, err := client.XRead(ctx, &redis.XReadArgs{Streams: []string{stream + streamPath(0), last}, Count: 100, Block: 5 * time.Second}).Result()
-			if err != nil && err != redis.Nil {
+			if err != nil && !errors.Is(err, redis.Nil) {
 				return
 			}
 			for _, s := range read {
