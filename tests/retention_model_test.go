@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -121,7 +122,7 @@ func (m *retentionModel) read() {
 	got, err := m.client.XReadGroup(m.t.Context(), &redis.XReadGroupArgs{
 		Group: name, Consumer: consumer, Streams: []string{m.topic.Name, ">"}, Count: 1 + int64(m.rnd.IntN(40)), Block: -1,
 	}).Result()
-	if err == redis.Nil {
+	if errors.Is(err, redis.Nil) {
 		return
 	}
 	require.NoError(m.t, err)
