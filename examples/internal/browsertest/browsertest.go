@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
-	"github.com/stretchr/testify/require"
 )
 
 // chromium finds the browser: CHROMIUM, or one in PATH. Without one the test is skipped, or fails
@@ -55,7 +54,9 @@ func Start(t *testing.T) context.Context {
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
 	browser, _ := chromedp.NewContext(allocator)
-	require.NoError(t, chromedp.Run(browser), "the browser does not start")
+	if err := chromedp.Run(browser); err != nil {
+		t.Fatalf("the browser does not start: %v", err)
+	}
 	t.Cleanup(func() {
 		_ = chromedp.Cancel(browser) // waits for the process
 		chromedp.FromContext(browser).Allocator.Wait()
