@@ -5,7 +5,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,6 +23,8 @@ type action func(ctx context.Context, r request) (next, done string, err error)
 var actions = map[string]action{
 	"/topics/{topic}/groups/{group}/pause":  pauseAction,
 	"/topics/{topic}/groups/{group}/resume": resumeAction,
+	"/topics/{topic}/requeue":               requeueAction,
+	"/topics/{topic}/purge":                 purgeAction,
 }
 
 // errInput is what is wrong with a form.
@@ -109,4 +114,69 @@ func pauseAction(ctx context.Context, r request) (next, done string, err error) 
 func resumeAction(ctx context.Context, r request) (next, done string, err error) {
 	err = r.inspector.Resume(ctx, r.PathValue("topic"), r.PathValue("group"))
 	return r.groupLink(), "Resumed.", err
+}
+
+// longest is how long a browser waits for an action.
+const longest = time.Minute
+
+// selection reads which dead letters an action changes.
+func (r request) selection() (inspect.DeadLetterSelection, error) {
+	filter := r.deadFilter()
+	most, err := r.number("max", 1, inspect.DefaultLimit)
+	return inspect.DeadLetterSelection{Group: filter.Group, Reason: filter.Reason, Max: most, DryRun: r.FormValue("dry") != ""}, err
+}
+
+// deadLink is the page of the dead letters of an action.
+func (r request) deadLink() string {
+	filter := r.deadFilter()
+	return link(r.prefix, "topics", r.PathValue("topic"), "dead") + "?" + url.Values{"group": {filter.Group}, "reason": {filter.Reason}}.Encode()
+}
+
+// changed writes what an action has done to dead letters, or would do.
+func changed(verb string, selection inspect.DeadLetterSelection, c inspect.DeadLetterChange) string {
+	more := ""
+	if c.More {
+		more = ", there are more"
+	}
+	if selection.DryRun {
+		return fmt.Sprintf("%d dead letters would be %s%s.", len(c.IDs), verb, more)
+	}
+	text := fmt.Sprintf("%d dead letters were %s%s.", c.Changed, verb, more)
+	outcomes := make(map[redischannels.RequeueOutcome]int)
+	for _, u := range c.Unchanged {
+		outcomes[u.Outcome]++
+	}
+	for _, outcome := range slices.Sorted(maps.Keys(outcomes)) {
+		text += fmt.Sprintf(" %d were not: %s.", outcomes[outcome], outcome)
+	}
+	return text
+}
+
+func requeueAction(ctx context.Context, r request) (next, done string, err error) {
+	selection, err := r.selection()
+	if err != nil {
+		return "", "", err
+	}
+	rate, err := r.number("rate", 0, 100_000)
+	if err != nil {
+		return "", "", err
+	}
+	if rate > 0 && time.Duration(selection.Max)*time.Second/time.Duration(rate) > longest {
+		return "", "", errInput(fmt.Sprintf("%d dead letters at %d per second take longer than a minute: choose fewer, or a higher rate", selection.Max, rate))
+	}
+	selection.PerSecond = float64(rate)
+	change, err := r.inspector.Requeue(ctx, r.PathValue("topic"), selection)
+	return r.deadLink(), changed("requeued", selection, change), err
+}
+
+func purgeAction(ctx context.Context, r request) (next, done string, err error) {
+	selection, err := r.selection()
+	if err != nil {
+		return "", "", err
+	}
+	if topic := r.PathValue("topic"); !selection.DryRun && r.FormValue("confirm") != topic {
+		return "", "", errInput(fmt.Sprintf("this cannot be undone: type the name of the topic, %s", topic))
+	}
+	change, err := r.inspector.Purge(ctx, r.PathValue("topic"), selection)
+	return r.deadLink(), changed("deleted", selection, change), err
 }

@@ -12,7 +12,7 @@ import (
 
 // Access is what a request may do. The zero value may only look at numbers and names.
 type Access struct {
-	// Act permits actions: to pause and resume a group.
+	// Act permits actions: to pause and resume a group, to requeue and purge dead letters.
 	Act bool
 	// Payloads shows payloads and metadata, which may be personal data.
 	Payloads bool

@@ -250,7 +250,7 @@ type letterRow struct {
 	Body body
 }
 
-// deadFilter says which dead letters a page shows.
+// deadFilter says which dead letters a page shows or an action changes.
 type deadFilter struct{ Group, Reason string }
 
 func (r request) deadFilter() deadFilter {
@@ -287,6 +287,10 @@ func deadPage(ctx context.Context, c *Console, r request) (view, error) {
 			Topic string
 			inspect.DeadLetterReasons
 		}{topic, reasons}},
+		{ID: "actions", Name: "deadactions", Data: struct {
+			deadFilter
+			Topic string
+		}{filter, topic}},
 		{ID: "letters", Name: "letters", Data: letters},
 	}}, nil
 }

@@ -298,3 +298,53 @@ func TestConsole_Live(t *testing.T) {
 	defer again.Body.Close()
 	require.Equal(t, http.StatusServiceUnavailable, again.StatusCode)
 }
+
+// Dead letters are counted, requeued and purged as the page says, and only those of the filter.
+func TestConsole_RequeueAndPurge(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t).Client(t)
+	topic := redistest.Key(t)
+	publish(t, client, topic, "a", "a", "b", "b", "b")
+	sub := newSub(t, client)
+	messages, err := sub.Subscribe(t.Context(), topic)
+	require.NoError(t, err)
+	for range 5 {
+		msg := <-messages
+		require.True(t, redischannels.Reject(msg, "reason "+string(msg.Payload)))
+		msg.Nack()
+	}
+	dead := "{" + topic + "}:dead"
+	redistest.Eventually(t, soon, func() bool { return client.XLen(t.Context(), dead).Val() == 5 }, "dead letters")
+	sub.closeSoon(t)
+	s := newSite(t, client, operator)
+	base := "/redis/topics/" + url.PathEscape(topic)
+	form := func(reason string, more ...string) url.Values {
+		v := url.Values{"group": {"g"}, "reason": {reason}, "max": {"100"}, "rate": {"0"}}
+		for i := 0; i < len(more); i += 2 {
+			v.Set(more[i], more[i+1])
+		}
+		return v
+	}
+	for _, c := range []struct {
+		action, text string
+		form         url.Values
+		status       int
+		left         int64
+	}{
+		{"requeue", "2 dead letters would be requeued.", form("reason a", "dry", "yes"), http.StatusOK, 5},
+		{"requeue", "1 dead letters would be requeued, there are more.", form("reason a", "dry", "yes", "max", "1"), http.StatusOK, 5},
+		{"requeue", "max must be a number of 1 to 10000", form("reason a", "max", "0"), http.StatusBadRequest, 5},
+		{"requeue", "take longer than a minute", form("reason a", "rate", "1"), http.StatusBadRequest, 5},
+		{"requeue", "2 dead letters were requeued.", form("reason a"), http.StatusOK, 3},
+		{"purge", "3 dead letters would be deleted.", form("reason b", "dry", "yes"), http.StatusOK, 3},
+		{"purge", "type the name of the topic", form("reason b", "confirm", "another"), http.StatusBadRequest, 3},
+		{"purge", "2 dead letters were deleted, there are more.", form("reason b", "max", "2", "confirm", topic), http.StatusOK, 1},
+		{"purge", "0 dead letters were deleted.", form("reason a", "confirm", topic), http.StatusOK, 1},
+	} {
+		body, status := s.post(t, base+"/"+c.action, c.form)
+		require.Equal(t, c.status, status, body)
+		require.Contains(t, body, c.text)
+		require.Equal(t, c.left, client.XLen(t.Context(), dead).Val(), c.text)
+	}
+	require.EqualValues(t, 2, client.XLen(t.Context(), "{"+topic+"}:return:g").Val())
+}
