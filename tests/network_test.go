@@ -185,9 +185,9 @@ func scriptText(t *testing.T, name string) string {
 	switch name {
 	case "dead_letter":
 		files = []string{"dead_common", name}
-	case "reap", "lag", "room":
+	case "lag", "room":
 		files = []string{"behind", name}
-	case "restore":
+	case "reap", "restore":
 		files = []string{"less", "behind", name}
 	case "scan":
 		files = []string{"paused", name}

@@ -415,7 +415,7 @@ func TestDefer_ProbesWhileEverythingFails(t *testing.T) {
 	require.Greater(t, time.Since(begun), 2*time.Second, "one a second")
 	stalled := sub.events.wait(t, redischannels.EventStalled)
 	require.Equal(t, window, stalled.Count)
-	require.ErrorContains(t, stalled.Err, "waiting for its retry")
+	require.ErrorContains(t, stalled.Err, "wait for their retry")
 	require.Len(t, sub.events.of(redischannels.EventStalled), 1, "once, whatever the probes")
 	sub.closeSoon(t)
 }

@@ -191,7 +191,11 @@ func (k *keeper) stop() error {
 // due makes a duty that moves, or moves its next check forward. A negative time does nothing.
 func (k *keeper) due(h *Handle, target delayed.Target, after time.Duration) {
 	if after >= 0 {
-		k.begin(h, dutyKey{Moving, target}, after, func(d *duty) { d.job = mover{k, target} })
+		k.begin(h, dutyKey{Moving, target}, after, func(d *duty) {
+			if d.job == nil { // the goroutine of the duty reads it without the lock
+				d.job = mover{k, target}
+			}
+		})
 	}
 }
 
