@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -27,7 +28,24 @@ var (
 type directory struct {
 	client redis.UniversalClient
 	config config
+
+	mu       sync.Mutex // held while the overview is read: those who ask meanwhile wait for it
+	overview []roomInfo
+	err      error
+	read     time.Time // when overview and err were read
 }
+
+// roomInfo is a room as the list of rooms shows it.
+type roomInfo struct {
+	Name   string `json:"name"`
+	Stream string `json:"stream"`         // its key in Redis
+	Last   string `json:"last,omitempty"` // ID of its last message; empty if there is none
+}
+
+const (
+	overviewAge     = time.Second     // for which all pages share an overview
+	overviewTimeout = 2 * time.Second // after which Redis counts as down
+)
 
 func (d *directory) now() float64 { return float64(time.Now().Unix()) }
 
@@ -54,6 +72,7 @@ func (d *directory) add(ctx context.Context, name string) error {
 		if rooms >= int64(d.config.maxRooms) {
 			return errTooManyRooms
 		}
+		defer d.outdate()
 	}
 	if err := d.client.ZAdd(ctx, directoryKey, redis.Z{Score: d.now(), Member: name}).Err(); err != nil {
 		return fmt.Errorf("add room: %w", err)
@@ -97,6 +116,50 @@ func (d *directory) list(ctx context.Context) ([]string, error) {
 	})
 	slices.Sort(others)
 	return append(slices.Clone(defaultRooms), others...), nil
+}
+
+// rooms returns all rooms with their last messages, or why Redis cannot be asked.
+func (d *directory) rooms(ctx context.Context) ([]roomInfo, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.read) >= overviewAge {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), overviewTimeout)
+		defer cancel()
+		d.overview, d.err = d.readRooms(ctx)
+		d.read = time.Now()
+	}
+	return d.overview, d.err
+}
+
+// outdate has the next page that asks read the rooms anew.
+func (d *directory) outdate() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.read = time.Time{}
+}
+
+func (d *directory) readRooms(ctx context.Context) ([]roomInfo, error) {
+	names, err := d.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	last := make([]*redis.XMessageSliceCmd, len(names))
+	if _, err = d.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, name := range names {
+			last[i] = p.XRevRangeN(ctx, roomKey(name), "+", "-", 1)
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read last messages: %w", err)
+	}
+	rooms := make([]roomInfo, len(names))
+	for i, name := range names {
+		rooms[i] = roomInfo{Name: name, Stream: roomKey(name)}
+		for _, entry := range last[i].Val() {
+			rooms[i].Last = entry.ID
+		}
+	}
+	return rooms, nil
 }
 
 // useKnown is use of a room that exists, which is looked up when it is not open here.

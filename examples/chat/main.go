@@ -10,6 +10,9 @@
 // redis://localhost:6379/0, it uses a real one, and then any number of instances serve the same
 // rooms, each at its own -addr. They, and Redis, may be killed and restarted at any moment.
 //
+// The footer of the page names the instance that serves it, the stream of the room and the process to
+// kill. While Redis is down the page is not "Live", and it keeps what is written until Redis is back.
+//
 // A user that signs in with the admin key, which is printed at the start, is an admin: admins have a
 // badge and can make announcements. All others are customers.
 package main
@@ -118,6 +121,7 @@ func (c command) serve(ctx context.Context, addr string, open bool, hosts []stri
 	defer closeRedis()
 	config := defaultConfig()
 	config.adminKey, config.hosts, config.rate = c.adminKey, hosts, perSecond
+	config.embedded = c.redisURL == ""
 	config.log = log.New(c.stderr, "", log.Ltime)
 	chat, err := newServer(ctx, client, config)
 	if err != nil {

@@ -105,27 +105,34 @@ func TestPage(t *testing.T) {
 				`<img src=x onerror="window.hacked=1;alert(2)">`,
 				`"><svg onload=alert(3)><iframe srcdoc="<script>parent.hacked=1</script>">`,
 				`<a href="javascript:alert(4)">click</a> &lt;b&gt; &amp; {{7*7}} ${7*7}`,
+				`https://example.org/"onmouseover="alert(5)" javascript:alert(6)//https://example.org/<img/src/onerror=alert(7)>`,
 				"</textarea></li></ol><style>*{display:none}</style>\u2028<!--",
 			}
-			for _, payload := range payloads[:4] {
+			for _, payload := range payloads[:5] {
 				mira.say(payload)
 			}
-			mira.awaitDelivered(4)
-			theo.awaitDelivered(4)
+			mira.awaitDelivered(5)
+			theo.awaitDelivered(5)
 			// This one has a character that the server refuses, and that no keyboard has.
-			eval[bool](mira, "(document.querySelector('#text').value = %q, true)", payloads[4])
+			eval[bool](mira, "(document.querySelector('#text').value = %q, true)", payloads[5])
 			mira.do(enter(0))
 			mira.await("document.querySelector('#log [data-state=failed]')")
 			for _, tb := range []*tab{mira, theo} {
 				for i, message := range tb.messages() {
 					require.Equal(t, payloads[i], message.Text)
 				}
-				require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("#log :is(script, img, svg, iframe, a, b, style), [onerror], [onload]").length +
+				require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("#log :is(script, img, svg, iframe, b, style), [onerror], [onload], [onmouseover]").length +
 					document.querySelectorAll("#people :is(img, script)").length + (window.hacked ? 1 : 0)`))
+				requireSafeLinks(t, tb, "https://example.org/", "https://example.org/")
 				tb.requireNothingRan()
 			}
 			require.Equal(t, "<img src onerror=boo()>", theo.textOf("#log .name"))
 		})
+
+		t.Run("links", func(t *testing.T) { testLinks(t, browser, first, second) })
+		t.Run("end in view", func(t *testing.T) { testEndInView(t, browser, client, first) })
+		t.Run("unread marks", func(t *testing.T) { testUnreadMarks(t, browser, first, second) })
+		t.Run("people on a phone", func(t *testing.T) { testPeopleOnPhone(t, browser, first, second) })
 
 		t.Run("only by keyboard", func(t *testing.T) {
 			t.Parallel()
@@ -218,6 +225,9 @@ func TestPage(t *testing.T) {
 	})
 	// Alone, since it kills what the others need.
 	t.Run("faults", func(t *testing.T) { testFaults(t, server, browser, first, second) })
+
+	t.Run("footer", func(t *testing.T) { testFooter(t, browser, first) })
+	t.Run("Redis is down", func(t *testing.T) { testRedisIsDown(t, server, browser, second) })
 
 	// The instance refuses the page, so the browser gives up; the page does not.
 	t.Run("forgotten", func(t *testing.T) {

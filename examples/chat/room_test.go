@@ -32,9 +32,17 @@ func TestRooms(t *testing.T) {
 	require.Equal(t, 404, v.say("no-more-room", "message-1", "hello"))
 	require.Equal(t, 404, v.call("GET", "rooms/no-more-room/events", nil, nil))
 	require.Equal(t, 200, v.call("POST", "rooms/a", nil, nil), "a room that exists")
-	var list struct{ Rooms []string }
+	var list struct{ Rooms []roomInfo }
+	names := func() (names []string) {
+		for _, room := range list.Rooms {
+			names = append(names, room.Name)
+		}
+		return names
+	}
 	require.Equal(t, 200, v.call("GET", "rooms", nil, &list))
-	require.Equal(t, []string{"lounge", "support", "ideas", "a", "room-42", strings.Repeat("x", 32)}, list.Rooms)
+	require.Equal(t, []string{"lounge", "support", "ideas", "a", "room-42", strings.Repeat("x", 32)}, names())
+
+	require.Equal(t, roomInfo{Name: "a", Stream: "chat:room:a"}, list.Rooms[3])
 
 	// A room that is not used makes room, and its messages go.
 	require.Equal(t, 201, v.say("a", "message-1", "hello"))
@@ -43,7 +51,7 @@ func TestRooms(t *testing.T) {
 	require.NoError(t, chat.directory.client.ZAdd(t.Context(), directoryKey, redis.Z{Score: long, Member: "room-42"}).Err())
 	require.Equal(t, 200, v.call("POST", "rooms/no-more-room", nil, nil))
 	require.Equal(t, 200, v.call("GET", "rooms", nil, &list))
-	require.Equal(t, []string{"lounge", "support", "ideas", "a", "no-more-room", strings.Repeat("x", 32)}, list.Rooms)
+	require.Equal(t, []string{"lounge", "support", "ideas", "a", "no-more-room", strings.Repeat("x", 32)}, names())
 }
 
 func TestMessages(t *testing.T) {

@@ -52,7 +52,7 @@ func TestScreenshot(t *testing.T) {
 		text         string
 		announcement bool
 	}{
-		{kenji, 0, "Morning! Could you change the address on my invoice to Lindenstraße 12? Thank you 🙏", false},
+		{kenji, 0, "Morning! Could you change the address on my invoice to Lindenstraße 12? Thank you!", false},
 		{ana, 3 * time.Minute, "Done, Kenji. The corrected invoice is on its way to your inbox.", false},
 		{ana, 6 * time.Minute, "At 14:00 we move to new servers. Keep this page open: it reconnects by itself, and you will not miss a message.", true},
 		{mira, 5 * time.Minute, "Does that also go for what I write at that moment?", false},
@@ -82,7 +82,7 @@ func TestScreenshot(t *testing.T) {
 		mira.photograph(file)
 		time.Sleep(2100 * time.Millisecond) // the page reports typing every 2 s
 	}
-	shoot(file, 1120, 760, 1.5, "light")
+	shoot(file, 1120, 800, 1.5, "light")
 	shoot(os.Getenv("CHAT_SCREENSHOT_DARK"), 1120, 730, 1, "dark")
 	shoot(os.Getenv("CHAT_SCREENSHOT_PHONE"), 390, 780, 2, "light")
 }

@@ -13,6 +13,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -33,6 +34,7 @@ type config struct {
 	log          *log.Logger
 	hosts        []string      // names at which the chat is reached, besides localhost and IP addresses
 	adminKey     string        // empty: a random one, kept in Redis
+	embedded     bool          // Redis ends with this process
 	rate         rate.Limit    // messages per second and user
 	burst        int           // messages of a user at once
 	history      int64         // messages that a room keeps
@@ -65,6 +67,7 @@ func defaultConfig() config {
 // server is the chat as seen over HTTP.
 type server struct {
 	config    config
+	instance  string // names this process
 	hub       *redischannels.Hub
 	sessions  *sessions
 	directory *directory
@@ -80,7 +83,10 @@ type server struct {
 }
 
 func newServer(ctx context.Context, client *redis.Client, config config) (*server, error) {
-	s := &server{config: config, directory: &directory{client, config}, logged: rate.Sometimes{Interval: 5 * time.Second}}
+	s := &server{
+		config: config, instance: rand.Text()[:6], directory: &directory{client: client, config: config},
+		logged: rate.Sometimes{Interval: 5 * time.Second},
+	}
 	var err error
 	if s.sessions, err = newSessions(ctx, client, config.adminKey); err != nil {
 		return nil, err
@@ -98,7 +104,7 @@ func newServer(ctx context.Context, client *redis.Client, config config) (*serve
 		return nil, err
 	}
 	s.streams = newCounter(config.userStreams)
-	s.rooms = newRooms(s.hub, config, rand.Text()[:8])
+	s.rooms = newRooms(s.hub, config, s.instance)
 	if s.assistant, err = newAssistant(s.hub, config); err != nil {
 		return nil, err
 	}
@@ -192,13 +198,17 @@ func (s *server) signOut(w http.ResponseWriter, r *http.Request, user User) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// listRooms answers with the rooms and this instance. Pages ask every few seconds, and so learn which
+// rooms have new messages, and whether Redis answers.
 func (s *server) listRooms(w http.ResponseWriter, r *http.Request, _ User) {
-	names, err := s.directory.list(r.Context())
+	rooms, err := s.directory.rooms(r.Context())
 	if err != nil {
 		s.failRedis(w, err)
 		return
 	}
-	answer(w, http.StatusOK, map[string]any{"rooms": names})
+	answer(w, http.StatusOK, map[string]any{
+		"instance": s.instance, "process": os.Getpid(), "embedded": s.config.embedded, "rooms": rooms,
+	})
 }
 
 // enterRoom makes the room if it does not exist. Event streams are of rooms that do.

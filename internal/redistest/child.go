@@ -153,6 +153,9 @@ func eachLine(r io.Reader, fn func(string)) {
 	}
 }
 
+// Pid is the process ID.
+func (c *Child) Pid() int { return c.cmd.Process.Pid }
+
 // Lines is the child's standard output, line by line; it is closed when the child has ended.
 func (c *Child) Lines() <-chan string { return c.lines }
 

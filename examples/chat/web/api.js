@@ -19,8 +19,9 @@ export class Failure extends Error {
   }
 }
 
-export async function call(method, path, as, body) {
-  const options = { method, headers: {}, signal: AbortSignal.timeout(10_000) };
+// call returns the answer, which must come within patience ms.
+export async function call(method, path, as, body, patience = 10_000) {
+  const options = { method, headers: {}, signal: AbortSignal.timeout(patience) };
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);

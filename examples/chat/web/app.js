@@ -5,6 +5,7 @@ import { call } from "./api.js";
 import { Feed, avatar, badge, make } from "./feed.js";
 import { Live, Messages } from "./link.js";
 import { Outbox } from "./outbox.js";
+import { Rooms } from "./rooms.js";
 
 const maxText = 1000; // characters, as the server counts them
 const roomPattern = /^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/;
@@ -23,6 +24,7 @@ let missed = 0; // messages that came while nobody looked at the tab
 let announcing = false;
 let asking = false;
 let storageTrouble = false;
+let redisDown = false;
 let linkState = "connecting";
 const instances = new Map(); // people by instance
 const typing = new Map(); // people by ID
@@ -64,6 +66,24 @@ const outbox = new Outbox(() => me, {
     $("status").textContent = `A message was not sent. ${reason}`;
   },
   recover: (item) => enter(item.room),
+});
+
+const rooms = new Rooms($("rooms"), () => me, {
+  open(name) {
+    if (name === room) showSide(false);
+    else open(name, true);
+  },
+  marked(any) {
+    $("open-side").classList.toggle("unread", any);
+    $("open-side").setAttribute("aria-label", `Rooms and people${any ? ", new messages in other rooms" : ""}`);
+  },
+  answered(instance) {
+    setRedisDown(false);
+    showInstance(instance);
+  },
+  failed(failure) {
+    if (failure.status === 0 || failure.status >= 500) setRedisDown(linkState === "live");
+  },
 });
 
 // ——— Who we are ———
@@ -160,8 +180,8 @@ async function open(name, asked = false) {
   missed = 0;
   showTitle();
   showSide(false);
+  rooms.enter(name);
   history[asked ? "pushState" : "replaceState"](null, "", `/?room=${name}`);
-  showRooms([name]);
 
   $("log").setAttribute("aria-busy", "true"); // the history is not read out
   for (const item of outbox.of(name)) feed.add(item);
@@ -180,40 +200,15 @@ async function open(name, asked = false) {
     state(state) {
       setLink(state);
       if (state !== "live") return;
+      rooms.look(); // perhaps this is another instance
       outbox.hurry();
       readOutSoon();
     },
   });
   live = new Live(name, () => me, { people: tellPeople, typing: tellTyping });
-  if (entered) await refreshRooms();
+  if (entered) await rooms.look();
   outbox.run();
   $(narrow.matches ? "title" : "text").focus(); // on a phone the keyboard would cover half of it
-}
-
-async function refreshRooms() {
-  try {
-    showRooms((await call("GET", "rooms", me.id)).rooms);
-  } catch {
-    // the list stays as it is
-  }
-}
-
-function showRooms(names) {
-  if (!names.includes(room)) names.push(room);
-  $("rooms").replaceChildren(...names.map((name) => {
-    const link = make("a", "", name);
-    link.href = `/?room=${name}`;
-    if (name === room) link.setAttribute("aria-current", "page");
-    link.addEventListener("click", (event) => {
-      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-      event.preventDefault();
-      if (name === room) showSide(false);
-      else open(name, true);
-    });
-    const item = make("li");
-    item.append(link);
-    return item;
-  }));
 }
 
 $("new-room").addEventListener("submit", (event) => {
@@ -236,6 +231,7 @@ addEventListener("popstate", () => {
 
 function show(id, message) {
   const isNews = feed.show(id, message);
+  rooms.see(room, id);
   if (message.from.id === me.id) outbox.remove(message.key);
   if (message.question) answers.look();
   typing.delete(message.from.id);
@@ -367,7 +363,8 @@ function showPeople() {
     element.setAttribute("aria-hidden", "true");
     return element;
   };
-  $("people-count").textContent = String(sorted.length);
+  for (const id of ["people-count", "here-count"]) $(id).textContent = String(sorted.length);
+  $("here-word").textContent = sorted.length === 1 ? " person here" : " people here";
   $("people").replaceChildren(...sorted.map((person) => {
     const item = make("li");
     const name = make("span", "who");
@@ -408,28 +405,49 @@ setInterval(() => {
 
 // ——— The connection, for all to see ———
 
+// setLink is for how the event stream stands, which lives on while Redis is down.
 function setLink(state) {
   linkState = state;
-  $("link").dataset.state = state;
-  $("link-text").textContent = { connecting: "Connecting…", live: "Live", reconnecting: "Reconnecting…" }[state];
-  showBanner();
+  setRedisDown(redisDown && state === "live");
+}
+
+function setRedisDown(is) {
+  redisDown = is;
+  showLink();
 }
 
 function setTrouble(on) {
   storageTrouble = on;
-  showBanner();
+  showLink();
 }
 
-function showBanner() {
+const linkWords = { connecting: "Connecting…", live: "Live", reconnecting: "Reconnecting…", waiting: "Redis is down" };
+
+function showLink() {
+  const state = redisDown ? "waiting" : linkState;
+  $("link").dataset.state = state;
+  $("link-text").textContent = linkWords[state];
   let text = "";
-  if (linkState === "reconnecting") {
+  if (state === "reconnecting") {
     text = navigator.onLine
       ? "Connection lost. Reconnecting… What you write is kept and sent afterwards."
       : "You are offline. What you write is kept and sent when you are back.";
+  } else if (redisDown) {
+    text = "Redis does not answer at the moment. What you write is kept and sent afterwards.";
   } else if (storageTrouble) {
     text = "The chat cannot store messages at the moment. What you write is kept and sent afterwards.";
   }
   if ($("banner").textContent !== text) $("banner").textContent = text;
+}
+
+// showInstance says which process serves this page, and what happens when it is killed.
+function showInstance({ instance, process, embedded, stream }) {
+  $("instance").textContent = instance;
+  $("stream").textContent = stream;
+  for (const element of document.querySelectorAll(".process")) element.textContent = process;
+  $("embedded").hidden = !embedded;
+  $("real").hidden = embedded;
+  $("about").hidden = false;
 }
 
 addEventListener("online", () => {
@@ -443,7 +461,9 @@ addEventListener("offline", () => {
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   missed = 0;
-  if (room) showTitle();
+  if (!room) return;
+  showTitle();
+  rooms.look();
 });
 
 // ——— The side, which covers the room on a phone ———
@@ -461,7 +481,7 @@ function showSide(on) {
 $("open-side").addEventListener("click", () => {
   showSide(true);
   $("close-side").focus();
-  refreshRooms();
+  rooms.look();
 });
 function closeSide() {
   if (!$("side").classList.contains("open")) return;

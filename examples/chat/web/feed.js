@@ -1,5 +1,5 @@
 // The list of messages. All text is set as text: nothing that anybody has typed is ever parsed as
-// HTML.
+// HTML. Addresses of the web in it become links.
 
 const most = 500; // messages on the page
 const sameBreath = 5 * 60_000; // ms between messages of one person that are shown as one group
@@ -29,6 +29,34 @@ export function avatar(element, person) {
   for (const c of person.name) sum = (sum * 31 + c.codePointAt(0)) % 9973;
   element.dataset.tone = sum % 8;
   return element;
+}
+
+// An address, without the punctuation of the sentence behind it.
+const addresses = /(?<![\p{L}\p{N}])https?:\/\/[^\s<>"]*[^\s<>"'.,;:!?)\]}…]/giu;
+
+// linked returns the parts of a text, with links where it has addresses of the web.
+export function linked(text) {
+  const parts = [];
+  let end = 0;
+  for (const { 0: address, index } of text.matchAll(addresses)) {
+    const link = toLink(address);
+    if (!link) continue;
+    parts.push(text.slice(end, index), link);
+    end = index + address.length;
+  }
+  return [...parts, text.slice(end)].filter((part) => part !== "");
+}
+
+// toLink shows the address as it was typed. One with a user before the host, by which another host
+// could be feigned, stays text.
+function toLink(address) {
+  const url = URL.parse(address);
+  if (!url || !["http:", "https:"].includes(url.protocol) || url.username || url.password) return null;
+  const link = make("a", "", address);
+  link.href = url.href;
+  link.target = "_blank";
+  link.rel = "noopener noreferrer nofollow";
+  return link;
 }
 
 export function badge() {
@@ -92,6 +120,8 @@ export class Feed {
   #keys = new Set(); // of messages that are shown, to know the ones that were sent twice
   #me;
   #answers = new Map(); // of the assistant that are not messages yet, by the key of the question
+  #follows = true; // the reader is at the end
+  #size = ""; // for which that was found
 
   // actions has stop(), retry(key), discard(key) and changed(atEnd, isNews).
   constructor(log, scroll, me, actions) {
@@ -99,6 +129,18 @@ export class Feed {
     this.#scroll = scroll;
     this.#me = me;
     this.actions = actions;
+    // The end stays in view when the keyboard of a phone opens, or the phone is turned.
+    new ResizeObserver(() => {
+      this.#size = this.#sizeNow;
+      if (this.#follows) this.toEnd();
+    }).observe(scroll);
+    scroll.addEventListener("scroll", () => {
+      if (this.#size === this.#sizeNow) this.#follows = this.atEnd; // else the observer is about to be called
+    });
+  }
+
+  get #sizeNow() {
+    return `${this.#scroll.clientWidth} ${this.#scroll.clientHeight}`;
   }
 
   clear() {
@@ -107,6 +149,7 @@ export class Feed {
     this.#keys.clear();
     this.#answers.clear();
     this.lastID = "";
+    this.#follows = true;
   }
 
   get isEmpty() {
@@ -207,6 +250,7 @@ export class Feed {
   }
 
   toEnd() {
+    this.#follows = true;
     this.#scroll.scrollTop = this.#scroll.scrollHeight;
   }
 
@@ -232,7 +276,8 @@ export class Feed {
     meta.append(make("bdi", "name", mine ? "You" : message.from.name));
     if (message.from.role === "admin") meta.append(" ", badge());
     if (message.announcement) meta.append(" ", make("span", "kind", "Announcement"));
-    const text = make("p", "text", message.text);
+    const text = make("p", "text");
+    text.append(...linked(message.text));
     text.dir = "auto";
     body.append(meta, text);
     const time = make("time", "time");
