@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
+
 	"github.com/flaminco/redischannels/internal/source"
 )
 
@@ -166,13 +168,19 @@ func (r *Reader[T]) adjust(ctx context.Context, n int, ordered bool) error {
 func (r *Reader[T]) decodeBatch(attempts []*source.Attempt) (batch []Delivery[T], failures []error) {
 	batch = make([]Delivery[T], 0, len(attempts))
 	for _, a := range attempts {
-		value, metadata, err := r.decode(a)
-		switch {
-		case err == nil:
+		value, metadata, err := r.value(a)
+		if err == nil {
 			batch = append(batch, r.delivery(a, value, metadata))
-		case !isSkip(err):
+		} else if err = r.refuse(a, err); !isSkip(err) {
 			failures = append(failures, err)
 		}
+	}
+	if len(batch) > 0 && batch[0].attempt.From.Watcher != nil {
+		decoded := make([]*source.Attempt, len(batch))
+		for i := range batch {
+			decoded[i] = batch[i].attempt
+		}
+		watchAll(decoded, func(i int) message.Metadata { return batch[i].Metadata })
 	}
 	return batch, failures
 }

@@ -85,6 +85,7 @@ func (c StreamChannelConfig) validatePart(v *validation) {
 func (c StreamChannelConfig) validateGiven(v *validation) {
 	v.within("Publisher", func(v *validation) {
 		v.ofHub("Client", c.Publisher.Client != nil)
+		v.ofHub("Instrumentation", c.Publisher.Instrumentation != nil)
 		v.ofHub("SideKeys", c.Publisher.SideKeys != nil)
 		v.instead("Marshaler", c.Format != nil && c.Publisher.Marshaler != nil, "Format")
 	})
@@ -92,6 +93,7 @@ func (c StreamChannelConfig) validateGiven(v *validation) {
 		v.ofHub("Client", c.Subscriber.Client != nil)
 		v.ofHub("SideKeys", c.Subscriber.SideKeys != nil)
 		v.ofHub("OnEvent", c.Subscriber.OnEvent != nil)
+		v.ofHub("Instrumentation", c.Subscriber.Instrumentation != nil)
 		v.ofHub("OnReadClient", c.Subscriber.OnReadClient != nil)
 		v.instead("Unmarshaler", c.Format != nil && c.Subscriber.Unmarshaler != nil, "Format")
 	})
@@ -196,6 +198,7 @@ func (c PubSubChannelConfig) validatePart(v *validation) {
 func (c PubSubChannelConfig) validateGiven(v *validation) {
 	v.within("Publisher", func(v *validation) {
 		v.ofHub("Client", c.Publisher.Client != nil)
+		v.ofHub("Instrumentation", c.Publisher.Instrumentation != nil)
 		v.instead("Marshaler", c.Format != nil && c.Publisher.Marshaler != nil, "Format")
 		v.instead("Sharded", c.Publisher.Sharded, "Sharded")
 		v.instead("ChannelPrefix", c.Publisher.ChannelPrefix != "", "ChannelPrefix")
@@ -203,6 +206,7 @@ func (c PubSubChannelConfig) validateGiven(v *validation) {
 	v.within("Subscriber", func(v *validation) {
 		v.ofHub("Client", c.Subscriber.Client != nil)
 		v.ofHub("OnEvent", c.Subscriber.OnEvent != nil)
+		v.ofHub("Instrumentation", c.Subscriber.Instrumentation != nil)
 		v.ofHub("OnReadClient", c.Subscriber.OnReadClient != nil)
 		v.instead("Unmarshaler", c.Format != nil && c.Subscriber.Unmarshaler != nil, "Format")
 		v.instead("Sharded", c.Subscriber.Sharded, "Sharded")

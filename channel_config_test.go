@@ -60,7 +60,7 @@ func (m values) of(typ reflect.Type, n int) reflect.Value {
 	case reflect.Interface:
 		for _, impl := range [][]any{
 			{JSON, Bytes}, {WatermillMarshaler{}, FlamincoMarshaler{}}, {EnvelopeMarshaler{}, RawPayload{}},
-			m.clients,
+			m.clients, {joined{nil}, joined{}},
 		} {
 			if reflect.TypeOf(impl[0]).Implements(typ) {
 				v.Set(reflect.ValueOf(impl[n%2]))

@@ -48,6 +48,7 @@ func TestEnums_Text(t *testing.T) {
 	enumOf[Outcome](t, OutcomeNotAppended, len(outcomeNames))
 	enumOf[SubscriptionState](t, StateLive, len(subscriptionStateNames)-1)
 	enumOf[RequeueOutcome](t, RequeueDone, len(requeueOutcomeNames)-1)
+	enumOf[ProcessOutcome](t, ProcessAcked, len(processOutcomeNames)-1)
 	enumOf[DropPolicy](t, DropOldest, len(dropPolicyNames))
 	enumOf[UnknownPolicy](t, RejectUnknown, len(unknownPolicyNames))
 	for i, outcome := range requeueOutcomes {

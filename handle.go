@@ -22,6 +22,10 @@ type HandleConfig struct {
 	// channel. Defaults to DefaultConcurrency.
 	Concurrency int
 
+	// Name is the name that message.HandlerNameFromCtx returns within fn and Middleware, for example
+	// as a label of Watermill's components/metrics. Defaults to none.
+	Name string
+
 	// Middleware is Watermill middleware around fn, the first one outermost. Messages that it
 	// returns for publishing are dropped, because Handle has no topic to publish to.
 	Middleware []message.HandlerMiddleware
@@ -50,8 +54,29 @@ func (r *Reader[T]) Handle(ctx context.Context, fn func(context.Context, T) erro
 	if err := errors.Join(missingFunction(fn == nil), v.err()); err != nil {
 		return err
 	}
+	if config.Name != "" {
+		ctx = context.WithValue(ctx, handlerNameKey(), config.Name)
+	}
 	h := &handling[T]{reader: r, fn: fn, logger: r.transport.logger, wrapped: wrapped(r.code, fn, config.Middleware)}
 	return r.work(ctx, config.Concurrency, h.work)
+}
+
+// keyRecorder is a context that records the last key of which the value is asked for.
+type keyRecorder struct {
+	context.Context
+	key any
+}
+
+func (r *keyRecorder) Value(key any) any {
+	r.key = key
+	return nil
+}
+
+// handlerNameKey returns the key of message.HandlerNameFromCtx, which Watermill does not export.
+func handlerNameKey() any {
+	r := &keyRecorder{Context: context.Background()}
+	_ = message.HandlerNameFromCtx(r)
+	return r.key
 }
 
 // work runs workers until ctx ends or the reader is closed, and waits for them. The context of a
@@ -246,6 +271,7 @@ func (h *handling[T]) handleMessage(ctx context.Context, w *worker, a *source.At
 		h.failed(a, h.reader.refuse(a, err))
 		return
 	}
+	watchOne(a, msg.Metadata)
 	original := msg.Context()
 	handling := h.begin(ctx, w, a)
 	msg.SetContext(handling)

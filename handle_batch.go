@@ -107,6 +107,9 @@ func (b *batching[T]) handle(ctx context.Context, w *worker, attempts []*source.
 // handlingContext returns the context of a call for a batch, which ends with the timeout of its first attempt.
 func handlingContext(ctx context.Context, first *source.Attempt) (context.Context, context.CancelFunc) {
 	ctx = context.WithoutCancel(ctx)
+	if first.From.Watcher != nil {
+		ctx = &valuesContext{context.WithoutCancel(first.Values()), ctx}
+	}
 	if deadline, ok := first.Deadline(); ok {
 		return context.WithDeadline(ctx, deadline)
 	}

@@ -59,6 +59,9 @@ type HubConfig struct {
 	// panic in it is recovered. Defaults to none: events are only logged.
 	OnEvent func(Event)
 
+	// Instrumentation observes the messages of all channels of the hub. Defaults to none.
+	Instrumentation Instrumentation
+
 	// OnReadClient receives every client that is opened for blocking reads, and for other
 	// commands that must not wait for connections of the hub's client, before it is used, so
 	// that hooks for tracing or metrics can be added. Defaults to none.
@@ -225,7 +228,7 @@ func acquire[C any, A io.Closer](h *Hub, shared adapters[C, A], config C, build 
 // share it, so that their writes share pipelines.
 func (h *Hub) publisher(config PublisherConfig) (*Publisher, func() error, error) {
 	return acquire(h, h.publishers, config, func() (*Publisher, error) {
-		config.Client, config.SideKeys = h.client, h.config.SideKeys
+		config.Client, config.SideKeys, config.Instrumentation = h.client, h.config.SideKeys, h.config.Instrumentation
 		return NewPublisher(config, h.config.Logger)
 	})
 }
@@ -241,7 +244,7 @@ func (h *Hub) fanOut(config SubscriberConfig) (*Subscriber, func() error, error)
 // subscriber returns a subscriber on the hub's client.
 func (h *Hub) subscriber(config SubscriberConfig) *Subscriber {
 	config.Client, config.OnEvent, config.OnReadClient = h.client, h.config.OnEvent, h.config.OnReadClient
-	config.SideKeys = h.config.SideKeys
+	config.SideKeys, config.Instrumentation = h.config.SideKeys, h.config.Instrumentation
 	return newSubscriber(config.settings(), h.config.Logger)
 }
 
@@ -263,6 +266,7 @@ func (h *Hub) pubsub(config PubSubChannelConfig) (pubSub, func() error, error) {
 	return acquire(h, h.pubsubs, config, func() (p pubSub, err error) {
 		writing, reading := config.Publisher, config.Subscriber
 		writing.Client, reading.Client = h.client, h.client
+		writing.Instrumentation, reading.Instrumentation = h.config.Instrumentation, h.config.Instrumentation
 		reading.OnEvent, reading.OnReadClient = h.config.OnEvent, h.config.OnReadClient
 
 		if p.publisher, err = NewPubSubPublisher(writing, h.config.Logger); err != nil {

@@ -41,6 +41,7 @@ type Publisher struct {
 	logger   watermill.LoggerAdapter
 	appender *appender.Appender
 	life     *lifecycle.State
+	observer *instrument // nil for none
 
 	openKeeper sync.Once
 	keeper     *housekeeper.Handle // nil before the first message
@@ -58,9 +59,10 @@ func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publ
 	}
 	config = config.withDefaults()
 	return &Publisher{
-		config: config,
-		logger: loggerOrDefault(logger),
-		life:   lifecycle.New(ErrClosed),
+		config:   config,
+		logger:   loggerOrDefault(logger),
+		life:     lifecycle.New(ErrClosed),
+		observer: newPublishInstrument(config.Instrumentation, loggerOrDefault(logger)),
 		appender: appender.New(appender.Config{
 			Client:      config.Client,
 			Timeout:     config.Timeout,
@@ -80,6 +82,15 @@ func NewPublisher(config PublisherConfig, logger watermill.LoggerAdapter) (*Publ
 //
 // A payload must not be changed while its outcome is unknown.
 func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
+	if !p.observer.observes(msgs) {
+		return p.publishMessages(topic, msgs)
+	}
+	return p.observer.publish(msgs[0].Context(), Publication{Topic: topic, Messages: msgs}, func(msgs []*message.Message) error {
+		return p.publishMessages(topic, msgs)
+	})
+}
+
+func (p *Publisher) publishMessages(topic string, msgs []*message.Message) error {
 	if err := p.enter(topic); err != nil {
 		return err
 	}
@@ -113,7 +124,18 @@ func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {
 // addition to PublisherConfig.Timeout. It returns the IDs of the entries, in the order of the
 // messages. The IDs of delayed messages are empty: see [Publisher.AppendResults]. With an error,
 // so are the IDs of messages that were not appended or whose outcome is unknown.
-func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.Message) ([]string, error) {
+func (p *Publisher) Append(ctx context.Context, topic string, msgs ...*message.Message) (ids []string, err error) {
+	if !p.observer.observes(msgs) {
+		return p.appendMessages(ctx, topic, msgs)
+	}
+	err = p.observer.publish(ctx, Publication{Topic: topic, Messages: msgs}, func(msgs []*message.Message) (err error) {
+		ids, err = p.appendMessages(ctx, topic, msgs)
+		return err
+	})
+	return ids, err
+}
+
+func (p *Publisher) appendMessages(ctx context.Context, topic string, msgs []*message.Message) ([]string, error) {
 	if err := p.enter(topic); err != nil {
 		return nil, err
 	}
@@ -140,7 +162,18 @@ func (p *Publisher) AppendResults(ctx context.Context, topic string, msgs ...*me
 }
 
 // appendDue is AppendResults for messages that are all due at due, unless it is the zero Due.
-func (p *Publisher) appendDue(ctx context.Context, topic string, msgs []*message.Message, due delayed.Due) ([]PublishResult, error) {
+func (p *Publisher) appendDue(ctx context.Context, topic string, msgs []*message.Message, due delayed.Due) (results []PublishResult, err error) {
+	if !p.observer.observes(msgs) {
+		return p.appendMessagesDue(ctx, topic, msgs, due)
+	}
+	err = p.observer.publish(ctx, Publication{Topic: topic, Messages: msgs}, func(msgs []*message.Message) (err error) {
+		results, err = p.appendMessagesDue(ctx, topic, msgs, due)
+		return err
+	})
+	return results, err
+}
+
+func (p *Publisher) appendMessagesDue(ctx context.Context, topic string, msgs []*message.Message, due delayed.Due) ([]PublishResult, error) {
 	if err := p.enter(topic); err != nil {
 		return nil, err
 	}
@@ -324,6 +357,9 @@ type PublisherConfig struct {
 	// least 1 ms. Too low makes publishing fail in short outages; too high blocks callers in long
 	// ones. Defaults to DefaultPublishTimeout; NoPublishTimeout turns it off.
 	Timeout time.Duration
+
+	// Instrumentation observes the messages. A channel uses the one of its hub. Defaults to none.
+	Instrumentation Instrumentation
 }
 
 // Durability is the number of replicas that must confirm a message before Publish returns nil. It

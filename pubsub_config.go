@@ -74,6 +74,9 @@ type PubSubPublisherConfig struct {
 	// outages; too high blocks callers in long ones. Defaults to DefaultPublishTimeout;
 	// NoPublishTimeout turns it off.
 	Timeout time.Duration
+
+	// Instrumentation observes the messages. A channel uses the one of its hub. Defaults to none.
+	Instrumentation Instrumentation
 }
 
 func (c PubSubPublisherConfig) withDefaults() PubSubPublisherConfig {
@@ -181,6 +184,10 @@ type PubSubSubscriberConfig struct {
 	// waits at most 5 s for it; later events are only logged. Defaults to none: events are only
 	// logged. A channel uses the one of its hub.
 	OnEvent func(Event)
+
+	// Instrumentation observes the deliveries of messages. Defaults to none. A channel uses the one
+	// of its hub.
+	Instrumentation Instrumentation
 
 	// OnReadClient receives every client that the subscriber opens, before its first use, so that
 	// hooks for tracing or metrics can be added. The hooks see the dialing of the connection, not

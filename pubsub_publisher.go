@@ -25,6 +25,8 @@ type PubSubPublisher struct {
 	config PubSubPublisherConfig
 	logger watermill.LoggerAdapter
 	life   *lifecycle.State // calls, and goroutines that wait for Redis
+
+	observer *instrument // nil for none
 }
 
 var _ message.Publisher = (*PubSubPublisher)(nil)
@@ -36,7 +38,11 @@ func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAda
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &PubSubPublisher{config: config.withDefaults(), logger: loggerOrDefault(logger), life: lifecycle.New(ErrClosed)}, nil
+	logger = loggerOrDefault(logger)
+	return &PubSubPublisher{
+		config: config.withDefaults(), logger: logger, life: lifecycle.New(ErrClosed),
+		observer: newPublishInstrument(config.Instrumentation, logger),
+	}, nil
 }
 
 // Publish publishes the messages to the channel of the topic and returns when Redis has accepted
@@ -53,8 +59,14 @@ func NewPubSubPublisher(config PubSubPublisherConfig, logger watermill.LoggerAda
 // The error is a [*PublishError] with the outcome of each message, in which OutcomeAppended means
 // that Redis has accepted it. A payload must not be changed while its outcome is unknown.
 func (p *PubSubPublisher) Publish(topic string, msgs ...*message.Message) error {
-	_, err := p.publish(topic, msgs, func() (context.Context, func()) { return joinContexts(msgs) })
-	return err
+	if !p.observer.observes(msgs) {
+		_, err := p.publishJoined(topic, msgs)
+		return err
+	}
+	return p.observer.publish(msgs[0].Context(), Publication{Topic: topic, PubSub: true, Messages: msgs}, func(msgs []*message.Message) error {
+		_, err := p.publishJoined(topic, msgs)
+		return err
+	})
 }
 
 // Send is Publish with a context, which bounds the wait instead of the messages' contexts, in
@@ -63,7 +75,20 @@ func (p *PubSubPublisher) Publish(topic string, msgs ...*message.Message) error 
 // executed the command. A connection with a channel and two matching patterns counts three times.
 // With an error the numbers of messages that were not certainly accepted are -1.
 func (p *PubSubPublisher) Send(ctx context.Context, topic string, msgs ...*message.Message) (receivers []int, err error) {
-	return p.publish(topic, msgs, func() (context.Context, func()) { return ctx, func() {} })
+	bound := func() (context.Context, func()) { return ctx, func() {} }
+	if !p.observer.observes(msgs) {
+		return p.publish(topic, msgs, bound)
+	}
+	err = p.observer.publish(ctx, Publication{Topic: topic, PubSub: true, Messages: msgs}, func(msgs []*message.Message) (err error) {
+		receivers, err = p.publish(topic, msgs, bound)
+		return err
+	})
+	return receivers, err
+}
+
+// publishJoined publishes with the contexts of the messages.
+func (p *PubSubPublisher) publishJoined(topic string, msgs []*message.Message) ([]int, error) {
+	return p.publish(topic, msgs, func() (context.Context, func()) { return joinContexts(msgs) })
 }
 
 // Close waits for running calls, for at most PubSubPublisherConfig.Timeout and the timeouts of

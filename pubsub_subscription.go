@@ -27,9 +27,12 @@ type pubSubSubscription struct {
 func (s *PubSubSubscriber) newSubscription(ctx context.Context, label string) *pubSubSubscription {
 	sub := &pubSubSubscription{reports: s.reports, owner: s, topic: label, began: s.reconnects.Load()}
 	sub.Subscription = pubsub.NewSubscription(pubsub.SubscriptionConfig{
-		Mux:    s.mux,
-		Topic:  func(channel string) string { return strings.TrimPrefix(channel, s.cfg.ChannelPrefix) },
-		Origin: &source.Origin{Topic: label, Values: context.WithoutCancel(ctx)},
+		Mux:   s.mux,
+		Topic: func(channel string) string { return strings.TrimPrefix(channel, s.cfg.ChannelPrefix) },
+		Origin: &source.Origin{
+			Topic: label, Values: context.WithoutCancel(ctx), MaxDeliveries: max(0, s.cfg.MaxDeliveries),
+			Watcher: newWatcher(s.cfg.Instrumentation, true, func(err error) { sub.count(EventError, 1, err) }),
+		},
 		Buffer: s.cfg.Buffer, BufferBytes: s.cfg.BufferBytes, DropNewest: s.cfg.Drop == DropNewest,
 		MaxInFlight: s.cfg.MaxInFlight, MaxDeliveries: max(0, s.cfg.MaxDeliveries), Backoff: s.cfg.NackBackoff.after,
 		DrainTimeout: s.cfg.DrainTimeout, Observer: sub,

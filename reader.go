@@ -192,9 +192,10 @@ func (r *Reader[T]) Close() error { return r.source.closeWithin(r.transport.drai
 // decode returns the value of an attempt, or ends the attempt and returns a *DecodeError or errSkip.
 func (r *Reader[T]) decode(a *source.Attempt) (value T, metadata message.Metadata, err error) {
 	if value, metadata, err = r.value(a); err != nil {
-		err = r.refuse(a, err)
+		return value, metadata, r.refuse(a, err)
 	}
-	return value, metadata, err
+	watchOne(a, metadata)
+	return value, metadata, nil
 }
 
 // value returns the value of an attempt and releases its entry.

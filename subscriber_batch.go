@@ -101,7 +101,7 @@ func (p *batchPump) run() {
 
 // decodeAll decodes the messages of attempts, and returns the attempts that have one.
 func (p *batchPump) decodeAll(attempts []*source.Attempt) []*source.Attempt {
-	return slices.DeleteFunc(attempts, func(a *source.Attempt) bool {
+	attempts = slices.DeleteFunc(attempts, func(a *source.Attempt) bool {
 		msg, err := p.decode(a)
 		a.Entry.Release()
 		if err != nil {
@@ -112,6 +112,8 @@ func (p *batchPump) decodeAll(attempts []*source.Attempt) []*source.Attempt {
 		msg.SetContext(a)
 		return false
 	})
+	watchAll(attempts, func(i int) message.Metadata { return attempts[i].Message.Metadata })
+	return attempts
 }
 
 // send sends a batch to the application. It returns false if the application has not received it

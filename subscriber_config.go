@@ -115,6 +115,10 @@ type SubscriberConfig struct {
 	// A channel uses the one of its hub.
 	OnEvent func(Event)
 
+	// Instrumentation observes the deliveries of messages. Defaults to none. A channel uses the one
+	// of its hub.
+	Instrumentation Instrumentation
+
 	// OnReadClient receives every client that is opened for blocking reads, and for other
 	// commands that must not wait for connections of Client, before it is used, so that hooks
 	// for tracing or metrics can be added. A hook must not change keys. Defaults to none. A

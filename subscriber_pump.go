@@ -53,6 +53,7 @@ func (p *pump) offer(a *source.Attempt) {
 		return
 	}
 	a.Message = msg
+	watchOne(a, msg.Metadata)
 	msg.SetContext(a)
 	if !p.send(a, msg) {
 		_ = a.End(source.Outcome{Kind: source.Withdraw})

@@ -68,7 +68,8 @@ func (s *Subscriber) newSubscription(ctx context.Context, topic string, from Pos
 	sub.reports = newEventQueue(func(e Event) { logEvent(sub.log, e) }, s.cfg.OnEvent, sub.log, false)
 	origin := &source.Origin{
 		Topic: topic, Group: s.cfg.ConsumerGroup, Entries: true, Values: context.WithoutCancel(ctx), Timeout: s.cfg.HandlerTimeout,
-		HideCauses: s.cfg.HideHandlerErrors,
+		HideCauses: s.cfg.HideHandlerErrors, MaxDeliveries: max(0, s.cfg.MaxDeliveries),
+		Watcher: newWatcher(s.cfg.Instrumentation, false, sub.instrumentFailed),
 	}
 	// Its reports are not of this subscription alone, and are not counted.
 	observer := keeperObserver{func(e Event) {
@@ -349,6 +350,13 @@ func (s *subscription) Abandoned(entries []string, err error) {
 
 func (s *subscription) Stalled(n int, why error) {
 	s.report(Event{Kind: EventStalled, Count: n, Err: why})
+}
+
+// instrumentFailed does not wait for OnEvent, because a message waits.
+func (s *subscription) instrumentFailed(err error) {
+	e := Event{Kind: EventError, Topic: s.topic, Group: s.group, Consumer: s.ConsumerName(), Err: err}
+	s.counters.event(e)
+	s.reports.Post(e)
 }
 
 func (s *subscription) Failed(err error) { s.report(Event{Kind: EventError, Err: redisError(err)}) }

@@ -62,6 +62,31 @@ type Origin struct {
 	Timeout      time.Duration   // of one attempt, 0 for none
 	Owner        Owner
 	HideCauses   bool // Outcome.Cause never becomes the Reason
+
+	MaxDeliveries int     // of one message, 0 for no bound; for a Watch
+	Watcher       Watcher // observes attempts; nil for none
+}
+
+// Watcher observes attempts that the application receives together. It calls Attempt.Watch for
+// each. It is not called under a lock of a source.
+type Watcher interface {
+	Watch(attempts []*Attempt, metadata []message.Metadata)
+}
+
+// Watching is what observes an attempt. It is behind one pointer, because there is an Attempt per
+// message.
+type Watching struct {
+	Values context.Context // of the context of the attempt, instead of those of its Origin
+	Watch  Watch
+}
+
+// Watch observes one attempt. Its methods are called without a lock of this package.
+type Watch interface {
+	// Started is called when the application has received an attempt that was offered.
+	Started()
+	// Ended is called once: for the first end that the owner has accepted. lost reports that the
+	// entry belonged to another consumer by then.
+	Ended(a *Attempt, o Outcome, lost bool)
 }
 
 // state is the state of an attempt:
@@ -101,15 +126,16 @@ type Attempt struct {
 	request  atomic.Pointer[Outcome]   // requested outcome of a Nack of the message
 	deadline atomic.Pointer[time.Time] // see Deadline
 
-	mu    sync.Mutex
-	state state
-	lost  bool // its entry belongs to another consumer
+	mu       sync.Mutex
+	state    state
+	lost     bool // its entry belongs to another consumer
+	expiring bool // the owner is being notified of Expire
+
 	done  chan struct{}
 	err   error       // of the context, nil as long as it has not ended
 	timer *time.Timer // of the timeout
-
-	expiring bool     // the owner is being notified of Expire
-	next     *Outcome // of an end that was called meanwhile
+	next  *Outcome    // of an end that was called while the owner is being notified of Expire
+	watch *Watching   // nil for none; set before the application has the attempt
 }
 
 // Start records that the application has received the attempt.
@@ -119,8 +145,12 @@ func (a *Attempt) Start() {
 	if first {
 		a.state = started
 	}
+	watch := a.watch
 	a.mu.Unlock()
 	if first {
+		if watch != nil {
+			watch.Watch.Started()
+		}
 		a.From.Owner.Started(a)
 	}
 }
@@ -137,11 +167,30 @@ func (a *Attempt) StartNow() {
 	}
 }
 
+// Offered reports whether the application has not received the attempt yet.
+func (a *Attempt) Offered() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state == offered
+}
+
+// Watch sets what observes the attempt, before the application receives it. It returns false,
+// without any effect, if the attempt has ended by its timeout already.
+func (a *Attempt) Watch(w *Watching) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state != offered && a.state != started {
+		return false
+	}
+	a.watch = w
+	return true
+}
+
 // End ends the attempt: the first end takes effect. The error is ErrNotPending if it had ended,
 // and ErrNotOwner if its entry was lost or it had expired.
 func (a *Attempt) End(o Outcome) error {
 	a.mu.Lock()
-	before, lost := a.state, a.lost
+	before, lost, watch := a.state, a.lost, a.watch
 	switch {
 	case before == ended, before == abandoned && o.Kind >= Expire, before == expired && o.Kind == Expire:
 		a.mu.Unlock()
@@ -184,6 +233,9 @@ func (a *Attempt) End(o Outcome) error {
 			a.mu.Unlock()
 			return err
 		}
+	}
+	if watch != nil {
+		watch.Watch.Ended(a, o, lost)
 	}
 	if lost {
 		return ErrNotOwner
@@ -289,7 +341,15 @@ func (a *Attempt) Value(key any) any {
 	if key == (attemptKey{}) {
 		return a
 	}
-	return a.From.Values.Value(key)
+	return a.Values().Value(key)
+}
+
+// Values returns the values of the context, without those about the attempt.
+func (a *Attempt) Values() context.Context {
+	if a.watch != nil {
+		return a.watch.Values
+	}
+	return a.From.Values
 }
 
 type attemptKey struct{}

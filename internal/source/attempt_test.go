@@ -3,9 +3,11 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
@@ -251,4 +253,52 @@ func TestGapError(t *testing.T) {
 	var gap *GapError
 	require.True(t, errors.As(error(&GapError{Topic: "orders", After: "1-0"}), &gap))
 	require.EqualError(t, gap, `entries of "orders" after 1-0 were trimmed`)
+}
+
+// watch records what an attempt reports.
+type watch struct{ calls []string }
+
+func (w *watch) Started() { w.calls = append(w.calls, "started") }
+
+func (w *watch) Ended(_ *Attempt, o Outcome, lost bool) {
+	w.calls = append(w.calls, fmt.Sprint(o.Kind, " ", lost))
+}
+
+// Of several ends the first that the owner accepts is reported, and of a timeout only the timeout.
+func TestAttempt_Watch(t *testing.T) {
+	for name, test := range map[string]struct {
+		do    func(a *Attempt, w *owner)
+		calls []string
+	}{
+		"ack": {func(a *Attempt, _ *owner) { _ = a.End(ack); _ = a.End(nack) }, []string{"started", "1 false"}},
+		"refused": {func(a *Attempt, w *owner) {
+			w.refuse = ErrOutOfOrder
+			_ = a.End(ack)
+			_ = a.End(nack)
+		}, []string{"started", "2 false"}},
+		"late":      {func(a *Attempt, _ *owner) { _ = a.End(expire); _ = a.End(ack); _ = a.End(abandon) }, []string{"started", "7 false"}},
+		"abandoned": {func(a *Attempt, _ *owner) { _ = a.End(abandon); _ = a.End(ack) }, []string{"started", "8 false"}},
+		"lost":      {func(a *Attempt, _ *owner) { a.Lose(); _ = a.End(ack) }, []string{"started", "1 true"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, w := &owner{}, &watch{}
+			a := newAttempt(o, 0)
+			require.True(t, a.Offered())
+			require.True(t, a.Watch(&Watching{context.WithValue(a.From.Values, spanKey{}, "span"), w}))
+			require.Equal(t, "span", a.Value(spanKey{}))
+			require.Equal(t, "value", a.Value(valueKey{}))
+			a.Start()
+			require.False(t, a.Offered())
+			test.do(a, o)
+			require.Equal(t, test.calls, w.calls)
+			require.False(t, a.Watch(nil), "it has ended")
+		})
+	}
+}
+
+type spanKey struct{}
+
+// Of 256 bytes and more the next size of the allocator is 288: 32 bytes per message.
+func TestAttempt_Size(t *testing.T) {
+	require.LessOrEqual(t, unsafe.Sizeof(Attempt{}), uintptr(256))
 }
