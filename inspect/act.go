@@ -117,7 +117,7 @@ func (i *Inspector) changeAll(ctx context.Context, perSecond float64, ids []stri
 
 // choose lists the dead letters of a selection.
 func (i *Inspector) choose(ctx context.Context, topic string, selection DeadLetterSelection) (change DeadLetterChange, err error) {
-	limit, err := checkLimit("DeadLetterSelection.Max", selection.Max)
+	limit, err := checkLimit("DeadLetterSelection.Max", selection.Max, DefaultLimit)
 	if err == nil && limit > DefaultLimit {
 		err = invalidArgument("DeadLetterSelection.Max", fmt.Errorf("must be at most %d, got %d", DefaultLimit, limit))
 	}

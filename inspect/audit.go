@@ -25,7 +25,7 @@ func (i *Inspector) Audit(ctx context.Context, topic string, limit int) iter.Seq
 	return func(yield func(AuditLine, error) bool) {
 		of, err := i.sideKeys(topic)
 		if err == nil {
-			limit, err = checkLimit("limit", limit)
+			limit, err = checkLimit("limit", limit, DefaultLimit)
 		}
 		if err == nil {
 			err = readError("audit of", topic, "", entries(ctx, i.config.Client, of.Audit(), "-", "+", true, limit, func(e stream.RangeEntry) (bool, error) {

@@ -53,27 +53,50 @@ func sortFindings(findings []Finding) {
 	})
 }
 
+// DoctorQuery narrows down which topics [Inspector.Doctor] checks. The zero value asks for all, up to the limit.
+type DoctorQuery struct {
+	Match string // glob-style pattern of topics, as that of SCAN; empty matches all
+	Limit int    // greatest number of topics and groups together, 0 for DefaultDoctorLimit
+}
+
+// DefaultDoctorLimit is how many topics and groups the doctor checks at most where its query has no Limit.
+const DefaultDoctorLimit = 1000
+
 // Doctor looks for settings and states that lose messages, delay them, or fill the memory of Redis: in every
-// server of the client, in a cluster every master. It changes nothing. No finding means that no
-// check has found anything; a check that the Redis user is not permitted to run is a finding itself. The
-// most urgent findings come first.
+// server of the client, in a cluster every master, and in topics and their groups. It changes nothing. No finding
+// means that no check has found anything; a check that the Redis user is not permitted to run is a finding itself, and
+// so is a limit that was reached. The most urgent findings come first.
 //
-// The error is that of a server that cannot be reached. (INFO, TIME, EVAL)
-func (i *Inspector) Doctor(ctx context.Context) ([]Finding, error) {
+// The error is that of a server that cannot be reached, or wraps [redischannels.ErrInvalidArgument].
+// (INFO, TIME, EVAL; as Topics, Groups, Retained and Permissions)
+func (i *Inspector) Doctor(ctx context.Context, query DoctorQuery) ([]Finding, error) {
+	limit, err := checkLimit("DoctorQuery.Limit", query.Limit, DefaultDoctorLimit)
+	if err != nil {
+		return nil, err
+	}
+	all, err := i.checkServers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("redischannels/inspect: doctor: %w", bridge.RedisError(err))
+	}
+	topics, err := i.checkTopics(ctx, query.Match, limit)
+	if err != nil {
+		return nil, fmt.Errorf("redischannels/inspect: doctor: %w", err)
+	}
+	all = append(all, topics...)
+	sortFindings(all)
+	return all, nil
+}
+
+func (i *Inspector) checkServers(ctx context.Context) (all []Finding, err error) {
 	var mu sync.Mutex
-	var all []Finding
-	err := eachMaster(ctx, i.config.Client, func(ctx context.Context, node *redis.Client) error {
+	err = eachMaster(ctx, i.config.Client, func(ctx context.Context, node *redis.Client) error {
 		findings, err := checkServer(ctx, node)
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, findings...)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("redischannels/inspect: doctor: %w", bridge.RedisError(err))
-	}
-	sortFindings(all)
-	return all, nil
+	return all, err
 }
 
 // eachMaster calls a function for every server that has data of its own.

@@ -56,7 +56,7 @@ func (i *Inspector) Messages(ctx context.Context, topic string, query MessagesQu
 }
 
 func (i *Inspector) messages(ctx context.Context, topic string, query MessagesQuery, yield func(Message) bool) error {
-	limit, err := checkLimit("MessagesQuery.Limit", query.Limit)
+	limit, err := checkLimit("MessagesQuery.Limit", query.Limit, DefaultLimit)
 	if err != nil {
 		return err
 	}

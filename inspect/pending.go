@@ -46,7 +46,7 @@ func (i *Inspector) pending(ctx context.Context, topic, group string, query Pend
 	if err != nil {
 		return err
 	}
-	left, err := checkLimit("PendingQuery.Limit", query.Limit)
+	left, err := checkLimit("PendingQuery.Limit", query.Limit, DefaultLimit)
 	if err != nil {
 		return err
 	}

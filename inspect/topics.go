@@ -21,13 +21,13 @@ var ErrNoTopic = errors.New("no such topic")
 // DefaultLimit is how many results a read yields at most where its query has no Limit.
 const DefaultLimit = 10_000
 
-// checkLimit returns the number of results of a query.
-func checkLimit(field string, limit int) (int, error) {
+// checkLimit returns the number of results of a query, in which 0 means the usual one.
+func checkLimit(field string, limit, usual int) (int, error) {
 	switch {
 	case limit < 0:
-		return 0, invalidArgument(field, fmt.Errorf("must be above 0, or 0 for %d, got %d", DefaultLimit, limit))
+		return 0, invalidArgument(field, fmt.Errorf("must be above 0, or 0 for %d, got %d", usual, limit))
 	case limit == 0:
-		return DefaultLimit, nil
+		return usual, nil
 	}
 	return limit, nil
 }
@@ -61,7 +61,7 @@ type TopicsQuery struct {
 // (SCAN, XINFO STREAM, MEMORY USAGE, XLEN, ZCARD, HGET)
 func (i *Inspector) Topics(ctx context.Context, query TopicsQuery) iter.Seq2[Topic, error] {
 	return func(yield func(Topic, error) bool) {
-		limit, err := checkLimit("TopicsQuery.Limit", query.Limit)
+		limit, err := checkLimit("TopicsQuery.Limit", query.Limit, DefaultLimit)
 		if err == nil {
 			err = readError("topics", "", "", i.topics(ctx, query.Match, limit, func(t Topic) bool { return yield(t, nil) }))
 		}

@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -56,6 +57,20 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 	},
 	"consumer": func(t *testing.T, admin, client *redis.Client, topic string) error {
 		return aclConsume(t, admin, client, topic, redischannels.Retention{MaxAge: time.Hour})
+	},
+	"doctor": func(t *testing.T, admin, client *redis.Client, topic string) error {
+		require.NoError(t, newSub(t, admin).SubscribeInitialize(topic))
+		ids := publish(t, admin, topic, make([]string, 300)...)
+		deliverTo(t, admin, topic, "c", 10, 0)
+		require.NoError(t, admin.XDel(t.Context(), topic, ids[20]).Err())
+		aclTrimmable(t, admin, topic)
+		findings, err := newInspector(t, client).Doctor(t.Context(), inspect.DoctorQuery{Match: topic})
+		for _, f := range findings {
+			if f.Check == "permission" || f.Check == "scripting" {
+				err = errors.Join(err, fmt.Errorf("%w: %s", redischannels.ErrPermission, f.Problem))
+			}
+		}
+		return err
 	},
 	"initializer": func(t *testing.T, _, client *redis.Client, topic string) error {
 		return newSub(t, client).SubscribeInitialize(topic)

@@ -18,7 +18,7 @@ import (
 // tests run on.
 func diagnosis(t *testing.T, client redis.UniversalClient) map[string]inspect.Finding {
 	t.Helper()
-	findings, err := newInspector(t, client).Doctor(t.Context())
+	findings, err := newInspector(t, client).Doctor(t.Context(), inspect.DoctorQuery{})
 	require.NoError(t, err)
 	found := make(map[string]inspect.Finding)
 	for _, f := range findings {
@@ -94,7 +94,7 @@ func TestDoctor_Permissions(t *testing.T) {
 func TestDoctor_Cluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
-	findings, err := newInspector(t, cluster.Client(t)).Doctor(t.Context())
+	findings, err := newInspector(t, cluster.Client(t)).Doctor(t.Context(), inspect.DoctorQuery{})
 	require.NoError(t, err)
 	nodes := make(map[string]bool)
 	order := map[inspect.Severity]int{inspect.SeverityCritical: 0, inspect.SeverityWarning: 1, inspect.SeverityInfo: 2}
@@ -115,6 +115,6 @@ func TestDoctor_SilentServer(t *testing.T) {
 	defer server.Resume()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, err := newInspector(t, client).Doctor(ctx)
+	_, err := newInspector(t, client).Doctor(ctx, inspect.DoctorQuery{})
 	require.ErrorContains(t, err, "doctor")
 }

@@ -58,7 +58,9 @@ type cli struct {
 	Schedules schedulesCmd `cmd:"" help:"List the schedules of a topic."`
 	Remove    removeCmd    `cmd:"" help:"Remove a consumer, and lose nothing."`
 	Audit     auditCmd     `cmd:"" help:"List what operators have done."`
-	Doctor    doctorCmd    `cmd:"" help:"Look for settings of the servers that lose messages."`
+	Trim      trimCmd      `cmd:"" help:"Remove the entries that no group needs."`
+	Doctor    doctorCmd    `cmd:"" help:"Find causes of lost and late messages, in servers and topics."`
+	ACL       aclCmd       `cmd:"" help:"Print the permissions of a role, and exit with 3 if one is missing."`
 	Check     checkCmd     `cmd:"" help:"Exit with 3 if a group is beyond limits, for monitoring."`
 
 	Completion kongplete.InstallCompletions `cmd:"" help:"Print what installs completion in a shell."`

@@ -189,7 +189,7 @@ ID 2d0h DATE`, "delayed", "orders")
 	require.Equal(t, map[string]any{"atLeast": 1.0, "atMost": 1.0}, groups[0]["lag"])
 	for _, args := range [][]string{
 		{"topics"}, {"consumers", "orders", "billing"}, {"pending", "orders", "billing"}, {"show", "orders", id}, {"tail", "orders", "-n", "1", "--no-follow"},
-		{"dead", "reasons", "orders"}, {"dead", "list", "orders"}, {"delayed", "orders"}, {"schedules", "orders"}, {"audit", "orders"}, {"doctor"},
+		{"dead", "reasons", "orders"}, {"dead", "list", "orders"}, {"delayed", "orders"}, {"schedules", "orders"}, {"audit", "orders"}, {"doctor"}, {"acl", "orders"}, {"trim", "orders", "--dry-run"},
 	} {
 		out, _, _ := s.run("", append(args, "-o", "json")...)
 		require.True(t, json.Valid([]byte(out)), "%v: %s", args, out)
@@ -274,7 +274,7 @@ func TestRedch_HelpHasExamples(t *testing.T) {
 	s := newShell(t)
 	for _, command := range []string{
 		"topics", "groups", "consumers", "pending", "show", "tail", "produce", "dead reasons", "dead list", "dead show", "dead requeue", "dead purge",
-		"pause", "resume", "skip", "delayed", "schedules", "remove", "audit", "doctor", "check",
+		"pause", "resume", "skip", "delayed", "schedules", "remove", "audit", "trim", "doctor", "acl", "check",
 	} {
 		out, _, code := s.run("", append(strings.Fields(command), "--help")...)
 		require.Zero(t, code)

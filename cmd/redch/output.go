@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -123,6 +124,18 @@ func widths(columns []column, rows [][]string, most int) []int {
 		widths[widest]--
 	}
 	return widths
+}
+
+// wrap returns the lines of a text, none of which is wider where a space permits that.
+func wrap(s string, most int) (lines []string) {
+	line := ""
+	for word := range strings.FieldsSeq(s) {
+		if line != "" && utf8.RuneCountInString(line+" "+word) > most {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimSpace(line + " " + word)
+	}
+	return append(lines, line)
 }
 
 // printable returns a text without what would change a terminal.

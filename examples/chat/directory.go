@@ -29,7 +29,7 @@ type directory struct {
 	client redis.UniversalClient
 	config config
 
-	mu       sync.Mutex // held while the overview is read: those who ask meanwhile wait for it
+	mu       sync.Mutex // held while the overview is read: others wait for it meanwhile
 	overview []roomInfo
 	err      error
 	read     time.Time // when overview and err were read

@@ -55,8 +55,8 @@ func testLinks(t *testing.T, browser context.Context, first, second *instance) {
 // fromEnd is how far the reader is from the end of the conversation, in pixels.
 const fromEnd = `(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)(document.querySelector("#scroll"))`
 
-// The keyboard of a phone opens and closes, and the phone is turned: who was at the end still is, and
-// who was not, is not moved.
+// The keyboard of a phone opens and closes, and the phone is turned: a reader at the end stays there, and
+// another one is not moved.
 func testEndInView(t *testing.T, browser context.Context, client *redis.Client, first *instance) {
 	t.Parallel()
 	for i := range 40 {
@@ -105,7 +105,7 @@ func testUnreadMarks(t *testing.T, browser context.Context, first, second *insta
 	require.False(t, eval[bool](mira, "Boolean(%s)", markOf("unread-a")), "this was there before her")
 	theo.say("news")
 	mira.await("%s?.textContent === 'unread-a, new messages'", markOf("unread-a"))
-	require.True(t, eval[bool](mira, "document.querySelector('#open-side').classList.contains('unread')"), "nobody sees that on a phone")
+	require.True(t, eval[bool](mira, "document.querySelector('#open-side').classList.contains('unread')"), "on a phone it cannot be seen")
 	require.Contains(t, eval[string](mira, "document.querySelector('#open-side').ariaLabel"), "new messages")
 	require.Equal(t, "unread-b · Chat", eval[string](mira, "document.title"))
 

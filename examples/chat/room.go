@@ -78,7 +78,7 @@ func (r *room) openChannels(hub *redischannels.Hub, config config) (err error) {
 		return err
 	}
 	messageEvents, err := sse.NewHandler(r.messages, sse.Options[Message]{
-		// Who enters sees as much as is retained.
+		// A person that enters sees as much as is retained.
 		Start:      func(*http.Request) redischannels.Position { return redischannels.Oldest },
 		Heartbeat:  config.heartbeat,
 		Retry:      config.retry,
