@@ -10,7 +10,7 @@ import (
 	"github.com/flaminco/redischannels/internal/stream"
 )
 
-// pieceSize is the approximate size of a piece in the buffer of a writer without its payload.
+// pieceSize is what a piece takes in the buffer of a writer besides its payload, approximately.
 const pieceSize = 64
 
 // Run is the writer of one epoch of a run. It is safe for concurrent use. It must be ended by
@@ -66,9 +66,10 @@ func (r *Run[T]) Epoch() string { return r.epoch }
 func (r *Run[T]) Context() context.Context { return r.ctx }
 
 // Write appends values to the run. They are buffered, and sent soon together with others. While
-// Redis cannot be reached they stay in the buffer; if the buffer is full, Write waits until ctx
-// ends. With an error none of the values is written. It is the error of a value that cannot be
-// encoded or is too large ([redischannels.ErrTooLarge]), that of ctx, or the cause of Context.
+// Redis cannot be reached they stay in the buffer; if they do not fit into it, Write waits until
+// ctx ends. With an error none of the values is written. It is the error of a value that cannot
+// be encoded, [redischannels.ErrTooLarge] if the values exceed RunsConfig.BufferBytes, the error
+// of ctx, or the cause of Context.
 // Only Flush and End confirm that buffered values are in Redis.
 func (r *Run[T]) Write(ctx context.Context, values ...T) error {
 	pieces := make([][]byte, len(values))
@@ -76,10 +77,13 @@ func (r *Run[T]) Write(ctx context.Context, values ...T) error {
 	for i := range values {
 		piece, err := r.encode(&values[i])
 		if err != nil {
-			return fmt.Errorf("redischannels/sse: write to run %q: %w", r.id, err)
+			return r.failure(err)
 		}
 		pieces[i] = piece
 		size += len(piece) + pieceSize
+	}
+	if limit := r.runs.config.BufferBytes; size > limit {
+		return r.failure(fmt.Errorf("%w: %d values take %d bytes of the buffer, the limit is %d (RunsConfig.BufferBytes)", redischannels.ErrTooLarge, len(values), size, limit))
 	}
 	for {
 		changed, err := r.buffer(pieces, size)
@@ -104,9 +108,6 @@ func (r *Run[T]) encode(value *T) (piece []byte, err error) {
 	if piece, err = r.runs.codec.Encode(value); err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
-	if len(piece) > r.runs.config.BufferBytes {
-		return nil, fmt.Errorf("%w: a piece of %d bytes, the limit is %d (RunsConfig.BufferBytes)", redischannels.ErrTooLarge, len(piece), r.runs.config.BufferBytes)
-	}
 	return piece, nil
 }
 
@@ -119,7 +120,7 @@ func (r *Run[T]) buffer(pieces [][]byte, size int) (full <-chan struct{}, err er
 		return nil, r.err
 	case r.ending:
 		return nil, r.failure(ErrRunEnded)
-	case len(r.pieces) > 0 && r.bytes+size > r.runs.config.BufferBytes:
+	case r.bytes+size > r.runs.config.BufferBytes:
 		signal(r.urgent)
 		return r.changed, nil
 	case len(pieces) == 0:

@@ -27,17 +27,16 @@ func (r *Run[T]) keep() {
 	for {
 		select {
 		case <-r.filled:
-			if wait := r.runs.config.Coalesce; wait != NoCoalesce {
-				coalesce.Reset(wait)
-				continue
-			}
+			coalesce.Reset(r.runs.config.Coalesce) // NoCoalesce is negative: now
 		case <-coalesce.C:
+			r.send(false)
 		case <-r.urgent:
+			r.send(false)
 		case <-renew.C:
+			r.send(true)
 		case <-r.alive.Done():
 			return
 		}
-		r.send()
 	}
 }
 
@@ -48,10 +47,10 @@ func (r *Run[T]) forget() {
 	delete(r.runs.runs, r)
 }
 
-// send sends the buffer, or renews the lease if it is empty. It retries until it succeeds or the
-// run is over.
-func (r *Run[T]) send() {
-	for renew := true; ; renew = false {
+// send sends the buffer. If it is empty, renew renews the lease. It retries until it succeeds or
+// the run is over.
+func (r *Run[T]) send(renew bool) {
+	for ; ; renew = false {
 		number, pieces, ending := r.next()
 		if len(pieces) == 0 && (!renew || ending) {
 			return // after a failed End the run ends with its lease

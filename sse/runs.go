@@ -88,8 +88,8 @@ func (r *Runs[T]) Start(ctx context.Context, id string) (*Run[T], error) {
 // StartWith is Start with metadata that viewers receive before the first piece, up to 4 KiB as
 // JSON.
 func (r *Runs[T]) StartWith(ctx context.Context, id string, metadata map[string]string) (*Run[T], error) {
-	text, err := json.Marshal(metadata)
-	if err != nil || len(text) > maxRunMetadata {
+	text, _ := json.Marshal(metadata) // never an error: strings
+	if len(text) > maxRunMetadata {
 		return nil, fmt.Errorf("redischannels/sse: metadata: %w: must be at most %d bytes as JSON, got %d", redischannels.ErrInvalidArgument, maxRunMetadata, len(text))
 	}
 	if err := r.life.Enter(); err != nil {

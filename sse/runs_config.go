@@ -47,9 +47,10 @@ type RunsConfig struct {
 	// Defaults to DefaultRunCoalesce; NoCoalesce turns it off.
 	Coalesce time.Duration
 
-	// BufferBytes is the maximum size of the pieces, in bytes, that wait in a writer while Redis
-	// cannot be reached; then Write waits. A piece must not be larger. Defaults to
-	// DefaultRunBufferBytes.
+	// BufferBytes is the maximum size of the buffer of a writer in bytes, at least 65. Each piece
+	// takes the size of its payload and 64 bytes, until Redis has it. Write waits until all its
+	// values fit, and returns ErrTooLarge if they never can. Too low makes writers wait for Redis;
+	// too high costs memory during outages. Defaults to DefaultRunBufferBytes.
 	BufferBytes int
 
 	// Buckets is the number of hash slots of a Redis Cluster over which runs are distributed, 1
@@ -79,7 +80,7 @@ func (c RunsConfig) Validate() error {
 	check(c.WriterLease >= 100*time.Millisecond, "WriterLease", "must be at least 100ms, got %v", c.WriterLease)
 	check(c.TTL >= c.WriterLease, "TTL", "must be at least WriterLease (%v), got %v", c.WriterLease, c.TTL)
 	check(c.Coalesce == NoCoalesce || c.Coalesce >= time.Millisecond, "Coalesce", "must be at least 1ms, or NoCoalesce, got %v", c.Coalesce)
-	check(c.BufferBytes > 0, "BufferBytes", "must be above 0, got %d", c.BufferBytes)
+	check(c.BufferBytes > pieceSize, "BufferBytes", "must be at least %d, got %d", pieceSize+1, c.BufferBytes)
 	check(c.Buckets >= 1 && c.Buckets <= 1024, "Buckets", "must be 1 to 1024, got %d", c.Buckets)
 	return errors.Join(errs...)
 }

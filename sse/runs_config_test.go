@@ -15,8 +15,8 @@ import (
 func TestRunsConfig_Validate(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, RunsConfig{}.Validate())
-	require.NoError(t, RunsConfig{Coalesce: NoCoalesce, Buckets: 1}.Validate())
-	err := RunsConfig{Name: "a{b", WriterLease: 1, TTL: -1, Coalesce: 1, BufferBytes: -1, Buckets: 2000}.Validate()
+	require.NoError(t, RunsConfig{Coalesce: NoCoalesce, Buckets: 1, BufferBytes: 65}.Validate())
+	err := RunsConfig{Name: "a{b", WriterLease: 1, TTL: -1, Coalesce: 1, BufferBytes: 64, Buckets: 2000}.Validate()
 	require.ErrorIs(t, err, redischannels.ErrInvalidConfig)
 	for _, field := range []string{"Name", "WriterLease", "TTL", "Coalesce", "BufferBytes", "Buckets"} {
 		require.ErrorContains(t, err, "RunsConfig."+field+": ")

@@ -40,10 +40,13 @@ const (
 // Info returns the state of a run. The error is ErrNoRun, or that of Redis.
 func (r *Runs[T]) Info(ctx context.Context, id string) (RunInfo, error) {
 	state, err := r.look(ctx, id)
-	if err == nil && state.Epoch == 0 {
-		err = fmt.Errorf("redischannels/sse: run %q: %w", id, ErrNoRun)
+	switch {
+	case err != nil:
+		return RunInfo{}, err
+	case state.Epoch == 0:
+		return RunInfo{}, fmt.Errorf("redischannels/sse: run %q: %w", id, ErrNoRun)
 	}
-	return runInfo(id, state), err
+	return runInfo(id, state), nil
 }
 
 // List yields the existing runs, in no order. An error ends the list.
