@@ -73,7 +73,9 @@ bench: ## measure against watermill-redisstream, go-redis and rueidis (BENCHFLAG
 
 .PHONY: soak
 soak: ## run the soak tests for SOAK=60s (SOAK_SEED=n repeats the faults of a run)
-	@$(REDIS) && REQUIRE_REDIS=1 SOAK=$(SOAK) go test -p 1 -run '^TestSoak' -count=1 -timeout 0 -v ./soak ./tests
+	@$(REDIS) && export REQUIRE_REDIS=1 SOAK=$(SOAK) && \
+	go test -p 1 -run '^TestSoak' -count=1 -timeout 0 -v ./soak ./tests && \
+	module=cmd/redch && cd $$module && $(IN_WORKSPACE) && go test -run '^TestSoak' -count=1 -timeout 0 -v .
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME=30s
