@@ -207,6 +207,59 @@ func TestRuns_DeadWriterIsLost(t *testing.T) {
 	require.ErrorIs(t, run.End(t.Context(), nil), sse.ErrLost)
 }
 
+// A lost run that has no viewer is ended by the first call that reads it, once.
+func TestRuns_LostWithoutViewers(t *testing.T) {
+	t.Parallel()
+	for name, read := range map[string]func(*testing.T, *runsTest){
+		"Info": func(t *testing.T, r *runsTest) {
+			info, err := r.Info(t.Context(), "a")
+			require.NoError(t, err)
+			require.Equal(t, sse.RunLost, info.Status)
+		},
+		"List": func(t *testing.T, r *runsTest) {
+			for info, err := range r.List(t.Context()) {
+				require.NoError(t, err)
+				require.Equal(t, sse.RunLost, info.Status)
+			}
+		},
+		"Stop":  func(t *testing.T, r *runsTest) { require.ErrorIs(t, r.Stop(t.Context(), "a"), sse.ErrRunEnded) },
+		"Start": func(t *testing.T, r *runsTest) { r.start("a") },
+		"view":  func(t *testing.T, r *runsTest) { r.view("a").begins() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := func(c *sse.RunsConfig) { c.WriterLease, c.Buckets, c.OnError = time.Minute, 1, func(error) {} }
+			dying, proxy := runsVia(t, redistest.Shared(t), config)
+			flushed(t, dying.start("a"), "p")
+			proxy.Refuse(true)
+			r := newRuns(t, redistest.Shared(t).Client(t), dying.name, config)
+			key := "{" + r.name + ":0}:"
+			require.NoError(t, r.client.HSet(t.Context(), key+"run:a", "lease", 1).Err())
+			read(t, r)
+			require.EqualValues(t, 2, r.entries("a"))
+			end := r.client.XRevRangeN(t.Context(), key+"events:a", "+", "-", 1).Val()[0]
+			require.Equal(t, map[string]any{"end": "lost", "p": ""}, end.Values)
+			require.Error(t, r.Stop(t.Context(), "none"))
+			_, err := r.Info(t.Context(), "a")
+			require.NoError(t, err)
+			require.EqualValues(t, 2, r.entries("a"), "once")
+		})
+	}
+}
+
+// A lost run that nobody reads leaves no key after its TTL.
+func TestRuns_LostKeysExpire(t *testing.T) {
+	t.Parallel()
+	dying, proxy := runsVia(t, redistest.Shared(t), func(c *sse.RunsConfig) {
+		c.TTL, c.WriterLease, c.OnError = time.Second, time.Second, func(error) {}
+	})
+	flushed(t, dying.start("a"), "p")
+	proxy.Refuse(true)
+	other := newRuns(t, redistest.Shared(t).Client(t), dying.name)
+	require.Len(t, other.keys(), 3)
+	redistest.Eventually(t, soon, func() bool { return len(other.keys()) == 0 }, "nothing is left")
+}
+
 // No key is left after the TTL, also not the index.
 func TestRuns_KeysExpire(t *testing.T) {
 	t.Parallel()

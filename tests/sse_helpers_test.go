@@ -186,15 +186,16 @@ func (s *sseStream) live() *sseStream {
 	return s
 }
 
-// ended returns when the server has ended the stream.
+// ended returns when the server has ended the stream, without a further event.
 func (s *sseStream) ended() {
 	s.t.Helper()
 	for {
 		select {
-		case _, open := <-s.events:
+		case e, open := <-s.events:
 			if !open {
 				return
 			}
+			require.Empty(s.t, e.Data, "%+v", e)
 		case <-time.After(soon):
 			require.FailNow(s.t, "the stream continues", "for %s", soon)
 		}

@@ -6,6 +6,12 @@
 -- An error reply: nothing was written. A lost reply: the same call again finds that it has ended.
 local id, ttl, epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
+if epoch == '' then -- it may be lost already
+  local err = expire(id, ttl)
+  if err then
+    return err
+  end
+end
 if not run.epoch then
   return {'missing'}
 elseif epoch ~= '' and run.epoch ~= epoch then
