@@ -12,6 +12,32 @@ import (
 	"github.com/flaminco/redischannels/inspect"
 )
 
+// consumerGroup is the group billing of the topic orders, on a server of its own.
+type consumerGroup struct {
+	client     *redis.Client
+	subscriber *redischannels.Subscriber
+	inspector  *inspect.Inspector
+}
+
+func exampleGroup() (group consumerGroup, stop func()) {
+	client, stopServer := exampleServer()
+	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := subscriber.SubscribeInitialize("orders"); err != nil {
+		log.Fatal(err)
+	}
+	inspector, err := inspect.New(inspect.Config{Client: client, Actor: "on-call"}, logger)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return consumerGroup{client, subscriber, inspector}, func() {
+		_ = subscriber.Close()
+		stopServer()
+	}
+}
+
 // pauseGroup pauses a group for half an hour, and resumes it early.
 func pauseGroup(ctx context.Context, client *redis.Client, done <-chan struct{}) error {
 	inspector, err := inspect.New(inspect.Config{Client: client, Actor: "on-call"}, logger)
@@ -42,26 +68,18 @@ func printPause(ctx context.Context, subscriber *redischannels.Subscriber) error
 }
 
 func Example_pause() {
-	client, stop := exampleServer()
+	group, stop := exampleGroup()
 	defer stop()
-	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer subscriber.Close()
-	if err := subscriber.SubscribeInitialize("orders"); err != nil {
-		log.Fatal(err)
-	}
 	ctx, done, ended := context.Background(), make(chan struct{}), make(chan error)
-	go func() { ended <- pauseGroup(ctx, client, done) }()
+	go func() { ended <- pauseGroup(ctx, group.client, done) }()
 	for paused := false; !paused; { // until Pause has returned
-		stats, err := subscriber.GroupStats(ctx, "orders")
+		stats, err := group.subscriber.GroupStats(ctx, "orders")
 		if err != nil {
 			log.Fatal(err)
 		}
 		paused = stats.Paused
 	}
-	fmt.Println(printPause(ctx, subscriber))
+	fmt.Println(printPause(ctx, group.subscriber))
 	close(done)
 	fmt.Println(<-ended)
 	// Output:
@@ -87,21 +105,9 @@ func printGroups(ctx context.Context, inspector *inspect.Inspector) error {
 }
 
 func Example_inspect() {
-	client, stop := exampleServer()
+	group, stop := exampleGroup()
 	defer stop()
-	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer subscriber.Close()
-	if err := subscriber.SubscribeInitialize("orders"); err != nil {
-		log.Fatal(err)
-	}
-	inspector, err := inspect.New(inspect.Config{Client: client, Actor: "on-call"}, logger)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(printGroups(context.Background(), inspector))
+	fmt.Println(printGroups(context.Background(), group.inspector))
 	// Output:
 	// orders billing lag: 0 pending: 0 alive: 0
 	// <nil>
@@ -123,21 +129,9 @@ func removeGroup(ctx context.Context, inspector *inspect.Inspector) error {
 }
 
 func Example_removeGroup() {
-	client, stop := exampleServer()
+	group, stop := exampleGroup()
 	defer stop()
-	subscriber, err := redischannels.NewSubscriber(redischannels.SubscriberConfig{Client: client, ConsumerGroup: "billing"}, logger)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer subscriber.Close()
-	if err := subscriber.SubscribeInitialize("orders"); err != nil {
-		log.Fatal(err)
-	}
-	inspector, err := inspect.New(inspect.Config{Client: client}, logger)
-	if err != nil {
-		log.Fatal(err)
-	}
-	if err := removeGroup(context.Background(), inspector); err != nil {
+	if err := removeGroup(context.Background(), group.inspector); err != nil {
 		log.Fatal(err)
 	}
 	// Output:
@@ -163,13 +157,9 @@ func requeueTimeouts(ctx context.Context, inspector *inspect.Inspector) error {
 }
 
 func Example_requeue() {
-	client, stop := exampleServer()
+	group, stop := exampleGroup()
 	defer stop()
-	inspector, err := inspect.New(inspect.Config{Client: client, Actor: "on-call"}, logger)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(requeueTimeouts(context.Background(), inspector))
+	fmt.Println(requeueTimeouts(context.Background(), group.inspector))
 	// Output:
 	// would requeue: 0
 	// requeued: 0

@@ -11,76 +11,33 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
-	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels"
-	"github.com/flaminco/redischannels/examples/internal/redisserver"
+	"github.com/flaminco/redischannels/examples/internal/serve"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	listener, err := net.Listen("tcp", cmp.Or(os.Getenv("ADDR"), "localhost:8080"))
-	if err == nil {
-		err = run(ctx, os.Getenv("REDIS_URL"), listener, os.Stdout)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "reminders:", err)
-		os.Exit(1)
-	}
-}
+func main() { serve.Main("reminders", run) }
 
 // run serves until ctx ends.
-func run(ctx context.Context, redisURL string, listener net.Listener, out io.Writer) error {
-	client, server, closeAll, err := redisserver.Open(ctx, redisURL)
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	defer closeAll()
+func run(ctx context.Context, client *redis.Client, listener net.Listener, out io.Writer) error {
 	hub, err := redischannels.NewHub(client, redischannels.HubConfig{})
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	defer hub.Close()
 	service, err := newService(hub, out)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	defer service.schedules.Close()
-	fmt.Fprintf(out, "Redis is %s\nhttp://%s/reminders\n", server, listener.Addr())
-
-	web := &http.Server{Handler: service.handler(), ReadHeaderTimeout: 5 * time.Second}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	ended := make(chan error, 3)
-	for _, part := range []func() error{
-		func() error { return web.Serve(listener) },
-		func() error { return service.send(ctx) },
-		func() error { return service.schedules.Run(ctx) },
-	} {
-		go func() {
-			err := part()
-			cancel(err) // if one ends, so do all
-			ended <- err
-		}()
-	}
-	<-ctx.Done()
-	var errs []error
-	errs = append(errs, web.Close())
-	for range cap(ended) {
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	fmt.Fprintf(out, "http://%s/reminders\n", listener.Addr())
+	return serve.All(ctx, listener, service.handler(), map[string]func(context.Context) error{
+		"sender": service.send, "schedules": service.schedules.Run,
+	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/flaminco/redischannels/examples/internal/serve"
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
@@ -43,7 +44,7 @@ func start(t *testing.T, redisURL string, out *output) (url string, stop func())
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, redisURL, listener, out) }()
+	go func() { ended <- serve.Run(ctx, redisURL, listener, out, run) }()
 	return "http://" + listener.Addr().String() + "/reminders", sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-ended)

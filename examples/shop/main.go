@@ -11,45 +11,24 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
-	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/flaminco/redischannels"
 	"github.com/flaminco/redischannels/console"
-	"github.com/flaminco/redischannels/examples/internal/redisserver"
+	"github.com/flaminco/redischannels/examples/internal/serve"
 	"github.com/flaminco/redischannels/inspect"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	listener, err := net.Listen("tcp", cmp.Or(os.Getenv("ADDR"), "localhost:8080"))
-	if err == nil {
-		err = run(ctx, os.Getenv("REDIS_URL"), listener, os.Stdout)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "shop:", err)
-		os.Exit(1)
-	}
-}
+func main() { serve.Main("shop", run) }
 
 // run serves until ctx ends.
-func run(ctx context.Context, redisURL string, listener net.Listener, out io.Writer) (err error) {
-	defer listener.Close()
-	client, server, closeAll, err := redisserver.Open(ctx, redisURL)
-	if err != nil {
-		return err
-	}
-	defer closeAll()
+func run(ctx context.Context, client *redis.Client, listener net.Listener, out io.Writer) error {
 	hub, err := redischannels.NewHub(client, redischannels.HubConfig{})
 	if err != nil {
 		return err
@@ -67,30 +46,11 @@ func run(ctx context.Context, redisURL string, listener net.Listener, out io.Wri
 		return err
 	}
 	defer page.Close()
-	fmt.Fprintf(out, "Redis is %s\nThe console is at http://%s/\n", server, listener.Addr())
-
+	fmt.Fprintf(out, "The console is at http://%s/\n", listener.Addr())
 	parts := s.services()
-	web := &http.Server{Handler: page, ReadHeaderTimeout: 5 * time.Second}
-	parts["web"] = func(context.Context) error { return web.Serve(listener) }
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	ended := make(chan error, len(parts))
-	for name, part := range parts {
-		go func() {
-			err := part(ctx)
-			if err != nil {
-				err = fmt.Errorf("%s: %w", name, err)
-			}
-			cancel(err) // if one ends, so do all
-			ended <- err
-		}()
+	parts["console"] = func(ctx context.Context) error {
+		<-ctx.Done()
+		return page.Close() // ends the live pages
 	}
-	<-ctx.Done()
-	errs := []error{page.Close(), web.Close()}
-	for range parts {
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return serve.All(ctx, listener, page, parts)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels/examples/internal/browsertest"
+	"github.com/flaminco/redischannels/examples/internal/serve"
 	"github.com/flaminco/redischannels/internal/redistest"
 )
 
@@ -27,7 +28,7 @@ func start(t *testing.T, redisURL string) (url string) {
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, redisURL, listener, io.Discard) }()
+	go func() { ended <- serve.Run(ctx, redisURL, listener, io.Discard, run) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-ended)
