@@ -205,3 +205,33 @@ func consumersOf(members survey.Members) []Consumer {
 	}
 	return consumers
 }
+
+// Backlog is the work of a group that can be done now: what an autoscaler needs.
+type Backlog struct {
+	Topic   string `json:"topic"`
+	Group   string `json:"group"`
+	Lag     int64  `json:"lag"`     // entries that were not delivered yet, at least
+	Pending int64  `json:"pending"` // delivered and not acknowledged, or returned; without deferred ones
+	Due     int64  `json:"due"`     // delayed and deferred messages that are due, and that no process has appended yet
+	Backlog int64  `json:"backlog"` // their sum
+}
+
+// Backlog returns the work of a group. Messages that are due are appended by a process of the group: with none,
+// they are the only sign that one is needed. The error wraps [ErrNoGroup] where there is no such group. (as Groups; ZCOUNT)
+func (i *Inspector) Backlog(ctx context.Context, topic, group string) (Backlog, error) {
+	of, err := i.group(topic, group)
+	if err != nil {
+		return Backlog{}, err
+	}
+	found, err := survey.LookAtGroup(ctx, i.config.Client, of.Topic, group)
+	if err != nil {
+		return Backlog{}, readError("look at", topic, group, err)
+	}
+	due, err := survey.LookAtDue(ctx, i.config.Client, of.Topic, group)
+	if err != nil {
+		return Backlog{}, readError("look at", topic, group, err)
+	}
+	b := Backlog{Topic: topic, Group: group, Lag: found.Lag.Lag, Pending: found.Pending + found.Returned, Due: due.Delayed + due.Deferred}
+	b.Backlog = b.Lag + b.Pending + b.Due
+	return b, nil
+}
