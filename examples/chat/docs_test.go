@@ -10,10 +10,12 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flaminco/redischannels"
@@ -26,9 +28,27 @@ import (
 // docsPage serves runs, and a page with one of the pieces of JavaScript of docs/runs.md.
 type docsPage struct {
 	*tab
-	runs *sse.Runs[string]
-	link *redistest.Proxy // between the browser and the server
-	run  *sse.Run[string]
+	client  *redis.Client
+	runs    *sse.Runs[string]
+	handler *sse.RunsHandler[string]
+	link    *redistest.Proxy // between the browser and the server
+	run     *sse.Run[string]
+	entries string // the key of those of the run
+
+	refusal atomic.Int32 // the status of all responses; 0: none is refused
+	refused atomic.Int32 // requests
+}
+
+// docsCodec encodes one text so that it cannot be decoded.
+type docsCodec struct{ redischannels.Codec }
+
+const undecodable = "undecodable"
+
+func (c docsCodec) Encode(value any) ([]byte, error) {
+	if *value.(*string) == undecodable {
+		return []byte(`{`), nil
+	}
+	return c.Codec.Encode(value)
 }
 
 // javaScript returns the code blocks of docs/runs.md.
@@ -54,10 +74,11 @@ const countCleared = `
 // openDocs opens the page of a code block, whose requests must have the token where authorized says so.
 func openDocs(t *testing.T, browser context.Context, server *redistest.Server, name, code string, authorized bool) *docsPage {
 	t.Helper()
-	hub, err := redischannels.NewHub(server.Client(t), redischannels.HubConfig{})
+	p := &docsPage{tab: newTab(t, browser), client: server.Client(t), entries: "{" + name + ":0}:events:a"}
+	hub, err := redischannels.NewHub(p.client, redischannels.HubConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, hub.Close()) })
-	runs, err := sse.NewRuns[string](hub, sse.RunsConfig{Name: name})
+	runs, err := sse.NewRuns[string](hub, sse.RunsConfig{Name: name, Buckets: 1, Codec: docsCodec{redischannels.JSON}})
 	require.NoError(t, err)
 	handler, err := runs.Handler(sse.RunsOptions[string]{Options: sse.Options[string]{
 		Retry: 50 * time.Millisecond,
@@ -73,7 +94,15 @@ func openDocs(t *testing.T, browser context.Context, server *redistest.Server, n
 	sockets, err := ws.NewHandler(handler, ws.Options{})
 	require.NoError(t, err)
 	mux := http.NewServeMux()
-	mux.Handle("GET /runs/{id}", handler)
+	mux.HandleFunc("GET /runs/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if status := int(p.refusal.Load()); status != 0 {
+			p.refused.Add(1)
+			w.WriteHeader(status)
+			fmt.Fprint(w, "refused here")
+			return
+		}
+		handler.ServeHTTP(w, r)
+	})
 	mux.Handle("GET /runs/{id}/ws", sockets)
 	mux.HandleFunc("DELETE /runs/{id}", func(w http.ResponseWriter, r *http.Request) {
 		if err := runs.Stop(r.Context(), r.PathValue("id")); err != nil {
@@ -87,7 +116,7 @@ func openDocs(t *testing.T, browser context.Context, server *redistest.Server, n
 	})
 	web := httptest.NewServer(mux)
 	t.Cleanup(web.Close)
-	p := &docsPage{tab: newTab(t, browser), runs: runs, link: redistest.NewProxy(t, web.Listener.Addr().String())}
+	p.runs, p.handler, p.link = runs, handler, redistest.NewProxy(t, web.Listener.Addr().String())
 	p.do(chromedp.Navigate("http://" + p.link.Addr()))
 	p.run, err = runs.Start(t.Context(), "a")
 	require.NoError(t, err)
@@ -139,6 +168,58 @@ func (p *docsPage) resumes(arguments string) (text string) {
 	return text
 }
 
+// ignores sends the page a piece that cannot be decoded, and a gap. It shows only the pieces behind them.
+func (p *docsPage) ignores(text string) string {
+	p.t.Helper()
+	p.write(undecodable, " seven")
+	p.shows(text + " seven")
+	p.link.Refuse(true)
+	redistest.Eventually(p.t, 20*time.Second, func() bool { return p.handler.Clients() == 0 }, "the handler keeps no pieces")
+	p.write(" trimmed", " eight")
+	require.NoError(p.t, p.client.XTrimMaxLen(p.t.Context(), p.entries, 1).Err())
+	p.link.Refuse(false)
+	p.shows(text + " seven eight")
+	return text + " seven eight"
+}
+
+// retries has the server refuse requests for a while, after which the page resumes.
+func (p *docsPage) retries(status int32, text string) string {
+	p.t.Helper()
+	p.do(chromedp.Evaluate(quickTimers, nil))
+	p.refused.Store(0)
+	p.refusal.Store(status)
+	p.link.Cut()
+	redistest.Eventually(p.t, 20*time.Second, func() bool { return p.refused.Load() == 7 }, "it comes back")
+	p.refusal.Store(0)
+	p.write(" later")
+	p.shows(text + " later")
+	delays := eval[[]int](p.tab, "delays")
+	require.Equal(p.t, []int{1000, 2000, 4000, 8000, 16000, 30000, 30000}, delays[:7])
+	return text + " later"
+}
+
+// quickTimers records the delays of a page's timers, and shortens them.
+const quickTimers = `
+	window.delays = [];
+	window.unhurried ??= setTimeout;
+	window.setTimeout = (f, delay) => (delays.push(delay), unhurried(f, delay / 100));
+`
+
+// givesUp says that the page shows a refusal, and does not send the request again.
+func (p *docsPage) givesUp(status int32) {
+	p.t.Helper()
+	p.do(chromedp.Evaluate(quickTimers+"; document.querySelector('#text').textContent = 'so far'; viewed = undefined", nil))
+	p.refused.Store(0)
+	p.refusal.Store(status)
+	p.view("a", ", AbortSignal.timeout(60000)")
+	p.await("viewed !== undefined")
+	p.refusal.Store(0)
+	require.Equal(p.t, "refused", eval[string](p.tab, "viewed"))
+	p.shows("so far (refused here)")
+	require.EqualValues(p.t, 1, p.refused.Load())
+	require.Empty(p.t, eval[[]int](p.tab, "delays"))
+}
+
 // The code for browsers in docs/runs.md does what the page says, in a browser.
 func TestDocsRunsInBrowser(t *testing.T) {
 	blocks := javaScript(t)
@@ -148,7 +229,7 @@ func TestDocsRunsInBrowser(t *testing.T) {
 
 	t.Run("EventSource", func(t *testing.T) {
 		p := openDocs(t, browser, server, "eventsource", blocks[0], false)
-		text := p.resumes("")
+		text := p.ignores(p.resumes(""))
 		require.Equal(t, 1, eval[int](p.tab, "source.readyState"))
 		p.do(chromedp.Evaluate("stop('a')", nil))
 		p.shows(text + " (stopped)")
@@ -174,10 +255,26 @@ func TestDocsRunsInBrowser(t *testing.T) {
 
 	t.Run("fetch", func(t *testing.T) {
 		p := openDocs(t, browser, server, "fetch", blocks[1], true)
-		text := p.resumes(", AbortSignal.timeout(60000)")
+		text := p.ignores(p.resumes(", AbortSignal.timeout(60000)"))
+		for _, status := range []int32{http.StatusServiceUnavailable, http.StatusTooManyRequests} {
+			text = p.retries(status, text)
+		}
 		require.NoError(t, p.run.End(t.Context(), nil))
-		p.await("viewed?.status === 'done'")
+		p.await("viewed === 'done'")
 		p.shows(text)
+		for _, status := range []int32{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound} {
+			p.givesUp(status)
+		}
+
+		var err error
+		p.run, err = p.runs.Start(t.Context(), "a")
+		require.NoError(t, err)
+		p.view("a", ", AbortSignal.timeout(60000)")
+		p.write("again")
+		p.shows("again")
+		require.NoError(t, p.run.End(t.Context(), errors.New("no more tokens")))
+		p.shows("again (no more tokens)")
+		p.await("viewed === 'failed'")
 		p.view("none", ", AbortSignal.timeout(60000)")
 		p.await("viewed === null")
 		p.requireNothingRan()
@@ -185,7 +282,7 @@ func TestDocsRunsInBrowser(t *testing.T) {
 
 	t.Run("WebSocket", func(t *testing.T) {
 		p := openDocs(t, browser, server, "websocket", blocks[2], false)
-		text := p.resumes("")
+		text := p.ignores(p.resumes(""))
 		require.NoError(t, p.run.End(t.Context(), nil))
 		p.await("document.querySelector('#text').dataset.status === 'done'")
 		p.shows(text)
