@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -220,6 +221,61 @@ func TestDoctor_Limit(t *testing.T) {
 	_, err := newInspector(t, client).Doctor(t.Context(), inspect.DoctorQuery{Limit: -1})
 	require.ErrorIs(t, err, redischannels.ErrInvalidArgument)
 	require.ErrorContains(t, err, "DoctorQuery.Limit: invalid argument: must be above 0, or 0 for 1000, got -1")
+}
+
+// The topics of every master of a cluster are checked.
+func TestDoctor_TopicsOfACluster(t *testing.T) {
+	t.Parallel()
+	client := redistest.StartCluster(t, 3).Client(t)
+	var want []string
+	for n := range 12 {
+		topic := fmt.Sprint("topic-", n)
+		require.NoError(t, client.XGroupCreateMkStream(t.Context(), topic, "g", "0").Err())
+		want = append(want, topic)
+	}
+	findings, err := newInspector(t, client).Doctor(t.Context(), inspect.DoctorQuery{})
+	require.NoError(t, err)
+	var got []string
+	for _, f := range findings {
+		if f.Node == "" {
+			require.Equal(t, "consumers", f.Check)
+			got = append(got, f.Topic)
+		}
+	}
+	require.ElementsMatch(t, want, got)
+}
+
+// A server without redis.acl_check_cmd cannot say what is missing, and so does the doctor.
+func TestDoctor_PermissionsUnknown(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t).Client(t)
+	require.NoError(t, client.XGroupCreateMkStream(t.Context(), "orders", "g", "0").Err())
+	client.AddHook(withoutACLCheck{})
+	p, err := newInspector(t, client).Permissions(t.Context(), "orders", "g", inspect.RoleConsumer)
+	require.NoError(t, err)
+	require.False(t, p.Known)
+	require.Empty(t, p.Missing)
+	f := topicFindings(t, client, inspect.DoctorQuery{})["acl"]
+	require.Equal(t, inspect.SeverityInfo, f.Severity)
+	require.Contains(t, f.Problem, "was not checked")
+}
+
+// withoutACLCheck is a server before Redis 7.0, as far as scripts see it.
+type withoutACLCheck struct{}
+
+func (withoutACLCheck) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (withoutACLCheck) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (withoutACLCheck) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if args := cmd.Args(); cmd.Name() == "eval" { // as the first time each script is
+			args[1] = strings.Replace(args[1].(string), "redis.acl_check_cmd", "nil", 1)
+		}
+		return next(ctx, cmd)
+	}
 }
 
 // asUser returns a client of a new user with these permissions, on the topic orders.

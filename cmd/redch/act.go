@@ -60,6 +60,7 @@ type produceCmd struct {
 	Payload  string            `arg:"" optional:"" help:"Payload; standard input without one."`
 	Metadata map[string]string `short:"m" help:"Metadata, such as -m name=order." placeholder:"KEY=VALUE"`
 	UUID     string            `help:"UUID of the message. Defaults to a new one."`
+	DryRun   bool              `help:"Publish nothing."`
 	format
 }
 
@@ -68,18 +69,36 @@ func (produceCmd) Help() string {
 }
 
 func (c *produceCmd) Run(a *app) error {
-	payload := []byte(c.Payload)
-	if c.Payload == "" {
-		var err error
-		if payload, err = io.ReadAll(a.in); err != nil {
-			return err
-		}
+	msg, err := c.message(a)
+	if err != nil {
+		return err
+	}
+	if c.DryRun {
+		return c.plan(a, msg)
 	}
 	pub, err := redischannels.NewPublisher(redischannels.PublisherConfig{Client: a.client, Marshaler: c.marshaler()}, watermill.NopLogger{})
 	if err != nil {
 		return err
 	}
 	defer pub.Close()
+	ctx, cancel := a.read()
+	defer cancel()
+	ids, err := pub.Append(ctx, c.Topic, msg)
+	if err != nil {
+		return err
+	}
+	return a.say(map[string]string{"id": ids[0], "uuid": msg.UUID}, "%s", ids[0])
+}
+
+// message is the one to publish.
+func (c *produceCmd) message(a *app) (*message.Message, error) {
+	payload := []byte(c.Payload)
+	if c.Payload == "" {
+		var err error
+		if payload, err = io.ReadAll(a.in); err != nil {
+			return nil, err
+		}
+	}
 	if c.UUID == "" {
 		c.UUID = watermill.NewUUID()
 	}
@@ -87,13 +106,24 @@ func (c *produceCmd) Run(a *app) error {
 	for key, value := range c.Metadata {
 		msg.Metadata.Set(key, value)
 	}
-	ctx, cancel := a.read()
-	defer cancel()
-	ids, err := pub.Append(ctx, c.Topic, msg)
+	return msg, nil
+}
+
+// plan prints the message that would be published.
+func (c *produceCmd) plan(a *app, msg *message.Message) error {
+	fields, err := c.marshaler().Marshal(c.Topic, msg)
 	if err != nil {
 		return err
 	}
-	return a.say(map[string]string{"id": ids[0], "uuid": c.UUID}, "%s", ids[0])
+	v := messageView{}
+	for _, f := range fields {
+		v.Bytes += len(f.Name) + len(f.Value)
+	}
+	v.set(msg, nil, nil)
+	if err := v.print(a); err != nil || a.Output == "json" {
+		return err
+	}
+	return a.say(nil, "would be published to %s", printable(c.Topic))
 }
 
 type deadCmd struct {

@@ -87,3 +87,24 @@ func TestRedch_Trim(t *testing.T) {
 	require.Regexp(t, `[1-9]\d* entries were removed, \d+ are left; a trim ends where group billing stands`, out)
 	require.Less(t, s.client.XLen(t.Context(), "orders").Val(), int64(200))
 }
+
+// produce prints the ID of the entry, and its dry run the message.
+func TestRedch_Produce(t *testing.T) {
+	s := newShell(t)
+	args := []string{"produce", "orders", `{"id":1}`, "-m", "name=order.placed", "--uuid", "u-1"}
+	s.same(`
+bytes 68
+uuid u-1
+metadata name = order.placed
+payload {"id":1}
+would be published to orders`, append(args, "--dry-run")...)
+	out, _, code := s.run("", append(args, "--dry-run", "-o", "json")...)
+	require.Zero(t, code)
+	require.JSONEq(t, `{"bytes": 68, "uuid": "u-1", "metadata": {"name": "order.placed"}, "payload": "{\"id\":1}"}`, out)
+	require.Zero(t, s.client.XLen(t.Context(), "orders").Val())
+	s.same("ID", args...)
+	require.EqualValues(t, 1, s.client.XLen(t.Context(), "orders").Val())
+	_, problems, code := s.run("[]", "produce", "orders", "-f", "fields", "--dry-run")
+	require.Equal(t, exitError, code)
+	require.NotEmpty(t, problems)
+}

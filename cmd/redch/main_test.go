@@ -286,13 +286,14 @@ func TestRedch_HelpHasExamples(t *testing.T) {
 func TestRedch_HostileNames(t *testing.T) {
 	s := newShell(t)
 	name := "a\x1b[31m" + strings.Repeat("very-long-", 20)
-	require.NoError(t, s.client.XAdd(t.Context(), &redis.XAddArgs{Stream: name, Values: []string{"a", "\x1b]0;title\a"}}).Err())
-	require.NoError(t, s.client.XGroupCreate(t.Context(), name, strings.Repeat("group", 40), "0").Err())
+	require.NoError(t, s.client.XAdd(t.Context(), &redis.XAddArgs{Stream: name, Values: []string{"a", "\x1b]0;title\a\x9b31m"}}).Err())
+	require.NoError(t, s.client.XGroupCreate(t.Context(), name, "\x9b31m"+strings.Repeat("group", 40), "0").Err())
 	for _, args := range [][]string{{"topics"}, {"groups", name}, {"tail", name, "--no-follow"}, {"show", name, s.client.XRange(t.Context(), name, "-", "+").Val()[0].ID}} {
 		out, problems, code := s.run("", args...)
 		require.Zero(t, code, problems)
 		require.NotContains(t, out, "\x1b")
 		require.NotContains(t, out, "\a")
+		require.NotContains(t, out, "\x9b")
 	}
 }
 

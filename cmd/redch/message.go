@@ -34,8 +34,8 @@ func (f format) marshaler() marshaler {
 
 // messageView is a message as JSON.
 type messageView struct {
-	ID       string            `json:"id"`
-	Time     time.Time         `json:"time"`
+	ID       string            `json:"id,omitempty"`
+	Time     time.Time         `json:"time,omitzero"`
 	Bytes    int               `json:"bytes"`
 	UUID     string            `json:"uuid,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
@@ -67,7 +67,11 @@ func (v messageView) print(a *app) error {
 	if a.Output == "json" {
 		return a.json(v)
 	}
-	rows := [][2]string{{"id", v.ID}, {"time", v.Time.UTC().Format(time.RFC3339Nano)}, {"bytes", number(v.Bytes)}}
+	var rows [][2]string
+	if v.ID != "" {
+		rows = append(rows, [2]string{"id", v.ID}, [2]string{"time", v.Time.UTC().Format(time.RFC3339Nano)})
+	}
+	rows = append(rows, [2]string{"bytes", number(v.Bytes)})
 	if v.UUID != "" {
 		rows = append(rows, [2]string{"uuid", v.UUID})
 	}

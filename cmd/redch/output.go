@@ -138,10 +138,11 @@ func wrap(s string, most int) (lines []string) {
 	return append(lines, line)
 }
 
-// printable returns a text without what would change a terminal.
+// printable returns a text without what would change a terminal. That includes bytes that are no UTF-8: some terminals
+// take 0x9b for the begin of a command.
 func printable(s string) string {
 	for _, r := range s {
-		if !strconv.IsPrint(r) {
+		if !strconv.IsPrint(r) || !utf8.ValidString(s) {
 			quoted := strconv.Quote(s)
 			return quoted[1 : len(quoted)-1]
 		}
