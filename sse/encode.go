@@ -65,11 +65,7 @@ func (s *server[T]) value(d redischannels.Delivery[T], id stream.ID, text string
 
 // encode returns the wire form of a value. A panic of the application's functions is an error.
 func (s *server[T]) encode(d redischannels.Delivery[T], id string) (wire []byte, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			wire, err = nil, fmt.Errorf("Event or Encode panicked: %v", r)
-		}
-	}()
+	defer recovered(&err, "Event or Encode")
 	var m gosse.Message
 	if s.options.Event != nil {
 		name := s.options.Event(d)
@@ -142,6 +138,13 @@ func encode(m *gosse.Message, id, data string) []byte {
 		m.ID = gosse.ID(id)
 	}
 	return toBytes(m)
+}
+
+// recovered is deferred around code of the application: a panic becomes the error.
+func recovered(err *error, code string) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("%s panicked: %v", code, v)
+	}
 }
 
 func toBytes(m *gosse.Message) []byte {

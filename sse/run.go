@@ -100,11 +100,7 @@ func (r *Run[T]) Write(ctx context.Context, values ...T) error {
 
 // encode returns the payload of a value. A panic of the codec is an error.
 func (r *Run[T]) encode(value *T) (piece []byte, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("the codec panicked: %v", v)
-		}
-	}()
+	defer recovered(&err, "the codec")
 	if piece, err = r.runs.codec.Encode(value); err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}

@@ -88,10 +88,6 @@ func (h *RunsHandler[T]) event(d redischannels.Delivery[[]byte], err error) (*fe
 
 // decode decodes a payload. A panic of the codec is an error.
 func (h *RunsHandler[T]) decode(payload []byte, value *T) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = errors.New("the codec panicked")
-		}
-	}()
+	defer recovered(&err, "the codec")
 	return h.runs.codec.Decode(payload, value)
 }
