@@ -75,7 +75,7 @@ func containing(text string) string {
 }
 
 func doctorPage(ctx context.Context, _ *Console, r request) (view, error) {
-	findings, err := r.inspector.Doctor(ctx, inspect.DoctorQuery{})
+	findings, err := r.inspector.Doctor(ctx, inspect.DoctorQuery{Limit: maxTopics + maxGroups})
 	return view{Title: "Doctor", Section: "doctor", Parts: []part{{ID: "doctor", Name: "doctor", Data: findings}}}, err
 }
 

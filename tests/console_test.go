@@ -3,6 +3,7 @@ package tests
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"html"
 	"io"
 	"net/http"
@@ -157,6 +158,22 @@ func TestConsole_EveryPageWithHostileNames(t *testing.T) {
 		"/redis/topics/" + escaped + "/dead", "/redis/topics/" + escaped + "/delayed", "/redis/topics/" + escaped + "/groups/" + url.PathEscape("g"+attack)} {
 		require.Contains(t, pages, path)
 	}
+}
+
+// The doctor's page is about topics too, up to a number: an open page must not read a whole server.
+func TestConsole_Doctor(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t).Client(t)
+	const topics = 200
+	for n := range topics {
+		require.NoError(t, client.XGroupCreateMkStream(t.Context(), fmt.Sprintf("topic-%03d", n), "billing", "0").Err())
+	}
+	body, status := newSite(t, client, nil).get(t, "/redis/doctor")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, body, "the group has no consumer that is alive")
+	require.Regexp(t, `topic-\d{3} billing`, body)
+	require.Contains(t, body, "only 300 topics and groups were checked")
+	require.Equal(t, 150, strings.Count(body, "no consumer that is alive"))
 }
 
 // Without Config.Authorize no page shows a payload, metadata or a form that acts.

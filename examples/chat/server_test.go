@@ -9,6 +9,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -344,6 +345,33 @@ func TestHeaders(t *testing.T) {
 	}
 	require.Equal(t, 404, v.call("GET", "nothing", nil, nil))
 	require.Equal(t, 405, v.call("GET", "rooms/lounge/messages", nil, nil))
+}
+
+// Pages ask for the rooms every few seconds; all of them together ask Redis once in a second.
+func TestRoomsAreReadOnceForAllPages(t *testing.T) {
+	t.Parallel()
+	for _, embedded := range []bool{false, true} {
+		chat := startChat(t, func(c *config) { c.embedded = embedded })
+		v := chat.signedIn(t, "Mira", "")
+		require.Equal(t, 201, v.say("ideas", "message-1", "hello"))
+		before := chat.redis.CommandCount()
+		var list struct {
+			Instance string
+			Process  int
+			Embedded bool
+			Rooms    []roomInfo
+		}
+		for range 20 {
+			require.Equal(t, 200, v.call("GET", "rooms", nil, &list))
+		}
+		require.LessOrEqual(t, chat.redis.CommandCount()-before, 3*(1+len(defaultRooms)), "each of 20 requests has asked")
+		require.Equal(t, chat.instance, list.Instance)
+		require.Equal(t, os.Getpid(), list.Process)
+		require.Equal(t, embedded, list.Embedded)
+		require.Equal(t, "chat:room:ideas", list.Rooms[2].Stream)
+		require.NotEmpty(t, list.Rooms[2].Last)
+		require.Empty(t, list.Rooms[0].Last)
+	}
 }
 
 // Redis is down: users get that message, and nothing more.
