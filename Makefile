@@ -2,11 +2,11 @@
 # also needs a Chromium, for which scripts/chromium.sh does the same.
 
 # Every module of the repository. tools/ has the tools of lint.
-MODULES := . examples benchmarks tools cmd/redch otelchannels
+MODULES := . examples benchmarks tools cmd/redch otelchannels promchannels
 
 # Each module is built by its own go.mod, as its users do. A module of WORKSPACE is built by go.work: it
 # requires the library without a replace directive, and no version of that has been released yet.
-WORKSPACE := cmd/redch otelchannels
+WORKSPACE := cmd/redch otelchannels promchannels
 export GOWORK := off
 
 # Sets GOWORK for the module of the variable $$module.

@@ -36,7 +36,7 @@ type Subscriptions interface {
 
 // ReadyConfig configures [Ready]. The zero value is ready at once.
 type ReadyConfig struct {
-	// Client must answer PING: that of the publishers, whose connections are then reachable. It is
+	// Client must reply to PING: that of the publishers, whose connections are then reachable. It is
 	// never closed. Defaults to none: Redis is not asked.
 	Client redis.UniversalClient
 
@@ -48,11 +48,11 @@ type ReadyConfig struct {
 	// from the first use of a Reader. Defaults to none.
 	Want int
 
-	// Timeout bounds the time of a request, at least 1 ms. A request that Redis has not answered by
+	// Timeout bounds the time of a request, at least 1 ms. A request that Redis has not replied to by
 	// then is not ready. Defaults to DefaultTimeout.
 	Timeout time.Duration
 
-	// MaxAge is for how long an answer of Redis is used, at least 1 ms. Defaults to DefaultMaxAge.
+	// MaxAge is for how long a reply of Redis is used, at least 1 ms. Defaults to DefaultMaxAge.
 	MaxAge time.Duration
 }
 
@@ -125,7 +125,7 @@ func (r *Readiness) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	reply(w, status, answer)
 }
 
-// Close waits for a PING that has no answer yet. Later requests are not ready.
+// Close waits for a PING that has no reply yet. Later requests are not ready.
 func (r *Readiness) Close() error { return r.ping.Close() }
 
 func reply(w http.ResponseWriter, status int, body any) {

@@ -13,7 +13,7 @@ import (
 )
 
 // ErrSlow is returned if a read takes longer than its bound.
-var ErrSlow = errors.New("no answer in time")
+var ErrSlow = errors.New("no reply in time")
 
 // Value is a value that is read when it is asked for. It is safe for concurrent use. Its goroutine is
 // the read, which Close waits for.
