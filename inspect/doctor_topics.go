@@ -141,14 +141,14 @@ func (d *topicsDoctor) checkPin(ctx context.Context, of keys.Topic) error {
 	}
 	f := Finding{
 		Check: "pin", Severity: SeverityWarning,
-		Action: "start the group's service, or remove the group (inspect.RemoveGroup) if nothing needs it",
+		Action: "start the group's service, or remove the group (redch remove-group) if nothing needs it",
 	}
 	since := r.PinnedFor.Round(time.Second)
 	switch {
 	case r.Pin == PinGroup && r.Stale:
 		f.Problem = fmt.Sprintf("the group has made no progress for %v, so that %d entries cannot be trimmed", since, r.Length)
 	case r.Pin == PinDeleted:
-		f.Problem = fmt.Sprintf("the group was deleted %v ago, and not by inspect.RemoveGroup: %d entries are kept for it", since, r.Length)
+		f.Problem = fmt.Sprintf("the group was deleted %v ago, and not by redch remove-group: %d entries are kept for it", since, r.Length)
 	case r.Pin == PinRequired:
 		f.Problem = fmt.Sprintf("the group is one of TrimConsumed.Groups and does not exist: %d entries are kept for it", r.Length)
 		f.Action = "start the group's service, or take it out of TrimConsumed.Groups"
@@ -213,7 +213,7 @@ func (d *topicsDoctor) checkAlive(g Group) {
 	f := Finding{
 		Check: "consumers", Severity: SeverityInfo,
 		Problem: "the group has no consumer that is alive",
-		Action:  "start its service, or remove the group (inspect.RemoveGroup) if nothing needs it",
+		Action:  "start its service, or remove the group (redch remove-group) if nothing needs it",
 	}
 	if g.Backlog() > 0 {
 		f.Severity = SeverityWarning

@@ -36,7 +36,7 @@ func TestRedch_Doctor(t *testing.T) {
 	require.Equal(t, strings.TrimLeft(`
 warning: consumers (orders billing)
   the group has no consumer that is alive, and its backlog is at least 2
-  start its service, or remove the group (inspect.RemoveGroup) if nothing needs
+  start its service, or remove the group (redch remove-group) if nothing needs
   it
 warning: crashed (orders billing)
   1 pending entries of crashed consumers were not claimed: crashed
@@ -107,4 +107,22 @@ would be published to orders`, append(args, "--dry-run")...)
 	_, problems, code := s.run("[]", "produce", "orders", "-f", "fields", "--dry-run")
 	require.Equal(t, exitError, code)
 	require.NotEmpty(t, problems)
+}
+
+// A group whose consumers are at work stays; a removed one takes with it exactly the entries of the dry run.
+func TestRedch_RemoveGroup(t *testing.T) {
+	s := newShell(t)
+	s.shop()
+	_, problems, code := s.run("", "remove-group", "orders", "billing", "--confirm", "orders")
+	require.Equal(t, exitError, code)
+	require.Contains(t, problems, "consumers of the group are at work: crashed")
+	require.NoError(t, s.client.HSet(t.Context(), "{orders}:control", "min-idle:billing", 1).Err())
+	s.same("group billing would be removed, with 1 pending, 0 returned and 0 deferred entries", "remove-group", "orders", "billing", "--dry-run")
+	out, problems, code := s.run("billing\n", "remove-group", "orders", "billing")
+	require.Equal(t, exitError, code)
+	require.Contains(t, out, "Group billing of orders will be removed, with 1 entries that wait for it. This cannot be undone.")
+	require.Contains(t, problems, "nothing was done")
+	require.Len(t, s.client.XInfoGroups(t.Context(), "orders").Val(), 1)
+	s.same("group billing was removed, with 1 pending, 0 returned and 0 deferred entries", "remove-group", "orders", "billing", "--confirm", "orders")
+	require.Empty(t, s.client.XInfoGroups(t.Context(), "orders").Val())
 }

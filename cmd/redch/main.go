@@ -43,25 +43,26 @@ type cli struct {
 	Timeout time.Duration `help:"How long a read may take." default:"30s"`
 	Actor   string        `help:"Who acts, for the audit stream. Defaults to the user and host." env:"REDCH_ACTOR"`
 
-	Topics    topicsCmd    `cmd:"" help:"List topics."`
-	Groups    groupsCmd    `cmd:"" help:"List the groups of a topic: lag, pending entries, consumers."`
-	Consumers consumersCmd `cmd:"" help:"List the consumers of a group."`
-	Pending   pendingCmd   `cmd:"" help:"List the pending entries of a group."`
-	Show      showCmd      `cmd:"" help:"Show an entry with its message."`
-	Tail      tailCmd      `cmd:"" help:"Show the newest messages, and continue with new ones."`
-	Produce   produceCmd   `cmd:"" help:"Publish a message."`
-	Dead      deadCmd      `cmd:"" help:"Dead letters: list, show, requeue, purge."`
-	Pause     pauseCmd     `cmd:"" help:"Pause a group."`
-	Resume    resumeCmd    `cmd:"" help:"Resume a group."`
-	Skip      skipCmd      `cmd:"" help:"End one pending entry without handling it."`
-	Delayed   delayedCmd   `cmd:"" help:"List messages that wait to be appended, or to return to a group."`
-	Schedules schedulesCmd `cmd:"" help:"List the schedules of a topic."`
-	Remove    removeCmd    `cmd:"" help:"Remove a consumer, and lose nothing."`
-	Audit     auditCmd     `cmd:"" help:"List what operators have done."`
-	Trim      trimCmd      `cmd:"" help:"Remove the entries that no group needs."`
-	Doctor    doctorCmd    `cmd:"" help:"Find causes of lost and late messages, in servers and topics."`
-	ACL       aclCmd       `cmd:"" help:"Print the permissions of a role, and exit with 3 if one is missing."`
-	Check     checkCmd     `cmd:"" help:"Exit with 3 if a group is beyond limits, for monitoring."`
+	Topics      topicsCmd      `cmd:"" help:"List topics."`
+	Groups      groupsCmd      `cmd:"" help:"List the groups of a topic: lag, pending entries, consumers."`
+	Consumers   consumersCmd   `cmd:"" help:"List the consumers of a group."`
+	Pending     pendingCmd     `cmd:"" help:"List the pending entries of a group."`
+	Show        showCmd        `cmd:"" help:"Show an entry with its message."`
+	Tail        tailCmd        `cmd:"" help:"Show the newest messages, and continue with new ones."`
+	Produce     produceCmd     `cmd:"" help:"Publish a message."`
+	Dead        deadCmd        `cmd:"" help:"Dead letters: list, show, requeue, purge."`
+	Pause       pauseCmd       `cmd:"" help:"Pause a group."`
+	Resume      resumeCmd      `cmd:"" help:"Resume a group."`
+	Skip        skipCmd        `cmd:"" help:"End one pending entry without handling it."`
+	Delayed     delayedCmd     `cmd:"" help:"List messages that wait to be appended, or to return to a group."`
+	Schedules   schedulesCmd   `cmd:"" help:"List the schedules of a topic."`
+	Remove      removeCmd      `cmd:"" help:"Remove a consumer, and lose nothing."`
+	RemoveGroup removeGroupCmd `cmd:"" help:"Remove a group with everything that waits for it alone."`
+	Audit       auditCmd       `cmd:"" help:"List what operators have done."`
+	Trim        trimCmd        `cmd:"" help:"Remove the entries that no group needs."`
+	Doctor      doctorCmd      `cmd:"" help:"Find causes of lost and late messages, in servers and topics."`
+	ACL         aclCmd         `cmd:"" help:"Print the permissions of a role, and exit with 3 if one is missing."`
+	Check       checkCmd       `cmd:"" help:"Exit with 3 if a group is beyond limits, for monitoring."`
 
 	Completion kongplete.InstallCompletions `cmd:"" help:"Print what installs completion in a shell."`
 }

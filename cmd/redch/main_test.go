@@ -274,7 +274,7 @@ func TestRedch_HelpHasExamples(t *testing.T) {
 	s := newShell(t)
 	for _, command := range []string{
 		"topics", "groups", "consumers", "pending", "show", "tail", "produce", "dead reasons", "dead list", "dead show", "dead requeue", "dead purge",
-		"pause", "resume", "skip", "delayed", "schedules", "remove", "audit", "trim", "doctor", "acl", "check",
+		"pause", "resume", "skip", "delayed", "schedules", "remove", "remove-group", "audit", "trim", "doctor", "acl", "check",
 	} {
 		out, _, code := s.run("", append(strings.Fields(command), "--help")...)
 		require.Zero(t, code)
