@@ -115,7 +115,7 @@ type watchedMessage struct {
 // watchOne observes an attempt that the application receives alone.
 func watchOne(a *source.Attempt, metadata message.Metadata) {
 	if w := a.From.Watcher; w != nil {
-		w.Watch([]*source.Attempt{a}, []message.Metadata{metadata})
+		w.One(a, metadata)
 	}
 }
 
@@ -128,32 +128,51 @@ func watchAll(attempts []*source.Attempt, metadataOf func(i int) message.Metadat
 	for i := range attempts {
 		metadata[i] = metadataOf(i)
 	}
-	attempts[0].From.Watcher.Watch(attempts, metadata)
+	attempts[0].From.Watcher.Together(attempts, metadata)
 }
 
-// Watch implements source.Watcher.
-func (w *watcher) Watch(attempts []*source.Attempt, metadata []message.Metadata) {
+// One implements source.Watcher.
+func (w *watcher) One(a *source.Attempt, metadata message.Metadata) {
 	p := &watched{w: w}
-	p.Topic, p.Group, p.PubSub = attempts[0].From.Topic, attempts[0].From.Group, w.pubSub
-	p.Messages = p.one[:0]
+	p.one[0] = processedMessage(a, metadata)
+	p.Messages = p.one[:]
+	ctx := p.start(a)
+	p.observe(&p.first[0], 0, a, ctx)
+}
+
+// Together implements source.Watcher.
+func (w *watcher) Together(attempts []*source.Attempt, metadata []message.Metadata) {
+	p := &watched{w: w}
+	p.Messages = make([]ProcessedMessage, len(attempts))
 	for i, a := range attempts {
-		p.Messages = append(p.Messages, ProcessedMessage{ID: idOf(a), Topic: a.Topic, DeliveryCount: a.Count, Metadata: metadata[i]})
+		p.Messages[i] = processedMessage(a, metadata[i])
 	}
-	p.left.Store(int32(len(attempts)))
-	if !attempts[0].Offered() {
+	ctx := p.start(attempts[0])
+	messages := make([]watchedMessage, len(attempts))
+	for i, a := range attempts {
+		p.observe(&messages[i], i, a, ctx)
+	}
+}
+
+func processedMessage(a *source.Attempt, metadata message.Metadata) ProcessedMessage {
+	return ProcessedMessage{ID: idOf(a), Topic: a.Topic, DeliveryCount: a.Count, Metadata: metadata}
+}
+
+// start calls ProcessStart for messages of which this attempt is the first, and returns the context.
+func (p *watched) start(first *source.Attempt) context.Context {
+	p.Topic, p.Group, p.PubSub = first.From.Topic, first.From.Group, p.w.pubSub
+	p.left.Store(int32(len(p.Messages)))
+	if !first.Offered() {
 		p.Started()
 	}
-	ctx := w.processStart(attempts[0].From.Values, p.Processing)
-	messages := p.first[:]
-	if len(attempts) > 1 {
-		messages = make([]watchedMessage, len(attempts))
-	}
-	for i, a := range attempts {
-		m := &messages[i]
-		m.of, m.index, m.Values, m.Watching.Watch = p, i, ctx, m
-		if !a.Watch(&m.Watching) {
-			m.Ended(a, source.Outcome{Kind: source.Expire}, false)
-		}
+	return p.w.processStart(first.From.Values, p.Processing)
+}
+
+// observe sets what observes an attempt. One that has ended meanwhile, by its timeout, ends here too.
+func (p *watched) observe(m *watchedMessage, index int, a *source.Attempt, ctx context.Context) {
+	m.of, m.index, m.Values, m.Watching.Watch = p, index, ctx, m
+	if !a.Watch(&m.Watching) {
+		m.Ended(a, source.Outcome{Kind: source.Expire}, false)
 	}
 }
 

@@ -11,20 +11,24 @@ var ours = library{
 		return redischannels.NewPublisher(redischannels.PublisherConfig{Client: t.connect()}, nil)
 	},
 	subscriber: func(t *trial, s settings) (message.Subscriber, error) {
-		config := redischannels.SubscriberConfig{
-			Client:        t.connect(),
-			ConsumerGroup: group,
-			MaxInFlight:   s.maxInFlight,
-			OnEvent:       t.event,
-		}
-		if s.keyed {
-			config.OrderingKey = key
-		}
-		if s.fanOut {
-			config.ConsumerGroup, config.StartFrom = "", redischannels.Oldest
-		}
-		return redischannels.NewSubscriber(config, nil)
+		return redischannels.NewSubscriber(oursConfig(t, s), nil)
 	},
+}
+
+func oursConfig(t *trial, s settings) redischannels.SubscriberConfig {
+	config := redischannels.SubscriberConfig{
+		Client:        t.connect(),
+		ConsumerGroup: group,
+		MaxInFlight:   s.maxInFlight,
+		OnEvent:       t.event,
+	}
+	if s.keyed {
+		config.OrderingKey = key
+	}
+	if s.fanOut {
+		config.ConsumerGroup, config.StartFrom = "", redischannels.Oldest
+	}
+	return config
 }
 
 // event makes a trial worthless in which something went wrong.

@@ -54,7 +54,7 @@ const (
 // rows are the aims of the library, with payloads of 256 bytes.
 func rows() []row {
 	slow := 10 * time.Millisecond
-	return []row{
+	return append([]row{
 		{name: "subscribe", unit: rate, peers: []peer{
 			{name: ours.name, messages: 200_000, run: ours.subscribe(1)},
 			{name: redisStream.name, messages: 8_000, run: redisStream.subscribe(1), least: 25},
@@ -119,5 +119,5 @@ func rows() []row {
 			{name: ours.name, messages: 100, run: ours.idle(100)},
 			{name: redisStream.name, messages: 100, run: redisStream.idle(100)},
 		}},
-	}
+	}, observedRows()...)
 }

@@ -76,14 +76,15 @@ func publishFailure(err error) string {
 	return semconv.ErrorTypeOther.Value.AsString()
 }
 
-// ProcessStart implements redischannels.Instrumentation.
+// ProcessStart implements redischannels.Instrumentation. The links are added to a span that records:
+// for others the metadata are not parsed.
 func (i *instrumentation) ProcessStart(ctx context.Context, p redischannels.Processing) context.Context {
 	s := i.processing(p)
-	start := s.start
-	if len(p.Messages) == 1 {
-		ctx, start = i.relate(ctx, start, p.Messages[0].Metadata)
-	} else {
-		start = append(start[:len(start):len(start)], trace.WithNewRoot(), trace.WithLinks(i.links(p.Messages)...))
+	start := s.root
+	if i.config.ProducerIsParent && len(p.Messages) == 1 {
+		if producer := i.producer(p.Messages[0].Metadata); producer.IsValid() {
+			ctx, start = trace.ContextWithRemoteSpanContext(ctx, producer), s.start
+		}
 	}
 	ctx, span := i.tracer.Start(ctx, s.span, start...)
 	if !span.IsRecording() {
@@ -91,35 +92,23 @@ func (i *instrumentation) ProcessStart(ctx context.Context, p redischannels.Proc
 	}
 	if len(p.Messages) > 1 {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(p.Messages)))
+		for _, msg := range p.Messages {
+			i.link(span, msg, semconv.MessagingMessageID(msg.ID), deliveryCountKey.Int(msg.DeliveryCount))
+		}
 		return ctx
 	}
 	span.SetAttributes(semconv.MessagingMessageID(p.Messages[0].ID), deliveryCountKey.Int(p.Messages[0].DeliveryCount))
+	if !i.config.ProducerIsParent {
+		i.link(span, p.Messages[0])
+	}
 	return ctx
 }
 
-// relate adds the relation to the producer of a single message.
-func (i *instrumentation) relate(ctx context.Context, start []trace.SpanStartOption, metadata message.Metadata) (context.Context, []trace.SpanStartOption) {
-	producer := i.producer(metadata)
-	switch {
-	case !producer.IsValid():
-		return ctx, append(start[:len(start):len(start)], trace.WithNewRoot())
-	case i.config.ProducerIsParent:
-		return trace.ContextWithRemoteSpanContext(ctx, producer), start
+// link links a span to the producer of a message.
+func (i *instrumentation) link(span trace.Span, msg redischannels.ProcessedMessage, attributes ...attribute.KeyValue) {
+	if producer := i.producer(msg.Metadata); producer.IsValid() {
+		span.AddLink(trace.Link{SpanContext: producer, Attributes: attributes})
 	}
-	return ctx, append(start[:len(start):len(start)], trace.WithNewRoot(), trace.WithLinks(trace.Link{SpanContext: producer}))
-}
-
-func (i *instrumentation) links(msgs []redischannels.ProcessedMessage) []trace.Link {
-	links := make([]trace.Link, 0, len(msgs))
-	for _, msg := range msgs {
-		if producer := i.producer(msg.Metadata); producer.IsValid() {
-			links = append(links, trace.Link{
-				SpanContext: producer,
-				Attributes:  []attribute.KeyValue{semconv.MessagingMessageID(msg.ID), deliveryCountKey.Int(msg.DeliveryCount)},
-			})
-		}
-	}
-	return links
 }
 
 // producer returns the context of the span that has published a message.

@@ -2,6 +2,7 @@ package otelchannels
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -30,12 +31,15 @@ type subjectKey struct {
 
 // subject is what the spans and metrics of one operation on one topic have in common.
 type subject struct {
+	key        subjectKey
 	span       string
 	start      []trace.SpanStartOption
+	root       []trace.SpanStartOption // start of a new trace
 	attributes []attribute.KeyValue
 
-	mu       sync.RWMutex
-	measures map[string]*measure // by failure or outcome
+	mu       sync.Mutex
+	measures map[string]*measure         // of publications, by failure
+	outcomes [16]atomic.Pointer[measure] // of deliveries, by number
 }
 
 // measure has the options of the metrics with one failure or outcome.
@@ -49,13 +53,18 @@ type measure struct {
 type subjects struct {
 	mu    sync.RWMutex
 	byKey map[subjectKey]*subject
+	last  atomic.Pointer[subject] // most processes handle message after message of one topic
 }
 
 func (s *subjects) get(key subjectKey, destination func(string) string) *subject {
+	if last := s.last.Load(); last != nil && last.key == key {
+		return last
+	}
 	s.mu.RLock()
 	found := s.byKey[key]
 	s.mu.RUnlock()
 	if found != nil {
+		s.last.Store(found)
 		return found
 	}
 	made := newSubject(key, destination(key.topic))
@@ -87,7 +96,7 @@ func newSubject(key subjectKey, destination string) *subject {
 	if key.process {
 		operation, kind, name = semconv.MessagingOperationTypeProcess, trace.SpanKindConsumer, opProcess
 	}
-	s := &subject{span: name + " " + destination, measures: make(map[string]*measure)}
+	s := &subject{key: key, span: name + " " + destination, measures: make(map[string]*measure)}
 	s.attributes = []attribute.KeyValue{
 		semconv.MessagingSystemKey.String(system), semconv.MessagingOperationName(name), semconv.MessagingDestinationName(destination),
 	}
@@ -97,34 +106,37 @@ func newSubject(key subjectKey, destination string) *subject {
 	s.start = []trace.SpanStartOption{
 		trace.WithSpanKind(kind), trace.WithAttributes(append([]attribute.KeyValue{operation}, s.attributes...)...),
 	}
+	s.root = append(s.start[:len(s.start):len(s.start)], trace.WithNewRoot())
 	return s
 }
 
 // measured returns the measure of a publication with this failure.
 func (s *subject) measured(failure string) *measure {
-	return s.measure(failure, failure)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.measures[failure]
+	if found == nil {
+		found = s.newMeasure(failure)
+		s.measures[failure] = found
+	}
+	return found
 }
 
 // ended returns the measure of deliveries with this outcome.
 func (s *subject) ended(o redischannels.ProcessOutcome) *measure {
-	return s.measure(o.String(), processFailure(o), outcomeKey.String(o.String()))
+	found := s.outcomes[o].Load()
+	if found == nil {
+		found = s.newMeasure(processFailure(o), outcomeKey.String(o.String()))
+		s.outcomes[o].Store(found)
+	}
+	return found
 }
 
-func (s *subject) measure(name, failure string, more ...attribute.KeyValue) *measure {
-	s.mu.RLock()
-	found := s.measures[name]
-	s.mu.RUnlock()
-	if found != nil {
-		return found
-	}
+func (s *subject) newMeasure(failure string, more ...attribute.KeyValue) *measure {
 	attributes := append(append([]attribute.KeyValue{}, s.attributes...), more...)
 	if failure != "" {
 		attributes = append(attributes, semconv.ErrorTypeKey.String(failure))
 	}
 	option := metric.WithAttributeSet(attribute.NewSet(attributes...))
-	m := &measure{failure: failure, add: []metric.AddOption{option}, record: []metric.RecordOption{option}}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.measures[name] = m
-	return m
+	return &measure{failure: failure, add: []metric.AddOption{option}, record: []metric.RecordOption{option}}
 }

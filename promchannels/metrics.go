@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -49,6 +50,7 @@ type Metrics struct {
 	topics   map[string]string // labels by topic
 	labels   map[string]struct{}
 	subjects map[subjectKey]*subject
+	last     atomic.Pointer[subject] // most processes handle message after message of one topic
 }
 
 var (
@@ -148,15 +150,20 @@ type subjectKey struct {
 
 // subject has metrics whose labels were looked up.
 type subject struct {
+	key      subjectKey
 	duration prometheus.Observer
 	outcomes [16]prometheus.Counter // by number
 }
 
 func (m *Metrics) subject(key subjectKey) *subject {
+	if last := m.last.Load(); last != nil && last.key == key {
+		return last
+	}
 	m.mu.RLock()
 	found := m.subjects[key]
 	m.mu.RUnlock()
 	if found != nil {
+		m.last.Store(found)
 		return found
 	}
 	m.mu.Lock()
@@ -169,7 +176,7 @@ func (m *Metrics) subject(key subjectKey) *subject {
 }
 
 func (m *Metrics) newSubject(topic string, key subjectKey) *subject {
-	s := &subject{}
+	s := &subject{key: key}
 	if key.process {
 		s.duration = m.process.WithLabelValues(topic, key.group)
 		for o := redischannels.ProcessAcked; o <= redischannels.ProcessWithdrawn; o++ {

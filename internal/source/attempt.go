@@ -67,10 +67,12 @@ type Origin struct {
 	Watcher       Watcher // observes attempts; nil for none
 }
 
-// Watcher observes attempts that the application receives together. It calls Attempt.Watch for
-// each. It is not called under a lock of a source.
+// Watcher observes attempts that the application receives. It calls Attempt.Watch for each. It is
+// not called under a lock of a source.
 type Watcher interface {
-	Watch(attempts []*Attempt, metadata []message.Metadata)
+	// One is Together for one attempt, without memory for slices.
+	One(a *Attempt, metadata message.Metadata)
+	Together(attempts []*Attempt, metadata []message.Metadata)
 }
 
 // Watching is what observes an attempt. It is behind one pointer, because there is an Attempt per
