@@ -322,9 +322,7 @@ func joinContexts(msgs []*message.Message) (context.Context, func()) {
 type PublisherConfig struct {
 	// Client is used for all commands and is never closed. *redis.Client, also
 	// from redis.NewFailoverClient, and *redis.ClusterClient are supported. A channel
-	// uses the client of its hub. go-redis does not copy the hooks of a client to one with other
-	// timeouts, so those of a *redis.Client may not be called for messages above 16 KiB, for
-	// messages with Durability, and if Timeout is shorter than the timeouts of the client.
+	// uses the client of its hub. Its hooks are called for all appends.
 	Client redis.UniversalClient
 
 	// Marshaler turns messages into entries. Defaults to WatermillMarshaler.

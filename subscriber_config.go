@@ -5,6 +5,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
 // SubscriberConfig configures [NewSubscriber], and as StreamChannelConfig.Subscriber the
@@ -14,8 +16,8 @@ type SubscriberConfig struct {
 	// with its options (hooks are not copied; see OnReadClient). It is never closed.
 	// *redis.Client, also from redis.NewFailoverClient, and *redis.ClusterClient are supported.
 	// For a *redis.Client without a ReadTimeout or WriteTimeout (-1) the library uses its
-	// WithTimeout with the other of the two, or 5 s, because commands to a silent server would
-	// not end. This is not possible for a ClusterClient: without timeouts Close waits until the
+	// WithTimeout, with the same hooks, and the other of the two, or 5 s, because commands to a
+	// silent server would not end. This is not possible for a ClusterClient: without timeouts Close waits until the
 	// connections are lost. A channel uses the client of its hub.
 	Client redis.UniversalClient
 
@@ -275,5 +277,5 @@ func bounded(client redis.UniversalClient) redis.UniversalClient {
 	if timeout <= 0 {
 		timeout = clientTimeout
 	}
-	return c.WithTimeout(timeout) // with the same connections and hooks
+	return redisconn.WithTimeout(c, timeout)
 }

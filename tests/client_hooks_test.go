@@ -217,3 +217,64 @@ func TestClient_PanicInOnReadClient(t *testing.T) {
 	require.NoError(t, newPubSubPub(t, direct).Publish(topic, pubMessages("b", 1)...))
 	require.NotNil(t, receive(t, heard))
 }
+
+// A client with another timeout had no hooks, so those of the caller missed large messages, messages with
+// Durability, and, if the timeouts of its client were long or off, all messages. They see each append
+// once, and so do hooks that are added later.
+func TestPublisher_HooksSeeEachAppend(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*redischannels.PublisherConfig){
+		"":              func(*redischannels.PublisherConfig) {},
+		"short timeout": func(c *redischannels.PublisherConfig) { c.Timeout = 2 * time.Second },
+		"Durability": func(c *redischannels.PublisherConfig) {
+			c.Durability.Replicas, c.Durability.Timeout = 1, time.Millisecond
+		},
+	} {
+		for _, size := range []int{10, 20 << 10, 50 << 10, 1 << 20} {
+			for _, n := range []int{1, 3} {
+				t.Run(fmt.Sprint(name, " ", size, " ", n), func(t *testing.T) {
+					t.Parallel()
+					client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+					first, later := redistest.NewHook(), redistest.NewHook()
+					client.AddHook(first)
+					p := newTestPublisher(t, client, change)
+					for i, hooks := range [][]*redistest.Hook{{first}, {first, later}} {
+						if i == 1 {
+							client.AddHook(later)
+						}
+						first.Reset()
+						messages := pubMessages(fmt.Sprint(i), n)
+						for _, msg := range messages {
+							msg.Payload = make([]byte, size)
+						}
+						_, err := p.Append(t.Context(), topic, messages...)
+						if name == "Durability" {
+							require.ErrorIs(t, err, redischannels.ErrUnderReplicated)
+						} else {
+							require.NoError(t, err)
+						}
+						for _, hook := range hooks {
+							require.Equal(t, n, hook.Count("xadd"))
+						}
+					}
+					require.EqualValues(t, 2*n, client.XLen(t.Context(), topic).Val())
+				})
+			}
+		}
+	}
+}
+
+// The same for a subscriber, whose commands on a client without timeouts have one.
+func TestSubscriber_HooksOfAClientWithoutTimeouts(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t, func(o *redis.Options) { o.ReadTimeout, o.WriteTimeout = -1, -1 }), redistest.Key(t)
+	hook := redistest.NewHook()
+	client.AddHook(hook)
+	sub := newSub(t, client)
+	messages := sub.subscribe(t, topic)
+	require.NoError(t, newTestPublisher(t, redistest.Shared(t).Client(t), func(c *redischannels.PublisherConfig) { c.Marshaler = nil }).Publish(topic, pubMessages("m", 1)...))
+	receiveAcked(t, messages, 1)
+	require.NoError(t, sub.Close())
+	require.Positive(t, hook.Count("xgroup"))
+	require.Positive(t, hook.Count("xack"))
+}

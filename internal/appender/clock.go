@@ -131,7 +131,7 @@ func (a *Appender) askTime(ctx context.Context, key string) error {
 		return nil
 	}
 	if a.bound {
-		node = node.WithTimeout(a.conf.Timeout + ioMargin)
+		node = redisconn.WithTimeout(node, a.conf.Timeout+ioMargin)
 	}
 	now, err := stream.Time(ctx, node, key)
 	if err != nil {

@@ -107,9 +107,9 @@ func (a *Appender) sendPlain(load *appendLoad) error {
 	var to pipeliner = a.conf.Client
 	switch {
 	case load.own && a.shorten > 0 && load.jobs[0].bytes > smallWrite:
-		to = a.conf.Client.(*redis.Client).WithTimeout(a.shorten)
+		to = redisconn.WithTimeout(a.conf.Client.(*redis.Client), a.shorten)
 	case a.bound:
-		to = a.conf.Client.(*redis.Client).WithTimeout(a.conf.Timeout + ioMargin)
+		to = redisconn.WithTimeout(a.conf.Client.(*redis.Client), a.conf.Timeout+ioMargin)
 	}
 	if len(load.jobs) > 1 {
 		return sendSingles(load.ctx, to, load.jobs)
@@ -131,7 +131,7 @@ func (a *Appender) sendPlain(load *appendLoad) error {
 // checked before it is returned to the pool. (A cluster client has no such connection that
 // follows redirections.)
 func (a *Appender) sendLarge(ctx context.Context, client *redis.Client, cmd *Command) error {
-	conn := client.WithTimeout(a.largeTimeout(client.Options())).Conn()
+	conn := redisconn.WithTimeout(client, a.largeTimeout(client.Options())).Conn()
 	defer func() { _ = conn.Close() }()
 	err := conn.Process(ctx, cmd)
 	dropRefused(ctx, conn, err)
@@ -231,7 +231,7 @@ func (a *Appender) sendDurable(load *appendLoad, n int) (missing, err error) {
 // cannot log in such a connection (see [redisconn.Pulling]).
 func durableConn(node *redis.Client, timeout time.Duration) (conn *redis.Conn, release func()) {
 	if node.Options().StreamingCredentialsProvider == nil {
-		conn = node.WithTimeout(timeout).Conn()
+		conn = redisconn.WithTimeout(node, timeout).Conn()
 		return conn, func() { _ = conn.Close() }
 	}
 	own := redisconn.Open(redisconn.Pulling(*node.Options()), redisconn.Config{ReadTimeout: timeout, WriteTimeout: timeout})

@@ -85,8 +85,8 @@ func Open(client redis.UniversalClient, observer Observer) *Handle {
 	return &Handle{keeper: k, observer: observer, life: lifecycle.New(errClosed)}
 }
 
-// bounded is the client with a timeout for each command, unless it has one of 5 s at most: a client with
-// another timeout has no hooks. A cluster client keeps its own.
+// bounded is the client with a timeout for each command, unless it has one of 5 s at most. A cluster
+// client keeps its own.
 func bounded(client redis.UniversalClient, timeout time.Duration) redis.UniversalClient {
 	c, ok := client.(*redis.Client)
 	if !ok {
@@ -95,7 +95,7 @@ func bounded(client redis.UniversalClient, timeout time.Duration) redis.Universa
 	if o := c.Options(); o.ReadTimeout > 0 && o.ReadTimeout <= commandTimeout && o.WriteTimeout > 0 && o.WriteTimeout <= commandTimeout {
 		return client
 	}
-	return c.WithTimeout(timeout)
+	return redisconn.WithTimeout(c, timeout)
 }
 
 // Due makes the housekeeper check a due set after a time, and continue until it is empty. A
