@@ -44,7 +44,7 @@ func handle(t *testing.T, c *redischannels.Channel[int], enough func() bool, fn 
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- c.Reader().Handle(ctx, fn, redischannels.HandleConfig{Concurrency: 2, Middleware: chain})
+		ended <- c.Reader().Handle(ctx, fn, redischannels.HandleConfig{Name: "numbers", Concurrency: 2, Middleware: chain})
 	}()
 	redistest.Eventually(t, soon, enough, "not handled")
 	cancel()
@@ -256,6 +256,7 @@ func TestChannel_Metrics(t *testing.T) {
 	for _, family := range families {
 		for _, metric := range family.GetMetric() {
 			n += metric.GetHistogram().GetSampleCount()
+			require.Contains(t, metric.String(), `value:"numbers"`, "HandleConfig.Name is the label handler_name")
 		}
 	}
 	require.EqualValues(t, 3, n)
