@@ -119,8 +119,6 @@ func (r *Run[T]) buffer(pieces [][]byte, size int) (full <-chan struct{}, err er
 	case r.bytes+size > r.runs.config.BufferBytes:
 		signal(r.urgent)
 		return r.changed, nil
-	case len(pieces) == 0:
-		return nil, nil
 	}
 	if len(r.pieces) == 0 {
 		signal(r.filled)

@@ -113,7 +113,7 @@ func TestRun_FailedEnd(t *testing.T) {
 	})
 }
 
-// The end of an outage is one event, and so is its beginning.
+// An outage is reported once, at its first error.
 func TestRun_OnErrorOncePerOutage(t *testing.T) {
 	t.Parallel()
 	var reported []error
@@ -121,8 +121,13 @@ func TestRun_OnErrorOncePerOutage(t *testing.T) {
 	inBubble(t, config, func(t *testing.T, runs *Runs[int], fake *fakeRedis) {
 		run := startFake(t, runs, fake)
 		for outage := 1; outage <= 3; outage++ {
+			fake.take()
 			fake.set(func(fakeCall) ([]any, error) { return nil, errLoading })
 			require.NoError(t, run.Write(t.Context(), outage))
+			time.Sleep(DefaultRunCoalesce)
+			synctest.Wait()
+			require.Len(t, fake.take(), 1)
+			require.Len(t, reported, outage, "at once")
 			time.Sleep(30 * time.Second)
 			require.Greater(t, len(fake.take()), 3, "it was sent again")
 			fake.set(nil)
@@ -173,6 +178,38 @@ func TestRun_CauseOfContext(t *testing.T) {
 					require.Empty(t, fake.take(), "nothing more is sent")
 				})
 			}
+		})
+	}
+}
+
+// End finds that the run has ended in another way, which is then its error.
+func TestRun_EndFindsAnotherEnd(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		reply      []any
+		cause, end error
+	}{
+		"done, as it asks": {[]any{"ended", "done"}, ErrRunEnded, nil},
+		"stopped":          {[]any{"ended", "stopped"}, ErrStopped, nil},
+		"lost":             {[]any{"ended", "lost"}, ErrLost, ErrLost},
+		"failed":           {[]any{"ended", "failed"}, ErrRunEnded, ErrRunEnded},
+		"superseded":       {[]any{"superseded"}, ErrSuperseded, ErrSuperseded},
+		"missing":          {[]any{"missing"}, ErrLost, ErrLost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, RunsConfig{}, func(t *testing.T, runs *Runs[int], fake *fakeRedis) {
+				run := startFake(t, runs, fake)
+				fake.set(func(fakeCall) ([]any, error) { return test.reply, nil })
+				err := run.End(t.Context(), nil)
+				require.Equal(t, []string{"end done"}, texts(fake.take()))
+				require.ErrorIs(t, context.Cause(run.Context()), test.cause)
+				if test.end == nil {
+					require.NoError(t, err)
+				} else {
+					require.ErrorIs(t, err, test.end)
+				}
+			})
 		})
 	}
 }

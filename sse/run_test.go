@@ -140,6 +140,26 @@ func TestRuns_CloseWithoutRedis(t *testing.T) {
 	})
 }
 
+// The reply to an append arrives when Close has given up the run.
+func TestRuns_LateReply(t *testing.T) {
+	t.Parallel()
+	inBubble(t, RunsConfig{}, func(t *testing.T, runs *Runs[string], fake *fakeRedis) {
+		run := startFake(t, runs, fake)
+		answer := make(chan struct{})
+		fake.set(func(fakeCall) ([]any, error) { <-answer; return nil, nil })
+		require.NoError(t, run.Write(t.Context(), "x"))
+		closed := make(chan error, 1)
+		go func() { closed <- runs.Close() }()
+		synctest.Wait()
+		require.ErrorIs(t, context.Cause(run.Context()), redischannels.ErrClosed, "at once")
+		time.Sleep(6 * time.Second)
+		require.ErrorIs(t, run.Flush(t.Context()), redischannels.ErrClosed)
+		close(answer)
+		require.NoError(t, <-closed)
+		require.Len(t, fake.take(), 1)
+	})
+}
+
 // Info has no state where it has an error.
 func TestRuns_InfoFails(t *testing.T) {
 	t.Parallel()
