@@ -140,6 +140,22 @@ func TestRuns_CloseWithoutRedis(t *testing.T) {
 	})
 }
 
+// Close finds that runs have ended, which is no error.
+func TestRuns_CloseOfRunsThatHaveEnded(t *testing.T) {
+	t.Parallel()
+	for _, reply := range [][]any{{"ended", "stopped"}, {"ended", "lost"}, {"superseded"}, {"missing"}} {
+		var reported []error
+		config := RunsConfig{OnError: func(err error) { reported = append(reported, err) }}
+		inBubble(t, config, func(t *testing.T, runs *Runs[string], fake *fakeRedis) {
+			startFake(t, runs, fake)
+			fake.set(replies(reply, nil))
+			require.NoError(t, runs.Close())
+			require.Equal(t, []string{"end lost"}, texts(fake.take()))
+			require.Empty(t, reported)
+		})
+	}
+}
+
 // The reply to an append arrives when Close has given up the run.
 func TestRuns_LateReply(t *testing.T) {
 	t.Parallel()
