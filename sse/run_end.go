@@ -28,10 +28,6 @@ func (r *Run[T]) End(ctx context.Context, cause error) error {
 	case cause != nil:
 		status, text = RunFailed, cause.Error()
 	}
-	if err := r.runs.life.Enter(); err != nil {
-		return err
-	}
-	defer r.runs.life.Leave()
 	err := r.end(ctx, status, text, ErrRunEnded)
 	if errors.Is(err, ErrStopped) {
 		return nil
@@ -56,12 +52,17 @@ func (r *Run[T]) end(ctx context.Context, status RunStatus, text string, over er
 	case err != nil:
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.alive, cancel)() // another call has ended it, such as Close
 	var answer stream.RunAnswer
 	err = r.runs.retry(ctx, r.id, func(client redis.UniversalClient) (err error) {
 		answer, err = r.key.EndRun(ctx, client, r.runs.config.TTL, r.epoch, string(status), text, number)
 		return err
 	}, always)
 	switch {
+	case err != nil && r.alive.Err() != nil:
+		return r.Flush(ctx) // it is over, by another call
 	case err != nil:
 		return fmt.Errorf("redischannels/sse: end run %q: %w", r.id, err)
 	case answer.Outcome == stream.RunEnded && answer.Text == string(status):

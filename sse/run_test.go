@@ -140,6 +140,53 @@ func TestRuns_CloseWithoutRedis(t *testing.T) {
 	})
 }
 
+// End retries during an outage for as long as its context lives, but not longer than Close waits.
+func TestRuns_CloseDuringEnd(t *testing.T) {
+	t.Parallel()
+	for _, pieces := range [][]string{nil, {"x"}} {
+		inBubble(t, RunsConfig{OnError: func(error) {}}, func(t *testing.T, runs *Runs[string], fake *fakeRedis) {
+			run := startFake(t, runs, fake)
+			fake.set(replies(nil, errLoading))
+			require.NoError(t, run.Write(t.Context(), pieces...))
+			ended := make(chan error, 1)
+			go func() { ended <- run.End(t.Context(), nil) }()
+			time.Sleep(time.Minute)
+			began := time.Now()
+			require.NoError(t, runs.Close())
+			require.Equal(t, 5*time.Second, time.Since(began))
+			require.ErrorIs(t, <-ended, redischannels.ErrClosed)
+			require.ErrorIs(t, run.End(t.Context(), nil), redischannels.ErrClosed)
+		})
+	}
+}
+
+// Two calls of End end the run once. The one that does not reach Redis returns with the other one.
+func TestRun_ConcurrentEnds(t *testing.T) {
+	t.Parallel()
+	inBubble(t, RunsConfig{}, func(t *testing.T, runs *Runs[string], fake *fakeRedis) {
+		run := startFake(t, runs, fake)
+		first, answer := true, make(chan struct{})
+		fake.set(func(fakeCall) ([]any, error) {
+			if !first {
+				return nil, errLoading
+			}
+			first = false
+			<-answer
+			return nil, nil
+		})
+		ended := make(chan error, 2)
+		for range 2 {
+			go func() { ended <- run.End(t.Context(), nil) }()
+			synctest.Wait()
+		}
+		close(answer)
+		require.NoError(t, <-ended)
+		require.NoError(t, <-ended)
+		require.NoError(t, runs.Close())
+		require.NoError(t, run.End(t.Context(), nil), "it had ended before Close")
+	})
+}
+
 // Close finds that runs have ended, which is no error.
 func TestRuns_CloseOfRunsThatHaveEnded(t *testing.T) {
 	t.Parallel()
