@@ -223,6 +223,28 @@ func TestRuns_LateReply(t *testing.T) {
 	})
 }
 
+// Start and Stop are sent four times at most, since their callers wait.
+func TestRuns_StartAndStopFail(t *testing.T) {
+	t.Parallel()
+	inBubble(t, RunsConfig{}, func(t *testing.T, runs *Runs[string], fake *fakeRedis) {
+		fake.set(replies(nil, errLoading))
+		_, err := runs.Start(t.Context(), "a")
+		require.EqualError(t, err, `redischannels/sse: start run "a": `+errLoading.Error())
+		require.Equal(t, []string{"start", "start", "start", "start"}, texts(fake.take()))
+		require.EqualError(t, runs.Stop(t.Context(), "a"), `redischannels/sse: stop run "a": `+errLoading.Error())
+		require.Len(t, fake.take(), 4)
+
+		fake.set(replies([]any{"running", int64(5)}, nil))
+		_, err = runs.Start(t.Context(), "a")
+		require.ErrorIs(t, err, ErrRunning)
+		require.ErrorContains(t, err, `start run "a": `)
+		fake.set(replies([]any{"missing"}, nil))
+		err = runs.Stop(t.Context(), "a")
+		require.ErrorIs(t, err, ErrNoRun)
+		require.ErrorContains(t, err, `stop run "a": `)
+	})
+}
+
 // Info has no state where it has an error.
 func TestRuns_InfoFails(t *testing.T) {
 	t.Parallel()

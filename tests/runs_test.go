@@ -376,6 +376,31 @@ func TestRuns_List(t *testing.T) {
 	require.ErrorIs(t, err, sse.ErrNoRun)
 }
 
+// List leaves out a run of the index that Redis has lost, and has an error after Close.
+func TestRuns_ListOfLostRuns(t *testing.T) {
+	t.Parallel()
+	r := sharedRuns(t, func(c *sse.RunsConfig) { c.Buckets = 1 })
+	require.NoError(t, r.start("a").End(t.Context(), nil))
+	require.NoError(t, r.start("b").End(t.Context(), nil))
+	require.NoError(t, r.client.Del(t.Context(), "{"+r.name+":0}:run:a").Err())
+	list := func() (ids []string, err error) {
+		for info, failure := range r.List(t.Context()) {
+			if failure != nil {
+				return ids, failure
+			}
+			ids = append(ids, info.ID)
+		}
+		return ids, nil
+	}
+	ids, err := list()
+	require.NoError(t, err)
+	require.Equal(t, []string{"b"}, ids)
+	require.NoError(t, r.Close())
+	ids, err = list()
+	require.ErrorIs(t, err, redischannels.ErrClosed)
+	require.Empty(t, ids)
+}
+
 // Close ends the runs of this process, so that another one may start them at once.
 func TestRuns_CloseEndsItsRuns(t *testing.T) {
 	t.Parallel()
