@@ -91,8 +91,31 @@ func TestRunsHandler_WatchEndsWithTheLastViewer(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Empty(t, fake.take())
 		require.Empty(t, h.feeds)
+		_, err = f.channel.Writer().Write(t.Context(), nil)
+		require.ErrorIs(t, err, redischannels.ErrClosed, "the channel is closed")
 		require.NoError(t, h.Close())
 		require.Empty(t, *reported)
+	})
+}
+
+// Close waits for a check.
+func TestRunsHandler_CloseWaitsForTheCheck(t *testing.T) {
+	t.Parallel()
+	inBubble(t, RunsConfig{}, func(t *testing.T, runs *Runs[string], fake *fakeRedis) {
+		h, _ := handlerOf(t, runs)
+		f, err := h.open("a")
+		require.NoError(t, err)
+		answer := make(chan struct{})
+		fake.set(func(fakeCall) ([]any, error) { <-answer; return state("lost", 0), nil })
+		h.expect(f, stream.RunState{State: "running", Left: time.Second})
+		time.Sleep(2 * time.Second)
+		closed := make(chan error, 1)
+		go func() { closed <- h.Close() }()
+		synctest.Wait()
+		require.Empty(t, closed)
+		close(answer)
+		require.NoError(t, <-closed)
+		h.release(f)
 	})
 }
 
