@@ -99,7 +99,7 @@ func newWatcher(to Instrumentation, pubSub bool, failed func(err error)) source.
 type watched struct {
 	Processing
 	w     *watcher
-	begun atomic.Int64 // in nanoseconds, 0 before the application has received the messages
+	begun atomic.Int64 // time since epoch, 0 before the application has received the messages
 	left  atomic.Int32
 	one   [1]ProcessedMessage
 	first [1]watchedMessage
@@ -186,7 +186,10 @@ func (w *watcher) processStart(ctx context.Context, p Processing) (started conte
 }
 
 // Started records that the application has received the messages.
-func (p *watched) Started() { p.begun.CompareAndSwap(0, time.Now().UnixNano()) }
+func (p *watched) Started() { p.begun.CompareAndSwap(0, int64(time.Since(epoch))) }
+
+// epoch is before all messages. The time since it costs half of time.Now.
+var epoch = time.Now().Add(-time.Nanosecond)
 
 // Started implements source.Watch.
 func (m *watchedMessage) Started() { m.of.Started() }
@@ -196,7 +199,7 @@ func (m *watchedMessage) Ended(a *source.Attempt, o source.Outcome, lost bool) {
 	end := endOf(a, o, lost)
 	end.Message, end.Left = m.index, int(m.of.left.Add(-1))
 	if begun := m.of.begun.Load(); begun != 0 {
-		end.Duration = time.Duration(time.Now().UnixNano() - begun)
+		end.Duration = time.Since(epoch) - time.Duration(begun)
 	}
 	defer m.of.w.recovered("ProcessEnd")
 	m.of.w.ProcessEnd(m.Values, m.of.Processing, end)

@@ -80,13 +80,13 @@ func publishFailure(err error) string {
 // for others the metadata are not parsed.
 func (i *instrumentation) ProcessStart(ctx context.Context, p redischannels.Processing) context.Context {
 	s := i.processing(p)
-	start := s.root
+	ctx = s.rootOf(ctx)
 	if i.config.ProducerIsParent && len(p.Messages) == 1 {
 		if producer := i.producer(p.Messages[0].Metadata); producer.IsValid() {
-			ctx, start = trace.ContextWithRemoteSpanContext(ctx, producer), s.start
+			ctx = trace.ContextWithRemoteSpanContext(ctx, producer)
 		}
 	}
-	ctx, span := i.tracer.Start(ctx, s.span, start...)
+	ctx, span := i.tracer.Start(ctx, s.span, s.start...)
 	if !span.IsRecording() {
 		return ctx
 	}

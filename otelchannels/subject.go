@@ -1,6 +1,8 @@
 package otelchannels
 
 import (
+	"context"
+	"reflect"
 	"sync"
 	"sync/atomic"
 
@@ -34,8 +36,9 @@ type subject struct {
 	key        subjectKey
 	span       string
 	start      []trace.SpanStartOption
-	root       []trace.SpanStartOption // start of a new trace
 	attributes []attribute.KeyValue
+
+	root atomic.Pointer[rootContext]
 
 	mu       sync.Mutex
 	measures map[string]*measure         // of publications, by failure
@@ -47,6 +50,22 @@ type measure struct {
 	failure string
 	add     []metric.AddOption
 	record  []metric.RecordOption
+}
+
+// rootContext is a context without a span, and the context from which it was made.
+type rootContext struct{ ctx, of context.Context }
+
+// rootOf returns a context in which a span begins a new trace. The deliveries of a subscription have the same context, so
+// it is made once: WithNewRoot makes one for each span, and the values of context.WithoutCancel cost memory too.
+func (s *subject) rootOf(ctx context.Context) context.Context {
+	if last := s.root.Load(); last != nil && last.of == ctx {
+		return last.ctx
+	}
+	root := trace.ContextWithSpanContext(ctx, trace.SpanContext{})
+	if reflect.ValueOf(ctx).Comparable() {
+		s.root.Store(&rootContext{ctx: root, of: ctx})
+	}
+	return root
 }
 
 // subjects are made once per topic.
@@ -106,7 +125,6 @@ func newSubject(key subjectKey, destination string) *subject {
 	s.start = []trace.SpanStartOption{
 		trace.WithSpanKind(kind), trace.WithAttributes(append([]attribute.KeyValue{operation}, s.attributes...)...),
 	}
-	s.root = append(s.start[:len(s.start):len(s.start)], trace.WithNewRoot())
 	return s
 }
 
