@@ -42,6 +42,10 @@ func init() {
 	bridge.CheckClient = supportedClient
 	bridge.SideKeys = sideKeys
 	bridge.DeadLetterTopic = deadLetterTopic
+	bridge.GroupStart = func(position string) (string, error) {
+		p := Position(position)
+		return p.groupStart(), p.validate()
+	}
 	bridge.Logger = loggerOrDefault
 	bridge.KeeperLog = func(logger watermill.LoggerAdapter) housekeeper.Observer {
 		logger = loggerOrDefault(logger)

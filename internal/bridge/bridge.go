@@ -43,6 +43,9 @@ var CheckClient func(redis.UniversalClient) error
 // SideKeys returns the side keys of a topic by the SideKeys of a configuration.
 var SideKeys func(topic string, configured func(topic string) string, client redis.UniversalClient) (keys.Topic, error)
 
+// GroupStart returns the ID after which a group reads that begins at a position, or $ for the newest entry.
+var GroupStart func(position string) (string, error)
+
 // DeadLetterTopic returns the dead-letter stream of a topic by the functions of a configuration.
 var DeadLetterTopic func(topic string, configured, sideKeys func(topic string) string, client redis.UniversalClient) (string, error)
 

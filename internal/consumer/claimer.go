@@ -44,6 +44,7 @@ type claimer struct {
 	losses losses
 	peers  peers
 	base   stream.ID // no pending entry was older at the last check
+	sought int64     // these are of the time after this many seeks
 }
 
 func newClaimer(c *Consumer) *claimer {
@@ -112,12 +113,14 @@ func (k *claimer) failed(d outage.Duty, err error) {
 // scan makes a step of a scan from a cursor in a stream.
 func (k *claimer) scan(ctx context.Context, of int, cursor stream.ID, count int) (stream.Scanned, error) {
 	sent := time.Now()
-	beside := stream.Beside{Streams: k.c.id.keys[of+1:], Due: k.dueSets, Control: k.c.cfg.Topic.Control()}
+	beside := stream.Beside{Streams: k.c.id.keys[of+1:], Due: k.dueSets}
 	scanned, err := k.c.id.on(k.c.cfg.Client, of).Scan(ctx, k.c.cfg.MinIdle, cursor, count, beside)
 	scanned.Of += of
 	if err == nil {
 		k.due(scanned.Due)
-		k.c.pauser.saw(sent, scanned.Pause)
+		if scanned.Pause != stream.PauseUnknown {
+			k.c.pauser.saw(sent, scanned.Pause == stream.Paused, scanned.Sought)
+		}
 	}
 	return scanned, err
 }
@@ -260,6 +263,10 @@ func (k *claimer) reaps(ctx context.Context, count stream.Counting) bool {
 // reap removes idle consumers, and records the position of the group.
 func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 	k.reaped = time.Now()
+	self := k.c.id.on(k.c.cfg.Client, 0)
+	if self.Sought != k.sought { // what was lost before counts from a new position
+		k.losses, k.base, k.sought = losses{}, stream.ID{}, self.Sought
+	}
 	opts := stream.ReapOptions{Timeout: k.c.cfg.ConsumerTimeout, Alive: 2 * k.c.cfg.ClaimInterval, Count: count, Control: k.c.cfg.Topic.Control()}
 	if opts.Count == stream.CountNew && k.losses.base > 0 {
 		opts.Count = stream.CountAll
@@ -267,13 +274,13 @@ func (k *claimer) reap(ctx context.Context, count stream.Counting) error {
 	if k.c.obtain.unknown.Swap(false) {
 		opts.Base = k.base
 	}
-	standing, err := k.c.id.on(k.c.cfg.Client, 0).Reap(ctx, opts, k.c.id.keys[1:]...)
+	standing, err := self.Reap(ctx, opts, k.c.id.keys[1:]...)
 	if err != nil {
 		k.c.obtain.unknown.CompareAndSwap(false, !opts.Base.IsZero())
 		return err
 	}
 	k.peers.see(standing.Others, standing.Sent, time.Now())
-	k.c.restorer.saw(0, standing.LastDelivered, standing.Read)
+	k.c.restorer.stands(self.Sought, standing)
 	if n, lost := k.losses.see(standing); lost {
 		k.c.cfg.Observer.Trimmed(nil, n)
 	}

@@ -165,7 +165,7 @@ func (c *Consumer) Open(ctx context.Context) (existed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c.id.name.Store(&name)
+	c.id.self.Store(&self{name: name})
 	err = redisconn.Guard(func() (err error) {
 		existed, err = c.open(ctx)
 		return err
@@ -216,14 +216,15 @@ func (c *Consumer) open(ctx context.Context) (existed bool, err error) {
 }
 
 // join reports settings that differ from those of another subscription of the group, and reads
-// whether the group is paused.
+// whether the group is paused, and how often it was sought.
 func (c *Consumer) join(ctx context.Context) error {
 	own := delayed.Settings{MinIdle: c.cfg.MinIdle.Truncate(time.Millisecond), ConsumerTimeout: c.cfg.ConsumerTimeout.Truncate(time.Millisecond)}
 	sent := time.Now()
-	before, paused, err := delayed.Join(ctx, c.cfg.Client, c.id.targets[1], own)
+	before, paused, sought, err := delayed.Join(ctx, c.cfg.Client, c.id.targets[1], own)
 	if err != nil {
 		return err
 	}
+	c.id.self.Store(&self{name: c.id.consumer(), sought: sought})
 	c.win.Pause.Looked(sent, paused)
 	if before.MinIdle != 0 && before.MinIdle != own.MinIdle {
 		c.cfg.Observer.Failed(fmt.Errorf("the MinIdle of the group is %s here and was %s in another subscription: entries are claimed too early from the one with the greater value", own.MinIdle, before.MinIdle))
@@ -318,8 +319,8 @@ func (c *Consumer) upkeep(ctx context.Context) {
 	}
 }
 
-// releaseBuffered releases buffered entries: while the group is paused only entries of an order
-// stay.
+// releaseBuffered releases buffered entries: while the group is paused none stays, so that it can be
+// sought.
 func (c *Consumer) releaseBuffered(ctx context.Context) {
 	if !c.Paused() {
 		c.releaseStale(ctx)

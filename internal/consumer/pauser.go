@@ -12,7 +12,7 @@ import (
 // lookTimeout is the timeout of a check; without a reply the last known state stays.
 const lookTimeout = time.Second
 
-// pauser checks whether the group is paused when the window requests it: never while the
+// pauser checks whether the group is paused or was sought when the window requests it: never while the
 // subscription is idle, because claim scans check then. It has its own goroutine, because leases
 // are renewed meanwhile.
 type pauser struct {
@@ -48,10 +48,10 @@ func (p *pauser) look(ctx context.Context) {
 	late := time.AfterFunc(lookTimeout, p.c.win.Pause.Blind)
 	defer late.Stop()
 	sent := time.Now()
-	paused, err := p.ask(ctx)
+	found, err := p.ask(ctx)
 	if err == nil {
 		p.refused = false
-		p.saw(sent, paused)
+		p.saw(sent, found.Paused, found.Sought)
 		return
 	}
 	p.c.win.Pause.Blind()
@@ -65,21 +65,20 @@ func (p *pauser) look(ctx context.Context) {
 	}
 }
 
-func (p *pauser) ask(ctx context.Context) (stream.Pause, error) {
+func (p *pauser) ask(ctx context.Context) (control.Paused, error) {
 	client, err := p.control.Client(ctx)
 	if err != nil {
-		return stream.PauseUnknown, err
+		return control.Paused{}, err
 	}
-	found, err := control.Look(ctx, client, p.c.cfg.Topic, p.c.cfg.Group)
-	if found.Paused {
-		return stream.Paused, err
-	}
-	return stream.Running, err
+	return control.Look(ctx, client, p.c.cfg.Topic, p.c.cfg.Group)
 }
 
-// saw records the result of a check.
-func (p *pauser) saw(sent time.Time, pause stream.Pause) {
-	if pause == stream.PauseUnknown || !p.c.win.Pause.Looked(sent, pause == stream.Paused) || pause == stream.Running {
+// saw records the result of a check. A group that was sought is paused for this consumer until the
+// reader has taken a new name.
+func (p *pauser) saw(sent time.Time, paused bool, sought stream.Sought) {
+	p.c.id.saw(sought)
+	paused = paused || p.c.id.newer() != nil
+	if !p.c.win.Pause.Looked(sent, paused) || !paused {
 		return
 	}
 	p.c.Ask() // offers are withdrawn

@@ -102,6 +102,10 @@ func (r *reader) read(ctx context.Context) {
 
 // before fetches the entries that come before new ones, and reports whether new ones may be read.
 func (r *reader) before(ctx context.Context) bool {
+	if sought := r.c.id.newer(); sought != nil {
+		r.rename(ctx, *sought)
+		return false
+	}
 	if of, cause := r.c.restorer.next(); cause != nil {
 		r.failedOf(ctx, of, cause)
 		return false
@@ -124,6 +128,20 @@ func (r *reader) before(ctx context.Context) bool {
 		return false
 	}
 	return r.scanned || r.firstScan(ctx)
+}
+
+// rename takes a new name after a seek of the group: what was delivered before is lost, and what a
+// handler still ends is refused, since it belongs to the old name.
+func (r *reader) rename(ctx context.Context, sought stream.Sought) {
+	name, err := r.c.cfg.Name()
+	if err != nil {
+		r.failed(ctx, err)
+		return
+	}
+	r.c.obtain.mu.Lock() // pending entries are obtained under one name
+	r.c.restorer.sought(name, sought)
+	r.c.obtain.mu.Unlock()
+	r.halted.Store(true)
 }
 
 // halt ends a read that blocks although the group is paused.

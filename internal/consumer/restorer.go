@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/flaminco/redischannels/internal/control"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -62,6 +63,31 @@ func (r *restorer) saw(of int, last stream.ID, added int64) {
 	s.Reach(last)
 }
 
+// stands is saw for the position of the group, as it was for a consumer after so many seeks.
+func (r *restorer) stands(sought int64, standing stream.Standing) {
+	r.writing.RLock() // a seek changes both
+	defer r.writing.RUnlock()
+	if r.c.id.self.Load().sought == sought {
+		r.saw(0, standing.LastDelivered, standing.Read)
+	}
+}
+
+// sought ends what this consumer holds after a seek of the group, which stands elsewhere now, and
+// takes the new name. Nothing is being written meanwhile.
+func (r *restorer) sought(name string, to stream.Sought) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	for of := range r.spans {
+		for _, it := range r.c.win.Leases.Owned(of) {
+			r.lose(it, false, errSought)
+		}
+	}
+	r.mu.Lock()
+	r.spans[0] = stream.Span{Last: to.After}
+	r.mu.Unlock()
+	r.c.id.self.Store(&self{name: name, sought: to.Generation})
+}
+
 // seen returns the greatest ID that is known to be delivered to the group.
 func (r *restorer) seen(of int) stream.ID {
 	r.mu.Lock()
@@ -100,6 +126,9 @@ func (r *restorer) next() (of int, cause error) {
 // group that is lost in the topic is usually lost in its return stream too, which is not a
 // separate event.
 func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of int, cause error) error {
+	if newer, err := r.moved(ctx, client); newer || err != nil {
+		return err
+	}
 	if of < 0 {
 		of = r.named(cause)
 	}
@@ -122,6 +151,20 @@ func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of
 		created = created || done.Created
 	}
 	return nil
+}
+
+// moved reports whether the group was sought since this consumer took its name, and therefore stands
+// elsewhere: the reader takes a new name first, and then finds the group missing again.
+func (r *restorer) moved(ctx context.Context, client redis.UniversalClient) (bool, error) {
+	sent := time.Now()
+	found, err := control.Look(ctx, client, r.c.cfg.Topic, r.c.cfg.Group)
+	if redisconn.Classify(err).Retryable() {
+		return false, err
+	}
+	if err == nil {
+		r.c.pauser.saw(sent, found.Paused, found.Sought)
+	}
+	return r.c.id.newer() != nil, nil
 }
 
 // entryIDs returns the IDs in the topic of entries that were restored to a stream.
@@ -228,18 +271,24 @@ func (r *restorer) putBack(ctx context.Context, of int, items []*window.Item) er
 
 var (
 	errClaimed    = fmt.Errorf("%w: another consumer has claimed it", source.ErrNotOwner)
+	errSought     = fmt.Errorf("%w: the group was sought", source.ErrNotOwner)
 	errNotPending = fmt.Errorf("%w: it is not pending in the group", source.ErrNotOwner)
 )
 
 // lost handles an entry that a script found to belong to another consumer, or to none.
 func (r *restorer) lost(it *window.Item, state stream.State) {
-	attempt, first := r.c.win.Leases.Lose(it, state == stream.NotPending)
-	if !first {
-		return
-	}
 	err := errClaimed
 	if state == stream.NotPending {
 		err = errNotPending
+	}
+	r.lose(it, state == stream.NotPending, err)
+}
+
+// lose ends the delivery of an entry that is not ours; vanished says that it belongs to none.
+func (r *restorer) lose(it *window.Item, vanished bool, err error) {
+	attempt, first := r.c.win.Leases.Lose(it, vanished)
+	if !first {
+		return
 	}
 	r.c.cfg.Observer.LeaseLost([]string{it.EntryID()}, err)
 	if attempt != nil {

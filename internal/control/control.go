@@ -160,15 +160,16 @@ type Paused struct {
 	Paused bool
 	Left   time.Duration // until it resumes by itself, 0 if it does not
 	Reason string
+	Sought stream.Sought
 }
 
-// Look returns how a group is paused. (HGET, TIME)
+// Look returns how a group is paused, and what was sought. (HGET, TIME)
 func Look(ctx context.Context, client redis.UniversalClient, topic keys.Topic, group string) (Paused, error) {
 	reply, err := lookScript.Run(ctx, client, []string{topic.Control()}, group).Slice()
 	if err != nil {
 		return Paused{}, err
 	}
-	if len(reply) != 2 {
+	if len(reply) != 4 {
 		return Paused{}, redisconn.ErrMalformed
 	}
 	ms, ok := reply[0].(int64)
@@ -176,7 +177,7 @@ func Look(ctx context.Context, client redis.UniversalClient, topic keys.Topic, g
 	if !ok {
 		return Paused{}, redisconn.ErrMalformed
 	}
-	return Paused{Paused: ms != 0, Left: time.Duration(max(0, ms)) * time.Millisecond, Reason: reason}, nil
+	return Paused{Paused: ms != 0, Left: time.Duration(max(0, ms)) * time.Millisecond, Reason: reason, Sought: stream.ToSought(reply[2:])}, nil
 }
 
 // Pause pauses the group until a time, or until Resume if that is zero, and returns the server's time.

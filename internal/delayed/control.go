@@ -16,16 +16,16 @@ type Settings struct {
 }
 
 // Join records the settings of a subscription in the control hash of its topic, and returns those
-// of another subscription, zero for none, and whether the group is paused. It fails if the side
-// keys belong to another topic.
-func Join(ctx context.Context, client redis.UniversalClient, target Target, s Settings) (before Settings, paused bool, err error) {
+// of another subscription, zero for none, whether the group is paused, and how often it was sought.
+// It fails if the side keys belong to another topic.
+func Join(ctx context.Context, client redis.UniversalClient, target Target, s Settings) (before Settings, paused bool, sought int64, err error) {
 	words, err := joinScript.Run(ctx, client, []string{target.Topic.Control()}, target.Topic.Name, target.Group,
 		s.MinIdle.Milliseconds(), s.ConsumerTimeout.Milliseconds()).StringSlice()
 	if err != nil {
-		return before, false, err
+		return before, false, 0, err
 	}
-	if len(words) != 3 {
-		return before, false, redisconn.ErrMalformed
+	if len(words) != 4 {
+		return before, false, 0, redisconn.ErrMalformed
 	}
 	for i, d := range []*time.Duration{&before.MinIdle, &before.ConsumerTimeout} {
 		if words[i] == "" {
@@ -33,9 +33,10 @@ func Join(ctx context.Context, client redis.UniversalClient, target Target, s Se
 		}
 		ms, err := strconv.ParseInt(words[i], 10, 64)
 		if err != nil {
-			return before, false, redisconn.ErrMalformed
+			return before, false, 0, redisconn.ErrMalformed
 		}
 		*d = time.Duration(ms) * time.Millisecond
 	}
-	return before, words[2] != "0", nil
+	sought, err = strconv.ParseInt(words[3], 10, 64)
+	return before, words[2] != "0", sought, err
 }

@@ -27,7 +27,7 @@ var releaseSource string
 //go:embed lua/scan.lua
 var scanSource string
 
-// PausedLua precedes the scripts that check whether a group is paused.
+// PausedLua precedes the scripts that check whether a group is paused, or was sought.
 //
 //go:embed lua/paused.lua
 var PausedLua string
@@ -60,12 +60,12 @@ var (
 	releaseScript = redis.NewScript(releaseSource)
 	scanScript    = redis.NewScript(PausedLua + scanSource)
 	reclaimScript = redis.NewScript(reclaimSource)
-	ackScript     = redis.NewScript(ackSource)
+	ackScript     = redis.NewScript(PausedLua + ackSource)
 	ownScript     = redis.NewScript(ownSource)
 	fetchScript   = redis.NewScript(fetchSource)
-	reapScript    = redis.NewScript(LessLua + behindSource + reapSource)
+	reapScript    = redis.NewScript(LessLua + BehindLua + reapSource)
 	leaveScript   = redis.NewScript(leaveSource)
-	restoreScript = redis.NewScript(LessLua + behindSource + restoreSource)
+	restoreScript = redis.NewScript(LessLua + BehindLua + restoreSource)
 )
 
 // State is the state of an entry of a consumer, as found by a script.
@@ -97,6 +97,9 @@ type Group struct {
 	Key      string
 	Name     string
 	Consumer string
+
+	Control string // key of the topic's control record
+	Sought  int64  // how often the group had been sought when the consumer took its name
 
 	// Returns says that the stream is the group's return stream: it contains only outstanding
 	// entries, so acknowledged ones are deleted.
@@ -181,14 +184,14 @@ func (g *Group) Ack(ctx context.Context, ids []*string) (n int64, sent bool, err
 // return stream XDEL as well.) lost means, even with an error, that a reply was lost: that
 // command may have acknowledged the entries that are not pending.
 func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost bool, err error) {
-	args := append(make([]any, 0, 1+len(ids)), "")
+	args := append(make([]any, 0, 2+len(ids)), "", g.Sought)
 	if g.Returns {
 		args[0] = "delete"
 	}
 	for _, id := range ids {
 		args = append(args, id)
 	}
-	cmd, lost := g.run(ctx, 2, ackScript, ackSource, nil, args...)
+	cmd, lost := g.run(ctx, 2, ackScript, PausedLua+ackSource, []string{g.Control}, args...)
 	found, err = states(cmd, len(ids))
 	return found, lost, err
 }
@@ -364,7 +367,8 @@ type Scanned struct {
 	Released []string // those of them that were released by a consumer, not left by one
 	Trimmed  []string // that were trimmed from the stream and have left the group
 	Lost     bool     // with an error: the reply was lost, and the IDs in it
-	Pause    Pause
+	Pause    Pause    // Paused also for a consumer that is older than a seek
+	Sought   Sought
 
 	// Due is the time until the first entry of each due set is due, negative for an empty one. It
 	// is empty if the sets could not be read.
@@ -385,7 +389,6 @@ const (
 type Beside struct {
 	Streams []string // that come behind the group's own
 	Due     []string // sorted sets of when delayed messages are due
-	Control string
 }
 
 // maxWait is the longest time.Duration in milliseconds.
@@ -403,9 +406,9 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 	behind, due := beside.Streams, beside.Due
 	scan := func(behind, due, control []string) (*redis.Cmd, bool) {
 		return g.run(ctx, 1, scanScript, PausedLua+scanSource, slices.Concat(behind, due, control), RequeueConsumer,
-			minIdle.Milliseconds(), cursor.String(), count, 1+len(behind), len(due))
+			minIdle.Milliseconds(), cursor.String(), count, 1+len(behind), len(due), g.Sought)
 	}
-	cmd, lost := scan(behind, due, []string{beside.Control})
+	cmd, lost := scan(behind, due, []string{g.Control})
 	if redis.HasErrorPrefix(cmd.Err(), "TRYAGAIN") {
 		// The hash slot moves between servers, which takes several keys for not all there.
 		cmd, lost = scan(nil, nil, nil)
@@ -424,22 +427,39 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 	if err != nil || len(waits) > len(due) || of < 0 || of > int64(len(behind)) {
 		return Scanned{}, redisconn.ErrMalformed
 	}
-	found := Scanned{Of: int(of), Next: next, IDs: toStrings(reply[2]), Released: toStrings(reply[3]), Trimmed: toStrings(reply[4]), Pause: toPause(reply[6])}
+	found := Scanned{Of: int(of), Next: next, IDs: toStrings(reply[2]), Released: toStrings(reply[3]), Trimmed: toStrings(reply[4])}
+	found.Pause, found.Sought = g.state(reply[6])
 	for _, ms := range waits {
 		found.Due = append(found.Due, time.Duration(min(toInt(ms), maxWait))*time.Millisecond)
 	}
 	return found, nil
 }
 
-// toPause parses the number of milliseconds for which a group is paused, which may be missing.
-func toPause(reply any) Pause {
-	switch words, _ := reply.([]any); {
-	case len(words) == 0:
-		return PauseUnknown
-	case toInt(words[0]) == 0:
-		return Running
+// state parses for how many milliseconds the group is paused, and what was sought, which may be missing.
+func (g *Group) state(reply any) (Pause, Sought) {
+	words, _ := reply.([]any)
+	if len(words) != 3 {
+		return PauseUnknown, Sought{}
 	}
-	return Paused
+	sought := ToSought(words[1:])
+	if toInt(words[0]) != 0 || sought.Generation > g.Sought {
+		return Paused, sought
+	}
+	return Running, sought
+}
+
+// Sought is the last seek of a group.
+type Sought struct {
+	Generation int64 // how often it was sought
+	After      ID    // the entry after which it began to read then
+}
+
+// ToSought reads what the Lua function sought returns.
+func ToSought(words []any) (s Sought) {
+	s.Generation = toInt(words[0])
+	text, _ := words[1].(string)
+	s.After, _ = ParseID(text) // empty before the first
+	return s
 }
 
 // Reclaimed are released entries that were claimed.

@@ -123,7 +123,7 @@ func (g *Group) Restore(ctx context.Context, span Span, held []Pending) (Restore
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}
-	cmd, lost := g.run(ctx, 2, restoreScript, LessLua+behindSource+restoreSource, nil, args...)
+	cmd, lost := g.run(ctx, 2, restoreScript, LessLua+BehindLua+restoreSource, nil, args...)
 	done := Restored{Lost: lost}
 	reply, err := cmd.Slice()
 	if err != nil {

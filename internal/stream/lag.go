@@ -9,13 +9,15 @@ import (
 	"github.com/flaminco/redischannels/internal/redisconn"
 )
 
+// BehindLua stands before the scripts that ask where a group stands.
+//
 //go:embed lua/behind.lua
-var behindSource string
+var BehindLua string
 
 //go:embed lua/lag.lua
 var lagSource string
 
-var lagScript = redis.NewScript(behindSource + lagSource)
+var lagScript = redis.NewScript(BehindLua + lagSource)
 
 // lagPage is the number of entries that one script counts: Redis reads them completely.
 const lagPage = 200

@@ -17,7 +17,7 @@ var infoSource string
 var rangeSource string
 
 var (
-	infoScript  = redis.NewScript(LessLua + behindSource + infoSource)
+	infoScript  = redis.NewScript(LessLua + BehindLua + infoSource)
 	rangeScript = redis.NewScript(rangeSource)
 )
 

@@ -12,7 +12,7 @@ import (
 //go:embed lua/room.lua
 var roomSource string
 
-var roomScript = redis.NewScript(behindSource + roomSource)
+var roomScript = redis.NewScript(BehindLua + roomSource)
 
 // recount is how many times as long as it took entries are not counted again: Redis reads them
 // whole meanwhile, however large they are.

@@ -104,21 +104,20 @@ func (p *Pause) Paused() bool {
 	return p.paused
 }
 
-// TakeBuffered removes and returns, while the group is paused, the buffered items that are not
-// only in memory, unless there is an order. Window.Released must follow.
+// TakeBuffered removes and returns, while the group is paused, the items that can be released (see
+// releasable). Window.Released must follow.
 func (p *Pause) TakeBuffered() []*Item {
 	w := p.w
 	now := w.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !p.paused || w.cfg.Ordered || w.cfg.Keyed {
+	if !p.paused {
 		return nil
 	}
 	w.wake(now)
 	items := w.releasable()
-	for _, it := range items {
-		w.remove(it)
+	if len(items) > 0 {
+		w.leave(items, now)
 	}
-	w.leaving += len(items)
 	return items
 }

@@ -209,15 +209,23 @@ func (r *Room) TakeStale(stale, recall time.Duration) (items []*Item, recalled b
 	r.paused = true
 	if w.cfg.Ordered || w.cfg.Keyed {
 		items = buffered
-		r.released = now
+	}
+	w.leave(items, now)
+	signal(w.Ready) // those that are left may have waited behind one that was not prepared
+	return items, recalled
+}
+
+// leave removes items in order to release them. Where there is an order, what is asked for before they
+// are back overtakes them.
+func (w *Window) leave(items []*Item, now instant) {
+	if w.cfg.Ordered || w.cfg.Keyed {
+		w.Room.released = now
 		w.behind = true
 	}
 	for _, it := range items {
 		w.remove(it)
 	}
 	w.leaving += len(items)
-	signal(w.Ready) // the remaining items may have waited behind one that was not prepared
-	return items, recalled
 }
 
 // releasable returns the buffered items that can be released: those that are not only in memory

@@ -2,7 +2,8 @@
 -- common.lua, and paused.lua of internal/stream, stand before this text.
 -- KEYS[1] control
 -- ARGV[1] topic's name, ARGV[2] group, ARGV[3] MinIdle and ARGV[4] ConsumerTimeout in ms
--- Returns the two that were noted before, '' for none, and for how long the group is paused, see paused.lua.
+-- Returns the two that were noted before, '' for none, for how long the group is paused, and how often it was
+-- sought, see paused.lua.
 local other = collision(KEYS[1], ARGV[1])
 if other then
   return other
@@ -19,4 +20,5 @@ if #changed > 2 then
   redis.call('HSET', KEYS[1], unpack(changed))
 end
 was[3] = text(paused(KEYS[1], ARGV[2]))
+was[4] = text((sought(KEYS[1], ARGV[2])))
 return was

@@ -1,4 +1,4 @@
--- Stands before the scripts that ask whether a group is paused.
+-- Stands before the scripts that ask whether a group is paused, or was sought.
 
 -- For how many milliseconds the control record of a topic pauses a group: 0 if it does not, -1 if until it
 -- is resumed; and why. Returns nothing where that cannot be read.
@@ -10,4 +10,12 @@ local function paused(control, group)
   if stop == '0' then return -1, reason end
   local t = redis.call('TIME')
   return math.max(0, stop - t[1] * 1000 - math.floor(t[2] / 1000)), reason
+end
+
+-- How often a group was sought, and after which entry ID it began to read then: 0 and '' before, and where that
+-- cannot be read.
+local function sought(control, group)
+  local record = redis.pcall('HGET', control, 'seek:' .. group)
+  local generation, position = string.match(type(record) == 'string' and record or '', '^(%d+) (%S+) ')
+  return tonumber(generation or 0), position or ''
 end

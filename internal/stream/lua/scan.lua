@@ -8,13 +8,14 @@
 -- unseen
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] consumer that holds released entries
 -- ARGV[4] min idle time in ms, ARGV[5] cursor in the first stream, ARGV[6] how many to claim at most,
--- 0 for none, ARGV[7] how many of the keys are streams, ARGV[8] how many are due sets
+-- 0 for none, ARGV[7] how many of the keys are streams, ARGV[8] how many are due sets,
+-- ARGV[9] how often the group had been sought when this consumer took its name
 -- One stream is scanned: the first in which something is pending. Nothing is claimed while the group is
--- paused.
+-- paused, or by a consumer that is older than a seek.
 -- Returns {which, from 0 on; cursor to continue with, {claimed IDs}, {those of them that were released},
 -- {IDs that were trimmed and have left the group},
 -- {for each due set ms until its first entry is due, -1 if it is empty, 0 if it is no sorted set},
--- {for how long the group is paused, see paused.lua}, which may be empty}.
+-- {for how long the group is paused, how often it was sought, and where to, see paused.lua}, which may be empty}.
 local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
 local cursor, left, streams, sets = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
@@ -44,8 +45,11 @@ end
 
 local pause = {}
 if #KEYS > streams + sets then
-  pause[1] = paused(KEYS[#KEYS], group)
-  if pause[1] and pause[1] ~= 0 then left = 0 end
+  local still = paused(KEYS[#KEYS], group)
+  if still then
+    pause = {still, sought(KEYS[#KEYS], group)}
+    if still ~= 0 or pause[2] > tonumber(ARGV[9]) then left = 0 end
+  end
 end
 
 local touch = {'XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS'}
