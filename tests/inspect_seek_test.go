@@ -115,6 +115,7 @@ func TestSeek_KeepOrDropPending(t *testing.T) {
 			require.NoError(t, sub.SubscribeInitialize(topic))
 			ids := publish(t, client, topic, payloadsUpTo(1, 6)...)
 			deliverTo(t, client, topic, "crashed", 4, time.Hour)
+			require.NoError(t, client.XGroupCreateConsumer(t.Context(), topic, "g", "idle").Err())
 			var values []any
 			for name, value := range client.XRange(t.Context(), topic, ids[0], ids[0]).Val()[0].Values {
 				values = append(values, name, value)
@@ -132,6 +133,7 @@ func TestSeek_KeepOrDropPending(t *testing.T) {
 				From: ids[3], To: ids[1], Redelivered: 2, First: ids[0], Pending: 2, Deferred: 1, Returned: 1, Paused: true, Busy: []string{},
 			}, plan)
 			require.NoError(t, control.Seek(t.Context(), topic, "g", options))
+			require.NotContains(t, consumersOf(t, client, topic), "idle")
 			messages := sub.subscribe(t, topic)
 			require.NoError(t, control.Resume(t.Context(), topic, "g"))
 			if drop {
@@ -243,6 +245,49 @@ func TestSeek_LostGroup(t *testing.T) {
 	require.NoError(t, client.HDel(t.Context(), controlOf(topic), "pause:g").Err())
 	require.Equal(t, payloadsUpTo(4, 6), receiveAcked(t, messages, 3))
 	noMessage(t, messages)
+}
+
+// A subscription that has scanned before a pause and scans after the end of it detects the seek by the first script that
+// is refused, and reports no error.
+func TestSeek_FoundByTheFirstRefusal(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client, tuned(func(c *redischannels.Tuning) { c.MinIdle, c.ClaimInterval = 5*time.Minute, 2*time.Minute }))
+	messages := sub.subscribe(t, topic)
+	ids := publish(t, client, topic, payloadsUpTo(1, 3)...)
+	receiveAcked(t, messages, 3)
+	name := sub.Stats()[0].Consumer
+	require.NoError(t, client.HSet(t.Context(), controlOf(topic), "seek:g", "1 "+ids[0]+" token").Err())
+	require.NoError(t, client.XGroupDestroy(t.Context(), topic, "g").Err())
+	require.Equal(t, []string{"2", "3"}, receiveAcked(t, messages, 2))
+	require.NotEqual(t, name, sub.Stats()[0].Consumer)
+	noMessage(t, messages)
+	sub.events.none(t, redischannels.EventError, redischannels.EventDisconnected, redischannels.EventTrimmed)
+}
+
+// An attempt that is in progress although the group was sought, as that of a process that was frozen, ends: its entry gets
+// another attempt, and its ack changes nothing.
+func TestSeek_EndsAttempts(t *testing.T) {
+	t.Parallel()
+	client, topic := redistest.Shared(t).Client(t), redistest.Key(t)
+	sub := newSub(t, client, inFlight(2), tuned(func(c *redischannels.Tuning) {
+		c.MinIdle, c.BlockTime = 5*time.Minute, time.Minute
+	}))
+	messages := sub.subscribe(t, topic)
+	id := publish(t, client, topic, "1")[0]
+	old := receive(t, messages)
+	require.ErrorIs(t, redis.NewScript(`redis.call('HSET', KEYS[2], 'seek:g', '1 0-0 token')
+		redis.call('XACK', KEYS[1], 'g', ARGV[1])
+		redis.call('XGROUP', 'SETID', KEYS[1], 'g', '0')`).Run(t.Context(), client, []string{topic, controlOf(topic)}, id).Err(), redis.Nil)
+	redistest.Eventually(t, soon, func() bool { return old.Context().Err() != nil }, "the attempt ends")
+	again := receive(t, messages)
+	require.Equal(t, "1", string(again.Payload))
+	old.Ack()
+	sub.events.wait(t, redischannels.EventAckIgnored)
+	require.Len(t, pendingOf(t, client, topic), 1)
+	require.Equal(t, []string{id}, sub.events.of(redischannels.EventLeaseLost)[0].EntryIDs)
+	again.Ack()
+	eventuallyPending(t, client, topic, 0)
 }
 
 // Where the reply is lost the client repeats the script, which does nothing twice.

@@ -184,12 +184,14 @@ func scriptText(t *testing.T, name string) string {
 	files := []string{name}
 	switch name {
 	case "dead_letter":
-		files = []string{"dead_common", name}
+		files = []string{"original", "dead_common", "paused", name}
 	case "lag", "room":
 		files = []string{"behind", name}
-	case "reap", "restore":
+	case "reap":
 		files = []string{"less", "behind", name}
-	case "scan":
+	case "restore":
+		files = []string{"less", "behind", "paused", name}
+	case "ack", "hold", "scan":
 		files = []string{"paused", name}
 	}
 	text := ""

@@ -126,7 +126,7 @@ func New(cfg Config) *Consumer {
 		Down: func(err error, _ []string) { cfg.Observer.Disconnected(err) },
 		Up:   cfg.Observer.Reconnected,
 	}
-	c.id = newIdentity(cfg.Topic, cfg.Group)
+	c.id = newIdentity(cfg.Client, cfg.Topic, cfg.Group)
 	// The reader's connection. A lease begins when the read is sent, so a read that blocks for
 	// long would return entries with expired leases.
 	block := max(min(cfg.BlockTime, cfg.MinIdle/3), time.Millisecond)

@@ -84,7 +84,7 @@ func (d *deferrer) done(it *window.Item, outcome delayed.DeferOutcome) {
 // leased. After any other error it is not deferred.
 func (d *deferrer) failed(of int, err error, items []*window.Item) {
 	switch redisconn.Classify(err) {
-	case redisconn.KindNetwork, redisconn.KindCanceled, redisconn.KindNoGroup:
+	case redisconn.KindNetwork, redisconn.KindCanceled, redisconn.KindNoGroup, redisconn.KindSought:
 		d.c.failed(outage.Defer, of, err)
 		retryLater(items...)
 		return
@@ -105,9 +105,9 @@ func (d *deferrer) send(ctx context.Context, of int, items []*window.Item, delay
 			ID: it.Text, EntryID: it.EntryID(), Reason: it.Reason, Count: it.Deliveries(), Delay: delays[i], Size: it.Size,
 		}
 	}
-	id := d.c.id
+	id, self := d.c.id, d.c.id.self.Load()
 	target := id.targets[1]
-	outcomes, next, err := delayed.Defer(ctx, d.c.cfg.Client, target, id.keys[of], id.consumer(), d.c.cfg.MaxDeferred, retries)
+	outcomes, next, err := delayed.Defer(ctx, d.c.cfg.Client, target, id.keys[of], delayed.Owner{Consumer: self.name, Sought: self.sought}, d.c.cfg.MaxDeferred, retries)
 	if next >= 0 {
 		d.c.cfg.OnDue(target, next)
 	}

@@ -17,6 +17,7 @@ type identity struct {
 	keys    []string         // of the streams: the topic, and the return stream of the group
 	targets []delayed.Target // that append to these
 	control string
+	records redis.UniversalClient
 	group   string
 	self    atomic.Pointer[self]
 	sought  atomic.Pointer[stream.Sought] // the last one that was newer than the name; see newer
@@ -29,11 +30,12 @@ type self struct {
 	sought int64
 }
 
-func newIdentity(topic keys.Topic, group string) *identity {
+func newIdentity(client redis.UniversalClient, topic keys.Topic, group string) *identity {
 	return &identity{
 		keys:    []string{topic.Name, topic.Return(group)},
 		targets: []delayed.Target{{Topic: topic}, {Topic: topic, Group: group}},
 		control: topic.Control(),
+		records: client,
 		group:   group,
 	}
 }
@@ -58,7 +60,7 @@ func (id *identity) newer() *stream.Sought {
 // on returns the consumer in one of the streams, for commands by a client.
 func (id *identity) on(client redis.UniversalClient, of int) *stream.Group {
 	self := id.self.Load()
-	return &stream.Group{Client: client, Key: id.keys[of], Name: id.group, Consumer: self.name, Control: id.control, Sought: self.sought, Returns: of > 0}
+	return &stream.Group{Client: client, Key: id.keys[of], Name: id.group, Consumer: self.name, Control: id.control, Sought: self.sought, Records: id.records, Returns: of > 0}
 }
 
 // each calls f for each stream of which there are items.

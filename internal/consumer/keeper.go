@@ -101,9 +101,6 @@ func (k *keeper) hold(ctx context.Context, items []*window.Item, count func(*win
 	if len(items) == 0 {
 		return 0, nil
 	}
-	if err := k.current(ctx, items); err != nil {
-		return 0, err
-	}
 	var lost error // of entries that could not be put back: those of another stream are renewed all the same
 	in := 0
 	err = k.c.id.each(items, func(which int, items []*window.Item) error {
@@ -127,23 +124,6 @@ func (k *keeper) hold(ctx context.Context, items []*window.Item, count func(*win
 		k.control.Reset()
 	}
 	return of, err
-}
-
-// current fails if the group was sought while leases of items were over: what is pending under the old
-// name then was delivered again, and must not be renewed for the old attempts.
-func (k *keeper) current(ctx context.Context, items []*window.Item) error {
-	if _, expired := k.c.win.Leases.Unexpired(items); len(expired) == 0 {
-		return nil
-	}
-	client, err := k.control.Client(ctx)
-	if err != nil {
-		return err
-	}
-	newer, err := k.c.restorer.moved(ctx, client)
-	if newer {
-		return errSought
-	}
-	return err
 }
 
 func (k *keeper) send(ctx context.Context, of int, items []*window.Item, count func(*window.Item) int) ([]stream.State, error) {

@@ -93,12 +93,15 @@ func (m *mover) send(ctx context.Context, items []*window.Item) (trimmed []*wind
 }
 
 func (m *mover) describe(it *window.Item) stream.DeadLetterMove {
+	self := m.c.id.self.Load()
 	move := stream.DeadLetterMove{
 		Stream:    m.c.id.keys[it.Stream],
 		Topic:     m.c.id.keys[0],
 		DeadTopic: m.c.cfg.DeadTopic,
 		Group:     m.c.cfg.Group,
-		Consumer:  m.c.id.consumer(),
+		Consumer:  self.name,
+		Control:   m.c.id.control,
+		Sought:    self.sought,
 		ID:        it.Text,
 		EntryID:   it.EntryID(),
 		Reason:    it.Reason,
@@ -114,7 +117,7 @@ func (m *mover) describe(it *window.Item) stream.DeadLetterMove {
 
 func (m *mover) failed(it *window.Item, err error) {
 	retryLater(it)
-	if it.Attempts == 1 {
+	if !m.c.restorer.sought(err) && it.Attempts == 1 {
 		m.c.cfg.Observer.DeadLetterFailed(it.EntryID(), err)
 	}
 }

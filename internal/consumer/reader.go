@@ -139,7 +139,7 @@ func (r *reader) rename(ctx context.Context, sought stream.Sought) {
 		return
 	}
 	r.c.obtain.mu.Lock() // pending entries are obtained under one name
-	r.c.restorer.sought(name, sought)
+	r.c.restorer.rename(name, sought)
 	r.c.obtain.mu.Unlock()
 	r.halted.Store(true)
 }
@@ -309,6 +309,9 @@ func (r *reader) failedOf(ctx context.Context, of int, err error) {
 			}
 			return
 		}
+	}
+	if r.c.restorer.sought(err) {
+		return // to take a new name
 	}
 	r.cut = redisconn.Classify(err).Retryable()
 	backoff.Wait(ctx.Done(), backoff.Redis.After(r.c.fail(outage.Read, err)))

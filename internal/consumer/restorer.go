@@ -11,7 +11,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/flaminco/redischannels/internal/control"
 	"github.com/flaminco/redischannels/internal/redisconn"
 	"github.com/flaminco/redischannels/internal/source"
 	"github.com/flaminco/redischannels/internal/stream"
@@ -72,9 +71,21 @@ func (r *restorer) stands(sought int64, standing stream.Standing) {
 	}
 }
 
-// sought ends what this consumer holds after a seek of the group, which stands elsewhere now, and
-// takes the new name. Nothing is being written meanwhile.
-func (r *restorer) sought(name string, to stream.Sought) {
+// sought makes the reader take a new name if the error means that the group was sought, and reports
+// whether it does.
+func (r *restorer) sought(err error) bool {
+	if redisconn.Classify(err) != redisconn.KindSought {
+		return false
+	}
+	if to := stream.SoughtBy(err); to.Generation > r.c.id.self.Load().sought {
+		r.c.pauser.saw(time.Now(), true, to)
+	}
+	return true
+}
+
+// rename takes a new name after a seek of the group, which stands elsewhere now, and ends what this
+// consumer holds. Nothing is being written meanwhile.
+func (r *restorer) rename(name string, to stream.Sought) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	for of := range r.spans {
@@ -95,10 +106,13 @@ func (r *restorer) seen(of int) stream.ID {
 	return r.spans[of].Last
 }
 
-// missing makes the reader re-create the group if the error means that it is lost, and reports
-// whether it does. The reader may be waiting for room and not detect it: a nacked message that
+// missing makes the reader re-create the group if the error means that it is lost, or take a new name
+// if it was sought, and reports whether it does. The reader may be waiting for room and not detect it: a nacked message that
 // blocks all others cannot be delivered without the group.
 func (r *restorer) missing(of int, err error) bool {
+	if r.sought(err) {
+		return true
+	}
 	if redisconn.Classify(err) != redisconn.KindNoGroup {
 		return false
 	}
@@ -126,9 +140,6 @@ func (r *restorer) next() (of int, cause error) {
 // group that is lost in the topic is usually lost in its return stream too, which is not a
 // separate event.
 func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of int, cause error) error {
-	if newer, err := r.moved(ctx, client); newer || err != nil {
-		return err
-	}
 	if of < 0 {
 		of = r.named(cause)
 	}
@@ -151,20 +162,6 @@ func (r *restorer) restore(ctx context.Context, client redis.UniversalClient, of
 		created = created || done.Created
 	}
 	return nil
-}
-
-// moved reports whether the group was sought since this consumer took its name, and therefore stands
-// elsewhere: the reader takes a new name first, and then finds the group missing again.
-func (r *restorer) moved(ctx context.Context, client redis.UniversalClient) (bool, error) {
-	sent := time.Now()
-	found, err := control.Look(ctx, client, r.c.cfg.Topic, r.c.cfg.Group)
-	if redisconn.Classify(err).Retryable() {
-		return false, err
-	}
-	if err == nil {
-		r.c.pauser.saw(sent, found.Paused, found.Sought)
-	}
-	return r.c.id.newer() != nil, nil
 }
 
 // entryIDs returns the IDs in the topic of entries that were restored to a stream.

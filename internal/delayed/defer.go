@@ -34,18 +34,24 @@ const (
 	DeferGone     DeferOutcome = "gone"
 )
 
+// Owner is the consumer of entries, and how often its group had been sought when it took its name.
+type Owner struct {
+	Consumer string
+	Sought   int64
+}
+
 // Defer stores entries that are pending for a consumer in a stream (the topic, or the return
 // stream of the target's group) until their delays are over, and acknowledges them, a page of
 // them in one step. At most `most` may be deferred in the group. It returns the outcomes of the
 // first retries, all of them without an error, and the time until the first entry of the due set
 // is due. After an error reply the others are unchanged. After a lost reply they may or may not
 // be deferred; a further call finds those that are. The client does not retry it.
-func Defer(ctx context.Context, client redis.UniversalClient, target Target, key, consumer string, most int, retries []Retry) (outcomes []DeferOutcome, next time.Duration, err error) {
+func Defer(ctx context.Context, client redis.UniversalClient, target Target, key string, owner Owner, most int, retries []Retry) (outcomes []DeferOutcome, next time.Duration, err error) {
 	t := target.Topic
 	next = -1
 	for len(retries) > 0 {
 		n := pageOf(retries)
-		args := []any{t.Name, target.Group, consumer, most, MaxBytes}
+		args := []any{t.Name, target.Group, owner.Consumer, most, MaxBytes, owner.Sought}
 		for _, r := range retries[:n] {
 			args = append(args, r.ID, r.EntryID, stream.CapReason(r.Reason), r.Count, milliseconds(r.Delay))
 		}

@@ -37,7 +37,7 @@ var (
 
 	storeScript  = newScript(storeLua)
 	moveScript   = newScript(stream.OriginalLua + moveLua)
-	deferScript  = newScript(stream.OriginalLua + deferLua)
+	deferScript  = newScript(stream.OriginalLua + stream.PausedLua + deferLua)
 	joinScript   = newScript(stream.PausedLua + joinLua)
 	listScript   = newScript(listLua)
 	cancelScript = newScript(cancelLua)

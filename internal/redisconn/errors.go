@@ -44,6 +44,8 @@ const (
 	// KindTopicCollision is the reply of a script of this library that has found the keys of
 	// another topic.
 	KindTopicCollision
+	// KindSought is the reply of such a script to a consumer that is older than a seek of its group.
+	KindSought
 )
 
 // replyKinds maps the beginning of an error reply to its kind. The texts are
@@ -72,6 +74,7 @@ var replyKinds = []struct {
 	{"ERR Unknown subcommand", KindUnknownCommand},
 	{"ERR Protocol error", KindProtocol},
 	{"TOPICCOLLISION", KindTopicCollision},
+	{"SOUGHT", KindSought},
 	{"LOADING", KindUnavailable},
 	{"READONLY", KindUnavailable},
 	{"MASTERDOWN", KindUnavailable},

@@ -192,9 +192,7 @@ func (c *Cluster) MoveSlot(key string, to int) {
 		return
 	}
 	c.awaitAgreement()
-	source, target := c.text(from, "cluster", "myid"), c.text(to, "cluster", "myid")
-	c.do(to, "cluster", "setslot", slot, "importing", source)
-	c.do(from, "cluster", "setslot", slot, "migrating", target)
+	target := c.begin(from, to, slot)
 	c.migrate(from, to, slot)
 	c.do(to, "cluster", "setslot", slot, "node", target)
 	c.do(from, "cluster", "setslot", slot, "node", target)
@@ -204,6 +202,24 @@ func (c *Cluster) MoveSlot(key string, to int) {
 		}
 	}
 	c.awaitAgreement()
+}
+
+// Split begins to move the slot of a key to another master, and moves that key alone: the others of
+// the slot stay.
+func (c *Cluster) Split(key string, to int) {
+	c.tb.Helper()
+	from, slot := c.Owner(to, key), c.slot(to, key)
+	c.begin(from, to, slot)
+	host, port, _ := strings.Cut(c.Nodes[to].Addr(), ":")
+	c.do(from, "migrate", host, port, key, 0, 5000)
+}
+
+// begin begins to move a slot, and returns the ID of the new master.
+func (c *Cluster) begin(from, to, slot int) (target string) {
+	source, target := c.text(from, "cluster", "myid"), c.text(to, "cluster", "myid")
+	c.do(to, "cluster", "setslot", slot, "importing", source)
+	c.do(from, "cluster", "setslot", slot, "migrating", target)
+	return target
 }
 
 // migrate moves the keys of a slot.

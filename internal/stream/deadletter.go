@@ -49,7 +49,7 @@ var (
 	//go:embed lua/dead_guard.lua
 	deadGuardLua string
 
-	deadLetterScript = redis.NewScript(OriginalLua + DeadCommonLua + deadLetterLua)
+	deadLetterScript = redis.NewScript(OriginalLua + DeadCommonLua + PausedLua + deadLetterLua)
 )
 
 // DeadLetterMove describes one move to the dead-letter stream.
@@ -59,6 +59,8 @@ type DeadLetterMove struct {
 	DeadTopic string // dead-letter stream, in the same hash slot
 	Group     string
 	Consumer  string    // the owner; nothing happens when it is another one
+	Control   string    // key of the topic's control record, in the same hash slot
+	Sought    int64     // how often the group had been sought when the consumer took its name
 	ID        string    // of the entry in the stream
 	EntryID   string    // of the original in the topic
 	Reason    string    // capped; must hold no payload
@@ -136,7 +138,7 @@ func MoveToDeadLetters(ctx context.Context, client redis.UniversalClient, moves 
 	if len(args) == 0 {
 		return results, errs
 	}
-	cmds := runAll(ctx, client, deadLetterScript, []string{moves[0].Stream, moves[0].DeadTopic}, args)
+	cmds := runAll(ctx, client, deadLetterScript, []string{moves[0].Stream, moves[0].DeadTopic, moves[0].Control}, args)
 	for n, i := range scripted {
 		results[i], errs[i] = moves[i].finish(ctx, client, cmds[n])
 	}
@@ -157,7 +159,7 @@ func (m *DeadLetterMove) finish(ctx context.Context, client redis.UniversalClien
 
 // scriptArgs are the arguments of dead_letter.lua.
 func (m *DeadLetterMove) scriptArgs() []any {
-	args := make([]any, 0, 13+len(m.Fields))
+	args := make([]any, 0, 14+len(m.Fields))
 	args = append(args, m.Group, m.Consumer, m.ID, m.Reason, m.Count, DeadTime(m.Time))
 	switch {
 	case m.Trim.MaxLen > 0:
@@ -172,9 +174,9 @@ func (m *DeadLetterMove) scriptArgs() []any {
 		again = "again"
 	}
 	if m.Fields == nil {
-		return append(args, "copy", again, m.Topic, m.EntryID)
+		return append(args, "copy", again, m.Topic, m.EntryID, m.Sought)
 	}
-	args = append(args, "memory", again, m.Topic, m.EntryID)
+	args = append(args, "memory", again, m.Topic, m.EntryID, m.Sought)
 	for _, f := range m.Fields {
 		args = append(args, f)
 	}
@@ -207,7 +209,7 @@ func (m *DeadLetterMove) transaction(ctx context.Context, client redis.Universal
 	}
 	tx := client.TxPipeline()
 	added := tx.Do(ctx, append(append(add, "*"), values...)...)
-	guard := tx.Eval(ctx, DeadCommonLua+deadGuardLua, []string{m.Stream, m.DeadTopic}, m.Group, m.Consumer, m.ID, mode, m.Topic, m.EntryID)
+	guard := tx.Eval(ctx, DeadCommonLua+PausedLua+deadGuardLua, []string{m.Stream, m.DeadTopic, m.Control}, m.Group, m.Consumer, m.ID, mode, m.Topic, m.EntryID, m.Sought)
 	err := redisconn.Guard(func() error { _, err := tx.Exec(ctx); return err })
 	if added.Err() != nil {
 		return DeadLetterResult{}, added.Err()

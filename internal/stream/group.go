@@ -56,7 +56,7 @@ var leaveSource string
 var restoreSource string
 
 var (
-	holdScript    = redis.NewScript(holdSource)
+	holdScript    = redis.NewScript(PausedLua + holdSource)
 	releaseScript = redis.NewScript(releaseSource)
 	scanScript    = redis.NewScript(PausedLua + scanSource)
 	reclaimScript = redis.NewScript(reclaimSource)
@@ -65,7 +65,8 @@ var (
 	fetchScript   = redis.NewScript(fetchSource)
 	reapScript    = redis.NewScript(LessLua + BehindLua + reapSource)
 	leaveScript   = redis.NewScript(leaveSource)
-	restoreScript = redis.NewScript(LessLua + BehindLua + restoreSource)
+	restoreScript = redis.NewScript(LessLua + BehindLua + PausedLua + restoreSource)
+	currentScript = redis.NewScript(PausedLua + "return superseded(KEYS[1], ARGV[1], ARGV[2]) or 1")
 )
 
 // State is the state of an entry of a consumer, as found by a script.
@@ -98,8 +99,9 @@ type Group struct {
 	Name     string
 	Consumer string
 
-	Control string // key of the topic's control record
-	Sought  int64  // how often the group had been sought when the consumer took its name
+	Control string                // key of the topic's control record
+	Sought  int64                 // how often the group had been sought when the consumer took its name
+	Records redis.UniversalClient // for the control record while its hash slot moves; Client may know one server only
 
 	// Returns says that the stream is the group's return stream: it contains only outstanding
 	// entries, so acknowledged ones are deleted.
@@ -191,7 +193,7 @@ func (g *Group) AckOwned(ctx context.Context, ids []string) (found []State, lost
 	for _, id := range ids {
 		args = append(args, id)
 	}
-	cmd, lost := g.run(ctx, 2, ackScript, PausedLua+ackSource, []string{g.Control}, args...)
+	cmd, lost := g.fenced(ctx, ackScript, PausedLua+ackSource, args...)
 	found, err = states(cmd, len(ids))
 	return found, lost, err
 }
@@ -225,16 +227,46 @@ func (g *Group) run(ctx context.Context, times int, script *redis.Script, source
 	return cmd, lost
 }
 
+// fenced is run for a script that a consumer cannot run that is older than a seek of its group.
+func (g *Group) fenced(ctx context.Context, script *redis.Script, source string, args ...any) (cmd *redis.Cmd, lost bool) {
+	cmd, lost = g.run(ctx, 2, script, source, []string{g.Control}, args...)
+	if moving(cmd.Err()) {
+		if err := g.current(ctx); err != nil {
+			cmd.SetErr(err)
+			return cmd, lost
+		}
+		return g.run(ctx, 2, script, source, nil, args...)
+	}
+	return cmd, lost
+}
+
+// moving reports that the keys of a script are on two servers, because their hash slot moves. It can take long.
+func moving(err error) bool { return redis.HasErrorPrefix(err, "TRYAGAIN") }
+
+// current fails if the consumer is older than a seek of its group. (HGET)
+func (g *Group) current(ctx context.Context) error {
+	return runScript(ctx, g.Records, currentScript, []string{g.Control}, g.Name, g.Sought).Err()
+}
+
 // scriptBatch is the number of entries that one script renews or releases.
 const scriptBatch = 200
 
 // Hold renews the claims of entries that are still owned, and sets the delivery count of each
 // unless it is KeepCount. It sends one pipeline for any number of entries. It never raises the
-// count. (XCLAIM ... RETRYCOUNT n JUSTID, after XPENDING)
+// count. (XCLAIM ... RETRYCOUNT n JUSTID, after XPENDING and HGET)
 func (g *Group) Hold(ctx context.Context, entries []Pending) ([]State, error) {
-	return g.each(ctx, holdScript, len(entries), func(i int, args []any) []any {
-		return append(args, entries[i].Text, entries[i].Count)
-	}, g.Name, g.Consumer)
+	hold := func(keys ...string) ([]State, error) {
+		return g.each(ctx, holdScript, keys, len(entries), func(i int, args []any) []any {
+			return append(args, entries[i].Text, entries[i].Count)
+		}, g.Name, g.Consumer, g.Sought)
+	}
+	states, err := hold(g.Key, g.Control)
+	if moving(err) {
+		if err = g.current(ctx); err == nil {
+			return hold(g.Key)
+		}
+	}
+	return states, err
 }
 
 // Released is an entry to release.
@@ -248,7 +280,7 @@ type Released struct {
 // server's clock, it does nothing.
 // (XCLAIM key group requeue 0 id IDLE ms RETRYCOUNT n JUSTID, after XPENDING)
 func (g *Group) Release(ctx context.Context, entries []Released, deadline time.Time) ([]State, error) {
-	return g.each(ctx, releaseScript, len(entries), func(i int, args []any) []any {
+	return g.each(ctx, releaseScript, []string{g.Key}, len(entries), func(i int, args []any) []any {
 		e := &entries[i]
 		return append(args, e.Text, max(0, e.Idle.Milliseconds()), e.Count)
 	}, g.Name, g.Consumer, RequeueConsumer, deadline.UnixMilli())
@@ -256,7 +288,7 @@ func (g *Group) Release(ctx context.Context, entries []Released, deadline time.T
 
 // each runs a script for n entries, scriptBatch of them at a time, in one pipeline. The client may
 // repeat it: the scripts may be executed twice without harm.
-func (g *Group) each(ctx context.Context, script *redis.Script, n int, add func(i int, args []any) []any, head ...any) ([]State, error) {
+func (g *Group) each(ctx context.Context, script *redis.Script, keys []string, n int, add func(i int, args []any) []any, head ...any) ([]State, error) {
 	var batches [][]any
 	for at := 0; at < n; at += scriptBatch {
 		args := append(make([]any, 0, len(head)+3*scriptBatch), head...)
@@ -267,9 +299,9 @@ func (g *Group) each(ctx context.Context, script *redis.Script, n int, add func(
 	}
 	found := make([]State, 0, n)
 	if len(batches) == 1 {
-		return states(runScript(ctx, g.Client, script, []string{g.Key}, batches[0]...), n)
+		return states(runScript(ctx, g.Client, script, keys, batches[0]...), n)
 	}
-	for _, cmd := range runAll(ctx, g.Client, script, []string{g.Key}, batches) {
+	for _, cmd := range runAll(ctx, g.Client, script, keys, batches) {
 		some, err := states(cmd, min(scriptBatch, n-len(found)))
 		if err != nil {
 			return nil, err
@@ -367,7 +399,7 @@ type Scanned struct {
 	Released []string // those of them that were released by a consumer, not left by one
 	Trimmed  []string // that were trimmed from the stream and have left the group
 	Lost     bool     // with an error: the reply was lost, and the IDs in it
-	Pause    Pause    // Paused also for a consumer that is older than a seek
+	Pause    Pause
 	Sought   Sought
 
 	// Due is the time until the first entry of each due set is due, negative for an empty one. It
@@ -409,8 +441,7 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 			minIdle.Milliseconds(), cursor.String(), count, 1+len(behind), len(due), g.Sought)
 	}
 	cmd, lost := scan(behind, due, []string{g.Control})
-	if redis.HasErrorPrefix(cmd.Err(), "TRYAGAIN") {
-		// The hash slot moves between servers, which takes several keys for not all there.
+	if moving(cmd.Err()) {
 		cmd, lost = scan(nil, nil, nil)
 	}
 	reply, err := cmd.Slice()
@@ -428,7 +459,7 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 		return Scanned{}, redisconn.ErrMalformed
 	}
 	found := Scanned{Of: int(of), Next: next, IDs: toStrings(reply[2]), Released: toStrings(reply[3]), Trimmed: toStrings(reply[4])}
-	found.Pause, found.Sought = g.state(reply[6])
+	found.Pause, found.Sought = state(reply[6])
 	for _, ms := range waits {
 		found.Due = append(found.Due, time.Duration(min(toInt(ms), maxWait))*time.Millisecond)
 	}
@@ -436,13 +467,13 @@ func (g *Group) Scan(ctx context.Context, minIdle time.Duration, cursor ID, coun
 }
 
 // state parses for how many milliseconds the group is paused, and what was sought, which may be missing.
-func (g *Group) state(reply any) (Pause, Sought) {
+func state(reply any) (Pause, Sought) {
 	words, _ := reply.([]any)
 	if len(words) != 3 {
 		return PauseUnknown, Sought{}
 	}
 	sought := ToSought(words[1:])
-	if toInt(words[0]) != 0 || sought.Generation > g.Sought {
+	if toInt(words[0]) != 0 {
 		return Paused, sought
 	}
 	return Running, sought
@@ -459,6 +490,15 @@ func ToSought(words []any) (s Sought) {
 	s.Generation = toInt(words[0])
 	text, _ := words[1].(string)
 	s.After, _ = ParseID(text) // empty before the first
+	return s
+}
+
+// SoughtBy returns the seek that an error of a script is about.
+func SoughtBy(err error) (s Sought) {
+	var text string
+	if _, scanErr := fmt.Sscanf(err.Error(), "SOUGHT %d %s", &s.Generation, &text); scanErr == nil {
+		s.After, _ = ParseID(text)
+	}
 	return s
 }
 

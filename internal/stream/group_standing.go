@@ -114,16 +114,16 @@ func (g *Group) Restore(ctx context.Context, span Span, held []Pending) (Restore
 	if span.First.IsZero() {
 		span.First = span.Last
 	}
-	args := make([]any, 0, 3+2*len(held))
+	args := make([]any, 0, 4+2*len(held))
 	last := span.Last.String()
 	if g.Returns {
 		last = ""
 	}
-	args = append(args, last, span.First.String(), span.Added)
+	args = append(args, last, span.First.String(), span.Added, g.Sought)
 	for _, h := range held {
 		args = append(args, h.Text, h.Count)
 	}
-	cmd, lost := g.run(ctx, 2, restoreScript, LessLua+BehindLua+restoreSource, nil, args...)
+	cmd, lost := g.fenced(ctx, restoreScript, LessLua+BehindLua+PausedLua+restoreSource, args...)
 	done := Restored{Lost: lost}
 	reply, err := cmd.Slice()
 	if err != nil {

@@ -21,14 +21,6 @@ if #names > 0 then
   return {'busy', unpack(names)}
 end
 
--- The number of entries up to an ID, where the server counts them: from Redis 7 on, but not in the middle of the
--- stream.
-local function read(id)
-  local _, added = ends(stream)
-  local at = added and probe(stream, id)
-  return at and at.lag and added - at.lag
-end
-
 local function set(id, n)
   if n then
     return redis.pcall('XGROUP', 'SETID', stream, group, id, 'ENTRIESREAD', n)
@@ -65,7 +57,7 @@ if position == '$' then
   set('$')
   position = named(stream, group)['last-delivered-id']
 end
-set(position, read(position))
+set(position)
 -- What comes again is pending no more.
 each_pending(stream, '(' .. position, function(some)
   local ids = {}

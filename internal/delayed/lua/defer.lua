@@ -1,12 +1,13 @@
 -- Defers retries: stores each entry for the group's return stream and acknowledges it, in one step and
 -- only while the consumer owns it.
--- common.lua, and original.lua of internal/stream, stand before this text.
+-- common.lua, and original.lua and paused.lua of internal/stream, stand before this text.
 --
 -- KEYS[1] stream of the entries: the topic, or the return stream, KEYS[2] due set of the return
 -- stream, KEYS[3] delayed, KEYS[4] control
 -- ARGV[1] topic's name, ARGV[2] group, ARGV[3] consumer, ARGV[4] how many may be deferred at most
 -- ARGV[5] most bytes of an entry
--- ARGV[6...] of each: entry ID, entry ID of the original, reason, deliveries that count, delay in ms
+-- ARGV[6] how often the group had been sought when the consumer took its name; see superseded
+-- ARGV[7...] of each: entry ID, entry ID of the original, reason, deliveries that count, delay in ms
 --
 -- Returns now, when the first entry of the due set is due or -1, and of each entry one of
 --   'deferred'  stored and acknowledged, now or by a run whose reply was lost
@@ -35,7 +36,7 @@ local function packed(values)
   end
 end
 
-local other = collision(control, topic)
+local other = collision(control, topic) or superseded(control, group, ARGV[6])
 if other then
   return other
 end
@@ -91,7 +92,7 @@ local function defer(id, block, delay)
 end
 
 local states = {}
-for i = 6, #ARGV, 5 do
+for i = 7, #ARGV, 5 do
   local state = defer(ARGV[i], {ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}, ARGV[i + 4])
   if failed(state) then
     return failure(state)

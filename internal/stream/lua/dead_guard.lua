@@ -1,13 +1,15 @@
 -- Ends the transaction MULTI, XADD of a dead letter, EVAL of this text, EXEC: keeps the append
--- and acknowledges, or takes the append back. dead_common.lua stands before this text.
+-- and acknowledges, or takes the append back. dead_common.lua and paused.lua stand before this
+-- text.
 --
 -- A transaction cannot be conditional, and a command that fails in it does not stop the next
 -- one. So the newest dead letter shows whether the append took place, and it is deleted when
 -- the entry turns out to be none of this consumer's business: no other client sees it.
 --
--- KEYS[1] stream, KEYS[2] dead-letter stream (same hash slot)
+-- KEYS[1] stream, KEYS[2] dead-letter stream, KEYS[3] control record of the topic (same hash slot)
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] entry ID
 -- ARGV[4] 'copy' or 'memory', ARGV[5] topic, ARGV[6] its entry ID, as in dead_letter.lua
+-- ARGV[7] how often the group had been sought when the consumer took its name; see superseded
 --
 -- Returns one of
 --   {'moved', dead entry ID}   acknowledged, now or by a run whose reply was lost
@@ -28,6 +30,12 @@ if #newest == 0 or not marked(newest[1][2], topic, group, origin) then
   return {'failed'}
 end
 local added = newest[1][1]
+
+local newer = superseded(KEYS[3], group, ARGV[7])
+if newer then
+  redis.pcall('XDEL', dead, added)
+  return newer
+end
 
 local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
 if failed(pending) then

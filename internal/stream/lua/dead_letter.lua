@@ -1,17 +1,18 @@
 -- Moves one pending entry to the dead-letter stream, only while the consumer owns it.
--- dead_common.lua stands before this text.
+-- dead_common.lua and paused.lua stand before this text.
 --
--- KEYS[1] stream, KEYS[2] dead-letter stream (same hash slot)
+-- KEYS[1] stream, KEYS[2] dead-letter stream, KEYS[3] control record of the topic (same hash slot)
 -- ARGV[1] group, ARGV[2] consumer, ARGV[3] entry ID
 -- ARGV[4] reason, ARGV[5] delivery count, ARGV[6] time
 -- ARGV[7] 'maxlen', 'maxage' (milliseconds by the clock of this server) or '' for no trimming,
 -- ARGV[8] '~' or '=', ARGV[9] the bound
 -- ARGV[10] 'copy': the fields are those of the entry in Redis
---          'memory': the fields are ARGV[14...], for an entry that was trimmed
+--          'memory': the fields are ARGV[15...], for an entry that was trimmed
 -- ARGV[11] 'again': an earlier run may have moved it, and a lost group was re-created with it since;
 --          or ''
 -- ARGV[12] topic and ARGV[13] entry ID that the dead letter names: those of the stream, or for an entry
 --          of a return stream those of its original
+-- ARGV[14] how often the group had been sought when the consumer took its name; see superseded
 --
 -- Returns one of
 --   {'moved', dead entry ID}   appended and acknowledged, now or by a run of this script whose
@@ -30,6 +31,11 @@ local stream, dead = KEYS[1], KEYS[2]
 local group, consumer, id = ARGV[1], ARGV[2], ARGV[3]
 local topic, origin = ARGV[12], ARGV[13]
 local memory = ARGV[10] == 'memory'
+
+local newer = superseded(KEYS[3], group, ARGV[14])
+if newer then
+  return newer
+end
 
 local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
 if failed(pending) then
@@ -57,8 +63,8 @@ end
 local fields
 if memory then
   fields = {}
-  for i = 14, #ARGV do
-    fields[i - 13] = ARGV[i]
+  for i = 15, #ARGV do
+    fields[i - 14] = ARGV[i]
   end
 else
   local entry = redis.pcall('XRANGE', stream, id, id)

@@ -19,3 +19,13 @@ local function sought(control, group)
   local generation, position = string.match(type(record) == 'string' and record or '', '^(%d+) (%S+) ')
   return tonumber(generation or 0), position or ''
 end
+
+-- The error for a consumer that took its name before a seek of its group, after so many of them: what it has
+-- was delivered again. Nothing for other consumers, and without a control record.
+local function superseded(control, group, before)
+  if not control then return nil end
+  local generation, position = sought(control, group)
+  if generation > tonumber(before) then
+    return redis.error_reply('SOUGHT ' .. generation .. ' ' .. position)
+  end
+end

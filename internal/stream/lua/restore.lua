@@ -1,16 +1,21 @@
 -- Creates a lost consumer group again where it stood, and puts entries that are
 -- still blocked into it.
--- less.lua and behind.lua stand before this text.
--- KEYS[1] stream
+-- less.lua, behind.lua and paused.lua stand before this text.
+-- KEYS[1] stream, KEYS[2] control record of the topic, which may be left out
 -- ARGV[1] group, ARGV[2] consumer
 -- ARGV[3] the greatest entry ID that is known to have been delivered; '' for a return stream, which
 -- holds only what is outstanding: its group begins at 0-0
 -- ARGV[4] one of the first that were
 -- ARGV[5] how many entries had been added up to ARGV[3], at least
--- ARGV[6..] pairs of held entry ID and delivery count
+-- ARGV[6] how often the group had been sought when the consumer took its name; see superseded
+-- ARGV[7..] pairs of held entry ID and delivery count
 -- Returns {created: 1 or 0 if the group is there again, its start ID, IDs put back ...}.
 -- The start is 0-0 if the stream is another one now.
 local key, group, consumer, start, oldest = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local newer = superseded(KEYS[2], group, ARGV[6])
+if newer then
+  return newer
+end
 
 -- How many entries are counted at most to recognize another stream.
 local most = 1000
@@ -48,7 +53,7 @@ local out = {created, start}
 if start == '0-0' and not outstanding then return out end
 -- Redis 7 refuses to claim an entry that the stream does not have; Redis 6.2 does not.
 local forces = named(key, group).lag == nil
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   local id = ARGV[i]
   if not (forces and #redis.call('XRANGE', key, id, id) == 0) and #redis.call('XPENDING', key, group, id, id, 1) == 0 then
     local args = {'XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', ARGV[i + 1], 'FORCE', 'JUSTID'}
