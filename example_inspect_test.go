@@ -165,3 +165,24 @@ func Example_requeue() {
 	// requeued: 0
 	// <nil>
 }
+
+// seekGroup delivers to a paused group again, in new attempts, what was appended in the last hour.
+func seekGroup(ctx context.Context, inspector *inspect.Inspector) error {
+	options := inspect.SeekOptions{To: redischannels.Since(time.Now().Add(-time.Hour))}
+	plan, err := inspector.SeekPlan(ctx, "orders", "billing", options)
+	if err != nil {
+		return err
+	}
+	fmt.Println("delivered again:", plan.Redelivered, "skipped:", plan.Skipped, "busy:", plan.Busy)
+	return inspector.Seek(ctx, "orders", "billing", options)
+}
+
+func Example_seek() {
+	group, stop := exampleGroup()
+	defer stop()
+	ctx := context.Background()
+	if err := group.inspector.Pause(ctx, "orders", "billing", inspect.PauseOptions{}); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(seekGroup(ctx, group.inspector))
+}

@@ -88,3 +88,32 @@ func ended[T any](loop iter.Seq2[T, error]) error {
 	}
 	return nil
 }
+
+// aclSeek plans and does a seek of a group that has pending, returned and deferred entries.
+func aclSeek(t *testing.T, admin, client *redis.Client, topic string) error {
+	t.Helper()
+	require.NoError(t, newSub(t, admin, func(c *redischannels.SubscriberConfig) { c.StartFrom = redischannels.Oldest }).SubscribeInitialize(topic))
+	publish(t, admin, topic, payloadsUpTo(1, 4)...)
+	deliverTo(t, admin, topic, "crashed", 2, time.Hour)
+	returned := []string{"payload", "x", "_return_entry_id", "1-1", "_return_reason", "x", "_return_count", "1"}
+	require.NoError(t, admin.XAdd(t.Context(), &redis.XAddArgs{Stream: returnStream(topic, "g"), Values: returned}).Err())
+	require.NoError(t, admin.ZAdd(t.Context(), dueOf(topic, "g"), redis.Z{Score: 1e15, Member: "later"}).Err())
+	require.NoError(t, admin.HSet(t.Context(), "{"+topic+"}:delayed", "later", "x").Err())
+	require.NoError(t, newInspector(t, admin).Pause(t.Context(), topic, "g", inspect.PauseOptions{Until: serverTime(t, admin).Add(time.Hour)}))
+	options := inspect.SeekOptions{To: redischannels.Oldest, DropPending: true}
+	inspector := newInspector(t, client)
+	plan, err := inspector.SeekPlan(t.Context(), topic, "g", options)
+	if err != nil {
+		return err
+	}
+	require.Equal(t, []int64{2, 0, 1, 1}, []int64{plan.Redelivered, plan.Pending, plan.Deferred, plan.Returned})
+	if err := inspector.Seek(t.Context(), topic, "g", options); err != nil {
+		require.Empty(t, admin.HGet(t.Context(), controlOf(topic), "seek:g").Val())
+		require.Len(t, pendingOf(t, admin, topic), 2, "nothing has changed")
+		require.EqualValues(t, 1, admin.ZCard(t.Context(), dueOf(topic, "g")).Val())
+		require.EqualValues(t, 1, admin.XLen(t.Context(), returnStream(topic, "g")).Val())
+		return err
+	}
+	require.Empty(t, pendingOf(t, admin, topic))
+	return nil
+}

@@ -139,6 +139,7 @@ var features = map[string]func(t *testing.T, admin, client *redis.Client, topic 
 		return bridge.RedisError(handle.TrimNow(t.Context(), keys.Topic{Name: topic, Base: "{" + topic + "}"}, keepNothing.String()))
 	},
 	"group-remover": aclRemoveGroup,
+	"seeker":        aclSeek,
 	"trim-operator": func(t *testing.T, admin, client *redis.Client, topic string) error {
 		aclTrimmable(t, admin, topic)
 		got, err := newInspector(t, client).Trim(t.Context(), topic)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,4 +127,36 @@ func TestRedch_RemoveGroup(t *testing.T) {
 	require.Len(t, s.client.XInfoGroups(t.Context(), "orders").Val(), 1)
 	s.same("group billing was removed, with 1 pending, 0 returned and 0 deferred entries", "remove-group", "orders", "billing", "--confirm", "orders")
 	require.Empty(t, s.client.XInfoGroups(t.Context(), "orders").Val())
+}
+
+// A seek does what its dry run has printed, asks before, and is refused without a pause.
+func TestRedch_Seek(t *testing.T) {
+	s := newShell(t)
+	s.shop()
+	ids := idsOfOrders(t, s)
+	before := s.client.XInfoGroups(t.Context(), "orders").Val()[0].LastDeliveredID
+	args := []string{"seek", "orders", "billing", "--to", "oldest"}
+	_, problems, code := s.run("", append(args, "--confirm", "orders")...)
+	require.Equal(t, exitError, code)
+	require.Contains(t, problems, "the consumer group is not paused")
+	require.NoError(t, s.client.HSet(t.Context(), "{orders}:control", "min-idle:billing", 1).Err())
+	_, problems, code = s.run("", "pause", "orders", "billing")
+	require.Zero(t, code, problems)
+	delivered := slices.Index(ids, before) + 1
+	want := fmt.Sprintf("from ID to 0-0\n%d delivered again, 0 skipped\n0 pending, 0 deferred and 0 returned entries stay", delivered)
+	s.same(want, append(args, "--dry-run")...)
+	_, problems, code = s.run("billing\n", args...)
+	require.Equal(t, exitError, code)
+	require.Contains(t, problems, "nothing was done")
+	require.Equal(t, before, s.client.XInfoGroups(t.Context(), "orders").Val()[0].LastDeliveredID)
+	s.same("group billing reads from 0-0", append(args, "--confirm", "orders")...)
+	require.Equal(t, "0-0", s.client.XInfoGroups(t.Context(), "orders").Val()[0].LastDeliveredID)
+}
+
+func idsOfOrders(t *testing.T, s *shell) (ids []string) {
+	t.Helper()
+	for _, entry := range s.client.XRange(t.Context(), "orders", "-", "+").Val() {
+		ids = append(ids, entry.ID)
+	}
+	return ids
 }

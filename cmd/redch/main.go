@@ -53,6 +53,7 @@ type cli struct {
 	Dead        deadCmd        `cmd:"" help:"Dead letters: list, show, requeue, purge."`
 	Pause       pauseCmd       `cmd:"" help:"Pause a group."`
 	Resume      resumeCmd      `cmd:"" help:"Resume a group."`
+	Seek        seekCmd        `cmd:"" help:"Move a paused group to another position."`
 	Skip        skipCmd        `cmd:"" help:"End one pending entry without handling it."`
 	Delayed     delayedCmd     `cmd:"" help:"List messages that wait to be appended, or to return to a group."`
 	Schedules   schedulesCmd   `cmd:"" help:"List the schedules of a topic."`

@@ -35,10 +35,12 @@ local probes = {
   redis.pcall('XACK', stream, group, '0-1'),
 }
 for _, key in ipairs(of) do
+  probes[#probes + 1] = redis.pcall('XINFO', 'CONSUMERS', key, group)
   probes[#probes + 1] = redis.pcall('XGROUP', 'DELCONSUMER', key, group, PROBE)
 end
 if drop then
   probes[#probes + 1] = redis.pcall('XTRIM', returns, 'MAXLEN', '9007199254740992')
+  probes[#probes + 1] = redis.pcall('ZRANGE', due, 1, 0)
   probes[#probes + 1] = redis.pcall('ZREMRANGEBYRANK', due, 1, 0)
   probes[#probes + 1] = redis.pcall('HDEL', delayed, '')
 end

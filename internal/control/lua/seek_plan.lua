@@ -6,14 +6,12 @@ local other = collision(control, topic) or missing()
 if other then
   return other
 end
-local length = redis.call('XLEN', stream)
-local newest, added = ends(stream)
-if not newest then -- no group can be created to ask for it
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  newest = last and last[1] or '0-0'
+local flat, info = redis.call('XINFO', 'STREAM', stream), {}
+for i = 1, #flat, 2 do
+  info[flat[i]] = flat[i + 1]
 end
+local newest, first = info['last-generated-id'], info['first-entry']
 local position = ARGV[4] == '$' and newest or ARGV[4]
-local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 local pending = 0
 each_pending(stream, '-', function(some)
   for _, p in ipairs(some) do
@@ -21,4 +19,4 @@ each_pending(stream, '-', function(some)
   end
 end)
 return {text((paused(control, group))), named(stream, group)['last-delivered-id'], newest, first and first[1] or '',
-  added ~= length and '1' or '0', text(pending), text(redis.call('ZCARD', due)), text(redis.call('XLEN', returns)), unpack(busy(streams()))}
+  info['entries-added'] ~= info['length'] and '1' or '0', text(pending), text(redis.call('ZCARD', due)), text(redis.call('XLEN', returns)), unpack(busy(streams()))}
