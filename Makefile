@@ -29,12 +29,15 @@ BROWSER := CHROMIUM="$$(scripts/chromium.sh)" && export CHROMIUM
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# The package whose tests take longest, in the first module: it begins first, beside the others.
+SLOWEST = $$([ "$$module" != . ] || echo ./tests)
+
 .PHONY: test
 test: ## run the tests of all modules with the race detector (RACE= without, TESTTIMEOUT=15m)
 	@$(REDIS) && $(BROWSER) && export REQUIRE_REDIS=1 REQUIRE_CHROMIUM=1 && failed= && \
 	for module in $(MODULES); do \
 		echo "go test $(RACE) ./... ($$module)"; \
-		(cd $$module && $(IN_WORKSPACE) && go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) ./...) || failed="$$failed $$module"; \
+		(cd $$module && $(IN_WORKSPACE) && go test $(RACE) -count=1 -timeout $(TESTTIMEOUT) $(SLOWEST) ./...) || failed="$$failed $$module"; \
 	done && \
 	echo "go test -run Allocations (the race detector makes allocations of its own)" && \
 	{ go test -count=1 -timeout $(TESTTIMEOUT) -run Allocations . ./tests || failed="$$failed allocations"; } && \
