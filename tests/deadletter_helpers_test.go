@@ -36,7 +36,7 @@ func newDeadMove(t *testing.T, client *redis.Client, fields ...string) *deadMove
 	readAs(t, client, topic, "g", "me")
 	return &deadMove{
 		DeadLetterMove: stream.DeadLetterMove{
-			Stream: topic, Topic: topic, DeadTopic: "{" + topic + "}:dead", Group: "g", Consumer: "me", ID: id, EntryID: id,
+			Stream: topic, Topic: topic, DeadTopic: "{" + topic + "}:dead", Control: controlOf(topic), Group: "g", Consumer: "me", ID: id, EntryID: id,
 			Reason: "because", Count: 3, Time: deadTime,
 		},
 		client: client, fields: fields,
